@@ -1,0 +1,35 @@
+//! `check`: is the configuration right, and what does it amount to?
+
+use std::process::ExitCode;
+
+use super::{ConfigArgs, print};
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Prints the effective configuration as TOML, and warnings on standard error. Nothing is connected to.
+
+Examples:
+  apsara-bridge check --config bridge.toml
+  apsara-bridge check --config bridge.toml --config production.toml --set delivery.deadline=2s
+")]
+pub(super) struct Check {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+impl Check {
+    pub(super) fn run(self) -> ExitCode {
+        match self.config.load() {
+            Ok(loaded) => {
+                print(&loaded.effective);
+                for warning in &loaded.warnings {
+                    eprintln!("warning: {warning}");
+                }
+                eprintln!("the configuration is valid");
+                ExitCode::SUCCESS
+            }
+            Err(code) => code,
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! `explain`: what would become of a callback, and why.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use time::OffsetDateTime;
+
+use super::normalize::pretty;
+use super::{ConfigArgs, fail, print, read, shown, table};
+use crate::dialect::{Catalogue, Normalized, Normalizer, Origin};
+use crate::event::{DEFAULT_TYPE_PREFIX, Event, Mode, TYPE, kafka, nats};
+use crate::route::{Action, Destination};
+use crate::service::{OutputSettings, Settings};
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Nothing is connected to and nothing published. Without a configuration there are no routes to try.
+
+Examples:
+  apsara-bridge explain callback.json --config bridge.toml
+  curl -s example.com/callback.json | apsara-bridge explain --config bridge.toml
+")]
+pub(super) struct Explain {
+    /// File with one callback; `-` or none is standard input.
+    #[arg(value_name = "FILE", default_value = "-")]
+    file: PathBuf,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+impl Explain {
+    pub(super) fn run(self) -> ExitCode {
+        let body = match read(&self.file) {
+            Ok(body) => body,
+            Err(error) => return fail(format!("{} can't be read: {error}", shown(&self.file))),
+        };
+        let mut settings = None;
+        if self.config.is_given() {
+            match self.config.load() {
+                Ok(loaded) => settings = Some(loaded.settings),
+                Err(code) => return code,
+            }
+        }
+        let normalizer = match &mut settings {
+            // The settings are not used for their catalogue again.
+            Some(settings) => {
+                let catalogue = std::mem::replace(&mut settings.catalogue, Catalogue::built_in());
+                Normalizer::new(catalogue, settings.type_prefix.clone())
+            }
+            None => Normalizer::new(Catalogue::built_in(), DEFAULT_TYPE_PREFIX),
+        };
+        let normalized = match normalizer.normalize(&body, &Origin::at(OffsetDateTime::now_utc())) {
+            Ok(normalized) => normalized,
+            Err(error) => return fail(format!("{}: {error}", shown(&self.file))),
+        };
+        let mut text = head(&normalizer, &normalized);
+        match &settings {
+            Some(settings) => explain_routes(settings, &normalized.event, &mut text),
+            None => text.push_str("\nRoutes: none to try; name a configuration with --config\n"),
+        }
+        print(text);
+        ExitCode::SUCCESS
+    }
+}
+
+fn head(normalizer: &Normalizer, normalized: &Normalized) -> String {
+    let Normalized { event, dialect, event_type, status } = normalized;
+    let known = match event_type {
+        Some(index) => normalizer.catalogue().events()[*index].description.clone(),
+        None => "unknown to the catalogue; normalized by the general rules".to_owned(),
+    };
+    let rows = [
+        vec!["Dialect".to_owned(), dialect.to_string()],
+        vec!["Type".to_owned(), event.get(&TYPE).unwrap_or_default().to_owned()],
+        vec![String::new(), known],
+        vec!["Status".to_owned(), status.as_str().to_owned()],
+    ];
+    let envelope = String::from_utf8_lossy(&pretty(&event.to_json())).into_owned();
+    format!("{}\nEnvelope:\n{envelope}\n", table(&rows))
+}
+
+fn explain_routes(settings: &Settings, event: &Event, text: &mut String) {
+    let mut rows = Vec::new();
+    let mut ended_by: Option<&str> = None;
+    for route in settings.router.routes() {
+        let verdict = match (ended_by, route.try_take(event)) {
+            (Some(name), _) => format!("not tried: `{name}` took the event and doesn't continue"),
+            (None, Err(why)) => format!("no: {why}"),
+            (None, Ok(())) => {
+                if !route.goes_on {
+                    ended_by = Some(&route.name);
+                }
+                let action = match &route.action {
+                    Action::To(_) => "yes",
+                    Action::Drop => "yes: drops it",
+                    Action::DeadLetter => "yes: makes it a dead letter",
+                };
+                format!("{action}{}", if route.goes_on { ", and goes on" } else { "" })
+            }
+        };
+        rows.push(vec![format!("  {}", route.name), verdict]);
+    }
+    let _ = write!(text, "\nRoutes:\n{}", table(&rows));
+    let decision = settings.router.decide(event);
+    for (route, destination) in &decision.destinations {
+        let _ = write!(text, "\nRecord by route `{}`:\n", route.name);
+        record(settings, event, destination, text);
+    }
+    if decision.is_unrouted() || decision.dead_letter_by.is_some() {
+        match &settings.delivery.dead_letters {
+            Some(destination) => {
+                text.push_str("\nDead letter (with dlqreason, dlqcode, dlqattempts beside):\n");
+                record(settings, event, destination, text);
+            }
+            None => text
+                .push_str("\nDead letter: dead_letters.to is not set, so that the answer is 503 and nothing is kept\n"),
+        }
+    }
+}
+
+fn record(settings: &Settings, event: &Event, destination: &Destination, text: &mut String) {
+    let output = settings.outputs.iter().find(|output| output.name() == destination.output);
+    let (own_mode, kind) = match output {
+        Some(OutputSettings::Kafka(kafka)) => (kafka.mode(), "kafka"),
+        Some(OutputSettings::Nats(nats)) => (nats.mode(), "nats"),
+        _ => (Mode::Structured, "console"),
+    };
+    let mode = destination.mode.unwrap_or(own_mode);
+    let mut rows = vec![
+        vec!["  output".to_owned(), format!("{} ({kind})", destination.output)],
+        vec!["  topic".to_owned(), destination.topic.topic(event, &settings.type_prefix)],
+    ];
+    if kind == "kafka" {
+        let key = destination.key.key(event).unwrap_or_else(|| "(none)".to_owned());
+        rows.push(vec!["  key".to_owned(), key]);
+    }
+    rows.push(vec!["  mode".to_owned(), format!("{mode:?}").to_lowercase()]);
+    let mut header = |name: &str, value: &str| rows.push(vec!["  header".to_owned(), format!("{name}: {value}")]);
+    match kind {
+        "kafka" => kafka::headers(event, mode).for_each(|(name, value)| header(name, value)),
+        "nats" => nats::headers(event, mode).iter().for_each(|(name, value)| header(name, value)),
+        _ => {}
+    }
+    text.push_str(&table(&rows));
+}

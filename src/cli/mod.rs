@@ -1,0 +1,166 @@
+//! The command line: one file a command.
+//!
+//! Exit codes: 0 fine, 1 the work failed, 2 used wrongly, which a wrong configuration is too. What a command prints
+//! for programs goes to standard output, all else to standard error.
+
+mod catalogue;
+mod check;
+mod demo;
+mod explain;
+mod normalize;
+mod serve;
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Layer, Loaded};
+use crate::dialect::{Catalogue, Normalizer};
+use crate::event::DEFAULT_TYPE_PREFIX;
+
+/// The work failed.
+const FAILED: u8 = 1;
+
+/// Used wrongly.
+const USAGE: u8 = 2;
+
+/// Takes the callbacks of ApsaraVideo VOD and Intelligent Media Services (IMS) and publishes them as CloudEvents to
+/// Kafka and NATS.
+#[derive(Debug, Parser)]
+#[command(
+    name = "apsara-bridge",
+    version,
+    after_help = "\
+Examples:
+  apsara-bridge demo                                  see it work, with nothing installed
+  apsara-bridge normalize callback.json --pretty      one callback as the event it becomes
+  apsara-bridge check --config bridge.toml            is the configuration right?
+  apsara-bridge serve --config bridge.toml            run it
+"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the bridge until SIGTERM or SIGINT.
+    Serve(serve::Serve),
+    /// Check the configuration and print what it amounts to, secrets hidden.
+    Check(check::Check),
+    /// Turn callbacks into events, one envelope a line.
+    Normalize(normalize::Normalize),
+    /// Tell what would become of a callback: dialect, envelope, each route with why or why not, topic, key, headers.
+    Explain(explain::Explain),
+    /// List the event types that are known, or the fields of one.
+    Catalogue(catalogue::List),
+    /// Show the whole way with nothing installed: sample callbacks, posted and signed, read back from a Kafka topic.
+    Demo(demo::Demo),
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// Configuration file, TOML or YAML; of several the later wins. Over them goes the environment:
+    /// APSARA_BRIDGE__SECTION__KEY.
+    #[arg(short, long, value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// One value over all others, as delivery.deadline=2s.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl ConfigArgs {
+    fn is_given(&self) -> bool {
+        !self.config.is_empty() || !self.set.is_empty()
+    }
+
+    /// Loads the configuration, or tells every mistake and the exit code.
+    fn load(&self) -> Result<Loaded, ExitCode> {
+        let mut layers: Vec<Layer> = self.config.iter().cloned().map(Layer::File).collect();
+        layers.push(Layer::Environment);
+        layers.extend(self.set.iter().cloned().map(Layer::Set));
+        config::load(&layers).map_err(|errors| {
+            for error in errors {
+                eprintln!("{error}");
+            }
+            ExitCode::from(USAGE)
+        })
+    }
+
+    /// The normalizer of the configuration, or the built-in one where none is given.
+    fn normalizer(&self) -> Result<Normalizer, ExitCode> {
+        if !self.is_given() {
+            return Ok(Normalizer::new(Catalogue::built_in(), DEFAULT_TYPE_PREFIX));
+        }
+        let settings = self.load()?.settings;
+        Ok(Normalizer::new(settings.catalogue, settings.type_prefix))
+    }
+}
+
+/// Runs the program with the arguments of the process.
+pub fn main() -> ExitCode {
+    // clap prints its own errors and ends with 2 on them.
+    match Cli::parse().command {
+        Command::Serve(serve) => serve.run(),
+        Command::Check(check) => check.run(),
+        Command::Normalize(normalize) => normalize.run(),
+        Command::Explain(explain) => explain.run(),
+        Command::Catalogue(list) => list.run(),
+        Command::Demo(demo) => demo.run(),
+    }
+}
+
+/// Tells an error and gives the code of a failure.
+fn fail(error: impl std::fmt::Display) -> ExitCode {
+    eprintln!("apsara-bridge: {error}");
+    ExitCode::from(FAILED)
+}
+
+/// Writes to standard output. A reader that has enough, as `head`, ends the program in peace.
+fn print(text: impl AsRef<[u8]>) {
+    let mut out = io::stdout().lock();
+    if let Err(error) = out.write_all(text.as_ref()).and_then(|()| out.flush()) {
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            eprintln!("apsara-bridge: standard output can't be written: {error}");
+            std::process::exit(i32::from(FAILED));
+        }
+        std::process::exit(0);
+    }
+}
+
+/// Reads a file, or standard input where it is `-`.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    if path == Path::new("-") {
+        let mut text = Vec::new();
+        io::stdin().lock().read_to_end(&mut text)?;
+        return Ok(text);
+    }
+    std::fs::read(path)
+}
+
+/// Name of a file in messages.
+fn shown(path: &Path) -> String {
+    if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() }
+}
+
+/// Rows with their columns aligned, two blanks apart.
+fn table(rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = Vec::new();
+    for row in rows {
+        widths.resize(widths.len().max(row.len()), 0);
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,98 @@
+//! `normalize`: callbacks in, envelopes out.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+
+use super::{ConfigArgs, FAILED, print, read, shown};
+use crate::dialect::Origin;
+use crate::event::json::Json;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A file may hold several callbacks, one behind the other. What is no callback is told on standard error, the others
+are printed all the same, and the exit code is 1.
+
+Examples:
+  apsara-bridge normalize callback.json --pretty
+  kcat -C -t raw -e | apsara-bridge normalize - > events.jsonl
+")]
+pub(super) struct Normalize {
+    /// Files with callbacks; `-` or none is standard input.
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Indent the JSON.
+    #[arg(long)]
+    pretty: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+impl Normalize {
+    pub(super) fn run(mut self) -> ExitCode {
+        let normalizer = match self.config.normalizer() {
+            Ok(normalizer) => normalizer,
+            Err(code) => return code,
+        };
+        if self.files.is_empty() {
+            self.files.push("-".into());
+        }
+        let mut code = ExitCode::SUCCESS;
+        for file in &self.files {
+            let mut wrong = |place: String, error: String| {
+                eprintln!("{}{place}: {error}", shown(file));
+                code = ExitCode::from(FAILED);
+            };
+            let text = match read(file) {
+                Ok(text) => text,
+                Err(error) => {
+                    wrong(String::new(), format!("can't be read: {error}"));
+                    continue;
+                }
+            };
+            let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&text);
+            let values = serde_json::Deserializer::from_slice(text).into_iter::<&RawValue>();
+            let mut found = false;
+            for (index, value) in values.enumerate() {
+                found = true;
+                let place = format!(", callback {}", index + 1);
+                let body = match value {
+                    Ok(body) => body.get(),
+                    Err(error) => {
+                        wrong(place, format!("not valid JSON: {error}"));
+                        break;
+                    }
+                };
+                match normalizer.normalize(body.as_bytes(), &Origin::at(OffsetDateTime::now_utc())) {
+                    Ok(normalized) => {
+                        let mut line = normalized.event.to_json();
+                        if self.pretty {
+                            line = pretty(&line);
+                        }
+                        line.push(b'\n');
+                        print(line);
+                    }
+                    Err(error) => wrong(place, error.to_string()),
+                }
+            }
+            if !found {
+                wrong(String::new(), "holds no callback".to_owned());
+            }
+        }
+        code
+    }
+}
+
+/// The same JSON, indented.
+pub(super) fn pretty(json: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    // An envelope has one level more than its data may have, and was written by this program.
+    match Json::parse_within(json, usize::MAX) {
+        Ok(json) => json.write_pretty(0, &mut out),
+        Err(_) => out.extend_from_slice(json),
+    }
+    out
+}

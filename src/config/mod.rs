@@ -1,0 +1,427 @@
+//! The configuration: layers merged by figment, then checked as a whole.
+//!
+//! The layers, later ones over earlier ones: the defaults, the files in the order given (TOML, or YAML by their
+//! ending), `APSARA_BRIDGE__SECTION__KEY` in the environment, and `--set section.key=value`. What they amount to is
+//! read into structures ([`raw`]) and then made into [`Settings`]. All mistakes are told at once, each with the file
+//! and the key; an unknown key is one of them.
+
+pub mod raw;
+mod read;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::net::ToSocketAddrs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::bridge::Delivery;
+use crate::dialect::Catalogue;
+use crate::input::http::HttpConfig;
+use crate::output::console::ConsoleConfig;
+use crate::output::kafka::KafkaConfig;
+use crate::output::nats::NatsConfig;
+use crate::output::{self, check_topic};
+use crate::route::{Action, Destination, Filter, Route, Router, Template, nearest, parse_match};
+use crate::service::{InputSettings, OutputSettings, Settings};
+use crate::telemetry::logs;
+use raw::{Raw, RawDestination, RawRoute};
+use read::Reader;
+
+/// What every environment variable of the configuration starts with.
+pub const ENV_PREFIX: &str = "APSARA_BRIDGE__";
+
+/// IMS waits three seconds for an answer (Alibaba's page on IMS callbacks), VOD five: the deadline stays below both.
+const LONGEST_DEADLINE: Duration = Duration::from_millis(2900);
+
+/// A layer of the configuration.
+#[derive(Clone, Debug)]
+pub enum Layer {
+    /// A file, TOML or YAML by its ending.
+    File(PathBuf),
+    /// TOML text under a name, for a configuration that the program makes itself.
+    Text(String, String),
+    /// The environment.
+    Environment,
+    /// One `section.key=value`.
+    Set(String),
+}
+
+/// A mistake in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConfigError {
+    /// File, variable or flag the value came from, where it is known.
+    pub source: Option<String>,
+    /// The key, from the root.
+    pub key: String,
+    /// What is wrong and what was expected.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(source) = &self.source {
+            write!(formatter, "{source}: ")?;
+        }
+        if !self.key.is_empty() {
+            write!(formatter, "{}: ", self.key)?;
+        }
+        formatter.write_str(&self.message)
+    }
+}
+
+/// A configuration that holds.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What the service is built from.
+    pub settings: Settings,
+    /// What it amounts to, as TOML, secrets hidden.
+    pub effective: String,
+    /// What is valid but looks like a mistake.
+    pub warnings: Vec<String>,
+}
+
+/// Loads and checks a configuration.
+///
+/// # Errors
+/// Every mistake that was found.
+pub fn load(layers: &[Layer]) -> Result<Loaded, Vec<ConfigError>> {
+    let mut reader = Reader::new(layers)?;
+    let raw: Raw = reader.section(&[]);
+    let inputs = plugins(&mut reader, "inputs", &raw.inputs, read_input);
+    let outputs = plugins(&mut reader, "outputs", &raw.outputs, read_output);
+    let effective = effective(&raw, &inputs, &outputs);
+
+    let mut check = Check { errors: Vec::new() };
+    let type_prefix = raw.event.type_prefix.clone();
+    if type_prefix.is_empty() || !type_prefix.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+    {
+        check.wrong("event.type_prefix", format!("`{type_prefix}` is no prefix; expected one as com.example.media."));
+    }
+    let catalogue = check.catalogue(&raw.catalogue.files);
+    let deadline = raw.delivery.deadline.0;
+    if deadline.is_zero() || deadline > LONGEST_DEADLINE {
+        check.wrong(
+            "delivery.deadline",
+            format!(
+                "{} is out of range; expected more than 0s and at most {}, for IMS waits 3s for an answer",
+                raw.delivery.deadline,
+                humantime::format_duration(LONGEST_DEADLINE)
+            ),
+        );
+    }
+    if raw.delivery.max_in_flight == 0 || raw.delivery.max_in_flight > tokio::sync::Semaphore::MAX_PERMITS {
+        check.wrong("delivery.max_in_flight", "expected at least 1");
+    }
+    let admin_listen = match raw.admin.listen.to_socket_addrs() {
+        Ok(addresses) => addresses.collect(),
+        Err(error) => {
+            check.wrong("admin.listen", format!("`{}` is no host:port: {error}", raw.admin.listen));
+            Vec::new()
+        }
+    };
+    if let Err(error) = logs::check_filter(&raw.log.filter) {
+        check.wrong("log.filter", error);
+    }
+
+    let kinds: HashMap<&str, &str> = outputs.iter().map(|(name, output)| (name.as_str(), output.kind())).collect();
+    let known = raw.outputs.keys().map(String::as_str).collect::<Vec<_>>();
+    let topics = Topics { kinds: &kinds, known: &known, type_prefix: &type_prefix };
+    let routes = check.routes(&raw.routes, &topics);
+    let dead_letters = raw.dead_letters.to.as_ref().and_then(|to| check.destination("dead_letters.to", to, &topics));
+    if raw.inputs.is_empty() {
+        check.wrong("inputs", "expected at least one, as [inputs.http] with kind = \"http\"");
+    }
+    if raw.outputs.is_empty() {
+        check.wrong("outputs", "expected at least one, as [outputs.kafka] with kind = \"kafka\"");
+    }
+    if raw.routes.is_empty() {
+        check.wrong("routes", "expected at least one, as [[routes]] with name and to");
+    }
+
+    let mut input_settings = Vec::new();
+    for (name, input) in inputs {
+        let InputConfig::Http(http) = input;
+        match http.validate(&name) {
+            Ok(settings) => input_settings.push(InputSettings::Http(settings)),
+            Err(errors) => check.below(&format!("inputs.{name}"), errors),
+        }
+    }
+    let mut output_settings = Vec::new();
+    for (name, output) in outputs {
+        let settings = match output {
+            OutputConfig::Kafka(kafka) => kafka.validate(&name, deadline).map(OutputSettings::Kafka),
+            OutputConfig::Nats(nats) => nats.validate(&name).map(OutputSettings::Nats),
+            OutputConfig::Console(_) => Ok(OutputSettings::Console(name.clone())),
+        };
+        match settings {
+            Ok(settings) => output_settings.push(settings),
+            Err(errors) => check.below(&format!("outputs.{name}"), errors),
+        }
+    }
+
+    for (key, message) in check.errors {
+        reader.wrong(&key, message);
+    }
+    let (Some(catalogue), true) = (catalogue, reader.errors.is_empty()) else {
+        return Err(reader.into_errors());
+    };
+    let router = Router::new(routes);
+    let mut warnings = router.warnings(&catalogue, &type_prefix);
+    warnings.extend(leaves_unrouted(&router, dead_letters.is_some()));
+    Ok(Loaded {
+        settings: Settings {
+            inputs: input_settings,
+            outputs: output_settings,
+            router,
+            catalogue,
+            type_prefix,
+            delivery: Delivery { deadline, max_in_flight: raw.delivery.max_in_flight, dead_letters },
+            admin_listen,
+            log: (raw.log.format, raw.log.filter),
+            shutdown_delay: raw.shutdown.delay.0,
+            shutdown_drain: raw.shutdown.drain.0,
+        },
+        effective,
+        warnings,
+    })
+}
+
+fn leaves_unrouted(router: &Router, dead_letters: bool) -> Option<String> {
+    let catches_all = router.routes().iter().any(|route| route.matches.is_empty() && route.filter.is_none());
+    (!catches_all && !dead_letters).then(|| {
+        "no route takes everything and dead_letters.to is not set: what no route takes is answered with 503 and lost \
+         when Alibaba gives up"
+            .to_owned()
+    })
+}
+
+/// Settings of an input of any kind.
+#[derive(Debug)]
+enum InputConfig {
+    Http(HttpConfig),
+}
+
+/// Settings of an output of any kind.
+#[derive(Debug)]
+enum OutputConfig {
+    Kafka(KafkaConfig),
+    Nats(Box<NatsConfig>),
+    Console(ConsoleConfig),
+}
+
+impl OutputConfig {
+    fn kind(&self) -> &'static str {
+        match self {
+            OutputConfig::Kafka(_) => "kafka",
+            OutputConfig::Nats(_) => "nats",
+            OutputConfig::Console(_) => "console",
+        }
+    }
+}
+
+fn read_input(reader: &mut Reader, kind: &str, path: &[&str]) -> Result<InputConfig, &'static [&'static str]> {
+    match kind {
+        "http" => Ok(InputConfig::Http(reader.section(path))),
+        _ => Err(crate::input::KINDS),
+    }
+}
+
+fn read_output(reader: &mut Reader, kind: &str, path: &[&str]) -> Result<OutputConfig, &'static [&'static str]> {
+    match kind {
+        "kafka" => Ok(OutputConfig::Kafka(reader.section(path))),
+        "nats" => Ok(OutputConfig::Nats(Box::new(reader.section(path)))),
+        "console" => Ok(OutputConfig::Console(reader.section(path))),
+        _ => Err(output::KINDS),
+    }
+}
+
+type ReadPlugin<T> = fn(&mut Reader, &str, &[&str]) -> Result<T, &'static [&'static str]>;
+
+/// Reads the named plug-ins of a section, each by its `kind`.
+fn plugins<T>(
+    reader: &mut Reader,
+    section: &str,
+    named: &BTreeMap<String, figment::value::Value>,
+    read: ReadPlugin<T>,
+) -> Vec<(String, T)> {
+    let mut plugins = Vec::new();
+    for name in named.keys() {
+        let key = format!("{section}.{name}");
+        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) {
+            reader.wrong(&key, "is no name; letters, digits, `-` and `_` can stand in one");
+            continue;
+        }
+        let Some(kind) = reader.take_string(&[section, name, "kind"]) else {
+            reader.wrong(&format!("{key}.kind"), "missing; it tells what this is");
+            continue;
+        };
+        match read(reader, &kind, &[section, name]) {
+            Ok(plugin) => plugins.push((name.clone(), plugin)),
+            Err(kinds) => {
+                let hint = nearest(&kind, kinds.iter().copied())
+                    .map_or_else(String::new, |kind| format!("; did you mean `{kind}`?"));
+                reader.wrong(&format!("{key}.kind"), format!("`{kind}` is none of {}{hint}", kinds.join(", ")));
+            }
+        }
+    }
+    plugins
+}
+
+/// What destinations are checked against.
+struct Topics<'a> {
+    kinds: &'a HashMap<&'a str, &'a str>,
+    known: &'a [&'a str],
+    type_prefix: &'a str,
+}
+
+/// Gathers mistakes by key.
+struct Check {
+    errors: Vec<(String, String)>,
+}
+
+impl Check {
+    fn wrong(&mut self, key: &str, message: impl Into<String>) {
+        self.errors.push((key.to_owned(), message.into()));
+    }
+
+    fn below(&mut self, key: &str, errors: Vec<(String, String)>) {
+        self.errors.extend(errors.into_iter().map(|(below, message)| (format!("{key}.{below}"), message)));
+    }
+
+    fn catalogue(&mut self, files: &[PathBuf]) -> Option<Catalogue> {
+        let mut texts = Vec::new();
+        for file in files {
+            match std::fs::read_to_string(file) {
+                Ok(text) => texts.push((file.display().to_string(), text)),
+                Err(error) => self.wrong("catalogue.files", format!("{} can't be read: {error}", file.display())),
+            }
+        }
+        match Catalogue::load(&texts) {
+            Ok(catalogue) => Some(catalogue),
+            Err(error) => {
+                self.wrong("catalogue.files", error.to_string());
+                None
+            }
+        }
+    }
+
+    fn routes(&mut self, raw: &[RawRoute], topics: &Topics<'_>) -> Vec<Route> {
+        let mut names = HashSet::new();
+        let mut routes = Vec::new();
+        for (index, route) in raw.iter().enumerate() {
+            let key = |field: &str| format!("routes[{index}].{field}");
+            if route.name.is_empty() {
+                self.wrong(&key("name"), "missing; a route's name stands in metrics and logs");
+            } else if !names.insert(route.name.as_str()) {
+                self.wrong(&key("name"), format!("two routes are named `{}`", route.name));
+            }
+            let matches = parse_match(&route.matches, topics.type_prefix).unwrap_or_else(|errors| {
+                for (attribute, message) in errors {
+                    self.wrong(&key(&format!("match.{attribute}")), message);
+                }
+                Vec::new()
+            });
+            let mut filters = Vec::new();
+            for filter in &route.filter {
+                match Filter::compile(filter) {
+                    Ok(filter) => filters.push(filter),
+                    Err(errors) => errors.into_iter().for_each(|error| self.wrong(&key("filter"), error)),
+                }
+            }
+            let filter = if filters.len() > 1 { Some(Filter::All(filters)) } else { filters.pop() };
+            let said = [!route.to.is_empty(), route.drop, route.dead_letter];
+            if said.into_iter().filter(|said| *said).count() != 1 {
+                let message = "expected one of `to` with at least one destination, `drop = true`, `dead_letter = true`";
+                self.wrong(&format!("routes[{index}]"), format!("{message} in route `{}`", route.name));
+            }
+            let action = if route.drop {
+                Action::Drop
+            } else if route.dead_letter {
+                Action::DeadLetter
+            } else {
+                let destinations = route.to.iter().enumerate();
+                Action::To(
+                    destinations
+                        .filter_map(|(position, to)| self.destination(&key(&format!("to[{position}]")), to, topics))
+                        .collect(),
+                )
+            };
+            routes.push(Route { name: route.name.clone(), matches, filter, action, goes_on: route.goes_on });
+        }
+        routes
+    }
+
+    fn destination(&mut self, key: &str, raw: &RawDestination, topics: &Topics<'_>) -> Option<Destination> {
+        if !topics.known.contains(&raw.output.as_str()) {
+            let hint = nearest(&raw.output, topics.known.iter().copied()).map_or_else(
+                || format!("; outputs are {}", topics.known.join(", ")),
+                |name| format!("; did you mean `{name}`?"),
+            );
+            self.wrong(&format!("{key}.output"), format!("there is no output `{}`{hint}", raw.output));
+            return None;
+        }
+        // An output that is there but could not be read has its own error.
+        let kind = *topics.kinds.get(raw.output.as_str())?;
+        let topic = match (&raw.topic, kind) {
+            (Some(topic), _) => topic.as_str(),
+            (None, "console") => "console",
+            (None, _) => {
+                self.wrong(&format!("{key}.topic"), "missing; it names where on the output the event goes");
+                return None;
+            }
+        };
+        let topic = match Template::parse_topic(topic) {
+            Ok(topic) => topic,
+            Err(error) => {
+                self.wrong(&format!("{key}.topic"), error.to_string());
+                return None;
+            }
+        };
+        if let Err(error) = check_topic(kind, &topic, topics.type_prefix) {
+            self.wrong(&format!("{key}.topic"), error);
+        }
+        if raw.key.is_some() && kind != "kafka" {
+            self.wrong(&format!("{key}.key"), format!("an output of kind {kind} has no keys; leave it out"));
+        }
+        let template = raw.key.as_deref().unwrap_or("{partitionkey}");
+        let record_key = match Template::parse(template) {
+            Ok(record_key) => record_key,
+            Err(error) => {
+                self.wrong(&format!("{key}.key"), error.to_string());
+                return None;
+            }
+        };
+        Some(Destination { output: raw.output.clone(), topic, key: record_key, mode: raw.mode })
+    }
+}
+
+/// What the configuration amounts to, as TOML.
+fn effective(raw: &Raw, inputs: &[(String, InputConfig)], outputs: &[(String, OutputConfig)]) -> String {
+    let mut root = toml::Table::new();
+    let mut put = |section: &str, name: &str, kind: &str, table: Result<toml::Table, toml::ser::Error>| {
+        let Ok(table) = table else { return };
+        let mut plugin = toml::Table::from_iter([("kind".to_owned(), kind.into())]);
+        plugin.extend(table);
+        if let toml::Value::Table(section) =
+            root.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()))
+        {
+            section.insert(name.to_owned(), toml::Value::Table(plugin));
+        }
+    };
+    for (name, InputConfig::Http(http)) in inputs {
+        put("inputs", name, "http", toml::Table::try_from(http));
+    }
+    for (name, output) in outputs {
+        let table = match output {
+            OutputConfig::Kafka(kafka) => toml::Table::try_from(kafka),
+            OutputConfig::Nats(nats) => toml::Table::try_from(nats),
+            OutputConfig::Console(console) => toml::Table::try_from(console),
+        };
+        put("outputs", name, output.kind(), table);
+    }
+    let rest = Raw { inputs: BTreeMap::new(), outputs: BTreeMap::new(), ..raw.clone() };
+    if let Ok(rest) = toml::Table::try_from(&rest) {
+        root.extend(rest);
+    }
+    toml::to_string_pretty(&root).unwrap_or_default()
+}

@@ -1,0 +1,223 @@
+//! Reading a section of the merged layers into a structure, and gathering every mistake on the way.
+//!
+//! serde stops at the first mistake. Here the value that is wrong is noted, taken out of the tree, and the section
+//! read again, until it can be read; what was taken out has its default then, and the whole is refused at the end.
+
+use figment::providers::{Env, Format, Serialized, Toml, Yaml};
+use figment::value::{Dict, Value};
+use figment::{Figment, Provider, Source, error::Kind};
+use serde::de::DeserializeOwned;
+
+use super::{ConfigError, ENV_PREFIX, Layer};
+use crate::route::nearest;
+
+/// The merged layers, and the mistakes found in them.
+pub(super) struct Reader {
+    figment: Figment,
+    root: Value,
+    pub(super) errors: Vec<ConfigError>,
+}
+
+impl Reader {
+    /// Merges layers.
+    ///
+    /// # Errors
+    /// Files that are missing or no TOML or YAML, and flags that are no `key=value`.
+    pub(super) fn new(layers: &[Layer]) -> Result<Reader, Vec<ConfigError>> {
+        let mut figment = Figment::new();
+        let mut errors = Vec::new();
+        let mut wrong = |source: &str, message: String| {
+            errors.push(ConfigError { source: Some(source.to_owned()), key: String::new(), message });
+        };
+        for layer in layers {
+            figment = match layer {
+                Layer::File(path) => {
+                    let name = path.display().to_string();
+                    if let Err(error) = std::fs::read_to_string(path) {
+                        wrong(&name, format!("can't be read: {error}"));
+                        continue;
+                    }
+                    let is_yaml = path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
+                    if is_yaml {
+                        merged(figment, Yaml::file_exact(path), &name, &mut wrong)
+                    } else {
+                        merged(figment, Toml::file_exact(path), &name, &mut wrong)
+                    }
+                }
+                Layer::Text(name, text) => merged(figment, Toml::string(text), name, &mut wrong),
+                Layer::Environment => figment.merge(Env::prefixed(ENV_PREFIX).split("__")),
+                Layer::Set(text) => match text.split_once('=') {
+                    Some((key, value)) if !key.trim().is_empty() => {
+                        // As in the environment, a value is a string, a number, a boolean, an array or a table.
+                        let value: Value = value.parse().unwrap_or_else(|_| Value::from(value));
+                        figment.merge(Serialized::default(key.trim(), value))
+                    }
+                    _ => {
+                        wrong("--set", format!("`{text}` is no section.key=value"));
+                        continue;
+                    }
+                },
+            };
+        }
+        let root: Value = match figment.extract() {
+            Ok(root) => root,
+            Err(error) => {
+                for error in error {
+                    let source = error.metadata.as_ref().map(source_name).unwrap_or_default();
+                    wrong(&source, error.kind.to_string().replace('\n', " "));
+                }
+                Value::from(Dict::new())
+            }
+        };
+        if errors.is_empty() { Ok(Reader { figment, root, errors }) } else { Err(errors) }
+    }
+
+    /// Reads a section; mistakes are noted, and the wrong values have their defaults.
+    pub(super) fn section<T: DeserializeOwned + Default>(&mut self, path: &[&str]) -> T {
+        loop {
+            let Some(value) = at(&self.root, path) else { return T::default() };
+            let error = match value.deserialize::<T>() {
+                Ok(section) => return section,
+                Err(error) => error,
+            };
+            let mut progress = false;
+            for error in error {
+                let mut place: Vec<String> = path.iter().map(|part| (*part).to_owned()).collect();
+                place.extend(error.path.iter().cloned());
+                let (named, taken, message) = explain(place, &error.kind);
+                self.wrong_at(&named, message);
+                progress |= take_out(&mut self.root, &taken, path.len());
+            }
+            if !progress {
+                return T::default();
+            }
+        }
+    }
+
+    /// Takes a string out of the tree, so that the section around it can be read without it.
+    pub(super) fn take_string(&mut self, path: &[&str]) -> Option<String> {
+        let (last, parent) = path.split_last()?;
+        let Some(Value::Dict(_, dict)) = at_mut(&mut self.root, parent) else { return None };
+        dict.remove(*last)?.into_string()
+    }
+
+    /// Notes a mistake at a key as people write it: `routes[2].name`.
+    pub(super) fn wrong(&mut self, key: &str, message: impl Into<String>) {
+        let parts: Vec<String> =
+            key.split('.').flat_map(|part| part.split('[')).map(|part| part.trim_end_matches(']').to_owned()).collect();
+        self.wrong_at(&parts, message.into());
+    }
+
+    fn wrong_at(&mut self, place: &[String], message: String) {
+        let mut key = String::new();
+        for part in place {
+            if part.bytes().all(|byte| byte.is_ascii_digit()) {
+                key.push_str(&format!("[{part}]"));
+            } else {
+                if !key.is_empty() {
+                    key.push('.');
+                }
+                key.push_str(part);
+            }
+        }
+        let error = ConfigError { source: self.source(place), key, message };
+        if !self.errors.contains(&error) {
+            self.errors.push(error);
+        }
+    }
+
+    /// Where the value at a place came from; where there is none, the nearest one above it.
+    fn source(&self, place: &[String]) -> Option<String> {
+        let parts: Vec<&str> = place.iter().map(String::as_str).collect();
+        (1..=parts.len()).rev().find_map(|length| {
+            let value = at(&self.root, &parts[..length])?;
+            leaf_tags(value).find_map(|tag| self.figment.get_metadata(tag)).map(source_name)
+        })
+    }
+
+    pub(super) fn into_errors(self) -> Vec<ConfigError> {
+        self.errors
+    }
+}
+
+fn merged<P: Provider>(figment: Figment, provider: P, name: &str, wrong: &mut impl FnMut(&str, String)) -> Figment {
+    // A provider that fails is told here, so that the errors of several files come together.
+    if let Err(error) = provider.data() {
+        for error in error {
+            wrong(name, error.kind.to_string().replace('\n', " "));
+        }
+        return figment;
+    }
+    figment.merge(provider)
+}
+
+fn source_name(metadata: &figment::Metadata) -> String {
+    match &metadata.source {
+        Some(Source::File(path)) => path.display().to_string(),
+        _ if metadata.name.contains("environment") => "environment".to_owned(),
+        Some(Source::Code(_)) => "--set".to_owned(),
+        _ => metadata.name.to_string(),
+    }
+}
+
+/// The key to name, the place to take out of the tree, and the sentence, for a mistake at a place.
+fn explain(place: Vec<String>, kind: &Kind) -> (Vec<String>, Vec<String>, String) {
+    let below = |name: &str| place.iter().cloned().chain([name.to_owned()]).collect::<Vec<_>>();
+    match kind {
+        Kind::UnknownField(name, known) => {
+            let hint = match nearest(name, known.iter().copied()) {
+                Some(name) => format!("; did you mean `{name}`?"),
+                None if known.is_empty() => "; there are no keys here".to_owned(),
+                None => format!("; known are {}", known.join(", ")),
+            };
+            (below(name), below(name), format!("unknown key{hint}"))
+        }
+        Kind::MissingField(name) => (below(name), place.clone(), "missing".to_owned()),
+        Kind::UnknownVariant(name, known) => {
+            let hint = nearest(name, known.iter().copied())
+                .map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
+            (place.clone(), place, format!("`{name}` is none of {}{hint}", known.join(", ")))
+        }
+        Kind::InvalidType(actual, expected) => (place.clone(), place, format!("found {actual}; expected {expected}")),
+        other => (place.clone(), place, other.to_string()),
+    }
+}
+
+fn at<'v>(value: &'v Value, path: &[&str]) -> Option<&'v Value> {
+    path.iter().try_fold(value, |value, part| match value {
+        Value::Dict(_, dict) => dict.get(*part),
+        Value::Array(_, items) => items.get(part.parse::<usize>().ok()?),
+        _ => None,
+    })
+}
+
+fn at_mut<'v>(value: &'v mut Value, path: &[&str]) -> Option<&'v mut Value> {
+    path.iter().try_fold(value, |value, part| match value {
+        Value::Dict(_, dict) => dict.get_mut(*part),
+        Value::Array(_, items) => items.get_mut(part.parse::<usize>().ok()?),
+        _ => None,
+    })
+}
+
+/// Takes a value out of the tree, not reaching above the section. An item of an array is not taken out alone, for
+/// the others would change their places: the whole array goes.
+fn take_out(root: &mut Value, place: &[String], section: usize) -> bool {
+    let parts: Vec<&str> = place.iter().map(String::as_str).collect();
+    for length in (section + 1..=parts.len()).rev() {
+        let (last, parent) = (parts[length - 1], &parts[..length - 1]);
+        if let Some(Value::Dict(_, dict)) = at_mut(root, parent)
+            && dict.remove(last).is_some()
+        {
+            return true;
+        }
+    }
+    false
+}
+
+fn leaf_tags(value: &Value) -> Box<dyn Iterator<Item = figment::value::Tag> + '_> {
+    match value {
+        Value::Dict(_, dict) => Box::new(dict.values().flat_map(leaf_tags)),
+        Value::Array(_, items) if !items.is_empty() => Box::new(items.iter().flat_map(leaf_tags)),
+        leaf => Box::new(std::iter::once(leaf.tag())),
+    }
+}

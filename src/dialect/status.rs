@@ -1,0 +1,140 @@
+//! The outcome of the work a callback tells of.
+
+use crate::event::json::{Json, Members};
+
+use super::catalogue::{Catalogue, StatusRule};
+
+/// What became of the job: the value of the attribute `status`.
+///
+/// Ordered from best to worst, so that the worst of several outcomes is their maximum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Status {
+    /// All of it worked.
+    Success,
+    /// It was left out on purpose.
+    Skipped,
+    /// It has not ended yet.
+    Progress,
+    /// The callback has a word that no table knows, or none at all.
+    Unknown,
+    /// Some of its parts failed.
+    Partial,
+    /// Somebody stopped it.
+    Canceled,
+    /// It failed.
+    Failure,
+}
+
+impl Status {
+    /// Every status, for tables and labels.
+    pub const ALL: [Status; 7] = [
+        Status::Success,
+        Status::Partial,
+        Status::Failure,
+        Status::Canceled,
+        Status::Skipped,
+        Status::Progress,
+        Status::Unknown,
+    ];
+
+    /// The word that stands in the attribute, in metrics and in the catalogue.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Success => "success",
+            Status::Skipped => "skipped",
+            Status::Progress => "progress",
+            Status::Unknown => "unknown",
+            Status::Partial => "partial",
+            Status::Canceled => "canceled",
+            Status::Failure => "failure",
+        }
+    }
+
+    /// The status of a word of [`Status::as_str`].
+    pub fn from_word(word: &str) -> Option<Status> {
+        Status::ALL.into_iter().find(|status| status.as_str() == word)
+    }
+}
+
+/// Reads the outcome from normalized data by the rule of its event type.
+pub(super) fn status(data: &Members<'_>, rule: &StatusRule, catalogue: &Catalogue) -> Status {
+    let field = |name: &str| data.iter().find(|(key, _)| key == name).map(|(_, value)| value);
+    let own_word = |word: &str| {
+        rule.words.iter().find(|(own, _)| own.eq_ignore_ascii_case(word.trim())).map(|(_, status)| *status)
+    };
+    let outcome = |name: &str| match field(name).and_then(Json::as_str) {
+        Some(word) if !word.trim().is_empty() => {
+            Some(own_word(word).or_else(|| catalogue.word(word)).unwrap_or(Status::Unknown))
+        }
+        _ => None,
+    };
+    let word = outcome(&rule.field);
+    let mut status = word.or(rule.default).unwrap_or(Status::Unknown);
+    // An error is a failure where no word says more: none at all, or one of a field with words of its own.
+    if status == Status::Unknown && (word.is_none() || rule.field != "status") && field("error").is_some() {
+        status = Status::Failure;
+    }
+    for other in rule.also.iter().filter_map(|name| outcome(name)) {
+        status = status.max(other);
+    }
+    if rule.parts {
+        status = with_parts(status, parts(data, catalogue));
+    }
+    status
+}
+
+/// The outcomes of the parts: of every top-level object, or array of objects, that has a status of its own.
+fn parts(data: &Members<'_>, catalogue: &Catalogue) -> Vec<Status> {
+    let own_status = |part: &Json<'_>| {
+        part.get("status").and_then(Json::as_str).map(|word| catalogue.word(word).unwrap_or(Status::Unknown))
+    };
+    data.iter()
+        .flat_map(|(_, value)| match value {
+            Json::Array(items) => items.as_slice(),
+            object => std::slice::from_ref(object),
+        })
+        .filter_map(own_status)
+        .collect()
+}
+
+/// Weighs the whole's own word with its parts: what is called a success but holds failed parts is partial, and a
+/// failure when none of them worked. A word that says less than the parts, or none, gives way to them.
+fn with_parts(whole: Status, parts: Vec<Status>) -> Status {
+    let any = |wanted: Status| parts.contains(&wanted);
+    let failed = any(Status::Failure) || any(Status::Canceled) || any(Status::Partial);
+    let worked = any(Status::Success) || any(Status::Partial);
+    match whole {
+        Status::Success | Status::Unknown | Status::Failure if failed && worked => Status::Partial,
+        Status::Success | Status::Unknown if failed => parts.into_iter().max().unwrap_or(whole),
+        Status::Unknown if worked => Status::Success,
+        _ => whole,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_outweigh_the_word_of_the_whole() {
+        use Status::*;
+        for (whole, parts, expected) in [
+            (Success, vec![], Success),
+            (Success, vec![Success, Success], Success),
+            (Success, vec![Success, Failure], Partial),
+            (Success, vec![Failure, Failure], Failure),
+            (Success, vec![Success, Canceled], Partial),
+            (Success, vec![Canceled], Canceled),
+            (Success, vec![Success, Skipped], Success),
+            (Success, vec![Success, Unknown], Success),
+            (Failure, vec![Failure], Failure),
+            (Failure, vec![Success, Failure], Partial),
+            (Failure, vec![Success], Failure),
+            (Unknown, vec![Success], Success),
+            (Unknown, vec![], Unknown),
+            (Progress, vec![Success, Failure], Progress),
+        ] {
+            assert_eq!(with_parts(whole, parts.clone()), expected, "{whole:?} with {parts:?}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! One typing of values: numbers, booleans, times and lists that arrive in other clothes.
+//!
+//! Every function takes a value and gives it back in the wanted type, or as it came where it doesn't fit: nothing
+//! is lost by typing.
+
+use std::borrow::Cow;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::event::json::{Json, is_number};
+
+/// Unix times from this value on are milliseconds: as seconds it lies in the year 5138.
+const FIRST_MILLISECOND_TIMESTAMP: i64 = 100_000_000_000;
+
+/// A number, from a string that holds one.
+pub(super) fn number(value: Json<'_>) -> Json<'_> {
+    match value {
+        Json::String(text) if is_number(text.trim()) && text.trim().parse::<f64>().is_ok_and(f64::is_finite) => {
+            Json::Number(match text {
+                Cow::Borrowed(text) => Cow::Borrowed(text.trim()),
+                Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
+            })
+        }
+        other => other,
+    }
+}
+
+/// A boolean, from `true`/`false` as text in any case, or from 0 and 1.
+pub(super) fn boolean(value: Json<'_>) -> Json<'_> {
+    match value.as_text().map(str::trim) {
+        Some("1") => Json::Bool(true),
+        Some("0") => Json::Bool(false),
+        Some(text) if text.eq_ignore_ascii_case("true") => Json::Bool(true),
+        Some(text) if text.eq_ignore_ascii_case("false") => Json::Bool(false),
+        _ => value,
+    }
+}
+
+/// A string, from a number or a boolean too.
+pub(super) fn string(value: Json<'_>) -> Json<'_> {
+    match value {
+        Json::Number(text) => Json::String(text),
+        Json::Bool(value) => Json::String(Cow::Borrowed(if value { "true" } else { "false" })),
+        other => other,
+    }
+}
+
+/// The parts of a comma list, trimmed; an empty text is an empty list.
+pub(super) fn list(value: Json<'_>) -> Json<'_> {
+    match value {
+        Json::String(text) if text.trim().is_empty() => Json::Array(Vec::new()),
+        Json::String(text) => {
+            Json::Array(text.split(',').map(|part| Json::String(Cow::Owned(part.trim().to_owned()))).collect())
+        }
+        other => other,
+    }
+}
+
+/// A time in RFC 3339, from one of the forms of [`rfc3339`] or from Unix seconds or milliseconds.
+pub(super) fn time(value: Json<'_>) -> Json<'_> {
+    let repaired = match &value {
+        Json::String(text) => match rfc3339(text) {
+            Some(Cow::Borrowed(same)) if same.len() == text.len() => None,
+            Some(repaired) => Some(repaired.into_owned()),
+            None => unix_time(text.trim()),
+        },
+        Json::Number(text) => unix_time(text),
+        _ => None,
+    };
+    repaired.map_or(value, |text| Json::String(Cow::Owned(text)))
+}
+
+/// The time in RFC 3339, with its own digits and offset, or nothing where the text is no time.
+///
+/// Repaired are: milliseconds behind a colon (`07:49:17:025Z`, VOD's AI events), a blank for the `T`, blanks
+/// around colons (MPS), a missing zone (Alibaba's pages say UTC), and offsets without a colon.
+pub(super) fn rfc3339(text: &str) -> Option<Cow<'_, str>> {
+    let text = text.trim();
+    if is_plain_utc(text) || (text.contains('T') && OffsetDateTime::parse(text, &Rfc3339).is_ok()) {
+        return Some(Cow::Borrowed(text));
+    }
+    let (date, clock) = text.split_at_checked(10)?;
+    let mut clock: String = clock.strip_prefix(['T', 't', ' '])?.chars().filter(|c| *c != ' ').collect();
+    clock.make_ascii_uppercase();
+    let zone_start = clock.find(['Z', '+', '-']).unwrap_or(clock.len());
+    let (time, zone) = clock.split_at(zone_start);
+    let time = match time.match_indices(':').nth(2) {
+        Some((third, _)) => format!("{}.{}", &time[..third], &time[third + 1..]),
+        None => time.to_owned(),
+    };
+    let zone = match zone {
+        "" => "Z".to_owned(),
+        zone if zone.len() == 5 && zone.is_ascii() => format!("{}:{}", &zone[..3], &zone[3..]),
+        zone => zone.to_owned(),
+    };
+    let repaired = format!("{date}T{time}{zone}");
+    OffsetDateTime::parse(&repaired, &Rfc3339).is_ok().then_some(Cow::Owned(repaired))
+}
+
+/// Recognizes `2017-03-20T07:49:17Z`, the common form, without building a date: days beyond 28 go the long way.
+fn is_plain_utc(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let two = |at: usize, below: u8| {
+        bytes[at].is_ascii_digit()
+            && bytes[at + 1].is_ascii_digit()
+            && (bytes[at] - b'0') * 10 + (bytes[at + 1] - b'0') < below
+    };
+    bytes.len() == 20
+        && (bytes[4], bytes[7], bytes[10], bytes[13], bytes[16], bytes[19]) == (b'-', b'-', b'T', b':', b':', b'Z')
+        && two(0, 100)
+        && two(2, 100)
+        && two(5, 13)
+        && (bytes[5], bytes[6]) != (b'0', b'0')
+        && two(8, 29)
+        && (bytes[8], bytes[9]) != (b'0', b'0')
+        && two(11, 24)
+        && two(14, 60)
+        && two(17, 60)
+}
+
+fn unix_time(digits: &str) -> Option<String> {
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    if fraction.len() > 9 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let whole: i64 = whole.parse().ok().filter(|seconds| *seconds > 0)?;
+    let milliseconds = whole >= FIRST_MILLISECOND_TIMESTAMP;
+    let scale: i128 = if milliseconds { 1_000_000 } else { 1_000_000_000 };
+    let fraction: i128 = format!("{fraction:0<9}").parse::<i128>().ok()? * scale / 1_000_000_000;
+    let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(whole) * scale + fraction).ok()?;
+    moment.format(&Rfc3339).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_times_are_repaired_and_others_are_none() {
+        for (text, expected) in [
+            ("2017-03-20T07:49:17Z", Some("2017-03-20T07:49:17Z")),
+            ("2022-06-29T01:35:31.716Z", Some("2022-06-29T01:35:31.716Z")),
+            ("2017-03-20T07:49:17:025Z", Some("2017-03-20T07:49:17.025Z")),
+            ("2020-11-19T21:04:41+08:00", Some("2020-11-19T21:04:41+08:00")),
+            ("2020-11-19T21:04:41+0800", Some("2020-11-19T21:04:41+08:00")),
+            ("2022-07-15 08:48:14", Some("2022-07-15T08:48:14Z")),
+            ("2022-07-15T08: 48: 14Z", Some("2022-07-15T08:48:14Z")),
+            ("2022-07-15t08:48:14z", Some("2022-07-15T08:48:14Z")),
+            (" 2022-07-31T08:48:14Z ", Some("2022-07-31T08:48:14Z")),
+            ("2022-02-30T08:48:14Z", None),
+            ("2022-13-01T08:48:14Z", None),
+            ("2022-07-15", None),
+            ("yesterday at noon", None),
+            ("2022-07-15T", None),
+            ("2022-07-1éT08:48:14Z", None),
+            ("", None),
+        ] {
+            assert_eq!(rfc3339(text).as_deref(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn values_get_the_declared_type_or_stay_as_they_came() {
+        let text = |text: &'static str| Json::String(Cow::Borrowed(text));
+        assert_eq!(number(text("100.0000000000")).to_string(), "100.0000000000");
+        assert_eq!(number(text(" 5510872 ")).to_string(), "5510872");
+        assert_eq!(number(text("100002****")).to_string(), r#""100002****""#);
+        assert_eq!(number(text("1e999")).to_string(), r#""1e999""#);
+        assert_eq!(number(text("007")).to_string(), r#""007""#);
+        assert_eq!(boolean(text("False")).to_string(), "false");
+        assert_eq!(boolean(Json::Number(Cow::Borrowed("1"))).to_string(), "true");
+        assert_eq!(boolean(Json::Number(Cow::Borrowed("2"))).to_string(), "2");
+        assert_eq!(string(Json::Number(Cow::Borrowed("1833220977560785"))).to_string(), r#""1833220977560785""#);
+        assert_eq!(list(text("a, b,c")).to_string(), r#"["a","b","c"]"#);
+        assert_eq!(list(text("")).to_string(), "[]");
+        assert_eq!(time(Json::Number(Cow::Borrowed("1656466420"))).to_string(), r#""2022-06-29T01:33:40Z""#);
+        assert_eq!(time(Json::Number(Cow::Borrowed("1656466420.5"))).to_string(), r#""2022-06-29T01:33:40.5Z""#);
+        assert_eq!(time(text("1656466420716")).to_string(), r#""2022-06-29T01:33:40.716Z""#);
+        assert_eq!(time(text("soon")).to_string(), r#""soon""#);
+        assert_eq!(time(Json::Number(Cow::Borrowed("0"))).to_string(), "0");
+    }
+}

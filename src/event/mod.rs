@@ -1,0 +1,222 @@
+//! The envelope: a CloudEvents 1.0 event, its attributes, its JSON, and how it travels on Kafka and NATS.
+//!
+//! * [`Event`] holds validated attributes and the data as JSON text.
+//! * [`ATTRIBUTES`] is the one table of attribute names; routes and templates may name these and no others.
+//! * [`kafka`] and [`nats`] are the two bindings, structured and binary.
+
+pub mod json;
+pub mod kafka;
+pub mod nats;
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// The prefix of `type` unless `event.type_prefix` sets another.
+pub const DEFAULT_TYPE_PREFIX: &str = "com.aliyun.media.";
+
+/// The longest attribute value, in bytes; longer ones are cut at a character.
+///
+/// Attributes travel as headers, which brokers and proxies expect to be short; what was cut stays whole in `data`.
+pub const MAX_ATTRIBUTE_BYTES: usize = 1024;
+
+/// One attribute that an event can have.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Attribute {
+    /// Name by the CloudEvents rules: lower-case letters and digits.
+    pub name: &'static str,
+    /// Header that carries it on Kafka.
+    pub kafka_header: &'static str,
+    /// Header that carries it on NATS.
+    pub nats_header: &'static str,
+    /// What the value is, for people.
+    pub description: &'static str,
+}
+
+macro_rules! attributes {
+    ($($constant:ident = $name:literal: $description:literal,)*) => {
+        $(
+            #[doc = $description]
+            pub static $constant: Attribute = Attribute {
+                name: $name,
+                kafka_header: concat!("ce_", $name),
+                nats_header: concat!("ce-", $name),
+                description: $description,
+            };
+        )*
+
+        /// Every attribute an event can have.
+        pub static ATTRIBUTES: &[&Attribute] = &[$(&$constant,)*];
+    };
+}
+
+attributes! {
+    SPECVERSION = "specversion": "version of CloudEvents, `1.0`",
+    ID = "id": "hash of the callback's content: the same for every retry and either transport",
+    SOURCE = "source": "`acs:vod` or `acs:ims`, with `:region:account` when both are known",
+    TYPE = "type": "the type prefix and the EventType",
+    SUBJECT = "subject": "id of the thing the event is about: media, else job, else task",
+    TIME = "time": "when it happened, by Alibaba's EventTime",
+    DATACONTENTTYPE = "datacontenttype": "`application/json`",
+    DATASCHEMA = "dataschema": "name of the shape of `data`",
+    DIALECT = "dialect": "`vod` or `ims`",
+    STATUS = "status": "outcome: success, partial, failure, canceled, skipped, progress or unknown",
+    MEDIAID = "mediaid": "id of the media, when known",
+    JOBID = "jobid": "id of the job, when known",
+    ACCOUNTID = "accountid": "id of the Alibaba Cloud account, when known",
+    APPID = "appid": "id of the VOD application, when known",
+    PARTITIONKEY = "partitionkey": "the subject; key of the Kafka record by default",
+    RECORDEDTIME = "recordedtime": "when the bridge received the callback",
+    TRACEPARENT = "traceparent": "W3C trace context, when the sender gave one",
+    DLQREASON = "dlqreason": "dead letters only: why the event could not be published",
+    DLQCODE = "dlqcode": "dead letters only: the error in the words of the bus",
+    DLQATTEMPTS = "dlqattempts": "dead letters only: how often publishing was tried",
+    DLQDESTINATION = "dlqdestination": "dead letters only: output and topic the event was meant for",
+}
+
+/// Looks an attribute up by name.
+pub fn attribute(name: &str) -> Option<&'static Attribute> {
+    ATTRIBUTES.iter().copied().find(|attribute| attribute.name == name)
+}
+
+/// How an event is laid out in a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The whole envelope as JSON in the record's value.
+    #[default]
+    Structured,
+    /// Attributes in headers, the data alone in the record's value.
+    Binary,
+}
+
+/// A CloudEvents event whose data is JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    attributes: Vec<(&'static Attribute, String)>,
+    data: Bytes,
+}
+
+impl Event {
+    /// An event with `specversion`, `datacontenttype` and the given data, which must be JSON text.
+    pub fn new(data: impl Into<Bytes>) -> Event {
+        let mut event = Event { attributes: Vec::with_capacity(20), data: data.into() };
+        event.set(&SPECVERSION, "1.0");
+        event.set(&DATACONTENTTYPE, "application/json");
+        event
+    }
+
+    /// Sets an attribute; the value is made valid by [`clean`], and an empty one is left out.
+    pub fn set<'v>(&mut self, attribute: &'static Attribute, value: impl Into<Cow<'v, str>>) {
+        let value = clean(value.into());
+        if value.is_empty() {
+            return;
+        }
+        match self.attributes.iter_mut().find(|(known, _)| std::ptr::eq(*known, attribute)) {
+            Some((_, old)) => *old = value.into_owned(),
+            None => self.attributes.push((attribute, value.into_owned())),
+        }
+    }
+
+    /// The value of an attribute, if the event has it.
+    pub fn get(&self, attribute: &'static Attribute) -> Option<&str> {
+        self.attributes.iter().find(|(known, _)| std::ptr::eq(*known, attribute)).map(|(_, value)| value.as_str())
+    }
+
+    /// The attributes the event has.
+    pub fn attributes(&self) -> impl Iterator<Item = (&'static Attribute, &str)> {
+        self.attributes.iter().map(|(attribute, value)| (*attribute, value.as_str()))
+    }
+
+    /// The event's id.
+    pub fn id(&self) -> &str {
+        self.get(&ID).unwrap_or_default()
+    }
+
+    /// The data: JSON text.
+    pub fn data(&self) -> &Bytes {
+        &self.data
+    }
+
+    /// The envelope as compact JSON (CloudEvents JSON event format).
+    pub fn to_json(&self) -> Vec<u8> {
+        let attributes: usize = self.attributes.iter().map(|(known, value)| known.name.len() + value.len() + 6).sum();
+        let mut out = Vec::with_capacity(attributes + self.data.len() + 16);
+        out.push(b'{');
+        for (attribute, value) in &self.attributes {
+            out.push(b'"');
+            out.extend_from_slice(attribute.name.as_bytes());
+            out.extend_from_slice(b"\":");
+            json::write_string(value, &mut out);
+            out.push(b',');
+        }
+        out.extend_from_slice(b"\"data\":");
+        out.extend_from_slice(&self.data);
+        out.push(b'}');
+        out
+    }
+}
+
+/// Makes a text valid as the value of a CloudEvents attribute: control characters and noncharacters become
+/// U+FFFD, and what is over [`MAX_ATTRIBUTE_BYTES`] is cut.
+pub fn clean(text: Cow<'_, str>) -> Cow<'_, str> {
+    let text =
+        if text.is_ascii() && !text.bytes().any(|byte| byte.is_ascii_control()) || !text.chars().any(is_forbidden) {
+            text
+        } else {
+            Cow::Owned(text.chars().map(|c| if is_forbidden(c) { char::REPLACEMENT_CHARACTER } else { c }).collect())
+        };
+    if text.len() <= MAX_ATTRIBUTE_BYTES {
+        return text;
+    }
+    match text {
+        Cow::Borrowed(text) => Cow::Borrowed(cut(text, MAX_ATTRIBUTE_BYTES)),
+        Cow::Owned(text) => Cow::Owned(cut(&text, MAX_ATTRIBUTE_BYTES).to_owned()),
+    }
+}
+
+/// The longest start of the text that has at most `bytes` bytes and ends at a character.
+pub fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}
+
+/// CloudEvents 1.0.2 §Type System forbids these characters in a String.
+fn is_forbidden(c: char) -> bool {
+    let code = c as u32;
+    c.is_control() || (0xFDD0..=0xFDEF).contains(&code) || code & 0xFFFE == 0xFFFE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attribute_value_is_always_a_valid_string() {
+        assert_eq!(clean(Cow::Borrowed("a\u{0}b\u{85}c\u{FFFE}d")), "a\u{FFFD}b\u{FFFD}c\u{FFFD}d");
+        assert_eq!(clean(Cow::Borrowed("é")), "é");
+        let long = "é".repeat(1000);
+        assert_eq!(clean(Cow::Borrowed(&long)).len(), MAX_ATTRIBUTE_BYTES);
+    }
+
+    #[test]
+    fn names_follow_the_cloudevents_rules() {
+        for attribute in ATTRIBUTES {
+            assert!(attribute.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()));
+            assert!(attribute.name.len() <= 20 && attribute.name != "data");
+        }
+    }
+
+    #[test]
+    fn an_empty_value_is_an_absent_attribute() {
+        let mut event = Event::new("{}");
+        event.set(&SUBJECT, "");
+        event.set(&ID, "1");
+        event.set(&ID, "2");
+        assert_eq!(event.get(&SUBJECT), None);
+        assert_eq!(
+            String::from_utf8(event.to_json()).expect("UTF-8"),
+            r#"{"specversion":"1.0","datacontenttype":"application/json","id":"2","data":{}}"#
+        );
+    }
+}

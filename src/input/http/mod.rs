@@ -1,0 +1,431 @@
+//! Callbacks by HTTP POST.
+//!
+//! A request is taken when its path is an endpoint's, its signature holds ([`signature`]), its body fits the caps,
+//! and there is room; then it runs as a task of its own, so that a sender that hangs up cancels nothing. The answer
+//! is 200 with an empty body when the callback is kept, and a problem document ([`problem`]) otherwise: Alibaba takes
+//! exactly 200 as success and tries all else again, twice, a second apart.
+
+mod connection;
+pub mod problem;
+pub mod signature;
+mod tls;
+
+use std::collections::HashSet;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONTENT_ENCODING, HOST};
+use hyper::{HeaderMap, Method, Request, Response, Uri};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::bridge::{Bridge, Callback, Outcome, Sender};
+use crate::dialect::Dialect;
+use crate::setting::{Secret, SecretSource, Size, Span, one_or_many};
+use problem::Problem;
+use signature::Verifier;
+use tls::Tls;
+pub use tls::TlsFiles;
+
+/// Settings of an HTTP input.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Address to listen on, as `host:port`.
+    pub listen: String,
+    /// Largest body that is taken.
+    pub max_body: Size,
+    /// Requests that may be in flight at once; more are refused.
+    pub max_in_flight: usize,
+    /// Connections that may be open at once; more are refused.
+    pub max_connections: usize,
+    /// Longest time for the head of a request.
+    pub header_timeout: Span,
+    /// Longest time for the body of a request.
+    pub body_timeout: Span,
+    /// Certificate, to take HTTPS.
+    pub tls: Option<TlsFiles>,
+    /// The paths that callbacks come to.
+    pub endpoints: Vec<EndpointConfig>,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        HttpConfig {
+            listen: "127.0.0.1:8080".to_owned(),
+            max_body: Size(256 << 10),
+            max_in_flight: 2048,
+            max_connections: 4096,
+            header_timeout: Span(Duration::from_secs(5)),
+            body_timeout: Span(Duration::from_secs(5)),
+            tls: None,
+            endpoints: Vec::new(),
+        }
+    }
+}
+
+/// Settings of one path.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EndpointConfig {
+    /// The path of the request.
+    pub path: String,
+    /// The URLs as typed at Alibaba: the text that it signs.
+    #[serde(deserialize_with = "one_or_many")]
+    pub urls: Vec<String>,
+    /// The keys that are taken; several while a key is being changed.
+    pub keys: Vec<SecretSource>,
+    /// Farthest a signature's timestamp may lie from now.
+    pub max_age: Span,
+    /// Whether callbacks without a signature are taken.
+    pub allow_unsigned: bool,
+    /// The dialects that are taken; empty takes both.
+    #[serde(deserialize_with = "one_or_many")]
+    pub dialects: Vec<Dialect>,
+    /// Region of the Alibaba service: part of `source`.
+    pub region: Option<String>,
+    /// Account: part of `source`.
+    pub account_id: Option<String>,
+}
+
+impl Default for EndpointConfig {
+    fn default() -> Self {
+        EndpointConfig {
+            path: "/callbacks".to_owned(),
+            urls: Vec::new(),
+            keys: Vec::new(),
+            max_age: Span(Duration::from_secs(300)),
+            allow_unsigned: false,
+            dialects: Vec::new(),
+            region: None,
+            account_id: None,
+        }
+    }
+}
+
+impl HttpConfig {
+    /// Checks the settings and reads keys and certificate.
+    ///
+    /// # Errors
+    /// Key below the input and what is wrong with it, for every mistake.
+    pub fn validate(&self, name: &str) -> Result<HttpSettings, Vec<(String, String)>> {
+        let mut errors: Vec<(String, String)> = Vec::new();
+        let mut wrong = |key: String, message: String| errors.push((key, message));
+        let addresses: Vec<SocketAddr> = match self.listen.to_socket_addrs() {
+            Ok(addresses) => addresses.collect(),
+            Err(error) => {
+                wrong("listen".to_owned(), format!("`{}` is no host:port: {error}", self.listen));
+                Vec::new()
+            }
+        };
+        let local = addresses.iter().all(|address| address.ip().is_loopback());
+        for (key, value) in [("max_in_flight", self.max_in_flight), ("max_connections", self.max_connections)] {
+            if value == 0 || value > Semaphore::MAX_PERMITS {
+                wrong(key.to_owned(), format!("{value} is out of range; expected at least 1"));
+            }
+        }
+        for (key, span) in [("header_timeout", self.header_timeout), ("body_timeout", self.body_timeout)] {
+            if span.0.is_zero() {
+                wrong(key.to_owned(), "expected more than 0s".to_owned());
+            }
+        }
+        if self.max_body.0 == 0 {
+            wrong("max_body".to_owned(), "expected more than 0B".to_owned());
+        }
+        let tls = self.tls.as_ref().and_then(|files| match Tls::read(files) {
+            Ok(tls) => Some(tls),
+            Err(error) => {
+                wrong("tls".to_owned(), error);
+                None
+            }
+        });
+        if self.endpoints.is_empty() {
+            wrong("endpoints".to_owned(), "expected at least one, with its path".to_owned());
+        }
+        let mut paths = HashSet::new();
+        let mut endpoints = Vec::new();
+        for (index, endpoint) in self.endpoints.iter().enumerate() {
+            let key = |field: &str| format!("endpoints[{index}].{field}");
+            if !endpoint.path.starts_with('/') || endpoint.path.contains(['?', '#', ' ']) {
+                wrong(key("path"), format!("`{}` is no path; expected one as /callbacks", endpoint.path));
+            }
+            if !paths.insert(&endpoint.path) {
+                wrong(key("path"), format!("`{}` is the path of two endpoints", endpoint.path));
+            }
+            for url in &endpoint.urls {
+                let scheme = url.parse::<Uri>().ok().and_then(|uri| uri.scheme_str().map(str::to_owned));
+                if !matches!(scheme.as_deref(), Some("http" | "https")) {
+                    wrong(key("urls"), format!("`{url}` is no http or https url"));
+                }
+            }
+            if endpoint.keys.is_empty() && !endpoint.allow_unsigned && !local {
+                wrong(
+                    key("keys"),
+                    format!(
+                        "{} is reachable from other machines: set keys, or allow_unsigned = true to take callbacks \
+                         from anyone",
+                        self.listen
+                    ),
+                );
+            }
+            if !endpoint.keys.is_empty() && endpoint.urls.is_empty() {
+                wrong(key("urls"), "needed beside keys: Alibaba signs the url as it was typed there".to_owned());
+            }
+            let mut keys = Vec::new();
+            for (position, source) in endpoint.keys.iter().enumerate() {
+                match Secret::read(source) {
+                    Ok(secret) => keys.push(secret),
+                    Err(error) => wrong(key(&format!("keys[{position}]")), error),
+                }
+            }
+            let verifier = Verifier {
+                urls: endpoint.urls.clone(),
+                keys,
+                max_age: endpoint.max_age.0,
+                allow_unsigned: endpoint.allow_unsigned,
+            };
+            let sender = Sender {
+                region: endpoint.region.clone(),
+                account_id: endpoint.account_id.clone(),
+                dialects: endpoint.dialects.clone(),
+            };
+            endpoints.push(Endpoint { path: endpoint.path.clone(), verifier, sender: Arc::new(sender) });
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        Ok(HttpSettings {
+            name: name.to_owned(),
+            listen: addresses,
+            max_body: self.max_body,
+            max_in_flight: self.max_in_flight,
+            max_connections: self.max_connections,
+            header_timeout: self.header_timeout.0,
+            body_timeout: self.body_timeout.0,
+            tls,
+            endpoints,
+        })
+    }
+}
+
+/// Checked settings of an HTTP input.
+#[derive(Debug)]
+pub struct HttpSettings {
+    name: String,
+    listen: Vec<SocketAddr>,
+    max_body: Size,
+    max_in_flight: usize,
+    max_connections: usize,
+    header_timeout: Duration,
+    body_timeout: Duration,
+    tls: Option<Tls>,
+    endpoints: Vec<Endpoint>,
+}
+
+impl HttpSettings {
+    /// Name of the input.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    path: String,
+    verifier: Verifier,
+    sender: Arc<Sender>,
+}
+
+/// An HTTP input that is bound to its address and ready to run.
+#[derive(Debug)]
+pub struct HttpInput {
+    settings: HttpSettings,
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl HttpInput {
+    /// Binds the address.
+    ///
+    /// # Errors
+    /// The system's word on why the address can't be had.
+    pub async fn bind(settings: HttpSettings) -> std::io::Result<HttpInput> {
+        let listener = TcpListener::bind(settings.listen.as_slice()).await?;
+        let address = listener.local_addr()?;
+        Ok(HttpInput { settings, listener, address })
+    }
+
+    /// The address it is bound to: the port it got where it asked for port 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `closed`. From `stopping` on requests get 503 and connections are closed behind their answers,
+    /// while those under way are finished. Callbacks run in `tasks`, which the caller waits for.
+    pub async fn run(
+        self,
+        bridge: Arc<Bridge>,
+        stopping: CancellationToken,
+        closed: CancellationToken,
+        tasks: TaskTracker,
+    ) {
+        let HttpSettings {
+            name,
+            max_body,
+            max_in_flight,
+            max_connections,
+            header_timeout,
+            body_timeout,
+            tls,
+            endpoints,
+            ..
+        } = self.settings;
+        let service = Arc::new(Service {
+            name: name.into(),
+            endpoints,
+            max_body: max_body.as_usize(),
+            body_timeout,
+            room: Arc::new(Semaphore::new(max_in_flight)),
+            stopping: AtomicBool::new(false),
+            bridge,
+            tasks,
+        });
+        let limits = connection::Limits { max_connections, header_timeout };
+        connection::serve(self.listener, tls, service, limits, stopping, closed).await;
+    }
+}
+
+/// Answers requests.
+#[derive(Debug)]
+struct Service {
+    name: Arc<str>,
+    endpoints: Vec<Endpoint>,
+    max_body: usize,
+    body_timeout: Duration,
+    room: Arc<Semaphore>,
+    stopping: AtomicBool,
+    bridge: Arc<Bridge>,
+    tasks: TaskTracker,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Service {
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        // Whoever drains waits for requests whose body is still on its way, too.
+        let _request = self.tasks.token();
+        match self.take(request).await {
+            Ok(outcome) => self.answer_outcome(&outcome),
+            Err((problem, detail)) => {
+                self.count_not_accepted(problem);
+                problem.response(&detail)
+            }
+        }
+    }
+
+    fn answer_outcome(&self, outcome: &Outcome) -> Answer {
+        match outcome {
+            Outcome::Published | Outcome::Dropped | Outcome::DeadLettered(_) => Response::new(Full::default()),
+            Outcome::Refused(refusal) => Problem::Refused.response(&refusal.to_string()),
+            Outcome::NotACallback(error) => Problem::NotACallback.response(&error.to_string()),
+        }
+    }
+
+    fn count_not_accepted(&self, problem: Problem) {
+        let metrics = self.bridge.metrics();
+        metrics.callbacks_total.with_label_values(&[&*self.name, "not_accepted"]).inc();
+        metrics.not_accepted_total.with_label_values(&[&*self.name, &problem.label()]).inc();
+        tracing::debug!(input = %self.name, problem = problem.slug(), "request not accepted");
+    }
+
+    /// Takes a request to its outcome, or to the problem that keeps it from being a callback.
+    async fn take(&self, request: Request<Incoming>) -> Result<Outcome, (Problem, String)> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err((Problem::Stopping, "another instance may take it".to_owned()));
+        }
+        let (head, body) = request.into_parts();
+        let path = head.uri.path();
+        let Some(endpoint) = self.endpoints.iter().find(|endpoint| endpoint.path == path) else {
+            return Err((Problem::NoSuchPath, "expected the `path` of an endpoint".to_owned()));
+        };
+        if head.method != Method::POST {
+            return Err((Problem::MethodNotAllowed, format!("the method is {}; expected POST", head.method)));
+        }
+        if let Err((problem, detail)) = self.verify(endpoint, &head.headers, &head.uri) {
+            let labels = [endpoint.path.as_str(), &problem.label()];
+            self.bridge.metrics().unauthorized_total.with_label_values(&labels).inc();
+            tracing::debug!(input = %self.name, endpoint = endpoint.path, detail, "request not authorized");
+            return Err((problem, detail));
+        }
+        if let Some(encoding) = head.headers.get(CONTENT_ENCODING).filter(|value| *value != "identity") {
+            let encoding = encoding.to_str().unwrap_or("unreadable");
+            return Err((Problem::EncodingNotSupported, format!("content-encoding is {encoding}; expected none")));
+        }
+        let Ok(room) = self.room.clone().try_acquire_owned() else {
+            return Err((Problem::TooManyRequests, "as many requests as may be in flight are in flight".to_owned()));
+        };
+        let body = self.read(body).await?;
+        let callback = Callback {
+            input: self.name.clone(),
+            body,
+            received: OffsetDateTime::now_utc(),
+            arrived: Instant::now(),
+            sender: endpoint.sender.clone(),
+            traceparent: traceparent(&head.headers),
+        };
+        let bridge = self.bridge.clone();
+        // A task of its own: a sender that hangs up must not cancel the publish.
+        let accepted = self.tasks.spawn(async move {
+            let _room = room;
+            bridge.accept(callback).await
+        });
+        accepted.await.map_err(|error| {
+            tracing::error!(input = %self.name, %error, "a callback ended without an outcome");
+            (Problem::Refused, "the callback ended without an outcome".to_owned())
+        })
+    }
+
+    fn verify(&self, endpoint: &Endpoint, headers: &HeaderMap, uri: &Uri) -> Result<(), (Problem, String)> {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let path = uri.path_and_query().map_or(uri.path(), |path| path.as_str());
+        let as_requested = ["https", "http"].into_iter().map(|scheme| format!("{scheme}://{host}{path}"));
+        let of_other_endpoints = self.endpoints.iter().flat_map(|endpoint| endpoint.verifier.urls.iter().cloned());
+        endpoint.verifier.verify(headers, now, as_requested.chain(of_other_endpoints))
+    }
+
+    async fn read(&self, body: Incoming) -> Result<Bytes, (Problem, String)> {
+        let too_large = || (Problem::BodyTooLarge, format!("expected at most {}", Size(self.max_body as u64)));
+        if body.size_hint().lower() > self.max_body as u64 {
+            return Err(too_large());
+        }
+        match tokio::time::timeout(self.body_timeout, Limited::new(body, self.max_body).collect()).await {
+            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Err(_)) => Err((Problem::BodyUnreadable, "the connection ended, or its framing is broken".to_owned())),
+            Err(_) => {
+                let limit = humantime::format_duration(self.body_timeout);
+                Err((Problem::RequestTimeout, format!("the body took longer than {limit}")))
+            }
+        }
+    }
+}
+
+/// The trace context of a request, where it has the form of W3C Trace Context level 1.
+fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let parts: Vec<&str> = text.split('-').collect();
+    let is_hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+    (lengths == [2, 32, 16, 2] && parts.iter().all(|part| is_hex(part))).then(|| text.to_owned())
+}

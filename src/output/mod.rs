@@ -1,0 +1,208 @@
+//! Outputs: the buses that records are published to.
+//!
+//! A new output is one file with its settings and its [`Output`], and one line in [`KINDS`].
+
+pub mod console;
+pub mod kafka;
+pub mod nats;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use prometheus::Gauge;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::event::{Event, Mode};
+use crate::route::Template;
+use crate::telemetry::Seldom;
+use crate::telemetry::metrics::Metrics;
+
+/// The kinds of outputs, as `kind` names them.
+pub const KINDS: &[&str] = &["kafka", "nats", "console"];
+
+/// How often an output that stays down says so again.
+const REMIND: Duration = Duration::from_secs(300);
+
+/// What is published: an event and where it goes.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// The event.
+    pub event: Arc<Event>,
+    /// Topic or subject.
+    pub topic: String,
+    /// Key, where the bus has keys.
+    pub key: Option<String>,
+    /// Layout, where the destination names one.
+    pub mode: Option<Mode>,
+}
+
+/// A bus.
+///
+/// `publish` returns when the bus holds the record durably, or with an error whose [`ErrorKind`] says whether trying
+/// again can help. The caller decides about trying again; an output does so only inside the deadline, where its
+/// client library does it by itself. At the deadline it returns [`ErrorKind::TimedOut`]: the record may arrive all
+/// the same. The future may be dropped, which gives up waiting but not necessarily the record. Several run at once;
+/// a full queue inside is waited for, as back-pressure.
+pub trait Output: Send + Sync + fmt::Debug {
+    /// The name the configuration gave it.
+    fn name(&self) -> &str;
+
+    /// Publishes a record.
+    fn publish<'a>(&'a self, record: &'a Record, deadline: Instant) -> BoxFuture<'a, Result<(), PublishError>>;
+
+    /// Whether it is connected.
+    fn health(&self) -> &Health;
+}
+
+/// Why a record was not published, in a closed list: the label `kind` of metrics, and the reason of dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// Not connected, or the bus says that it can't at the moment.
+    Unavailable,
+    /// No answer before the deadline; the record may have arrived.
+    TimedOut,
+    /// The client's queue stayed full until the deadline.
+    QueueFull,
+    /// Larger than the bus takes.
+    TooLarge,
+    /// Refused for what it is.
+    Rejected,
+    /// Refused for who we are.
+    Unauthorized,
+    /// No such topic, or no stream for the subject.
+    NoSuchDestination,
+    /// Refused for how the client is set up.
+    Misconfigured,
+}
+
+impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [ErrorKind; 8] = [
+        ErrorKind::Unavailable,
+        ErrorKind::TimedOut,
+        ErrorKind::QueueFull,
+        ErrorKind::TooLarge,
+        ErrorKind::Rejected,
+        ErrorKind::Unauthorized,
+        ErrorKind::NoSuchDestination,
+        ErrorKind::Misconfigured,
+    ];
+
+    /// The word in metrics and dead letters.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ErrorKind::Unavailable => "unavailable",
+            ErrorKind::TimedOut => "timed_out",
+            ErrorKind::QueueFull => "queue_full",
+            ErrorKind::TooLarge => "too_large",
+            ErrorKind::Rejected => "rejected",
+            ErrorKind::Unauthorized => "unauthorized",
+            ErrorKind::NoSuchDestination => "no_such_destination",
+            ErrorKind::Misconfigured => "misconfigured",
+        }
+    }
+
+    /// Whether the same record may be taken later without anybody's doing.
+    pub fn is_retriable(self) -> bool {
+        matches!(self, ErrorKind::Unavailable | ErrorKind::TimedOut | ErrorKind::QueueFull)
+    }
+}
+
+/// Why a record was not published.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {message}", kind.as_str())]
+pub struct PublishError {
+    /// What to do about it.
+    pub kind: ErrorKind,
+    /// The words of the client or the bus.
+    pub message: String,
+}
+
+impl PublishError {
+    /// An error of a kind with the cause's own words.
+    pub fn new(kind: ErrorKind, message: impl fmt::Display) -> PublishError {
+        PublishError { kind, message: message.to_string() }
+    }
+}
+
+const CONNECTING: u8 = 0;
+const UP: u8 = 1;
+const DOWN: u8 = 2;
+
+/// Whether an output is connected: read by readiness, written by the output, shown as `output_up`.
+#[derive(Debug)]
+pub struct Health {
+    name: String,
+    state: AtomicU8,
+    gauge: Gauge,
+    said: Seldom,
+    doubt: Notify,
+}
+
+impl Health {
+    /// The health of an output that has not connected yet.
+    pub fn new(name: &str, metrics: &Metrics) -> Health {
+        let gauge = metrics.output_up.with_label_values(&[name]);
+        gauge.set(0.0);
+        Health {
+            name: name.to_owned(),
+            state: AtomicU8::new(CONNECTING),
+            gauge,
+            said: Seldom::every(REMIND),
+            doubt: Notify::new(),
+        }
+    }
+
+    /// Whether it has connected and is not known to be down.
+    pub fn is_up(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == UP
+    }
+
+    /// It answered.
+    pub fn up(&self) {
+        if self.state.load(Ordering::Relaxed) != UP && self.state.swap(UP, Ordering::Relaxed) != UP {
+            self.gauge.set(1.0);
+            self.said.reset();
+            tracing::info!(output = %self.name, "output is connected");
+        }
+    }
+
+    /// It doesn't answer, and why: said at once when new, and then seldom.
+    pub fn down(&self, reason: &str) {
+        let before = self.state.load(Ordering::Relaxed);
+        // An output that never was connected is still connecting, but its trouble is told.
+        if before == UP {
+            self.state.store(DOWN, Ordering::Relaxed);
+            self.gauge.set(0.0);
+        }
+        if self.said.is_due("down") {
+            tracing::warn!(output = %self.name, reason, "output is down; connecting goes on");
+        }
+    }
+
+    /// Something points to trouble: whoever watches the output should look.
+    pub fn suspect(&self) {
+        self.doubt.notify_one();
+    }
+
+    /// Waits until the output is suspected, at most the given time.
+    pub async fn suspected(&self, at_most: Duration) {
+        let _ = tokio::time::timeout(at_most, self.doubt.notified()).await;
+    }
+}
+
+/// Checks the topic of a destination against the rules of an output's kind.
+///
+/// # Errors
+/// A phrase with the rule that is broken.
+pub fn check_topic(kind: &str, topic: &Template, type_prefix: &str) -> Result<(), String> {
+    match kind {
+        "kafka" => kafka::check_topic(topic, type_prefix),
+        "nats" => nats::check_topic(topic),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,210 @@
+//! The index behind [`super::Router::decide`]: for each attribute, the set of routes that a value fits.
+//!
+//! A route that doesn't ask for an attribute is in the set of every value. The sets of all attributes asked for are
+//! intersected through their summaries first (one bit for each 64 routes), so that words without a common route are
+//! never looked at. What a filter demands at its top is indexed like `match`; the rest of it is tried on the few
+//! routes that are left.
+
+use std::collections::HashMap;
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+
+use crate::event::{Attribute, Event};
+
+use super::{Filter, Pattern, Route};
+
+/// A set of route indices with a summary of its non-empty words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Routes {
+    words: Vec<u64>,
+    summary: Vec<u64>,
+}
+
+impl Routes {
+    fn with_room_for(count: usize) -> Routes {
+        let words = count.div_ceil(64);
+        Routes { words: vec![0; words], summary: vec![0; words.div_ceil(64)] }
+    }
+
+    fn insert(&mut self, index: usize) {
+        self.words[index / 64] |= 1 << (index % 64);
+        self.summary[index / 4096] |= 1 << (index / 64 % 64);
+    }
+
+    fn add(&mut self, other: &Routes) {
+        for (mine, theirs) in self.words.iter_mut().zip(&other.words) {
+            *mine |= theirs;
+        }
+        for (mine, theirs) in self.summary.iter_mut().zip(&other.summary) {
+            *mine |= theirs;
+        }
+    }
+}
+
+/// One attribute that routes ask for.
+#[derive(Debug)]
+struct Column {
+    attribute: &'static Attribute,
+    /// Routes that don't ask for it: all that is left where the event doesn't have it, too.
+    indifferent: Routes,
+    /// Routes by the whole value, the indifferent ones included.
+    exact: HashMap<String, Routes>,
+    globs: GlobSet,
+    /// Routes of each glob.
+    by_glob: Vec<Routes>,
+}
+
+impl Column {
+    fn new(attribute: &'static Attribute, demands: &[Vec<Demand<'_>>]) -> Column {
+        let count = demands.len();
+        let mut column = Column {
+            attribute,
+            indifferent: Routes::with_room_for(count),
+            exact: HashMap::new(),
+            globs: GlobSet::empty(),
+            by_glob: Vec::new(),
+        };
+        let mut globs: Vec<(Glob, Routes)> = Vec::new();
+        for (index, demands) in demands.iter().enumerate() {
+            // Of several demands on one attribute the first is indexed; the others are tried with the filter.
+            let Some(demand) = demands.iter().find(|demand| std::ptr::eq(demand.attribute, attribute)) else {
+                column.indifferent.insert(index);
+                continue;
+            };
+            for pattern in &demand.patterns {
+                match pattern {
+                    Wanted::Exact(value) => column
+                        .exact
+                        .entry((*value).to_owned())
+                        .or_insert_with(|| Routes::with_room_for(count))
+                        .insert(index),
+                    Wanted::Glob(glob) => match globs.iter_mut().find(|(known, _)| known == glob) {
+                        Some((_, routes)) => routes.insert(index),
+                        None => {
+                            let mut routes = Routes::with_room_for(count);
+                            routes.insert(index);
+                            globs.push((glob.clone(), routes));
+                        }
+                    },
+                }
+            }
+        }
+        for routes in column.exact.values_mut() {
+            routes.add(&column.indifferent);
+        }
+        let mut builder = GlobSetBuilder::new();
+        for (glob, routes) in globs {
+            builder.add(glob);
+            column.by_glob.push(routes);
+        }
+        // Each glob was compiled alone before; together they could only be too many for one automaton, and then
+        // none of them would match, so that this must be loud.
+        column.globs = builder.build().expect("globs that compile alone compile together");
+        column
+    }
+
+    fn routes<'c>(&'c self, event: &Event, own: &'c mut Routes) -> &'c Routes {
+        let Some(value) = event.get(self.attribute) else { return &self.indifferent };
+        let exact = self.exact.get(value).unwrap_or(&self.indifferent);
+        if self.by_glob.is_empty() {
+            return exact;
+        }
+        let matching = self.globs.matches(value);
+        if matching.is_empty() {
+            return exact;
+        }
+        own.clone_from(exact);
+        for glob in matching {
+            own.add(&self.by_glob[glob]);
+        }
+        own
+    }
+}
+
+/// What one route demands of one attribute: one of several patterns.
+struct Demand<'r> {
+    attribute: &'static Attribute,
+    patterns: Vec<Wanted<'r>>,
+}
+
+enum Wanted<'r> {
+    Exact(&'r str),
+    Glob(Glob),
+}
+
+impl<'r> Demand<'r> {
+    fn of_route(route: &'r Route) -> Vec<Demand<'r>> {
+        let matches = route.matches.iter().map(|(attribute, patterns)| Demand {
+            attribute,
+            patterns: patterns
+                .iter()
+                .map(|pattern| match pattern {
+                    Pattern::Exact(text) => Wanted::Exact(text),
+                    Pattern::Glob(glob) => Wanted::Glob(glob.glob().clone()),
+                })
+                .collect(),
+        });
+        let required = route.filter.iter().flat_map(Filter::required).filter_map(|filter| {
+            let (attribute, wanted) = match filter {
+                Filter::Exact(attribute, text) => (*attribute, Wanted::Exact(text.as_str())),
+                Filter::Prefix(attribute, text) => (*attribute, Wanted::Glob(Self::glob(text, "", "*")?)),
+                Filter::Suffix(attribute, text) => (*attribute, Wanted::Glob(Self::glob(text, "*", "")?)),
+                Filter::All(_) | Filter::Any(_) | Filter::Not(_) => return None,
+            };
+            Some(Demand { attribute, patterns: vec![wanted] })
+        });
+        matches.chain(required).collect()
+    }
+
+    fn glob(text: &str, before: &str, behind: &str) -> Option<Glob> {
+        Glob::new(&format!("{before}{}{behind}", globset::escape(text))).ok()
+    }
+}
+
+/// The index of a list of routes.
+#[derive(Debug)]
+pub(super) struct Index {
+    count: usize,
+    columns: Vec<Column>,
+}
+
+impl Index {
+    pub(super) fn new(routes: &[Route]) -> Index {
+        let demands: Vec<Vec<Demand<'_>>> = routes.iter().map(Demand::of_route).collect();
+        let mut attributes: Vec<&'static Attribute> = Vec::new();
+        for demand in demands.iter().flatten() {
+            if !attributes.iter().any(|known| std::ptr::eq(*known, demand.attribute)) {
+                attributes.push(demand.attribute);
+            }
+        }
+        let columns = attributes.into_iter().map(|attribute| Column::new(attribute, &demands)).collect();
+        Index { count: routes.len(), columns }
+    }
+
+    /// Visits the routes whose indexed conditions hold, in order, until the visitor says false.
+    pub(super) fn visit(&self, event: &Event, mut visitor: impl FnMut(usize) -> bool) {
+        let mut own: Vec<Routes> = vec![Routes::default(); self.columns.len()];
+        let sets: Vec<&Routes> =
+            self.columns.iter().zip(&mut own).map(|(column, own)| column.routes(event, own)).collect();
+        for block in 0..self.count.div_ceil(4096) {
+            let mut summary = sets.iter().fold(u64::MAX, |left, set| left & set.summary[block]);
+            while summary != 0 {
+                let word = block * 64 + summary.trailing_zeros() as usize;
+                summary &= summary - 1;
+                if word * 64 >= self.count {
+                    return;
+                }
+                let room = (self.count - word * 64).min(64);
+                let all = if room == 64 { u64::MAX } else { (1 << room) - 1 };
+                let mut routes = sets.iter().fold(all, |left, set| left & set.words[word]);
+                while routes != 0 {
+                    let index = word * 64 + routes.trailing_zeros() as usize;
+                    routes &= routes - 1;
+                    if !visitor(index) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}

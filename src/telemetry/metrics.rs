@@ -1,0 +1,169 @@
+//! The metrics, in one table that registers them and that docs and tests read.
+//!
+//! No label takes a value that a callback can invent: event types outside the catalogue are `other`.
+
+use prometheus::{
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    process_collector::ProcessCollector,
+};
+
+/// What every metric's name starts with.
+pub const PREFIX: &str = "apsara_bridge_";
+
+/// Bounds of latencies, in seconds: from a fast broker's ack to past the time IMS waits.
+const LATENCY: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+/// Bounds of an event's age, in seconds: from at once to a day in a queue.
+const AGE: &[f64] = &[0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0];
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Metric {
+    /// Name without [`PREFIX`].
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// What it counts.
+    pub help: &'static str,
+}
+
+trait Build: Sized {
+    const KIND: &'static str;
+    fn build(metric: &Metric, bounds: &[f64]) -> prometheus::Result<Self>;
+}
+
+fn opts(metric: &Metric) -> Opts {
+    Opts::new(format!("{PREFIX}{}", metric.name), metric.help)
+}
+
+impl Build for IntCounterVec {
+    const KIND: &'static str = "counter";
+    fn build(metric: &Metric, _: &[f64]) -> prometheus::Result<Self> {
+        IntCounterVec::new(opts(metric), metric.labels)
+    }
+}
+
+impl Build for GaugeVec {
+    const KIND: &'static str = "gauge";
+    fn build(metric: &Metric, _: &[f64]) -> prometheus::Result<Self> {
+        GaugeVec::new(opts(metric), metric.labels)
+    }
+}
+
+impl Build for IntGauge {
+    const KIND: &'static str = "gauge";
+    fn build(metric: &Metric, _: &[f64]) -> prometheus::Result<Self> {
+        IntGauge::with_opts(opts(metric))
+    }
+}
+
+impl Build for HistogramVec {
+    const KIND: &'static str = "histogram";
+    fn build(metric: &Metric, bounds: &[f64]) -> prometheus::Result<Self> {
+        HistogramVec::new(HistogramOpts::from(opts(metric)).buckets(bounds.to_vec()), metric.labels)
+    }
+}
+
+macro_rules! metrics {
+    ($($name:ident: $kind:ident [$($label:literal),*] $(in $bounds:ident)? = $help:literal;)*) => {
+        /// Every metric of the bridge, beside the process's own.
+        pub const METRICS: &[Metric] = &[$(Metric {
+            name: stringify!($name),
+            kind: <$kind as Build>::KIND,
+            labels: &[$($label),*],
+            help: $help,
+        },)*];
+
+        /// The metrics of one running bridge.
+        #[derive(Clone, Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            $(#[doc = $help] pub $name: $kind,)*
+        }
+
+        impl Metrics {
+            fn registered(registry: Registry) -> prometheus::Result<Metrics> {
+                let mut rows = METRICS.iter();
+                $(
+                    let $name = {
+                        let bounds: &[f64] = [$($bounds)?].first().copied().unwrap_or(&[]);
+                        let row = rows.next().ok_or(prometheus::Error::AlreadyReg)?;
+                        let metric = $kind::build(row, bounds)?;
+                        registry.register(Box::new(metric.clone()))?;
+                        metric
+                    };
+                )*
+                Ok(Metrics { registry, $($name,)* })
+            }
+        }
+    };
+}
+
+metrics! {
+    callbacks_total: IntCounterVec ["input", "outcome"] = "Callbacks by what became of them; each is counted once.";
+    not_accepted_total: IntCounterVec ["input", "reason"] = "Requests answered without being taken as a callback, by reason.";
+    events_total: IntCounterVec ["dialect", "type", "status"] = "Events made of callbacks.";
+    callback_duration_seconds: HistogramVec ["input"] in LATENCY = "Time from a callback's receipt to its outcome.";
+    event_age_seconds: HistogramVec ["dialect"] in AGE = "Time from Alibaba's EventTime to the last bus acknowledgement.";
+    last_event_timestamp_seconds: GaugeVec ["input"] = "Unix time of the last callback taken: silence shows a broken input.";
+    unauthorized_total: IntCounterVec ["endpoint", "reason"] = "Requests whose signature was missing or wrong.";
+    route_matches_total: IntCounterVec ["route"] = "Events a route took.";
+    published_total: IntCounterVec ["output"] = "Records the bus has acknowledged.";
+    publish_failures_total: IntCounterVec ["output", "kind"] = "Records that could not be published, by kind of error.";
+    publish_duration_seconds: HistogramVec ["output"] in LATENCY = "Time from handing a record to the client to the bus's answer.";
+    output_up: GaugeVec ["output"] = "1 while the output is connected, 0 while it is not.";
+    in_flight: IntGauge [] = "Callbacks between receipt and outcome.";
+    dead_letters_total: IntCounterVec ["reason"] = "Events that could not be published as they are, by reason.";
+    build_info: GaugeVec ["version"] = "Always 1; the label tells the version.";
+}
+
+impl Metrics {
+    /// Metrics in a registry of their own, so that several bridges can run in one process.
+    pub fn new() -> Metrics {
+        let registry = Registry::new();
+        // Names are unique by the table and legal by a test; no other registrations reach this registry.
+        let metrics = Metrics::registered(registry).expect("the table of metrics is valid");
+        let _ = metrics.registry.register(Box::new(ProcessCollector::for_self()));
+        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        metrics
+    }
+
+    /// The text that Prometheus reads (exposition format 0.0.4).
+    ///
+    /// # Errors
+    /// When a collector gave a family that can't be written.
+    pub fn text(&self) -> prometheus::Result<String> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+/// Sets a gauge to the present Unix time.
+pub fn set_to_now(gauge: &Gauge) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    gauge.set(now.as_secs_f64());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_and_what_is_exported_are_one() {
+        let metrics = Metrics::new();
+        metrics.in_flight.set(3);
+        let text = metrics.text().expect("can be written");
+        assert!(text.contains("# TYPE apsara_bridge_in_flight gauge\napsara_bridge_in_flight 3\n"), "{text}");
+        assert!(text.contains("process_resident_memory_bytes"), "{text}");
+        for metric in METRICS {
+            assert!(!metric.help.is_empty() && metric.kind != "counter" || metric.name.ends_with("_total"));
+        }
+    }
+}
