@@ -276,10 +276,11 @@ impl<'a> Reader<'a> {
             b'[' if levels > 0 => self.array(levels - 1),
             b'{' | b'[' => Err(JsonError::TooDeep { byte: self.byte() }),
             b'-' | b'0'..=b'9' => self.number(),
-            b'a'..=b'z' => match self.lexer.null_or_bool() {
-                Some(value) => Ok(value.map_or(Json::Null, Json::Bool)),
-                None => Err(self.syntax("a value was expected")),
-            },
+            b'a'..=b'z' => {
+                let byte = self.byte();
+                let word = self.lexer.null_or_bool().map(|value| value.map_or(Json::Null, Json::Bool));
+                word.ok_or_else(|| JsonError::Syntax { byte, expected: "a value was expected".to_owned() })
+            }
             _ => Err(self.syntax("a value was expected")),
         }
     }

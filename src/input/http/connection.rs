@@ -120,7 +120,8 @@ where
         .header_read_timeout(IDLE_TIMEOUT)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), answer);
-    let mut told_to_stop = false;
+    // A connection opened meanwhile would be closed before its request is read: that one is answered with 503.
+    let mut told_to_stop = stopping.is_cancelled();
     loop {
         tokio::select! {
             result = &mut connection => {

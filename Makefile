@@ -1,0 +1,28 @@
+# What one does with this repository. Everything behind it is plain cargo; make only brings the tools first.
+
+CARGO ?= cargo
+SETUP := tests/support/setup
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench tools clean-tools
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: ## show the bridge at work, with an embedded Kafka and sample callbacks
+	@$(SETUP) build
+	$(CARGO) run -- demo
+
+test: ## run all tests, against a real Kafka and NATS
+	@$(SETUP) build kafka nats kcat promtool judges
+	$(CARGO) test
+
+bench: ## run the benchmarks
+	@$(SETUP) build kafka nats wrk
+	$(CARGO) bench
+
+tools: ## install whatever any of these needs
+	@$(SETUP) build kafka nats kcat promtool judges wrk
+
+clean-tools: ## remove what was installed into .tools
+	rm -rf .tools

@@ -1,0 +1,315 @@
+//! Callbacks by HTTP: who is let in, what is answered, how slow and many may come, and how it stops.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::support::bridge::{
+    Client, KEY, TestBridge, URL, callback, headers_signed_at, http_input, raw, signed_headers,
+};
+use crate::support::certificates::Certificates;
+use crate::support::eventually;
+
+/// Routes that need no broker: everything is dropped, which is answered with 200 too.
+const DROP: &str = "[outputs.console]\nkind = 'console'\n[[routes]]\nname = 'all'\ndrop = true\n";
+
+async fn dropping(http: &str) -> TestBridge {
+    TestBridge::start(&format!("{}{DROP}", http_input(http))).await
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs()
+}
+
+#[tokio::test]
+async fn a_signed_callback_is_answered_with_200_and_nothing_else() {
+    let bridge = dropping("").await;
+    for family in ["VOD", "ICE"] {
+        let answer = bridge.post_with(callback("a"), &signed_headers(family)).await;
+        assert_eq!((answer.status.as_u16(), answer.body.len()), (200, 0), "{answer:?}");
+    }
+    assert_eq!(bridge.metric(r#"apsara_bridge_callbacks_total{input="http",outcome="dropped"}"#), 2.0);
+    assert_eq!(bridge.stop().await, 0);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_answered_in_a_problem_document() {
+    let bridge = dropping("max_body = '1KiB'").await;
+    let signed = signed_headers("VOD");
+    let with = |name: &str, value: &str| {
+        let mut headers = signed.clone();
+        headers.push((name.to_owned(), value.to_owned()));
+        headers
+    };
+    let mut client = Client::connect(bridge.input).await;
+    let mut told = Vec::new();
+    for (status, problem, answer) in [
+        (404, "no-such-path", client.post("/elsewhere", "", &signed).await),
+        (405, "method-not-allowed", client.request("GET", "/callbacks", "", &signed).await),
+        (401, "not-signed", client.post("/callbacks", callback("a"), &[]).await),
+        (
+            401,
+            "signature-stale",
+            client.post("/callbacks", callback("a"), &headers_signed_at("VOD", URL, now() - 400, KEY)).await,
+        ),
+        (
+            401,
+            "signature-from-future",
+            client.post("/callbacks", callback("a"), &headers_signed_at("ICE", URL, now() + 400, KEY)).await,
+        ),
+        (
+            401,
+            "signature-wrong",
+            client.post("/callbacks", callback("a"), &headers_signed_at("VOD", URL, now(), "OtherKey1")).await,
+        ),
+        (
+            401,
+            "signed-for-another-url",
+            client
+                .post(
+                    "/callbacks",
+                    callback("a"),
+                    &headers_signed_at("VOD", "http://media.example.com/callbacks", now(), KEY),
+                )
+                .await,
+        ),
+        (
+            401,
+            "signature-malformed",
+            client.post("/callbacks", callback("a"), &[("X-VOD-SIGNATURE".to_owned(), "00".to_owned())]).await,
+        ),
+        (415, "encoding-not-supported", client.post("/callbacks", "x", &with("content-encoding", "gzip")).await),
+        (400, "not-a-callback", client.post("/callbacks", "hello", &signed).await),
+        (400, "not-a-callback", client.post("/callbacks", r#"{"State":"Success","JobId":"1"}"#, &signed).await),
+        (413, "body-too-large", client.post("/callbacks", vec![b' '; 1025], &signed).await),
+    ] {
+        let (slug, detail) = answer.problem();
+        assert_eq!((answer.status.as_u16(), slug.as_str()), (status, problem), "{detail}");
+        assert!(!detail.contains(KEY) && !String::from_utf8_lossy(&answer.body).contains(KEY));
+        if status == 405 {
+            assert_eq!(answer.headers["allow"], "POST");
+        }
+        told.push(detail);
+    }
+    assert_eq!(told[9], "not valid JSON at byte 0: a value was expected");
+    assert!(told[10].contains("`EventType` is missing; the body looks like a message of ApsaraVideo Media Processing"));
+    assert_eq!(bridge.metric(r#"apsara_bridge_unauthorized_total{endpoint="/callbacks",reason="not_signed"}"#), 1.0);
+    assert_eq!(bridge.metric(r#"apsara_bridge_callbacks_total{input="http",outcome="not_accepted"}"#), 12.0);
+    assert_eq!(bridge.metric(r#"apsara_bridge_not_accepted_total{input="http",reason="body_too_large"}"#), 1.0);
+    bridge.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_is_capped_while_it_comes() {
+    let bridge = dropping("max_body = '1KiB'").await;
+    let headers: String = signed_headers("VOD").iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let chunk = format!("400\r\n{}\r\n", "x".repeat(1024));
+    let request = format!(
+        "POST /callbacks HTTP/1.1\r\nhost: x\r\n{headers}transfer-encoding: chunked\r\n\r\n{}0\r\n\r\n",
+        chunk.repeat(3)
+    );
+    let answer = raw(bridge.input, &request).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    bridge.stop().await;
+}
+
+#[tokio::test]
+async fn connections_are_kept_alive() {
+    let bridge = dropping("").await;
+    let mut client = Client::connect(bridge.input).await;
+    for id in 0..100 {
+        let answer = client.post("/callbacks", callback(&id.to_string()), &signed_headers("VOD")).await;
+        assert_eq!(answer.status.as_u16(), 200);
+        assert!(!answer.headers.contains_key("connection"));
+    }
+    bridge.stop().await;
+}
+
+#[tokio::test]
+async fn slow_requests_are_ended_and_told() {
+    let bridge = dropping("header_timeout = '300ms'\nbody_timeout = '300ms'").await;
+    let headers: String = signed_headers("VOD").iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let slow_head = raw(bridge.input, "POST /callbacks HTTP/1.1\r\nhost: x\r\n").await;
+    assert!(slow_head.starts_with("HTTP/1.1 408 "), "{slow_head}");
+    let body = format!("POST /callbacks HTTP/1.1\r\nhost: x\r\n{headers}content-length: 10\r\n\r\n{{");
+    let slow_body = raw(bridge.input, &body).await;
+    assert!(slow_body.starts_with("HTTP/1.1 408 "), "{slow_body}");
+    assert_eq!(raw(bridge.input, "").await, "", "a connection that says nothing is closed without a word");
+    assert_eq!(bridge.metric(r#"apsara_bridge_not_accepted_total{input="http",reason="request_timeout"}"#), 2.0);
+
+    // A slow head on a connection that was used before, and a connection that only is idle.
+    let mut stream = TcpStream::connect(bridge.input).await.expect("the bridge listens");
+    let callback = callback("a");
+    let good =
+        format!("POST /callbacks HTTP/1.1\r\nhost: x\r\n{headers}content-length: {}\r\n\r\n{callback}", callback.len());
+    let mut answer = [0; 512];
+    for round in 0..2 {
+        stream.write_all(good.as_bytes()).await.expect("written");
+        let length = stream.read(&mut answer).await.expect("read");
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200 "), "round {round}");
+        if round == 0 {
+            // Longer than the time a head may take: an idle connection is not a slow one.
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+    }
+    stream.write_all(b"POST /call").await.expect("written");
+    let length = stream.read(&mut answer).await.expect("read");
+    assert!(answer[..length].starts_with(b"HTTP/1.1 408 "));
+    bridge.stop().await;
+}
+
+/// Opens a request whose body never ends, and waits until it has its place.
+async fn occupy(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("the bridge listens");
+    let headers: String = signed_headers("VOD").iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head =
+        format!("POST /callbacks HTTP/1.1\r\nhost: x\r\n{headers}expect: 100-continue\r\ncontent-length: 10\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("written");
+    let mut answer = [0; 64];
+    let length = stream.read(&mut answer).await.expect("read");
+    assert!(answer[..length].starts_with(b"HTTP/1.1 100 "), "the body is asked for when the request has its place");
+    stream
+}
+
+#[tokio::test]
+async fn too_many_requests_are_refused() {
+    let bridge = dropping("max_in_flight = 1").await;
+    let occupant = occupy(bridge.input).await;
+    let answer = bridge.post(callback("a")).await;
+    assert_eq!((answer.status.as_u16(), answer.problem().0.as_str()), (503, "too-many-requests"));
+    assert_eq!(answer.headers["retry-after"], "1");
+    drop(occupant);
+    eventually("room again", Duration::from_secs(5), async || {
+        (bridge.post(callback("a")).await.status.as_u16() == 200).then_some(())
+    })
+    .await;
+    bridge.stop().await;
+}
+
+#[tokio::test]
+async fn too_many_connections_are_refused() {
+    let bridge = dropping("max_connections = 1").await;
+    let occupant = occupy(bridge.input).await;
+    let answer = raw(bridge.input, "").await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("too-many-requests"), "{answer}");
+    drop(occupant);
+    eventually("room again", Duration::from_secs(5), async || {
+        raw(bridge.input, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            .await
+            .starts_with("HTTP/1.1 404 ")
+            .then_some(())
+    })
+    .await;
+    bridge.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_finishes_what_is_under_way_and_takes_nothing_new() {
+    let mut bridge = dropping("").await;
+    let mut occupant = occupy(bridge.input).await;
+    let mut idle = Client::connect(bridge.input).await;
+    assert_eq!(idle.post("/callbacks", callback("a"), &signed_headers("VOD")).await.status.as_u16(), 200);
+    bridge.begin_stop();
+    eventually("new requests are refused", Duration::from_secs(5), async || {
+        let answer = bridge.post(callback("b")).await;
+        (answer.status.as_u16() == 503).then(|| {
+            assert_eq!(answer.problem().0, "stopping");
+            assert_eq!(answer.headers["connection"], "close");
+        })
+    })
+    .await;
+    occupant.write_all(b"0123456789").await.expect("written");
+    let mut answer = Vec::new();
+    occupant.read_to_end(&mut answer).await.expect("read");
+    assert!(answer.starts_with(b"HTTP/1.1 400 "), "the request under way has its answer");
+    assert_eq!(bridge.stop().await, 0);
+}
+
+#[tokio::test]
+async fn a_key_in_a_file_is_changed_without_a_restart() {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(b"OldKey1\n").expect("written");
+    let bridge = TestBridge::start(&format!(
+        "[inputs.http]\nkind = 'http'\nlisten = '127.0.0.1:0'\n[[inputs.http.endpoints]]\nurls = ['{URL}']\n\
+         keys = [{{ file = '{}' }}]\n{DROP}",
+        file.path().display()
+    ))
+    .await;
+    let status = async |key: &str| {
+        bridge.post_with(callback("a"), &headers_signed_at("VOD", URL, now(), key)).await.status.as_u16()
+    };
+    assert_eq!((status("OldKey1").await, status("NewKey2").await), (200, 401));
+    std::fs::write(file.path(), "NewKey2").expect("written");
+    eventually("the new key is read", Duration::from_secs(10), async || (status("NewKey2").await == 200).then_some(()))
+        .await;
+    assert_eq!(status("OldKey1").await, 401);
+    bridge.stop().await;
+}
+
+#[tokio::test]
+async fn https_is_taken_and_the_certificate_is_renewed_without_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let certificates = Certificates::make(folder.path());
+    let (cert, key) = (folder.path().join("serving.pem"), folder.path().join("serving.key"));
+    std::fs::copy(&certificates.server, &cert).expect("copied");
+    std::fs::copy(&certificates.server_key, &key).expect("copied");
+    let tls = format!("tls = {{ cert_file = '{}', key_file = '{}' }}", cert.display(), key.display());
+    let bridge = dropping(&tls).await;
+    let post = async |authority: &std::path::Path| -> Result<u16, std::io::Error> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(authority).expect("a certificate")).expect("an authority");
+        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("protocol versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = TcpStream::connect(bridge.input).await?;
+        let name = ServerName::try_from("localhost").expect("a name");
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        let answer = Client::over(stream).await.post("/callbacks", callback("a"), &signed_headers("VOD")).await;
+        Ok(answer.status.as_u16())
+    };
+    assert_eq!(post(&certificates.authority).await.expect("a TLS connection"), 200);
+    let other = tempfile::tempdir().expect("a folder");
+    let renewed = Certificates::make(other.path());
+    assert!(post(&renewed.authority).await.is_err(), "another authority is not what it serves");
+    std::fs::copy(&renewed.server, &cert).expect("copied");
+    std::fs::copy(&renewed.server_key, &key).expect("copied");
+    eventually("the new certificate serves", Duration::from_secs(10), async || {
+        post(&renewed.authority).await.ok().filter(|status| *status == 200).map(|_| ())
+    })
+    .await;
+    bridge.stop().await;
+}
+
+#[tokio::test]
+async fn probes_and_metrics_have_a_listener_of_their_own() {
+    let mut bridge = dropping("").await;
+    let mut client = Client::connect(bridge.admin).await;
+    for (path, expected) in [("/healthz", "ok\n"), ("/readyz", "ready\n")] {
+        let answer = client.request("GET", path, "", &[]).await;
+        assert_eq!((answer.status.as_u16(), answer.body.as_ref()), (200, expected.as_bytes()));
+    }
+    let metrics = client.request("GET", "/metrics", "", &[]).await;
+    assert_eq!(metrics.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    assert_eq!(client.request("POST", "/metrics", "", &[]).await.status.as_u16(), 405);
+    assert_eq!(client.request("GET", "/callbacks", "", &[]).await.status.as_u16(), 404);
+    let occupant = occupy(bridge.input).await;
+    bridge.begin_stop();
+    eventually("not ready any more", Duration::from_secs(5), async || {
+        let answer = client.request("GET", "/readyz", "", &[]).await;
+        (answer.status.as_u16() == 503).then(|| assert_eq!(answer.body.as_ref(), b"stopping\n"))
+    })
+    .await;
+    drop(occupant);
+    bridge.stop().await;
+}

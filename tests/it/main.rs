@@ -1,0 +1,14 @@
+//! The integration tests: one binary, so that it is linked once and its tests share one broker of each kind.
+//!
+//! Layout: `support_*` prove the support code itself (brokers that restart, judges that refuse), since whatever the
+//! other tests say rests on it.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod http;
+mod normalize;
+mod support_judges;
+mod support_kafka;
+mod support_nats;
+mod support_process;

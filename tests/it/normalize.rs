@@ -1,0 +1,532 @@
+//! From a callback's bytes to its event: the reviewed envelope of every sample, the properties that hold for any
+//! payload, and the defined end of odd input.
+
+use std::borrow::Cow;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use apsara_bridge::dialect::{Catalogue, Normalized, Normalizer, NotACallback, Origin};
+use apsara_bridge::event::json::Json;
+use apsara_bridge::event::{
+    ACCOUNTID, ATTRIBUTES, DATASCHEMA, DEFAULT_TYPE_PREFIX, DIALECT, Event, ID, MAX_ATTRIBUTE_BYTES, MEDIAID, SOURCE,
+    STATUS, SUBJECT, TIME, TYPE,
+};
+use proptest::collection::{hash_map, vec};
+use proptest::prelude::*;
+use time::macros::datetime;
+
+fn normalizer() -> &'static Normalizer {
+    static NORMALIZER: LazyLock<Normalizer> =
+        LazyLock::new(|| Normalizer::new(Catalogue::built_in(), DEFAULT_TYPE_PREFIX));
+    &NORMALIZER
+}
+
+fn try_normalize(body: &[u8]) -> Result<Normalized, NotACallback> {
+    normalizer().normalize(body, &Origin::at(datetime!(2026-01-02 03:04:05.678 UTC)))
+}
+
+fn normalize(body: impl AsRef<[u8]>) -> Event {
+    try_normalize(body.as_ref()).expect("must be a callback").event
+}
+
+fn refusal(body: impl AsRef<[u8]>) -> String {
+    try_normalize(body.as_ref()).expect_err("must be refused").to_string()
+}
+
+fn data(event: &Event) -> Json<'_> {
+    Json::parse_within(event.data(), usize::MAX).expect("data is JSON")
+}
+
+fn envelope(event: &Event) -> String {
+    let json = event.to_json();
+    let mut text = Vec::new();
+    Json::parse_within(&json, usize::MAX).expect("the envelope is JSON").write_pretty(0, &mut text);
+    String::from_utf8(text).expect("the envelope is UTF-8")
+}
+
+fn fixtures(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(folder);
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(folder).expect("the folder").map(|file| file.expect("a file").path()).collect();
+    files.sort();
+    files
+}
+
+fn vod(event_type: &str, members: &str) -> String {
+    let separator = if members.is_empty() { "" } else { "," };
+    format!(r#"{{"EventType":"{event_type}","EventTime":"2026-01-01T00:00:00Z"{separator}{members}}}"#)
+}
+
+fn ims(event_type: &str, members: &str) -> String {
+    format!(
+        r#"{{"EventType":"{event_type}","UserId":1833220977560000,"EventTime":"2026-01-01T00:00:00Z","MessageBody":{{{members}}}}}"#
+    )
+}
+
+fn status(body: &str) -> String {
+    normalize(body).get(&STATUS).expect("every event has a status").to_owned()
+}
+
+#[test]
+fn every_sample_becomes_its_reviewed_envelope() {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("../fixtures/envelopes");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| {
+        for file in fixtures("callbacks") {
+            let name = file.file_stem().expect("a name").to_string_lossy().into_owned();
+            insta::assert_snapshot!(name, envelope(&normalize(fs::read(&file).expect("readable"))));
+        }
+    });
+}
+
+#[test]
+fn every_event_of_the_catalogue_is_recognized_by_its_shape() {
+    for entry in normalizer().catalogue().events() {
+        let id = r#""MediaId":"m-1","JobId":"j-1","TaskId":"t-1""#;
+        let body = match entry.dialect.as_str() {
+            "vod" => vod(&entry.name, id),
+            _ => ims(&entry.name, id),
+        };
+        let normalized = try_normalize(body.as_bytes()).expect("must be a callback");
+        assert!(normalized.event_type.is_some(), "{}", entry.name);
+        let event = &normalized.event;
+        assert_eq!(event.get(&DIALECT), Some(entry.dialect.as_str()));
+        assert_eq!(event.get(&TYPE), Some(format!("{DEFAULT_TYPE_PREFIX}{}", entry.name).as_str()));
+        assert!(event.get(&SUBJECT).is_some(), "{}", entry.name);
+        assert_eq!(event.get(&ACCOUNTID).is_some(), entry.dialect.as_str() == "ims");
+    }
+}
+
+#[test]
+fn the_names_that_both_dialects_have_come_out_right_in_each() {
+    let both = [
+        "FileUploadComplete",
+        "UploadByURLComplete",
+        "ImageUploadComplete",
+        "AttachedMediaUploadComplete",
+        "CreateAuditComplete",
+        "DeleteMediaComplete",
+        "MediaBaseChangeComplete",
+        "VideoAnalysisComplete",
+        "SnapshotComplete",
+        "DynamicImageComplete",
+        "TranscodeComplete",
+        "AIMediaAuditComplete",
+        "ProduceMediaComplete",
+    ];
+    for name in both {
+        let flat = normalize(vod(name, r#""Status":"fail","MediaId":"m","Size":"12""#));
+        let nested = normalize(ims(name, r#""Status":"Fail","MediaId":"m","Size":12"#));
+        assert_eq!((flat.get(&SOURCE), nested.get(&SOURCE)), (Some("acs:vod"), Some("acs:ims")), "{name}");
+        assert_ne!(flat.id(), nested.id());
+        for event in [&flat, &nested] {
+            assert_eq!(event.get(&STATUS), Some("failure"), "{name}");
+            assert_eq!(event.get(&MEDIAID), Some("m"), "{name}");
+            assert_eq!(data(event).get("size").map(ToString::to_string).as_deref(), Some("12"), "{name}");
+        }
+        let schema = |dialect: &str| format!("urn:apsara-bridge:schema:{dialect}:{name}:1");
+        assert_eq!(flat.get(&DATASCHEMA), Some(schema("vod").as_str()));
+        assert_eq!(nested.get(&DATASCHEMA), Some(schema("ims").as_str()));
+    }
+}
+
+#[test]
+fn the_status_is_found_where_it_hides() {
+    let streams = |words: &[&str]| {
+        let streams: Vec<String> = words.iter().map(|word| format!(r#"{{"Status":"{word}"}}"#)).collect();
+        vod("TranscodeComplete", &format!(r#""Status":"success","VideoId":"v","StreamInfos":[{}]"#, streams.join(",")))
+    };
+    assert_eq!(status(&streams(&["success", "success"])), "success");
+    assert_eq!(status(&streams(&["success", "fail"])), "partial");
+    assert_eq!(status(&streams(&["fail", "fail"])), "failure");
+    let encoded = r#""Status":"success","StreamInfos":"[{\"Status\":\"success\"},{\"Status\":\"fail\"}]""#;
+    assert_eq!(status(&vod("TranscodeComplete", encoded)), "partial", "also where the parts are JSON in a string");
+    let jobs =
+        |word: &str, parts: &str| ims("TranscodeParentComplete", &format!(r#""Status":"{word}","Jobs":[{parts}]"#));
+    assert_eq!(status(&jobs("Success", r#"{"Status":"Success"},{"Status":"Fail"}"#)), "partial");
+    assert_eq!(status(&jobs("Fail", r#"{"Status":"Fail"}"#)), "failure");
+    let batch = |parts: &str| ims("BatchProduceMediaComplete", &format!(r#""Status":"Finished","JobId":"j"{parts}"#));
+    assert_eq!(status(&batch("")), "success");
+    assert_eq!(status(&batch(r#","SubJobList":[{"Status":"Success"},{"Status":"Failed"}]"#)), "partial");
+    assert_eq!(status(&batch(r#","SubJobList":"[{\"Status\":\"Failed\"}]""#)), "failure");
+    let analysis = |stored: &str, job: &str| {
+        status(&ims("MediaAiAnalysisComplete", &format!(r#""Status":"{stored}","JobStatus":"{job}""#)))
+    };
+    assert_eq!(analysis("Success", "AnalyzeSuccess"), "success");
+    assert_eq!(analysis("Success", "AnalyzeFailed"), "failure");
+    assert_eq!(analysis("Failed", "AnalyzeSuccess"), "failure");
+    let record = |members: &str| status(&ims("LiveRecordTaskStatus", members));
+    assert_eq!(record(r#""event":"record_started""#), "progress");
+    assert_eq!(record(r#""event":"record_error","error_info":{"code":"1","message":"m"}"#), "failure");
+    assert_eq!(record(r#""event":"record_broke","error_info":{"code":"1","message":"m"}"#), "failure");
+    assert_eq!(record(r#""event":"something_new""#), "unknown");
+    assert_eq!(status(&ims("LiveRecordFileCreated", r#""jobId":"j""#)), "success");
+    assert_eq!(status(&ims("LiveSnapshotFileCreated", r#""JobId":"j""#)), "success");
+    let audit = r#""MediaId":"m","Status":"success","AuditStatus":"Blocked""#;
+    assert_eq!(status(&vod("CreateAuditComplete", audit)), "success", "a verdict is no failure of the job");
+    assert_eq!(status(&vod("FileUploadComplete", r#""VideoId":"v""#)), "success", "no failure event exists");
+    assert_eq!(status(&ims("MediaConvertComplete", r#""Status":"Cancelled""#)), "canceled");
+    assert_eq!(status(&ims("MediaConvertOutputComplete", r#""Status":"Skipped""#)), "skipped");
+    assert_eq!(status(&ims("WorkflowTaskComplete", r#""Status":"Succeed""#)), "success");
+    assert_eq!(status(&ims("SmartJobComplete", r#""Status":"Executing""#)), "progress");
+    assert_eq!(status(&vod("ProduceMediaComplete", r#""Status":"whatever""#)), "unknown");
+    assert_eq!(status(&vod("BrandNewComplete", r#""Status":"fail""#)), "failure");
+}
+
+#[test]
+fn errors_are_errors_only_where_there_is_one() {
+    let error = |body: String| data(&normalize(body)).get("error").map(ToString::to_string);
+    let empty = ims("ProduceMediaComplete", r#""Status":"Success","ErrorCode":"","ErrorMessage":"""#);
+    assert_eq!(error(empty), None);
+    let failed = vod("AIMediaDNAComplete", r#""Status":"fail","Code":"Bad","Message":"no""#);
+    assert_eq!(error(failed).as_deref(), Some(r#"{"code":"Bad","message":"no"}"#));
+    let fine = normalize(vod("AIMediaDNAComplete", r#""Status":"success","Code":"0","Message":"OK""#));
+    assert_eq!(data(&fine).to_string(), r#"{"status":"success","code":"0","message":"OK"}"#);
+    let stream = r#""Status":"success","StreamInfos":[{"Status":"fail","ErrorCode":"E","ErrorMessage":"m"}]"#;
+    let event = normalize(vod("TranscodeComplete", stream));
+    assert!(data(&event).to_string().contains(r#""error":{"code":"E","message":"m"}"#));
+    let number = vod("ProduceMediaComplete", r#""Status":"fail","ErrorCode":404"#);
+    assert_eq!(error(number).as_deref(), Some(r#"{"code":"404"}"#));
+}
+
+#[test]
+fn what_the_customer_put_in_stays_as_it_was() {
+    let user_data =
+        r#"{\"Order_ID\":\"0012\",\"MessageCallback\":\"{\\\"CallbackURL\\\":\\\"http://x\\\"}\",\"n\":1.10}"#;
+    let event = normalize(ims("FileUploadComplete", &format!(r#""MediaId":"m","UserData":"{user_data}""#)));
+    assert_eq!(
+        data(&event).get("userData").map(ToString::to_string).as_deref(),
+        Some(r#"{"Order_ID":"0012","MessageCallback":{"CallbackURL":"http://x"},"n":1.10}"#)
+    );
+    let extend = |value: &str| {
+        let event = normalize(vod("FileUploadComplete", &format!(r#""VideoId":"v","Extend":{value}"#)));
+        data(&event).get("extend").map(ToString::to_string).expect("extend is kept")
+    };
+    assert_eq!(extend(r#""test data""#), r#""test data""#);
+    assert_eq!(extend(r#""42""#), r#""42""#, "a scalar in a string is the customer's string");
+    assert_eq!(extend(r#"{"Some_Key":{"URL":"1"}}"#), r#"{"Some_Key":{"URL":"1"}}"#);
+}
+
+#[test]
+fn keys_that_would_collide_keep_their_own_spelling() {
+    let event = normalize(vod("NewComplete", r#""JobId":"a","jobId":"b","VideoId":"v","MediaId":"m""#));
+    assert_eq!(data(&event).to_string(), r#"{"JobId":"a","jobId":"b","mediaId":"v","MediaId":"m"}"#);
+    let body = r#"{"EventType":"X","EventTime":"2026-01-01T00:00:00Z","Status":"top","MessageBody":{"Status":"body"}}"#;
+    assert_eq!(data(&normalize(body)).to_string(), r#"{"status":"body","Status":"top"}"#);
+}
+
+#[test]
+fn an_unknown_event_type_passes_by_the_general_rules() {
+    let event =
+        normalize(vod("BrandNewComplete", r#""Status":"success","VideoId":"v","NewURL":"u","Odd_Field":"007""#));
+    assert_eq!(event.get(&TYPE), Some("com.aliyun.media.BrandNewComplete"));
+    assert_eq!((event.get(&SUBJECT), event.get(&STATUS)), (Some("v"), Some("success")));
+    assert_eq!(data(&event).to_string(), r#"{"status":"success","mediaId":"v","newUrl":"u","oddField":"007"}"#);
+    let hostile = normalize(vod("../../x y", ""));
+    assert_eq!(hostile.get(&TYPE), Some("com.aliyun.media.../../x y"));
+    assert_eq!(hostile.get(&DATASCHEMA), Some("urn:apsara-bridge:schema:vod:..%2F..%2Fx%20y:1"));
+    let long = normalize(vod(&"N".repeat(10_000), ""));
+    assert_eq!(long.get(&TYPE).map(str::len), Some(MAX_ATTRIBUTE_BYTES));
+    assert!(data(&long).to_string().contains(&"N".repeat(10_000)), "what an attribute can't hold stays in data");
+}
+
+#[test]
+fn what_is_no_callback_is_told_apart() {
+    for file in fixtures("not-callbacks") {
+        let error = refusal(fs::read(&file).expect("readable"));
+        assert!(error.contains("`EventType` is missing"), "{}: {error}", file.display());
+    }
+    for (body, expected) in [
+        ("", "not valid JSON at byte 0: a value was expected, the text is empty"),
+        ("hello", "not valid JSON at byte 0: a value was expected"),
+        ("[]", "the body is an array; expected a JSON object with `EventType`"),
+        ("\"text\"", "the body is a string; expected a JSON object with `EventType`"),
+        ("{}", "neither a VOD nor an IMS callback: `EventType` is missing"),
+        (r#"{"EventType":7}"#, "neither a VOD nor an IMS callback: `EventType` is a number; expected a string"),
+        (r#"{"EventType":" "}"#, "neither a VOD nor an IMS callback: `EventType` is empty"),
+        (r#"{"EventType":"X"}"#, "neither a VOD nor an IMS callback: `EventTime` is missing"),
+        (
+            r#"{"EventType":"X","EventTime":"2026-01-01T00:00:00Z","MessageBody":[]}"#,
+            "neither a VOD nor an IMS callback: `MessageBody` is an array; expected an object",
+        ),
+        (
+            r#"{"EventType":"NewFileUpload","FileUploadEvent":{"FileId":"1"}}"#,
+            "neither a VOD nor an IMS callback: `EventTime` is missing; the body looks like a callback of Tencent Cloud VOD",
+        ),
+    ] {
+        assert_eq!(refusal(body), expected);
+    }
+    let volcengine = r#"{"RequestId":"r","Version":"2021-01-01","EventTime":"2026-01-01T00:00:00Z","EventType":"TranscodeComplete","Data":{"Vid":"v"}}"#;
+    assert!(refusal(volcengine).ends_with("the shape of Volcengine's callbacks"), "{}", refusal(volcengine));
+    let mut origin = Origin::at(datetime!(2026-01-01 00:00 UTC));
+    let only_ims = [apsara_bridge::dialect::Dialect::Ims];
+    origin.dialects = &only_ims;
+    let error = normalizer().normalize(vod("FileUploadComplete", "").as_bytes(), &origin).expect_err("not taken");
+    assert_eq!(error.to_string(), "a callback of dialect vod, which is not among the `dialects` taken here");
+}
+
+#[test]
+fn odd_input_has_a_defined_end() {
+    let with_bom = format!("\u{feff}{}", vod("FileUploadComplete", r#""VideoId":"v""#));
+    assert_eq!(normalize(&with_bom).id(), normalize(vod("FileUploadComplete", r#""VideoId":"v""#)).id());
+
+    let blanks = normalize(
+        r#"{"EventType ":"UploadByURLComplete","EventTime":"2026-01-01T00:00:00Z","Status ":"fail ","JobId":"j","SourceURL ":"u","ErrorCode ":"E "}"#,
+    );
+    assert_eq!((blanks.get(&STATUS), blanks.get(&SUBJECT)), (Some("failure"), Some("j")));
+    assert_eq!(data(&blanks).to_string(), r#"{"status":"fail ","jobId":"j","sourceUrl":"u","error":{"code":"E "}}"#);
+
+    let millis =
+        normalize(r#"{"EventType":"AIMediaDNAComplete","EventTime":"2017-03-20T07:49:17:025Z","MediaId":"m"}"#);
+    assert_eq!(millis.get(&TIME), Some("2017-03-20T07:49:17.025Z"));
+    let no_time = normalize(r#"{"EventType":"X","EventTime":"yesterday","MediaId":"m"}"#);
+    assert_eq!(no_time.get(&TIME), None);
+    assert_eq!(data(&no_time).to_string(), r#"{"mediaId":"m","eventTime":"yesterday"}"#);
+
+    let numbers =
+        normalize(vod("X", r#""MediaId":1833220977560785,"Big":123456789012345678901234567890,"E":1e400,"F":1.10"#));
+    assert_eq!(
+        data(&numbers).to_string(),
+        r#"{"mediaId":"1833220977560785","big":123456789012345678901234567890,"e":1e400,"f":1.10}"#
+    );
+
+    let control = normalize(vod("FileUploadComplete", r#""VideoId":"a\u0000b\u001f\ufffe""#));
+    assert_eq!(control.get(&SUBJECT), Some("a\u{fffd}b\u{fffd}\u{fffd}"));
+    assert!(data(&control).to_string().contains(r#""mediaId":"a\u0000b\u001f"#), "the data keeps what came");
+
+    assert!(refusal(vod("X", r#""A":"\ud800""#)).starts_with("not valid JSON at byte"));
+    assert!(refusal(vod("X", r#""A":"\udc00\ud800""#)).starts_with("not valid JSON at byte"));
+    assert!(refusal(b"{\"EventType\":\"\xff\"}").starts_with("not valid JSON at byte"));
+    let deep = vod("X", &format!(r#""A":{}{}"#, "[".repeat(10_000), "]".repeat(10_000)));
+    assert!(refusal(deep).starts_with("nested deeper than 64 levels at byte"));
+    assert!(refusal(vod("X", r#""A":1,"A":2"#)).starts_with("key `A` occurs twice with different values"));
+    assert!(data(&normalize(vod("X", r#""A":1,"A":1"#))).to_string().contains(r#"{"a":1}"#));
+
+    let mut nested = "1".to_owned();
+    for _ in 0..12 {
+        nested = format!("[{}]", serde_json::to_string(&nested).expect("JSON"));
+    }
+    let body = vod("X", &format!(r#""Extend":{}"#, serde_json::to_string(&nested).expect("JSON")));
+    serde_json::from_slice::<serde_json::Value>(&normalize(body).to_json()).expect("readable by others");
+
+    let large = vod("FileUploadComplete", &format!(r#""VideoId":"v","Title":"{}""#, "x".repeat(10 << 20)));
+    assert!(normalize(large).data().len() > 10 << 20);
+}
+
+/// The least `Json` needs to be generated: proptest's own trees of owned values.
+fn json() -> impl Strategy<Value = Json<'static>> {
+    let leaf = prop_oneof![
+        Just(Json::Null),
+        any::<bool>().prop_map(Json::Bool),
+        "(0|-?[1-9][0-9]{0,24})(\\.[0-9]{1,12})?".prop_map(|text| Json::Number(Cow::Owned(text))),
+        ".{0,12}".prop_map(|text| Json::String(Cow::Owned(text))),
+        "[a-z]{1,4}(,[a-z]{1,4}){0,2}".prop_map(|text| Json::String(Cow::Owned(text))),
+        "[0-9]{1,6}".prop_map(|text| Json::String(Cow::Owned(text))),
+    ];
+    leaf.prop_recursive(4, 40, 6, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..4).prop_map(Json::Array),
+            object(inner.clone()),
+            object(inner).prop_map(|json| Json::String(Cow::Owned(json.to_string()))),
+        ]
+    })
+}
+
+fn key() -> impl Strategy<Value = String> {
+    prop_oneof![
+        proptest::sample::select(
+            [
+                "Status",
+                "status",
+                "VideoId",
+                "MediaId",
+                "mediaId",
+                "JobId",
+                "jobId",
+                "ErrorCode",
+                "ErrorMessage",
+                "error",
+                "error_info",
+                "Extend",
+                "UserData",
+                "StreamInfos",
+                "MediaContent",
+                "CoverURL",
+                "CoverUrl",
+                "Input",
+                "Data",
+                "TaskIds",
+                "Size",
+                "FileURLs",
+                "OutFileMeta",
+                "record_id",
+                "Code",
+                "Message",
+                "SourceURL ",
+                "event",
+            ]
+            .map(str::to_owned)
+            .to_vec()
+        ),
+        "[A-Za-z_ ]{1,8}",
+        ".{0,6}",
+    ]
+}
+
+fn object(inner: impl Strategy<Value = Json<'static>>) -> impl Strategy<Value = Json<'static>> {
+    hash_map(key(), inner, 0..6)
+        .prop_map(|members| Json::Object(members.into_iter().map(|(key, value)| (Cow::Owned(key), value)).collect()))
+}
+
+/// A callback of either dialect with any payload.
+fn callback() -> impl Strategy<Value = Json<'static>> {
+    let event_type = prop_oneof![
+        proptest::sample::select(
+            normalizer().catalogue().events().iter().map(|event| event.name.clone()).collect::<Vec<_>>()
+        ),
+        "[A-Za-z./ ]{1,20}".prop_filter("not blank", |text| !text.trim().is_empty()),
+    ];
+    (any::<bool>(), event_type, object(json())).prop_map(|(nested, event_type, payload)| {
+        let text = |text: &str| Json::String(Cow::Owned(text.to_owned()));
+        let mut members = vec![
+            (Cow::Borrowed("EventType"), text(&event_type)),
+            (Cow::Borrowed("EventTime"), text("2026-01-01T00:00:00Z")),
+        ];
+        match payload {
+            payload if nested => {
+                members.push((Cow::Borrowed("UserId"), Json::Number(Cow::Borrowed("1833220977560785"))));
+                members.push((Cow::Borrowed("MessageBody"), payload));
+            }
+            Json::Object(payload) => {
+                members.extend(
+                    payload
+                        .into_iter()
+                        .filter(|(key, _)| !["EventType", "EventTime", "MessageBody"].contains(&key.trim())),
+                );
+            }
+            _ => unreachable!("a payload is an object"),
+        }
+        Json::Object(members)
+    })
+}
+
+fn leaves(json: &Json<'_>, out: &mut Vec<String>) {
+    match json {
+        Json::Array(items) => items.iter().for_each(|item| leaves(item, out)),
+        Json::Object(members) => members.iter().for_each(|(_, value)| leaves(value, out)),
+        Json::String(text) => out.push(text.to_string()),
+        scalar => out.push(scalar.to_string()),
+    }
+}
+
+/// Whether a leaf of the input stands in the envelope: as it came, split at its commas, decoded, or as the boolean
+/// or the error that it is.
+fn is_found(leaf: &str, found: &[String]) -> bool {
+    let is = |text: &str| found.iter().any(|other| other == text);
+    if is(leaf) || is(leaf.trim()) || leaf.trim().is_empty() {
+        return true;
+    }
+    if (leaf.trim() == "0" && is("false")) || (leaf.trim() == "1" && is("true")) {
+        return true;
+    }
+    // A time in Unix seconds or milliseconds.
+    if leaf.trim().parse::<f64>().is_ok_and(|number| number > 0.0) && found.iter().any(|text| text.ends_with('Z')) {
+        return true;
+    }
+    if leaf.contains(',') && leaf.split(',').all(|part| is(part.trim())) {
+        return true;
+    }
+    match Json::parse(leaf.trim().as_bytes()) {
+        Ok(json @ (Json::Object(_) | Json::Array(_))) => {
+            let mut inner = Vec::new();
+            leaves(&json, &mut inner);
+            inner.iter().all(|leaf| is_found(leaf, found))
+        }
+        _ => false,
+    }
+}
+
+fn change_one_leaf(json: &mut Json<'static>, nth: &mut usize) -> bool {
+    match json {
+        Json::Array(items) => items.iter_mut().any(|item| change_one_leaf(item, nth)),
+        Json::Object(members) => members.iter_mut().any(|(_, value)| change_one_leaf(value, nth)),
+        leaf if *nth == 0 => {
+            *leaf = Json::String(Cow::Owned(format!("changed {leaf}")));
+            true
+        }
+        _ => {
+            *nth -= 1;
+            false
+        }
+    }
+}
+
+fn reordered(json: &Json<'static>) -> String {
+    match json {
+        Json::Array(items) => format!("[ {} ]", items.iter().map(reordered).collect::<Vec<_>>().join(" ,\n")),
+        Json::Object(members) => {
+            let members: Vec<String> = members
+                .iter()
+                .rev()
+                .map(|(key, value)| format!("{}\t:\r\n{}", serde_json::to_string(key).expect("JSON"), reordered(value)))
+                .collect();
+            format!(" {{ {} }}", members.join(" , "))
+        }
+        scalar => scalar.to_string(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_leaf_is_found_again_and_the_envelope_is_valid(callback in callback()) {
+        let body = callback.to_string();
+        let event = normalize(&body);
+        let json = event.to_json();
+        serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&json)
+            .or_else(|error| if error.to_string().contains("out of range") { Ok(Default::default()) } else { Err(error) })
+            .expect("others can read it");
+        let written = Json::parse_within(&json, usize::MAX).expect("JSON");
+        let mut found = Vec::new();
+        leaves(&written, &mut found);
+        found.extend(event.get(&TYPE).and_then(|text| text.strip_prefix(DEFAULT_TYPE_PREFIX)).map(str::to_owned));
+        let mut wanted = Vec::new();
+        leaves(&callback, &mut wanted);
+        for leaf in wanted {
+            prop_assert!(is_found(&leaf, &found), "{leaf:?} of {body} is not in {written}");
+        }
+        for (attribute, value) in event.attributes() {
+            prop_assert!(ATTRIBUTES.contains(&attribute));
+            prop_assert!(!value.is_empty() && !value.chars().any(char::is_control), "{}: {value:?}", attribute.name);
+        }
+        for required in [&ID, &SOURCE, &TYPE, &STATUS, &DIALECT] {
+            prop_assert!(event.get(required).is_some());
+        }
+    }
+
+    #[test]
+    fn the_id_follows_the_content_and_nothing_else(callback in callback(), nth in 0usize..40) {
+        let event = normalize(callback.to_string());
+        let again = normalize(reordered(&callback));
+        prop_assert_eq!(again.id(), event.id());
+        let mut changed = callback.clone();
+        let mut nth = nth;
+        // The first two leaves are EventType and EventTime: any value makes another callback.
+        if change_one_leaf(&mut changed, &mut nth) {
+            let other = normalize(changed.to_string());
+            prop_assert_ne!(other.id(), event.id());
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in vec(any::<u8>(), 0..200), text in r#"[\[\]{}:,"\\a-zEV0-9 ]{0,60}"#) {
+        let _ = try_normalize(&bytes);
+        let _ = try_normalize(text.as_bytes());
+        let _ = try_normalize(format!(r#"{{"EventType":"X","EventTime":{text}}}"#).as_bytes());
+        let _ = try_normalize(format!(r#"{{"EventType":"X","EventTime":"{text}"}}"#).as_bytes());
+    }
+}

@@ -1,0 +1,216 @@
+//! Foreign readers that decide whether what we published is a valid CloudEvent: the SDKs of Python and JavaScript.
+//!
+//! Promises: what a judge accepts was read by its SDK and passed its validation and the specification's rules that
+//! the SDK leaves out (listed in judges/judge.py); a refusal says why. A judge never guesses: the mode follows from
+//! the content type alone. One process of each serves all tests, and ends with its standard input, so with us.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+
+use super::kafka::Received;
+use super::nats::Stored;
+use super::{installed, tool};
+
+/// What is put before a judge: a message as it came from a broker, or an event in the JSON format.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message(Value);
+
+impl Message {
+    /// A record read from Kafka.
+    pub fn kafka(record: &Received) -> Self {
+        let headers = record.headers.iter().map(|(name, value)| json!([name, value.as_deref().map(text)]));
+        Self(json!({
+            "transport": "kafka",
+            "headers": headers.collect::<Vec<_>>(),
+            "key": record.key.as_deref().map(text),
+            "body_base64": record.payload.as_deref().map(|body| STANDARD.encode(body)),
+        }))
+    }
+
+    /// A message read from NATS.
+    pub fn nats(message: &Stored) -> Self {
+        Self(json!({
+            "transport": "nats",
+            "headers": message.headers,
+            "key": null,
+            "body_base64": STANDARD.encode(&message.payload),
+        }))
+    }
+
+    /// An event in the JSON format, without any transport.
+    pub fn json(event: &[u8]) -> Self {
+        Self(json!({ "transport": "json", "headers": [], "key": null, "body_base64": STANDARD.encode(event) }))
+    }
+}
+
+/// An event, as a judge read it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// How it was packed.
+    pub mode: Mode,
+    /// All attributes, extensions included; on the way through headers all values became strings.
+    pub attributes: Map<String, Value>,
+    /// The data, unless it is bytes: parsed if its content type is JSON, otherwise text. The JavaScript judge reads
+    /// numbers as doubles, so beyond 2^53 only the Python judge's are exact.
+    pub data: Option<Value>,
+    /// The data if it is bytes (not UTF-8, or given as `data_base64`).
+    pub bytes: Option<Vec<u8>>,
+}
+
+impl Event {
+    /// An attribute's value, if it is there and a string.
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        self.attributes.get(name)?.as_str()
+    }
+}
+
+/// How an event is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Attributes in headers, the data as body.
+    Binary,
+    /// All in the body.
+    Structured,
+}
+
+/// An SDK of another language.
+#[derive(Debug)]
+pub struct Judge {
+    name: &'static str,
+    process: Mutex<JudgeProcess>,
+}
+
+#[derive(Debug)]
+struct JudgeProcess {
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    _child: Child,
+}
+
+impl Judge {
+    /// The SDK for Python.
+    pub fn python() -> &'static Self {
+        static JUDGE: OnceLock<Judge> = OnceLock::new();
+        JUDGE.get_or_init(|| {
+            let mut command = Command::new(installed("judges-python/bin/python", "judges"));
+            command.arg(script("judge.py"));
+            Self::start("Python", command)
+        })
+    }
+
+    /// The SDK for JavaScript.
+    pub fn javascript() -> &'static Self {
+        static JUDGE: OnceLock<Judge> = OnceLock::new();
+        JUDGE.get_or_init(|| {
+            let packages = installed("judges-js/node_modules/cloudevents", "judges");
+            let mut command = Command::new(tool("node", "judges"));
+            // Two folders up is the one whose node_modules holds the SDK.
+            command.arg(script("judge.js")).arg(packages.ancestors().nth(2).expect("a path with two parents"));
+            Self::start("JavaScript", command)
+        })
+    }
+
+    /// All judges.
+    pub fn all() -> [&'static Self; 2] {
+        [Self::python(), Self::javascript()]
+    }
+
+    /// The SDK's language.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The event, or why this isn't one. Blocks the thread for about a millisecond.
+    pub fn read(&self, message: &Message) -> Result<Event, String> {
+        let mut process = self.process.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut line = String::new();
+        let asked = writeln!(process.input, "{}", message.0).and_then(|()| process.output.read_line(&mut line));
+        let length = asked.unwrap_or_else(|error| panic!("the {} judge can't be asked: {error}", self.name));
+        assert!(length > 0, "the {} judge has ended: its reason stands on standard error", self.name);
+        let mut verdict: Value = serde_json::from_str(&line).expect("a judge answers in JSON");
+        if verdict["ok"] != json!(true) {
+            return Err(verdict["error"].as_str().expect("a refusal has a reason").to_owned());
+        }
+        let mode = match verdict["mode"].as_str() {
+            Some("binary") => Mode::Binary,
+            Some("structured") => Mode::Structured,
+            _ => panic!("the {} judge knows modes that we don't: {verdict}", self.name),
+        };
+        let Value::Object(attributes) = verdict["attributes"].take() else {
+            panic!("the {} judge gives no attributes: {verdict}", self.name)
+        };
+        let bytes = verdict["data_base64"].as_str().map(|text| STANDARD.decode(text).expect("a judge writes base64"));
+        Ok(Event { mode, attributes, data: verdict.get_mut("data").map(Value::take), bytes })
+    }
+
+    fn start(name: &'static str, mut command: Command) -> Self {
+        let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child = started.unwrap_or_else(|error| panic!("the {name} judge doesn't start: {error}"));
+        let input = child.stdin.take().expect("standard input is a pipe");
+        let output = BufReader::new(child.stdout.take().expect("standard output is a pipe"));
+        Self { name, process: Mutex::new(JudgeProcess { input, output, _child: child }) }
+    }
+}
+
+/// The event in `message`, on which all judges agree; its data is the Python judge's.
+///
+/// # Panics
+/// When one refuses it, or they read it differently.
+pub fn accepted(message: &Message) -> Event {
+    let [first, second] = Judge::all().map(|judge| {
+        judge.read(message).unwrap_or_else(|error| panic!("the {} judge refuses {}: {error}", judge.name, message.0))
+    });
+    let alike = first.mode == second.mode
+        && first.attributes == second.attributes
+        && first.bytes == second.bytes
+        && match (&first.data, &second.data) {
+            (Some(first), Some(second)) => is_alike(first, second),
+            (first, second) => first == second,
+        };
+    assert!(alike, "the judges read {} differently: {first:?} and {second:?}", message.0);
+    first
+}
+
+/// Why each judge refuses `message`.
+///
+/// # Panics
+/// When one accepts it.
+pub fn refused(message: &Message) -> [String; 2] {
+    Judge::all().map(|judge| match judge.read(message) {
+        Ok(event) => panic!("the {} judge accepts {}: as {event:?}", judge.name, message.0),
+        Err(error) => error,
+    })
+}
+
+/// Whether two judges mean the same JSON: JavaScript knows doubles only, and writes 1.0 as 1.
+fn is_alike(first: &Value, second: &Value) -> bool {
+    match (first, second) {
+        (Value::Number(first), Value::Number(second)) => first.as_f64() == second.as_f64(),
+        (Value::Array(first), Value::Array(second)) => {
+            first.len() == second.len() && first.iter().zip(second).all(|(first, second)| is_alike(first, second))
+        }
+        (Value::Object(first), Value::Object(second)) => {
+            first.len() == second.len()
+                && first.iter().all(|(key, first)| second.get(key).is_some_and(|second| is_alike(first, second)))
+        }
+        _ => first == second,
+    }
+}
+
+/// Bytes as a judge wants them: a string if they are UTF-8.
+fn text(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => json!(text),
+        Err(_) => json!({ "base64": STANDARD.encode(bytes) }),
+    }
+}
+
+fn script(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/judges").join(name)
+}

@@ -1,0 +1,118 @@
+//! What the integration tests and the benchmarks stand on: real brokers, foreign readers, child processes.
+//!
+//! Promises to whoever uses it:
+//! - Nothing is skipped. A missing tool panics with the command that installs it (`tests/support/setup PART`).
+//! - Nothing outlives the test process, however that ends: see [`process`].
+//! - Nothing sleeps for luck. Whatever has to happen is polled for, against a deadline that names it.
+//! - Nothing is shared unless the name says so (`Kafka::shared`, `Nats::shared`, the judges). Who stops, kills or
+//!   restarts a broker starts one of their own.
+//!
+//! Taken in by `#[path = "../support/mod.rs"] mod support;` so that tests and benchmarks need no crate for it.
+//!
+//! Layout: [`process`] children that die with us; [`kafka`] and [`nats`] the brokers; [`certificates`] the TLS
+//! material for both; [`judges`] the CloudEvents SDKs of other languages; here, ports, tools and waiting.
+
+#![allow(dead_code)] // each binary that takes this in uses its own part of it
+
+pub mod bridge;
+pub mod certificates;
+pub mod judges;
+pub mod kafka;
+pub mod nats;
+pub mod process;
+
+use std::collections::HashSet;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// How often something awaited is looked at again. Short against a broker's start, long against one look.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A TCP port on 127.0.0.1 that nothing listens on, handed out once in this process.
+///
+/// It lies below the range from which the kernel takes the ports of outgoing connections. A port out of that range
+/// could be given to any client while its broker is down, and then the broker can't come back on it; worse, a client
+/// that keeps trying to connect to it can be given that very port and end up connected to itself.
+pub fn free_port() -> u16 {
+    static TAKEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
+    const LOWEST: u16 = 10_000;
+    let end = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
+        .ok()
+        .and_then(|range| range.split_whitespace().next()?.parse().ok())
+        .filter(|&end| end > LOWEST + 1_000)
+        .unwrap_or(32_768);
+    let mut taken = TAKEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let taken = taken.get_or_insert_default();
+    // Test processes that run side by side start at different places, so that they seldom race for one port.
+    let span = u32::from(end - LOWEST);
+    let start = std::process::id().wrapping_mul(7_919) % span;
+    (0..span)
+        .map(|step| LOWEST + u16::try_from((start + step) % span).expect("below the span of a u16"))
+        .find(|port| !taken.contains(port) && TcpListener::bind(("127.0.0.1", *port)).is_ok() && taken.insert(*port))
+        .expect("no free TCP port below the ephemeral range: see `ss -ltn` for who listens on all of them")
+}
+
+/// Where `tests/support/setup` puts things.
+pub fn tools() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools")
+}
+
+/// The program `name`, from `.tools/bin` or else from PATH.
+///
+/// # Panics
+/// When it is in neither, naming the `part` of `tests/support/setup` that brings it.
+pub fn tool(name: &str, part: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::iter::once(tools().join("bin"))
+        .chain(std::env::split_paths(&path))
+        .map(|folder| folder.join(name))
+        .find(|program| program.is_file())
+        .unwrap_or_else(|| panic!("{name} isn't there: run `tests/support/setup {part}`"))
+}
+
+/// The folder or file `name` below `.tools`.
+///
+/// # Panics
+/// When it isn't there, naming the `part` of `tests/support/setup` that brings it.
+pub fn installed(name: &str, part: &str) -> PathBuf {
+    let path = tools().join(name);
+    assert!(path.exists(), "{} isn't there: run `tests/support/setup {part}`", path.display());
+    path
+}
+
+/// Looks until `look` gives something, and gives that. Blocks the thread: for async code there is [`eventually`].
+///
+/// # Panics
+/// When `timeout` passes first, with `what` in the message.
+pub fn wait_for<T>(what: &str, timeout: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + timeout;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {timeout:?} in vain for {what}");
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Looks until `look` gives something, and gives that.
+///
+/// # Panics
+/// When `timeout` passes first, with `what` in the message.
+pub async fn eventually<T>(what: &str, timeout: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + timeout;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {timeout:?} in vain for {what}");
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Runs blocking code beside the async tests; a panic in it becomes a panic of the caller.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}

@@ -1,0 +1,418 @@
+//! A real nats-server with JetStream, on a port of its own, with its data in a folder that goes with it.
+//!
+//! Promises: started means that the server has greeted a connection and JetStream is on; [`Nats::restart`] brings the
+//! same port and data back; reading ([`Nats::messages`]) makes no consumer, so it leaves no trace in the stream, and
+//! never returns silently with less than was asked for.
+//!
+//! A server has one way in, so support's own client uses the same credentials and certificates as the client under
+//! test: [`Nats::connect_options`].
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::jetstream::stream::Stream;
+use async_nats::{Client, ConnectOptions};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use nkeys::KeyPair;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::certificates::Certificates;
+use super::process::Process;
+use super::{blocking, eventually, free_port, installed};
+
+/// The user of [`Auth::UserPassword`].
+pub const USER: &str = "bridge";
+/// Its password.
+pub const PASSWORD: &str = "correct horse=battery";
+/// The token of [`Auth::Token`].
+pub const TOKEN: &str = "token-of-the-tests";
+
+/// A start takes a fraction of a second; a busy machine may take many times that.
+const START: Duration = Duration::from_secs(20);
+
+/// How a client proves who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Auth {
+    /// Not at all.
+    #[default]
+    None,
+    /// [`USER`] and [`PASSWORD`].
+    UserPassword,
+    /// [`TOKEN`].
+    Token,
+    /// [`Nats::nkey_seed`].
+    Nkey,
+    /// A JWT and a seed in one file, [`Nats::credentials_file`]; the server runs in operator mode.
+    Credentials,
+}
+
+/// Whether connections are encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tls {
+    /// No.
+    #[default]
+    Off,
+    /// Yes, the server shows a certificate.
+    Server,
+    /// Yes, both sides show certificates.
+    Mutual,
+}
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct NatsOptions {
+    /// How clients prove who they are.
+    pub auth: Auth,
+    /// Whether connections are encrypted.
+    pub tls: Tls,
+    /// The largest message; `None` is the server's own default of 1 MiB.
+    pub max_payload: Option<u32>,
+    /// Whether JetStream is on. Default: true.
+    pub jetstream: bool,
+    /// Further lines of the server's configuration.
+    pub config: String,
+}
+
+impl Default for NatsOptions {
+    fn default() -> Self {
+        Self { auth: Auth::None, tls: Tls::Off, max_payload: None, jetstream: true, config: String::new() }
+    }
+}
+
+/// One message, as it lies in a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Its place in the stream.
+    pub sequence: u64,
+    /// The subject.
+    pub subject: String,
+    /// The headers as they were sent: in their order, names in their case, a repeated one repeated.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub payload: Vec<u8>,
+}
+
+impl Stored {
+    /// The value of the first header of exactly that name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// A server; dropped, it is killed and its data removed.
+#[derive(Debug)]
+pub struct Nats {
+    options: NatsOptions,
+    url: String,
+    nkey_seed: String,
+    certificates: Option<Certificates>,
+    process: Mutex<Process>, // before the folder: the server has to be dead before its data goes
+    folder: TempDir,
+}
+
+impl Nats {
+    /// The server of this test process: default options, started by whoever asks first. Tests keep apart by their
+    /// streams and subjects, and leave it running.
+    pub async fn shared() -> &'static Self {
+        static SHARED: OnceLock<Nats> = OnceLock::new();
+        blocking(|| SHARED.get_or_init(|| Self::start_blocking(NatsOptions::default()))).await
+    }
+
+    /// Starts a server of one's own.
+    pub async fn start(options: NatsOptions) -> Self {
+        blocking(|| Self::start_blocking(options)).await
+    }
+
+    /// [`start`](Self::start), for code that isn't async.
+    pub fn start_blocking(options: NatsOptions) -> Self {
+        let folder =
+            tempfile::Builder::new().prefix("nats-").tempdir().expect("the folder for temporary files is writable");
+        let certificates = (options.tls != Tls::Off).then(|| Certificates::make(&folder.path().join("tls")));
+        let port = free_port();
+        let user = KeyPair::new_user();
+        let config = config(&options, certificates.as_ref(), folder.path(), port, &user);
+        std::fs::write(folder.path().join("nats.conf"), config).expect("the temporary folder is writable");
+        let process = run(folder.path(), port);
+        Self {
+            url: format!("{}://127.0.0.1:{port}", if certificates.is_some() { "tls" } else { "nats" }),
+            nkey_seed: user.seed().expect("a new key has a seed"),
+            certificates,
+            process: Mutex::new(process),
+            options,
+            folder,
+        }
+    }
+
+    /// `nats://host:port`, or `tls://host:port`; without credentials.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The TLS files, when connections are encrypted.
+    pub fn certificates(&self) -> Option<&Certificates> {
+        self.certificates.as_ref()
+    }
+
+    /// The seed that gets in with [`Auth::Nkey`].
+    pub fn nkey_seed(&self) -> &str {
+        &self.nkey_seed
+    }
+
+    /// The file that gets in with [`Auth::Credentials`].
+    pub fn credentials_file(&self) -> PathBuf {
+        credentials_file(self.folder.path())
+    }
+
+    /// What gets in at [`url`](Self::url).
+    pub fn connect_options(&self) -> ConnectOptions {
+        let options = ConnectOptions::new();
+        let mut options = match self.options.auth {
+            Auth::None => options,
+            Auth::UserPassword => options.user_and_password(USER.to_owned(), PASSWORD.to_owned()),
+            Auth::Token => options.token(TOKEN.to_owned()),
+            Auth::Nkey => options.nkey(self.nkey_seed.clone()),
+            Auth::Credentials => {
+                let text = std::fs::read_to_string(self.credentials_file()).expect("written at the start");
+                options.credentials(&text).expect("a file of the right form")
+            }
+        };
+        if let Some(certificates) = &self.certificates {
+            options = options.require_tls(true).add_root_certificates(certificates.authority.clone());
+            if self.options.tls == Tls::Mutual {
+                options = options.add_client_certificate(certificates.client.clone(), certificates.client_key.clone());
+            }
+        }
+        options
+    }
+
+    /// A new client; it belongs to the runtime of whoever asks.
+    pub async fn client(&self) -> Client {
+        let connected = self.connect_options().connect(self.url.as_str()).await;
+        connected.unwrap_or_else(|error| panic!("no connection to {}: {error}", self.url))
+    }
+
+    /// JetStream through a new client.
+    pub async fn jetstream(&self) -> jetstream::Context {
+        jetstream::new(self.client().await)
+    }
+
+    /// Makes a stream of these subjects, kept in files and otherwise with the server's defaults.
+    pub async fn create_stream(&self, name: &str, subjects: &[&str]) -> Stream {
+        let config = jetstream::stream::Config {
+            name: name.to_owned(),
+            subjects: subjects.iter().map(|&subject| subject.to_owned()).collect(),
+            ..Default::default()
+        };
+        let made = self.jetstream().await.create_stream(config).await;
+        made.unwrap_or_else(|error| panic!("stream {name} can't be made: {error}"))
+    }
+
+    /// All messages of `stream`, in its order, once there are at least `at_least`.
+    ///
+    /// # Panics
+    /// When `timeout` passes before that, or there is no such stream.
+    pub async fn messages(&self, stream: &str, at_least: usize, timeout: Duration) -> Vec<Stored> {
+        let client = self.client().await;
+        let mut info = jetstream::new(client.clone())
+            .get_stream(stream)
+            .await
+            .unwrap_or_else(|error| panic!("stream {stream} can't be read: {error}"));
+        let state = eventually(&format!("{at_least} messages in stream {stream}"), timeout, async || {
+            // A server that is away for a moment is asked again; the deadline decides.
+            let state = &info.info().await.ok()?.state;
+            (state.messages >= at_least as u64).then(|| state.clone())
+        })
+        .await;
+        let mut messages = Vec::new();
+        if state.messages == 0 {
+            return messages;
+        }
+        for sequence in state.first_sequence..=state.last_sequence {
+            messages.extend(stored(&client, stream, sequence).await);
+        }
+        messages
+    }
+
+    /// Freezes the server with SIGSTOP: connections stay open, nothing answers.
+    pub fn stop(&self) {
+        self.process().stop();
+    }
+
+    /// Lets a frozen server go on.
+    pub fn cont(&self) {
+        self.process().cont();
+    }
+
+    /// Kills the server with SIGKILL: connections break, its port refuses.
+    pub fn kill(&self) {
+        self.process().kill();
+    }
+
+    /// Kills the server if it still runs and starts it anew, on the same port and data.
+    pub async fn restart(&self) {
+        self.kill();
+        let folder = self.folder.path().to_owned();
+        let port = self.port();
+        let process = blocking(move || run(&folder, port)).await;
+        *self.process() = process;
+    }
+
+    /// The server's log file.
+    pub fn log_file(&self) -> PathBuf {
+        self.process().log_file().to_owned()
+    }
+
+    /// The server's process id.
+    pub fn id(&self) -> u32 {
+        self.process().id()
+    }
+
+    fn port(&self) -> u16 {
+        self.url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("the url was made here")
+    }
+
+    fn process(&self) -> MutexGuard<'_, Process> {
+        self.process.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// The message of that sequence, or `None` where one was deleted.
+///
+/// Asked for by hand, since async-nats keeps only the last of several headers of one name, and a judge has to see them
+/// all.
+async fn stored(client: &Client, stream: &str, sequence: u64) -> Option<Stored> {
+    const NOT_FOUND: u64 = 404;
+    let question = json!({ "seq": sequence }).to_string();
+    let reply = client.request(format!("$JS.API.STREAM.MSG.GET.{stream}"), question.into()).await;
+    let reply = reply.unwrap_or_else(|error| panic!("message {sequence} of {stream} can't be read: {error}"));
+    let answer: Value = serde_json::from_slice(&reply.payload).expect("JetStream answers in JSON");
+    if answer["error"]["code"] == NOT_FOUND {
+        return None;
+    }
+    let message = &answer["message"];
+    let Some(subject) = message["subject"].as_str() else {
+        panic!("message {sequence} of {stream} can't be read: {answer}")
+    };
+    let bytes =
+        |field: &str| STANDARD.decode(message[field].as_str().unwrap_or_default()).expect("the server writes base64");
+    let headers = String::from_utf8(bytes("hdrs")).expect("headers that async-nats can write");
+    let headers = headers.lines().skip(1).filter_map(|line| line.split_once(':')); // the first line is the version
+    Some(Stored {
+        sequence,
+        subject: subject.to_owned(),
+        headers: headers.map(|(name, value)| (name.to_owned(), value.trim_ascii().to_owned())).collect(),
+        payload: bytes("data"),
+    })
+}
+
+/// The server's configuration file. It is also valid JSON, so that no value needs quoting rules of its own.
+fn config(
+    options: &NatsOptions,
+    certificates: Option<&Certificates>,
+    folder: &Path,
+    port: u16,
+    user: &KeyPair,
+) -> String {
+    let mut config = json!({ "host": "127.0.0.1", "port": port });
+    if options.jetstream {
+        // Limits, since by default the server claims three quarters of the machine's memory.
+        config["jetstream"] = json!({
+            "store_dir": folder.join("data"),
+            "max_memory_store": 256 << 20,
+            "max_file_store": 4_u64 << 30,
+        });
+    }
+    if let Some(bytes) = options.max_payload {
+        config["max_payload"] = json!(bytes);
+    }
+    if let Some(certificates) = certificates {
+        config["tls"] = json!({
+            "cert_file": certificates.server,
+            "key_file": certificates.server_key,
+            "ca_file": certificates.authority,
+            "verify": options.tls == Tls::Mutual,
+        });
+    }
+    match options.auth {
+        Auth::None => {}
+        Auth::UserPassword => config["authorization"] = json!({ "user": USER, "password": PASSWORD }),
+        Auth::Token => config["authorization"] = json!({ "token": TOKEN }),
+        Auth::Nkey => config["authorization"] = json!({ "users": [{ "nkey": user.public_key() }] }),
+        Auth::Credentials => operator_mode(&mut config, folder, user),
+    }
+    // Without its outer braces it takes further lines of the server's own syntax.
+    let text = serde_json::to_string_pretty(&config).expect("a JSON value");
+    let text = text.trim_start_matches('{').trim_end_matches('}');
+    format!("{text}\n{}\n", options.config)
+}
+
+/// An operator, its system account (JetStream insists on one) and one account with one user, whose credentials file
+/// is written.
+fn operator_mode(config: &mut Value, folder: &Path, user: &KeyPair) {
+    let (operator, system, account) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_account());
+    let unlimited = |keys: &[&str]| Value::Object(keys.iter().map(|&key| (key.to_owned(), json!(-1))).collect());
+    let connections = ["subs", "data", "payload", "imports", "exports", "conn", "leaf"];
+    let with_storage = [&connections[..], &["mem_storage", "disk_storage", "streams", "consumer"]].concat();
+    let account_claims = |limits: &[&str]| json!({ "type": "account", "version": 2, "limits": unlimited(limits) });
+    config["operator"] = json!(jwt(&operator, &operator, json!({ "type": "operator", "version": 2 })));
+    config["system_account"] = json!(system.public_key());
+    config["resolver"] = json!("MEMORY");
+    // The system account may not have storage.
+    config["resolver_preload"] = json!({
+        system.public_key(): jwt(&operator, &system, account_claims(&connections)),
+        account.public_key(): jwt(&operator, &account, account_claims(&with_storage)),
+    });
+    let mut user_claims = unlimited(&["subs", "data", "payload"]);
+    user_claims["type"] = json!("user");
+    user_claims["version"] = json!(2);
+    let jwt = jwt(&account, user, user_claims);
+    let seed = user.seed().expect("a new key has a seed");
+    let text = format!(
+        "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
+         -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    );
+    std::fs::write(credentials_file(folder), text).expect("the temporary folder is writable");
+}
+
+/// A token about `subject`, signed by `issuer`, as nats-server reads them.
+fn jwt(issuer: &KeyPair, subject: &KeyPair, claims: Value) -> String {
+    let claims = json!({
+        "jti": subject.public_key(),
+        "iat": 1_700_000_000,
+        "iss": issuer.public_key(),
+        "sub": subject.public_key(),
+        "name": "tests",
+        "nats": claims,
+    });
+    let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let signed = format!("{}.{}", part(json!({ "typ": "JWT", "alg": "ed25519-nkey" })), part(claims));
+    let signature = issuer.sign(signed.as_bytes()).expect("a new key can sign");
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+fn credentials_file(folder: &Path) -> PathBuf {
+    folder.join("user.creds")
+}
+
+/// Starts the server on its folder, and returns when it greets.
+fn run(folder: &Path, port: u16) -> Process {
+    let mut command = Command::new(installed("bin/nats-server", "nats"));
+    command.arg("--config").arg(folder.join("nats.conf"));
+    let process = Process::start("nats-server", &command, &folder.join("nats.log"), Some(folder));
+    process.wait_ready(START, || {
+        // The greeting comes in the clear, before any TLS.
+        let connection = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        connection.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+        let mut greeting = String::new();
+        BufReader::new(connection).read_line(&mut greeting).ok()?;
+        greeting.starts_with("INFO ").then_some(())
+    });
+    process
+}
