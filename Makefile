@@ -18,8 +18,9 @@ test: ## run all tests, against a real Kafka and NATS
 	$(CARGO) test
 
 bench: ## run the benchmarks
-	@$(SETUP) build kafka nats wrk
-	$(CARGO) bench
+	@$(SETUP) build kafka nats
+	$(CARGO) bench --bench normalize --bench routes
+	$(CARGO) bench --bench end_to_end
 
 tools: ## install whatever any of these needs
 	@$(SETUP) build kafka nats kcat promtool judges wrk

@@ -10,6 +10,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// How often the file of a secret is looked at for a change.
 const SECRET_CHECK: Duration = Duration::from_secs(1);
 
+/// A key, below the section that is checked, and what is wrong with its value.
+pub type Mistake = (String, String);
+
 /// A span of time, written with its unit: `"5s"`, `"250ms"`, `"1h 30m"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
@@ -58,7 +61,7 @@ impl Size {
 impl fmt::Display for Size {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (unit, name) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
-            if self.0 >= unit && self.0 % unit == 0 {
+            if self.0 >= unit && self.0.is_multiple_of(unit) {
                 return write!(formatter, "{}{name}", self.0 / unit);
             }
         }

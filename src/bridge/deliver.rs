@@ -31,6 +31,11 @@ impl Failure {
         Failure::of_route("")
     }
 
+    /// What there is of a destination.
+    fn named<'f>(&self, part: &'f str) -> Option<&'f str> {
+        (!self.output.is_empty()).then_some(part)
+    }
+
     /// For an event that a route made a dead letter.
     pub(super) fn of_route(route: &str) -> Failure {
         let message = if route.is_empty() { "no route took the event".to_owned() } else { format!("route {route}") };
@@ -142,8 +147,8 @@ impl Bridge {
                 r#type = event.get(&TYPE),
                 subject = event.get(&SUBJECT),
                 source = event.get(&SOURCE),
-                output = failure.output,
-                topic = failure.topic,
+                output = failure.named(&failure.output),
+                topic = failure.named(&failure.topic),
                 reason = reason.as_str(),
                 cause = failure.error.message,
                 error,

@@ -94,6 +94,12 @@ pub enum DeadLetterReason {
 }
 
 impl DeadLetterReason {
+    /// Every reason.
+    pub fn all() -> impl Iterator<Item = DeadLetterReason> {
+        let publish = ErrorKind::ALL.into_iter().filter(|kind| !kind.is_retriable()).map(DeadLetterReason::Publish);
+        [DeadLetterReason::Unrouted, DeadLetterReason::Routed].into_iter().chain(publish)
+    }
+
     /// The word in metrics and in the attribute `dlqreason`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -107,11 +113,13 @@ impl DeadLetterReason {
 /// Why nothing was kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// These outputs didn't acknowledge in time, of as many destinations as told.
+    /// Not every destination has acknowledged it in time.
     NotPublished {
-        /// Names of the outputs, each once.
+        /// Outputs of the destinations that have not, each once.
         outputs: Vec<String>,
-        /// How many destinations the event has.
+        /// How many have not.
+        failed: usize,
+        /// Of how many.
         destinations: usize,
     },
     /// It should become a dead letter, but there is no place for those, or that place doesn't take it.
@@ -123,9 +131,9 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refusal::NotPublished { outputs, destinations } => write!(
+            Refusal::NotPublished { outputs, failed, destinations } => write!(
                 formatter,
-                "of {destinations} destination{} not all have acknowledged the event: {}",
+                "{failed} of {destinations} destination{} did not acknowledge the event in time: {}",
                 if *destinations == 1 { "" } else { "s" },
                 outputs.join(", ")
             ),
@@ -169,6 +177,19 @@ impl Bridge {
         delivery: Delivery,
         metrics: Metrics,
     ) -> Bridge {
+        // Series that are there from the start can be alerted on before the first of their kind.
+        for output in &outputs {
+            metrics.published_total.with_label_values(&[output.name()]);
+            for kind in ErrorKind::ALL {
+                metrics.publish_failures_total.with_label_values(&[output.name(), kind.as_str()]);
+            }
+        }
+        for route in router.routes() {
+            metrics.route_matches_total.with_label_values(&[route.name.as_str()]);
+        }
+        for reason in DeadLetterReason::all() {
+            metrics.dead_letters_total.with_label_values(&[reason.as_str()]);
+        }
         Bridge {
             normalizer,
             router,
@@ -176,6 +197,13 @@ impl Bridge {
             room: Semaphore::new(delivery.max_in_flight),
             delivery,
             metrics,
+        }
+    }
+
+    /// Makes the series of an input, before its first callback.
+    pub fn introduce_input(&self, name: &str) {
+        for outcome in Outcome::LABELS {
+            self.metrics.callbacks_total.with_label_values(&[name, outcome]);
         }
     }
 
@@ -222,6 +250,7 @@ impl Bridge {
         let normalized = match self.normalizer.normalize(&callback.body, &origin) {
             Ok(normalized) => normalized,
             Err(error) => {
+                self.metrics.not_accepted_total.with_label_values(&[&*callback.input, "not_a_callback"]).inc();
                 tracing::warn!(input = %callback.input, bytes = callback.body.len(), %error, "no callback");
                 return Outcome::NotACallback(error);
             }
@@ -231,13 +260,17 @@ impl Bridge {
         let event = Arc::new(event);
         let deadline = callback.arrived + self.delivery.deadline;
         let Ok(Ok(_room)) = tokio::time::timeout_at(deadline, self.room.acquire()).await else {
-            return self.refused(&event, Refusal::TooManyInFlight);
+            tracing::warn!(
+                id = event.id(),
+                r#type = event.get(&TYPE),
+                subject = event.get(&SUBJECT),
+                "refused: as many callbacks as may be in flight are in flight; see delivery.max_in_flight"
+            );
+            return Outcome::Refused(Refusal::TooManyInFlight);
         };
         let outcome = self.route(&event, deadline).await;
-        match &outcome {
-            Outcome::Published => self.observe_age(&event, dialect),
-            Outcome::Refused(refusal) => return self.refused(&event, refusal.clone()),
-            _ => {}
+        if outcome == Outcome::Published {
+            self.observe_age(&event, dialect);
         }
         log_end(&event, &outcome);
         outcome
@@ -271,10 +304,10 @@ impl Bridge {
             };
         }
         if !refused.is_empty() {
+            let (failed, destinations) = (refused.len(), decision.destinations.len());
             refused.sort_unstable();
             refused.dedup();
-            let destinations = decision.destinations.len();
-            return Outcome::Refused(Refusal::NotPublished { outputs: refused, destinations });
+            return Outcome::Refused(Refusal::NotPublished { outputs: refused, failed, destinations });
         }
         outcome
     }
@@ -297,18 +330,6 @@ impl Bridge {
             let age = (OffsetDateTime::now_utc() - time).as_seconds_f64().max(0.0);
             self.metrics.event_age_seconds.with_label_values(&[dialect.as_str()]).observe(age);
         }
-    }
-
-    fn refused(&self, event: &Event, refusal: Refusal) -> Outcome {
-        tracing::warn!(
-            id = event.id(),
-            r#type = event.get(&TYPE),
-            subject = event.get(&SUBJECT),
-            outcome = "refused",
-            reason = %refusal,
-            "callback refused; its sender should try again"
-        );
-        Outcome::Refused(refusal)
     }
 }
 

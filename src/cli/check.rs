@@ -7,7 +7,8 @@ use super::{ConfigArgs, print};
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Prints the effective configuration as TOML, and warnings on standard error. Nothing is connected to.
+Prints the effective configuration as TOML, and warnings on standard error.
+Nothing is connected to.
 
 Examples:
   apsara-bridge check --config bridge.toml

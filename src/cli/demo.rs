@@ -113,7 +113,7 @@ Stays up until Ctrl-C, so that any Kafka client can look at the topics.
 
 Examples:
   apsara-bridge demo
-  apsara-bridge demo --once      end after the table; exit code 0 only if every callback arrived
+  apsara-bridge demo --once      end after the table; 0 only if all arrived
 ")]
 pub(super) struct Demo {
     /// End after the table.

@@ -8,15 +8,18 @@ use time::OffsetDateTime;
 
 use super::normalize::pretty;
 use super::{ConfigArgs, fail, print, read, shown, table};
-use crate::dialect::{Catalogue, Normalized, Normalizer, Origin};
-use crate::event::{DEFAULT_TYPE_PREFIX, Event, Mode, TYPE, kafka, nats};
+use crate::bridge::Sender;
+use crate::dialect::{Normalized, Normalizer, Origin};
+use crate::event::{Event, Mode, TYPE, kafka, nats};
+use crate::output::nats::message_id;
 use crate::route::{Action, Destination};
-use crate::service::{OutputSettings, Settings};
+use crate::service::{InputSettings, OutputSettings, Settings};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Nothing is connected to and nothing published. Without a configuration there are no routes to try.
+Nothing is connected to and nothing published. Without a configuration there are
+no routes to try.
 
 Examples:
   apsara-bridge explain callback.json --config bridge.toml
@@ -26,6 +29,9 @@ pub(super) struct Explain {
     /// File with one callback; `-` or none is standard input.
     #[arg(value_name = "FILE", default_value = "-")]
     file: PathBuf,
+    /// Path of the HTTP endpoint that the callback would come to; the first one, if not given.
+    #[arg(long, value_name = "PATH")]
+    endpoint: Option<String>,
     #[command(flatten)]
     config: ConfigArgs,
 }
@@ -43,15 +49,29 @@ impl Explain {
                 Err(code) => return code,
             }
         }
-        let normalizer = match &mut settings {
-            // The settings are not used for their catalogue again.
-            Some(settings) => {
-                let catalogue = std::mem::replace(&mut settings.catalogue, Catalogue::built_in());
-                Normalizer::new(catalogue, settings.type_prefix.clone())
-            }
-            None => Normalizer::new(Catalogue::built_in(), DEFAULT_TYPE_PREFIX),
+        let normalizer = match self.config.normalizer() {
+            Ok(normalizer) => normalizer,
+            Err(code) => return code,
         };
-        let normalized = match normalizer.normalize(&body, &Origin::at(OffsetDateTime::now_utc())) {
+        let endpoints: Vec<(&str, &Sender)> = settings
+            .iter()
+            .flat_map(|settings| &settings.inputs)
+            .flat_map(|InputSettings::Http(http)| http.endpoints())
+            .collect();
+        let sender = match &self.endpoint {
+            Some(path) => match endpoints.iter().find(|(known, _)| known == path) {
+                Some((_, sender)) => Some(*sender),
+                None => return fail(format!("the configuration has no endpoint {path}")),
+            },
+            None => endpoints.first().map(|(_, sender)| *sender),
+        };
+        let mut origin = Origin::at(OffsetDateTime::now_utc());
+        if let Some(sender) = sender {
+            origin.region = sender.region.as_deref();
+            origin.account_id = sender.account_id.as_deref();
+            origin.dialects = &sender.dialects;
+        }
+        let normalized = match normalizer.normalize(&body, &origin) {
             Ok(normalized) => normalized,
             Err(error) => return fail(format!("{}: {error}", shown(&self.file))),
         };
@@ -128,9 +148,10 @@ fn record(settings: &Settings, event: &Event, destination: &Destination, text: &
         _ => (Mode::Structured, "console"),
     };
     let mode = destination.mode.unwrap_or(own_mode);
+    let subject = destination.topic.topic(event, &settings.type_prefix);
     let mut rows = vec![
         vec!["  output".to_owned(), format!("{} ({kind})", destination.output)],
-        vec!["  topic".to_owned(), destination.topic.topic(event, &settings.type_prefix)],
+        vec!["  topic".to_owned(), subject.clone()],
     ];
     if kind == "kafka" {
         let key = destination.key.key(event).unwrap_or_else(|| "(none)".to_owned());
@@ -140,7 +161,10 @@ fn record(settings: &Settings, event: &Event, destination: &Destination, text: &
     let mut header = |name: &str, value: &str| rows.push(vec!["  header".to_owned(), format!("{name}: {value}")]);
     match kind {
         "kafka" => kafka::headers(event, mode).for_each(|(name, value)| header(name, value)),
-        "nats" => nats::headers(event, mode).iter().for_each(|(name, value)| header(name, value)),
+        "nats" => {
+            nats::headers(event, mode).iter().for_each(|(name, value)| header(name, value));
+            header("Nats-Msg-Id", &message_id(event, &subject));
+        }
         _ => {}
     }
     text.push_str(&table(&rows));

@@ -16,9 +16,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Layer, Loaded};
-use crate::dialect::{Catalogue, Normalizer};
-use crate::event::DEFAULT_TYPE_PREFIX;
+use crate::config::{self, ConfigError, Layer, Loaded};
+use crate::dialect::Normalizer;
 
 /// The work failed.
 const FAILED: u8 = 1;
@@ -78,27 +77,30 @@ impl ConfigArgs {
         !self.config.is_empty() || !self.set.is_empty()
     }
 
-    /// Loads the configuration, or tells every mistake and the exit code.
-    fn load(&self) -> Result<Loaded, ExitCode> {
+    fn layers(&self) -> Vec<Layer> {
         let mut layers: Vec<Layer> = self.config.iter().cloned().map(Layer::File).collect();
         layers.push(Layer::Environment);
         layers.extend(self.set.iter().cloned().map(Layer::Set));
-        config::load(&layers).map_err(|errors| {
-            for error in errors {
-                eprintln!("{error}");
-            }
-            ExitCode::from(USAGE)
-        })
+        layers
     }
 
-    /// The normalizer of the configuration, or the built-in one where none is given.
-    fn normalizer(&self) -> Result<Normalizer, ExitCode> {
-        if !self.is_given() {
-            return Ok(Normalizer::new(Catalogue::built_in(), DEFAULT_TYPE_PREFIX));
-        }
-        let settings = self.load()?.settings;
-        Ok(Normalizer::new(settings.catalogue, settings.type_prefix))
+    /// Loads the configuration, or tells every mistake and the exit code.
+    fn load(&self) -> Result<Loaded, ExitCode> {
+        config::load(&self.layers()).map_err(tell)
     }
+
+    /// The normalizer of the configuration, of which no other part is needed.
+    fn normalizer(&self) -> Result<Normalizer, ExitCode> {
+        config::load_normalizer(&self.layers()).map_err(tell)
+    }
+}
+
+/// Tells the mistakes of a configuration and gives the code of wrong use.
+fn tell(errors: Vec<ConfigError>) -> ExitCode {
+    for error in errors {
+        eprintln!("{error}");
+    }
+    ExitCode::from(USAGE)
 }
 
 /// Runs the program with the arguments of the process.

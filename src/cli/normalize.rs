@@ -13,8 +13,8 @@ use crate::event::json::Json;
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A file may hold several callbacks, one behind the other. What is no callback is told on standard error, the others
-are printed all the same, and the exit code is 1.
+A file may hold several callbacks, one behind the other. What is no callback is
+told on standard error; the others are printed, and the exit code is 1.
 
 Examples:
   apsara-bridge normalize callback.json --pretty

@@ -11,7 +11,8 @@ use crate::telemetry::logs;
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-SIGTERM or SIGINT stops it gently: what is in flight is finished first; a second signal stops it at once.
+SIGTERM or SIGINT stops it gently: what is in flight is finished first. A second
+signal stops it at once.
 
 Examples:
   apsara-bridge serve --config bridge.toml
@@ -38,8 +39,8 @@ impl Serve {
             Err(error) => return fail(format!("no runtime: {error}")),
         };
         runtime.block_on(async {
-            let (Ok(mut terminate), Ok(mut interrupt)) =
-                (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+            let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
+                (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
             else {
                 return fail("signals can't be received");
             };
@@ -53,6 +54,10 @@ impl Serve {
                     tokio::select! {
                         _ = terminate.recv() => {}
                         _ = interrupt.recv() => {}
+                        _ = hangup.recv() => {
+                            tracing::warn!("SIGHUP: the configuration is read at start only; restart to change it");
+                            continue;
+                        }
                     }
                     count.send_modify(|count| *count += 1);
                 }

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::bridge::Delivery;
-use crate::dialect::Catalogue;
+use crate::dialect::{Catalogue, Normalizer};
 use crate::input::http::HttpConfig;
 use crate::output::console::ConsoleConfig;
 use crate::output::kafka::KafkaConfig;
@@ -23,8 +23,9 @@ use crate::output::nats::NatsConfig;
 use crate::output::{self, check_topic};
 use crate::route::{Action, Destination, Filter, Route, Router, Template, nearest, parse_match};
 use crate::service::{InputSettings, OutputSettings, Settings};
+use crate::setting::Mistake;
 use crate::telemetry::logs;
-use raw::{Raw, RawDestination, RawRoute};
+use raw::{Raw, RawCatalogue, RawDestination, RawEvent, RawRoute};
 use read::Reader;
 
 /// What every environment variable of the configuration starts with.
@@ -93,10 +94,7 @@ pub fn load(layers: &[Layer]) -> Result<Loaded, Vec<ConfigError>> {
 
     let mut check = Check { errors: Vec::new() };
     let type_prefix = raw.event.type_prefix.clone();
-    if type_prefix.is_empty() || !type_prefix.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
-    {
-        check.wrong("event.type_prefix", format!("`{type_prefix}` is no prefix; expected one as com.example.media."));
-    }
+    check.type_prefix(&type_prefix);
     let catalogue = check.catalogue(&raw.catalogue.files);
     let deadline = raw.delivery.deadline.0;
     if deadline.is_zero() || deadline > LONGEST_DEADLINE {
@@ -184,6 +182,27 @@ pub fn load(layers: &[Layer]) -> Result<Loaded, Vec<ConfigError>> {
         effective,
         warnings,
     })
+}
+
+/// Loads what of a configuration concerns the making of events alone: `event` and `catalogue`. The rest may be
+/// missing, or wrong.
+///
+/// # Errors
+/// Every mistake in those two sections, and files that can't be read.
+pub fn load_normalizer(layers: &[Layer]) -> Result<Normalizer, Vec<ConfigError>> {
+    let mut reader = Reader::new(layers)?;
+    let event: RawEvent = reader.section(&["event"]);
+    let files: RawCatalogue = reader.section(&["catalogue"]);
+    let mut check = Check { errors: Vec::new() };
+    check.type_prefix(&event.type_prefix);
+    let catalogue = check.catalogue(&files.files);
+    for (key, message) in check.errors {
+        reader.wrong(&key, message);
+    }
+    match catalogue {
+        Some(catalogue) if reader.errors.is_empty() => Ok(Normalizer::new(catalogue, event.type_prefix)),
+        _ => Err(reader.into_errors()),
+    }
 }
 
 fn leaves_unrouted(router: &Router, dead_letters: bool) -> Option<String> {
@@ -276,7 +295,7 @@ struct Topics<'a> {
 
 /// Gathers mistakes by key.
 struct Check {
-    errors: Vec<(String, String)>,
+    errors: Vec<Mistake>,
 }
 
 impl Check {
@@ -284,8 +303,15 @@ impl Check {
         self.errors.push((key.to_owned(), message.into()));
     }
 
-    fn below(&mut self, key: &str, errors: Vec<(String, String)>) {
+    fn below(&mut self, key: &str, errors: Vec<Mistake>) {
         self.errors.extend(errors.into_iter().map(|(below, message)| (format!("{key}.{below}"), message)));
+    }
+
+    fn type_prefix(&mut self, prefix: &str) {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if prefix.is_empty() || !prefix.chars().all(legal) {
+            self.wrong("event.type_prefix", format!("`{prefix}` is no prefix; expected one as com.example.media."));
+        }
     }
 
     fn catalogue(&mut self, files: &[PathBuf]) -> Option<Catalogue> {

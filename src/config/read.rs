@@ -165,12 +165,14 @@ fn explain(place: Vec<String>, kind: &Kind) -> (Vec<String>, Vec<String>, String
     let below = |name: &str| place.iter().cloned().chain([name.to_owned()]).collect::<Vec<_>>();
     match kind {
         Kind::UnknownField(name, known) => {
+            // The path of the mistake ends in the key itself.
+            let named = if place.last() == Some(name) { place.clone() } else { below(name) };
             let hint = match nearest(name, known.iter().copied()) {
                 Some(name) => format!("; did you mean `{name}`?"),
                 None if known.is_empty() => "; there are no keys here".to_owned(),
                 None => format!("; known are {}", known.join(", ")),
             };
-            (below(name), below(name), format!("unknown key{hint}"))
+            (named.clone(), named, format!("unknown key{hint}"))
         }
         Kind::MissingField(name) => (below(name), place.clone(), "missing".to_owned()),
         Kind::UnknownVariant(name, known) => {
@@ -178,8 +180,29 @@ fn explain(place: Vec<String>, kind: &Kind) -> (Vec<String>, Vec<String>, String
                 .map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
             (place.clone(), place, format!("`{name}` is none of {}{hint}", known.join(", ")))
         }
-        Kind::InvalidType(actual, expected) => (place.clone(), place, format!("found {actual}; expected {expected}")),
+        Kind::InvalidType(actual, expected) => {
+            let message = format!("found {}; expected {}", plain(&actual.to_string()), plain(expected));
+            (place.clone(), place, message)
+        }
         other => (place.clone(), place, other.to_string()),
+    }
+}
+
+/// The words of a user for those of serde and figment.
+fn plain(words: &str) -> String {
+    if words.starts_with("struct ") || words == "a map" || words == "map" {
+        return "a table".to_owned();
+    }
+    match words {
+        "usize" | "u64" | "u32" | "i64" => "a whole number".to_owned(),
+        "a sequence" | "sequence" => "a list".to_owned(),
+        "unit" => "nothing".to_owned(),
+        other => other
+            .replace("signed int ", "the number ")
+            .replace("unthe number ", "the number ")
+            .replace("float ", "the number ")
+            .replace("string \"", "the text \"")
+            .replace("bool ", ""),
     }
 }
 

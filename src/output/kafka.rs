@@ -9,19 +9,20 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use figment::value::{Dict, Value};
 use futures_util::future::BoxFuture;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
-use serde::{Deserialize, Deserializer, Serialize};
+use rdkafka::producer::{BaseProducer, DeliveryResult, FutureProducer, FutureRecord, Producer, ProducerContext};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::time::Instant;
 
-use super::{ErrorKind, Health, Output, PublishError, Record};
+use super::{ErrorKind, Health, Output, PublishError, Record, SECRETS_CHECK};
 use crate::event::{Mode, kafka};
 use crate::route::Template;
-use crate::setting::{Secret, SecretSource, one_or_many};
+use crate::setting::{Mistake, Secret, SecretSource, one_or_many};
 use crate::telemetry::metrics::Metrics;
 
 /// Kafka's limit on the length of a topic's name.
@@ -57,8 +58,9 @@ pub struct KafkaConfig {
     pub brokers: Vec<String>,
     /// How events are laid out.
     pub mode: Mode,
-    /// librdkafka's own properties by their own names; any value may be a secret.
-    pub client: BTreeMap<String, ClientProperty>,
+    /// librdkafka's own properties by their own names; any value may be a secret. Tables inside are names with dots.
+    #[serde(deserialize_with = "properties", serialize_with = "shown_properties")]
+    pub client: BTreeMap<String, SecretSource>,
 }
 
 impl Default for KafkaConfig {
@@ -67,27 +69,52 @@ impl Default for KafkaConfig {
     }
 }
 
-/// The value of a librdkafka property.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ClientProperty(SecretSource);
+/// Properties whose name holds one of these are secrets wherever their value stands.
+const SECRET_WORDS: [&str; 5] = ["password", "secret", "token", "pem", "jaas"];
 
-impl fmt::Debug for ClientProperty {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(formatter)
+/// Reads properties. From the environment and from flags, and from TOML without quotes, a name with dots arrives as
+/// tables in tables.
+fn properties<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, SecretSource>, D::Error> {
+    fn flatten(name: String, value: Value, out: &mut BTreeMap<String, SecretSource>) -> Result<(), String> {
+        let is_secret = |table: &Dict| {
+            let source = |key: &str| matches!(table.get(key), Some(Value::String(..)));
+            table.len() == 1 && (source("file") || source("env"))
+        };
+        match value {
+            Value::Dict(_, table) if !is_secret(&table) => {
+                table.into_iter().try_for_each(|(below, value)| flatten(format!("{name}.{below}"), value, out))
+            }
+            value => {
+                out.insert(name, value.deserialize().map_err(|error| error.kind.to_string())?);
+                Ok(())
+            }
+        }
     }
+    let mut properties = BTreeMap::new();
+    for (name, value) in BTreeMap::<String, Value>::deserialize(deserializer)? {
+        flatten(name, value, &mut properties).map_err(serde::de::Error::custom)?;
+    }
+    Ok(properties)
 }
 
-impl Serialize for ClientProperty {
-    // Which properties are secrets is librdkafka's to know, and it learns new ones: values are shown by none.
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
-    }
+/// Shows properties, secrets hidden.
+fn shown_properties<S: Serializer>(
+    properties: &BTreeMap<String, SecretSource>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(properties.iter().map(|(name, source)| match source {
+        SecretSource::Inline(value) if !SECRET_WORDS.iter().any(|word| name.contains(word)) => {
+            (name, Shown::Plain(value))
+        }
+        source => (name, Shown::Source(source)),
+    }))
 }
 
-impl<'de> Deserialize<'de> for ClientProperty {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        SecretSource::deserialize(deserializer).map(ClientProperty)
-    }
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Shown<'a> {
+    Plain(&'a str),
+    Source(&'a SecretSource),
 }
 
 impl KafkaConfig {
@@ -95,7 +122,7 @@ impl KafkaConfig {
     ///
     /// # Errors
     /// Key below the output and what is wrong with it, for every mistake.
-    pub fn validate(&self, name: &str, deadline: Duration) -> Result<KafkaSettings, Vec<(String, String)>> {
+    pub fn validate(&self, name: &str, deadline: Duration) -> Result<KafkaSettings, Vec<Mistake>> {
         let mut errors = Vec::new();
         if self.brokers.is_empty() {
             errors.push(("brokers".to_owned(), "expected at least one host:port".to_owned()));
@@ -105,6 +132,7 @@ impl KafkaConfig {
                 errors.push(("brokers".to_owned(), format!("`{broker}` is no host:port")));
             }
         }
+        let mut secrets = Vec::new();
         let mut client = ClientConfig::new();
         client
             .set("client.id", "apsara-bridge")
@@ -113,19 +141,20 @@ impl KafkaConfig {
             .set("log.connection.close", "false")
             .set("linger.ms", "1")
             .set_log_level(RDKafkaLogLevel::Info);
-        for (property, value) in &self.client {
+        for (property, source) in &self.client {
             let key = format!("client.\"{property}\"");
             if let Some((_, instead)) = RESERVED.iter().find(|(reserved, _)| reserved == property) {
                 errors.push((key, format!("is not set here: {instead}")));
                 continue;
             }
-            let value = match Secret::read(&value.0) {
-                Ok(secret) => secret.value(),
+            let secret = match Secret::read(source) {
+                Ok(secret) => secret,
                 Err(error) => {
                     errors.push((key, error));
                     continue;
                 }
             };
+            let value = secret.value();
             match property.as_str() {
                 "acks" | "request.required.acks" if value != "all" && value != "-1" => errors
                     .push((key, "must stay `all`: what was answered with 200 could be lost with a broker".to_owned())),
@@ -135,9 +164,12 @@ impl KafkaConfig {
                 _ => {
                     // One at a time, so that each property has its own error.
                     if let Err(error) = ClientConfig::new().set(property, &value).create_native_config() {
-                        errors.push((key, property_error(&error)));
+                        errors.push((key, property_error(&error, &value)));
                     }
                     client.set(property, value);
+                    if !matches!(source, SecretSource::Inline(_)) {
+                        secrets.push((property.clone(), secret));
+                    }
                 }
             }
         }
@@ -146,34 +178,77 @@ impl KafkaConfig {
             .set("acks", "all")
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", deadline.as_millis().max(1).to_string());
+        if errors.is_empty()
+            && let Err(error) = refused_together(&client)
+        {
+            errors.push(("client".to_owned(), error));
+        }
         if errors.is_empty() {
-            Ok(KafkaSettings { name: name.to_owned(), mode: self.mode, client })
+            Ok(KafkaSettings { name: name.to_owned(), mode: self.mode, client, secrets })
         } else {
             Err(errors)
         }
     }
 }
 
-/// The part of librdkafka's complaint that says what is wrong; never the value, which may be a secret.
-fn property_error(error: &KafkaError) -> String {
+/// What librdkafka refuses of properties that are fine each alone, as a certificate that can't be read: a client is
+/// made of them and thrown away. It has no brokers, so that it connects to nothing.
+fn refused_together(client: &ClientConfig) -> Result<(), String> {
+    let mut without_brokers = client.clone();
+    without_brokers.remove("bootstrap.servers");
+    let made: Result<BaseProducer<Silent>, KafkaError> = without_brokers.create_with_context(Silent);
+    made.map(|_| ()).map_err(|error| match error {
+        KafkaError::ClientCreation(words) => format!("librdkafka refuses the properties: {words}"),
+        other => format!("librdkafka refuses the properties: {other}"),
+    })
+}
+
+/// A context for clients that are not to be heard.
+struct Silent;
+
+impl ClientContext for Silent {
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+    fn error(&self, _: KafkaError, _: &str) {}
+}
+
+impl ProducerContext for Silent {
+    type DeliveryOpaque = ();
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
+/// librdkafka's complaint about one property, without its value, which may be a secret.
+fn property_error(error: &KafkaError, value: &str) -> String {
     match error {
         KafkaError::ClientConfig(_, message, _, _) if message.contains("No such configuration property") => {
             "librdkafka has no such property".to_owned()
         }
-        KafkaError::ClientConfig(result, ..) => format!("librdkafka refuses the value: {result:?}"),
+        KafkaError::ClientConfig(_, message, _, _) if !value.is_empty() => {
+            format!("librdkafka refuses the value: {}", message.replace(value, "…"))
+        }
         _ => "librdkafka refuses the value".to_owned(),
     }
 }
 
 /// Checked settings of a Kafka output.
-#[derive(Clone)]
 pub struct KafkaSettings {
     name: String,
     mode: Mode,
     client: ClientConfig,
+    /// Properties that lie in files or variables, and may change.
+    secrets: Vec<(String, Secret)>,
 }
 
 impl KafkaSettings {
+    /// The properties with the secrets as they are now, and those secrets.
+    fn present(&self) -> (ClientConfig, Vec<String>) {
+        let mut client = self.client.clone();
+        let values: Vec<String> = self.secrets.iter().map(|(_, secret)| secret.value()).collect();
+        for ((property, _), value) in self.secrets.iter().zip(&values) {
+            client.set(property, value);
+        }
+        (client, values)
+    }
+
     /// Name of the output.
     pub fn name(&self) -> &str {
         &self.name
@@ -212,34 +287,39 @@ type BridgeProducer = FutureProducer<Context>;
 
 /// Publishes to Kafka. Dropping it ends its watch.
 pub struct Kafka {
-    name: String,
-    mode: Mode,
-    client: ClientConfig,
     shared: Arc<Shared>,
-    producer: RwLock<BridgeProducer>,
     watch: tokio::task::JoinHandle<()>,
 }
 
 impl fmt::Debug for Kafka {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Kafka").field("name", &self.name).finish_non_exhaustive()
+        formatter.debug_struct("Kafka").field("settings", &self.shared.settings).finish_non_exhaustive()
     }
 }
 
 impl Drop for Kafka {
     fn drop(&mut self) {
+        self.shared.status.health.close();
         self.watch.abort();
     }
 }
 
-#[derive(Debug)]
 struct Shared {
+    settings: KafkaSettings,
+    status: Arc<Status>,
+    /// None only while the first producer is being made.
+    producer: RwLock<Option<BridgeProducer>>,
+}
+
+/// What librdkafka's own threads tell: apart from the producer, which holds it.
+#[derive(Debug)]
+struct Status {
     health: Health,
     /// librdkafka's last complaint: it says why a time-out happened.
     complaint: Mutex<String>,
 }
 
-impl Shared {
+impl Status {
     fn complaint(&self) -> String {
         let complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
         if complaint.is_empty() { "no broker answered".to_owned() } else { complaint.clone() }
@@ -247,7 +327,7 @@ impl Shared {
 }
 
 #[derive(Clone)]
-struct Context(Arc<Shared>);
+struct Context(Arc<Status>);
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -270,65 +350,95 @@ impl Kafka {
     /// # Errors
     /// What librdkafka refuses of the properties together.
     pub fn start(settings: KafkaSettings, metrics: &Metrics) -> Result<Kafka, String> {
-        let KafkaSettings { name, mode, client } = settings;
-        let shared = Arc::new(Shared { health: Health::new(&name, metrics), complaint: Mutex::new(String::new()) });
-        let producer: BridgeProducer = client
-            .create_with_context(Context(shared.clone()))
-            .map_err(|error| format!("librdkafka refuses the properties: {error}"))?;
-        let watch = tokio::spawn(watch(producer.clone(), shared.clone()));
-        Ok(Kafka { name, mode, client, shared, producer: RwLock::new(producer), watch })
-    }
-
-    fn producer(&self) -> BridgeProducer {
-        self.producer.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// An idempotent producer that met a fatal error takes no more records: a new one takes its place.
-    fn replace(&self, failed: &BridgeProducer) {
-        if failed.client().fatal_error().is_none() {
-            return;
-        }
-        let mut current = self.producer.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some((code, reason)) = current.client().fatal_error() {
-            tracing::warn!(output = %self.name, ?code, reason, "the producer failed for good; starting a new one");
-            match self.client.create_with_context(Context(self.shared.clone())) {
-                Ok(producer) => *current = producer,
-                Err(error) => tracing::error!(output = %self.name, %error, "no new producer"),
-            }
-        }
+        let health = Health::new(&settings.name, metrics);
+        let status = Arc::new(Status { health, complaint: Mutex::new(String::new()) });
+        let shared = Arc::new(Shared { settings, status, producer: RwLock::new(None) });
+        let secrets = shared.renew()?;
+        let watch = tokio::spawn(watch(shared.clone(), secrets));
+        Ok(Kafka { shared, watch })
     }
 }
 
-/// Asks the brokers whether they are there: until they answer, and whenever a publish makes that doubtful.
-async fn watch(producer: BridgeProducer, shared: Arc<Shared>) {
+impl Shared {
+    fn producer(&self) -> Option<BridgeProducer> {
+        self.producer.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes a new producer, with the secrets as they are now, which it gives back. Records that the old one holds
+    /// are finished by it.
+    fn renew(&self) -> Result<Vec<String>, String> {
+        let (client, secrets) = self.settings.present();
+        let producer = client
+            .create_with_context(Context(self.status.clone()))
+            .map_err(|error| format!("librdkafka refuses the properties: {error}"))?;
+        *self.producer.write().unwrap_or_else(PoisonError::into_inner) = Some(producer);
+        Ok(secrets)
+    }
+
+    /// An idempotent producer that met a fatal error takes no more records: a new one takes its place.
+    fn replace_failed(&self) {
+        let failed = self.producer().and_then(|producer| producer.client().fatal_error());
+        if let Some((code, reason)) = failed {
+            let output = &self.settings.name;
+            tracing::warn!(output, ?code, reason, "the producer failed for good; starting a new one");
+            if let Err(error) = self.renew() {
+                tracing::error!(output, error, "no new producer");
+            }
+        }
+    }
+
+    fn failed(&self, error: &KafkaError) -> PublishError {
+        let code = error.rdkafka_error_code();
+        let kind = code.map_or(ErrorKind::Unavailable, kind_of);
+        if matches!(kind, ErrorKind::TimedOut | ErrorKind::Unavailable) {
+            self.status.health.suspect();
+        }
+        let words = code.map_or_else(|| error.to_string(), |code| code.to_string());
+        PublishError::new(kind, words)
+    }
+}
+
+/// Asks the brokers whether they are there: until they answer, and whenever a publish makes that doubtful. Makes a
+/// new producer when the old one failed for good or logs in with a secret that has changed.
+async fn watch(shared: Arc<Shared>, mut secrets: Vec<String>) {
+    let Status { health, complaint } = &*shared.status;
     loop {
-        let asked = producer.clone();
+        let Some(producer) = shared.producer() else { return };
         // A name that no topic can have, so that asking for it neither creates a topic nor lists all of them.
-        let answer = tokio::task::spawn_blocking(move || asked.client().fetch_metadata(Some("!"), PROBE_TIMEOUT)).await;
-        match answer {
-            Ok(Ok(_)) => {
-                shared.complaint.lock().unwrap_or_else(PoisonError::into_inner).clear();
-                shared.health.up();
-                shared.health.suspected(Duration::MAX).await;
+        let ask = move || producer.client().fetch_metadata(Some("!"), PROBE_TIMEOUT).map(|_| ());
+        match tokio::task::spawn_blocking(ask).await {
+            Ok(Ok(())) => {
+                complaint.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                health.up();
+                while !health.suspected(SECRETS_CHECK).await && shared.settings.present().1 == secrets {}
             }
             Ok(Err(error)) => {
-                tracing::debug!(output = %shared.health.name, %error, "no metadata");
-                shared.health.down(&shared.complaint());
-                shared.health.suspected(PROBE_EVERY).await;
+                tracing::debug!(output = shared.settings.name, %error, "no metadata");
+                health.down(&shared.status.complaint());
+                health.suspected(PROBE_EVERY).await;
             }
+            // The runtime is ending.
             Err(_) => return,
+        }
+        shared.replace_failed();
+        if shared.settings.present().1 != secrets {
+            tracing::info!(output = shared.settings.name, "a secret has changed; logging in with it");
+            match shared.renew() {
+                Ok(present) => secrets = present,
+                Err(error) => tracing::error!(output = shared.settings.name, error, "no new producer"),
+            }
         }
     }
 }
 
 impl Output for Kafka {
     fn name(&self) -> &str {
-        &self.name
+        &self.shared.settings.name
     }
 
     fn publish<'a>(&'a self, record: &'a Record, deadline: Instant) -> BoxFuture<'a, Result<(), PublishError>> {
         Box::pin(async move {
-            let mode = record.mode.unwrap_or(self.mode);
+            let mode = record.mode.unwrap_or(self.shared.settings.mode);
             let payload = kafka::payload(&record.event, mode);
             let mut headers = OwnedHeaders::new_with_capacity(20);
             for (key, value) in kafka::headers(&record.event, mode) {
@@ -339,7 +449,9 @@ impl Output for Kafka {
             if let Some(key) = &record.key {
                 message = message.key(key.as_bytes());
             }
-            let producer = self.producer();
+            let Some(producer) = self.shared.producer() else {
+                return Err(PublishError::new(ErrorKind::Unavailable, "there is no producer"));
+            };
             let delivery = loop {
                 match producer.send_result(message) {
                     Ok(delivery) => break delivery,
@@ -350,18 +462,18 @@ impl Output for Kafka {
                         message = back;
                         tokio::time::sleep(QUEUE_RETRY).await;
                     }
-                    Err((error, _)) => return Err(self.failed(&error, &producer)),
+                    Err((error, _)) => return Err(self.shared.failed(&error)),
                 }
             };
             match tokio::time::timeout_at(deadline, delivery).await {
                 Ok(Ok(Ok(_))) => {
-                    self.shared.health.up();
+                    self.shared.status.health.up();
                     Ok(())
                 }
-                Ok(Ok(Err((error, _)))) => Err(self.failed(&error, &producer)),
+                Ok(Ok(Err((error, _)))) => Err(self.shared.failed(&error)),
                 Ok(Err(_)) => Err(PublishError::new(ErrorKind::Unavailable, "the producer was closed")),
                 Err(_) => {
-                    self.shared.health.suspect();
+                    self.shared.status.health.suspect();
                     Err(PublishError::new(ErrorKind::TimedOut, "no acknowledgement before the deadline"))
                 }
             }
@@ -369,21 +481,7 @@ impl Output for Kafka {
     }
 
     fn health(&self) -> &Health {
-        &self.shared.health
-    }
-}
-
-impl Kafka {
-    fn failed(&self, error: &KafkaError, producer: &BridgeProducer) -> PublishError {
-        let code = error.rdkafka_error_code();
-        let kind = code.map_or(ErrorKind::Unavailable, kind_of);
-        match kind {
-            ErrorKind::TimedOut | ErrorKind::Unavailable => self.shared.health.suspect(),
-            _ => {}
-        }
-        self.replace(producer);
-        let words = code.map_or_else(|| error.to_string(), |code| code.to_string());
-        PublishError::new(kind, words)
+        &self.shared.status.health
     }
 }
 

@@ -8,7 +8,7 @@ pub mod nats;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -23,6 +23,9 @@ use crate::telemetry::metrics::Metrics;
 
 /// The kinds of outputs, as `kind` names them.
 pub const KINDS: &[&str] = &["kafka", "nats", "console"];
+
+/// How often it is looked whether the secrets that an output logs in with have changed.
+const SECRETS_CHECK: Duration = Duration::from_secs(5);
 
 /// How often an output that stays down says so again.
 const REMIND: Duration = Duration::from_secs(300);
@@ -141,6 +144,7 @@ pub struct Health {
     gauge: Gauge,
     said: Seldom,
     doubt: Notify,
+    closed: AtomicBool,
 }
 
 impl Health {
@@ -154,6 +158,7 @@ impl Health {
             gauge,
             said: Seldom::every(REMIND),
             doubt: Notify::new(),
+            closed: AtomicBool::new(false),
         }
     }
 
@@ -173,6 +178,9 @@ impl Health {
 
     /// It doesn't answer, and why: said at once when new, and then seldom.
     pub fn down(&self, reason: &str) {
+        if self.closed.load(Ordering::Relaxed) {
+            return;
+        }
         let before = self.state.load(Ordering::Relaxed);
         // An output that never was connected is still connecting, but its trouble is told.
         if before == UP {
@@ -189,9 +197,15 @@ impl Health {
         self.doubt.notify_one();
     }
 
-    /// Waits until the output is suspected, at most the given time.
-    pub async fn suspected(&self, at_most: Duration) {
-        let _ = tokio::time::timeout(at_most, self.doubt.notified()).await;
+    /// Waits until the output is suspected, at most the given time; true when it is.
+    pub async fn suspected(&self, at_most: Duration) -> bool {
+        tokio::time::timeout(at_most, self.doubt.notified()).await.is_ok()
+    }
+
+    /// It is being closed on purpose: that its connections end now is no news.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.gauge.set(0.0);
     }
 }
 

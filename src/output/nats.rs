@@ -8,19 +8,21 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::jetstream::{self, ErrorCode, context::PublishErrorKind, message::PublishMessage, stream};
 use async_nats::{Client, ConnectOptions, HeaderMap};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{ErrorKind, Health, Output, PublishError, Record};
+use super::{ErrorKind, Health, Output, PublishError, Record, SECRETS_CHECK};
 use crate::event::{Event, ID, Mode, SOURCE, nats};
 use crate::route::Template;
-use crate::setting::{Secret, SecretSource, one_or_many};
+use crate::setting::{Mistake, Secret, SecretSource, one_or_many};
 use crate::telemetry::metrics::Metrics;
 
 /// Waiting time between attempts to connect: doubles from the first to the second.
@@ -61,7 +63,7 @@ pub struct StreamConfig {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsConfig {
-    /// Certificates of authorities to trust beside the system's.
+    /// Certificates of authorities to trust, in place of the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
     /// Certificate of this client.
@@ -121,8 +123,8 @@ impl NatsConfig {
     ///
     /// # Errors
     /// Key below the output and what is wrong with it, for every mistake.
-    pub fn validate(&self, name: &str) -> Result<NatsSettings, Vec<(String, String)>> {
-        let mut errors: Vec<(String, String)> = Vec::new();
+    pub fn validate(&self, name: &str) -> Result<NatsSettings, Vec<Mistake>> {
+        let mut errors: Vec<Mistake> = Vec::new();
         let mut wrong = |key: &str, message: String| errors.push((key.to_owned(), message));
         if self.servers.is_empty() {
             wrong("servers", "expected at least one nats://host:port".to_owned());
@@ -225,6 +227,29 @@ enum Login {
     Credentials(Secret),
 }
 
+/// How to log in, with the secrets as they are now.
+#[derive(Clone, PartialEq, Eq)]
+enum PresentLogin {
+    None,
+    User(String, String),
+    Token(String),
+    NKey(String),
+    Credentials(String),
+}
+
+impl Login {
+    fn present(&self) -> PresentLogin {
+        match self {
+            Login::None => PresentLogin::None,
+            Login::User(user, password) => PresentLogin::User(user.clone(), password.value()),
+            Login::Token(token) => PresentLogin::Token(token.value()),
+            Login::NKey(seed) => PresentLogin::NKey(seed.value()),
+            // async-nats wants the end of the last line, which a secret's value doesn't have.
+            Login::Credentials(file) => PresentLogin::Credentials(format!("{}\n", file.value())),
+        }
+    }
+}
+
 /// Checked settings of a NATS output.
 #[derive(Debug)]
 pub struct NatsSettings {
@@ -282,6 +307,7 @@ impl fmt::Debug for Nats {
 
 impl Drop for Nats {
     fn drop(&mut self) {
+        self.shared.health.close();
         self.watch.abort();
     }
 }
@@ -289,12 +315,18 @@ impl Drop for Nats {
 #[derive(Debug)]
 struct Shared {
     health: Health,
-    connection: OnceLock<jetstream::Context>,
+    connection: RwLock<Option<jetstream::Context>>,
+    /// Number of the connection in use, counted from 1.
+    generation: AtomicU64,
     /// The server's last complaint and when it came: it says why an acknowledgement doesn't come.
     complaint: Mutex<Option<(Instant, String)>>,
 }
 
 impl Shared {
+    fn connection(&self) -> Option<jetstream::Context> {
+        self.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn complaint_since(&self, start: Instant) -> Option<String> {
         let complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
         complaint.as_ref().filter(|(came, _)| *came >= start).map(|(_, words)| words.clone())
@@ -310,7 +342,8 @@ impl Nats {
     pub fn start(settings: NatsSettings, metrics: &Metrics) -> Nats {
         let shared = Arc::new(Shared {
             health: Health::new(&settings.name, metrics),
-            connection: OnceLock::new(),
+            connection: RwLock::new(None),
+            generation: AtomicU64::new(0),
             complaint: Mutex::default(),
         });
         let (name, mode, delivery) = (settings.name.clone(), settings.mode, settings.delivery);
@@ -319,44 +352,60 @@ impl Nats {
     }
 }
 
-/// Connects, makes sure of the stream, and then looks after the connection whenever a publish makes it doubtful.
+/// Connects and makes sure of the stream; then looks after the connection whenever a publish makes it doubtful, and
+/// connects anew when the secret it logs in with has changed.
 async fn watch(settings: NatsSettings, shared: Arc<Shared>) {
-    let mut pause = RETRY.0;
-    let client = loop {
-        match connect(&settings, &shared).await {
-            Ok(client) => break client,
-            Err(reason) => {
-                shared.health.down(&reason);
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(RETRY.1);
-            }
-        }
-    };
-    let context = jetstream::new(client.clone());
-    pause = RETRY.0;
-    while let Err(reason) = ensure_stream(&context, settings.stream.as_ref(), settings.delivery).await {
-        shared.health.down(&reason);
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(RETRY.1);
-    }
-    let _ = shared.connection.set(context);
-    shared.health.up();
     loop {
-        shared.health.suspected(Duration::MAX).await;
-        match tokio::time::timeout(ANSWER_TIMEOUT, client.flush()).await {
-            Ok(Ok(())) if client.connection_state() == async_nats::connection::State::Connected => shared.health.up(),
-            Ok(_) => shared.health.down("not connected"),
-            Err(_) => {
-                shared.health.down("the server doesn't answer");
-                // A peer that is gone without a word is found by reconnecting only.
-                let _ = client.force_reconnect().await;
+        let mut pause = RETRY.0;
+        let (login, client, context) = loop {
+            let login = settings.login.present();
+            match establish(&settings, &login, &shared).await {
+                Ok((client, context)) => break (login, client, context),
+                // While a new secret doesn't work, the connection of the old one goes on.
+                Err(reason) if shared.connection().is_some() => {
+                    tracing::warn!(output = settings.name, reason, "logging in with the new secret failed");
+                }
+                Err(reason) => shared.health.down(&reason),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+        };
+        shared.generation.fetch_add(1, Ordering::Relaxed);
+        *shared.connection.write().unwrap_or_else(PoisonError::into_inner) = Some(context);
+        shared.health.up();
+        while settings.login.present() == login {
+            if !shared.health.suspected(SECRETS_CHECK).await {
+                continue;
+            }
+            match tokio::time::timeout(ANSWER_TIMEOUT, client.flush()).await {
+                Ok(Ok(())) if client.connection_state() == State::Connected => shared.health.up(),
+                Ok(_) => shared.health.down("not connected"),
+                Err(_) => {
+                    shared.health.down("the server doesn't answer");
+                    // A peer that is gone without a word is found by reconnecting only.
+                    let _ = client.force_reconnect().await;
+                }
             }
         }
+        tracing::info!(output = settings.name, "the secret has changed; logging in with it");
     }
 }
 
-async fn connect(settings: &NatsSettings, shared: &Arc<Shared>) -> Result<Client, String> {
+/// Connects and makes sure of the stream.
+async fn establish(
+    settings: &NatsSettings,
+    login: &PresentLogin,
+    shared: &Arc<Shared>,
+) -> Result<(Client, jetstream::Context), String> {
+    let client = connect(settings, login, shared).await?;
+    let context = jetstream::new(client.clone());
+    ensure_stream(&context, settings.stream.as_ref(), settings.delivery).await?;
+    Ok((client, context))
+}
+
+async fn connect(settings: &NatsSettings, login: &PresentLogin, shared: &Arc<Shared>) -> Result<Client, String> {
     let events = shared.clone();
+    let generation = shared.generation.load(Ordering::Relaxed) + 1;
     let mut options = ConnectOptions::new()
         .name("apsara-bridge")
         .connection_timeout(ANSWER_TIMEOUT)
@@ -365,8 +414,12 @@ async fn connect(settings: &NatsSettings, shared: &Arc<Shared>) -> Result<Client
             let shared = events.clone();
             async move {
                 tracing::debug!(output = %shared.health.name, %event, "nats");
+                // What becomes of a connection that another has replaced says nothing of that one.
+                if shared.generation.load(Ordering::Relaxed) > generation {
+                    return;
+                }
                 match event {
-                    async_nats::Event::Connected if shared.connection.get().is_some() => shared.health.up(),
+                    async_nats::Event::Connected if shared.connection().is_some() => shared.health.up(),
                     async_nats::Event::Disconnected => {
                         let recently = Instant::now().checked_sub(PING_EVERY);
                         let complaint = recently.and_then(|recently| shared.complaint_since(recently));
@@ -378,13 +431,13 @@ async fn connect(settings: &NatsSettings, shared: &Arc<Shared>) -> Result<Client
                 }
             }
         });
-    options = match &settings.login {
-        Login::None => options,
-        Login::User(user, password) => options.user_and_password(user.clone(), password.value()),
-        Login::Token(token) => options.token(token.value()),
-        Login::NKey(seed) => options.nkey(seed.value()),
-        Login::Credentials(file) => {
-            options.credentials(&file.value()).map_err(|error| format!("the credentials file is malformed: {error}"))?
+    options = match login.clone() {
+        PresentLogin::None => options,
+        PresentLogin::User(user, password) => options.user_and_password(user, password),
+        PresentLogin::Token(token) => options.token(token),
+        PresentLogin::NKey(seed) => options.nkey(seed),
+        PresentLogin::Credentials(text) => {
+            options.credentials(&text).map_err(|error| format!("the credentials file is malformed: {error}"))?
         }
     };
     if let Some(tls) = &settings.tls {
@@ -433,7 +486,8 @@ async fn ensure_stream(
     }
 }
 
-fn message_id(event: &Event, subject: &str) -> String {
+/// The id by which a stream knows a repeat.
+pub fn message_id(event: &Event, subject: &str) -> String {
     let part = |attribute| event.get(attribute).unwrap_or_default();
     nats::percent_encode(&format!("{}|{}|{subject}", part(&SOURCE), part(&ID))).into_owned()
 }
@@ -448,7 +502,7 @@ impl Output for Nats {
             let started = Instant::now();
             let down = || PublishError::new(ErrorKind::Unavailable, "not connected");
             // A message handed to a client without a connection would wait in its buffer, past any deadline.
-            let context = self.shared.connection.get().filter(|_| self.shared.health.is_up()).ok_or_else(down)?;
+            let context = self.shared.connection().filter(|_| self.shared.health.is_up()).ok_or_else(down)?;
             let mode = record.mode.unwrap_or(self.mode);
             let mut headers = HeaderMap::new();
             for (name, value) in nats::headers(&record.event, mode) {

@@ -17,6 +17,7 @@ use globset::{GlobBuilder, GlobMatcher};
 
 use crate::dialect::{Catalogue, Dialect, Status};
 use crate::event::{ATTRIBUTES, Attribute, DIALECT, Event, Mode, STATUS, TYPE, attribute};
+use crate::setting::Mistake;
 pub use filter::{Filter, FilterConfig};
 use index::Index;
 pub use template::{ABSENT, MAX_KEY_BYTES, MAX_TOPIC_VALUE_BYTES, Template, TemplateError};
@@ -102,13 +103,16 @@ impl Pattern {
     }
 }
 
+/// Attributes, and the patterns of which each must fit one.
+pub type Matches = Vec<(&'static Attribute, Vec<Pattern>)>;
+
 /// A route.
 #[derive(Clone, Debug)]
 pub struct Route {
     /// Its name: unique, and a label of metrics.
     pub name: String,
     /// What attributes must fit: one of the patterns each.
-    pub matches: Vec<(&'static Attribute, Vec<Pattern>)>,
+    pub matches: Matches,
     /// What must hold beside.
     pub filter: Option<Filter>,
     /// What is done.
@@ -259,10 +263,7 @@ impl Router {
 ///
 /// # Errors
 /// A sentence for each name that is no attribute and each pattern that is malformed.
-pub fn parse_match(
-    patterns: &BTreeMap<String, Vec<String>>,
-    type_prefix: &str,
-) -> Result<Vec<(&'static Attribute, Vec<Pattern>)>, Vec<(String, String)>> {
+pub fn parse_match(patterns: &BTreeMap<String, Vec<String>>, type_prefix: &str) -> Result<Matches, Vec<Mistake>> {
     let mut matches = Vec::new();
     let mut errors = Vec::new();
     for (name, texts) in patterns {

@@ -6,7 +6,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cli;
+mod config;
 mod http;
+mod kafka;
+mod nats;
 mod normalize;
 mod support_judges;
 mod support_kafka;

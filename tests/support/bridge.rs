@@ -8,6 +8,7 @@ use apsara_bridge::bridge::Bridge;
 use apsara_bridge::config::{self, Layer};
 use apsara_bridge::input::http::signature::sign;
 use apsara_bridge::service::Service;
+use apsara_bridge::telemetry::logs;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -49,6 +50,9 @@ pub fn http_input(more: &str) -> String {
 impl TestBridge {
     /// Starts with the given configuration, to which an admin listener is added.
     pub async fn start(configuration: &str) -> TestBridge {
+        if let Ok(filter) = std::env::var("TEST_LOG") {
+            logs::start(logs::Format::Text, &filter);
+        }
         let text = format!("{configuration}\n[admin]\nlisten = '127.0.0.1:0'\n");
         let loaded = config::load(&[Layer::Text("test".to_owned(), text)]).unwrap_or_else(|errors| {
             panic!("{}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))

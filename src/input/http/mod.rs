@@ -20,7 +20,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, HOST};
-use hyper::{HeaderMap, Method, Request, Response, Uri};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::bridge::{Bridge, Callback, Outcome, Sender};
 use crate::dialect::Dialect;
-use crate::setting::{Secret, SecretSource, Size, Span, one_or_many};
+use crate::setting::{Mistake, Secret, SecretSource, Size, Span, one_or_many};
 use problem::Problem;
 use signature::Verifier;
 use tls::Tls;
@@ -118,8 +118,8 @@ impl HttpConfig {
     ///
     /// # Errors
     /// Key below the input and what is wrong with it, for every mistake.
-    pub fn validate(&self, name: &str) -> Result<HttpSettings, Vec<(String, String)>> {
-        let mut errors: Vec<(String, String)> = Vec::new();
+    pub fn validate(&self, name: &str) -> Result<HttpSettings, Vec<Mistake>> {
+        let mut errors: Vec<Mistake> = Vec::new();
         let mut wrong = |key: String, message: String| errors.push((key, message));
         let addresses: Vec<SocketAddr> = match self.listen.to_socket_addrs() {
             Ok(addresses) => addresses.collect(),
@@ -237,6 +237,11 @@ impl HttpSettings {
     pub fn name(&self) -> &str {
         &self.name
     }
+
+    /// Path of each endpoint, and what is known of who sends there.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&str, &Sender)> {
+        self.endpoints.iter().map(|endpoint| (endpoint.path.as_str(), &*endpoint.sender))
+    }
 }
 
 #[derive(Debug)]
@@ -290,6 +295,16 @@ impl HttpInput {
             endpoints,
             ..
         } = self.settings;
+        bridge.introduce_input(&name);
+        for problem in Problem::ALL.iter().filter(|problem| **problem != Problem::Refused) {
+            let label = problem.label();
+            bridge.metrics().not_accepted_total.with_label_values(&[name.as_str(), &label]);
+            if problem.status() == StatusCode::UNAUTHORIZED {
+                for endpoint in &endpoints {
+                    bridge.metrics().unauthorized_total.with_label_values(&[endpoint.path.as_str(), &label]);
+                }
+            }
+        }
         let service = Arc::new(Service {
             name: name.into(),
             endpoints,

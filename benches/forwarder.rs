@@ -1,0 +1,120 @@
+//! What the bridge is held against: a service of the same libraries that does nothing but forward.
+//!
+//! The body of a POST goes to the bus as it is, without key or headers, and the answer is 200 when the bus has
+//! acknowledged it: Kafka with acks=all, or JetStream. The clients are set up as in src/output/; what is set there
+//! for durability or speed and differs here makes the comparison worthless.
+//!
+//! It is the benchmark's own binary, started anew with [`ARGUMENT`], so that it needs no target of its own.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use async_nats::ConnectOptions;
+use async_nats::jetstream::{self, message::PublishMessage};
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use axum::serve::ListenerExt;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+
+use crate::Bus;
+
+/// What makes this binary a forwarder; behind it stand the bus, its address, the topic and where to listen.
+pub(crate) const ARGUMENT: &str = "forward";
+
+/// The command that starts a forwarder.
+pub(crate) fn command(bus: Bus, bus_address: &str, topic: &str, listen: SocketAddr) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("a program knows its path"));
+    command.args([ARGUMENT, bus.name(), bus_address, topic, &listen.to_string()]);
+    command
+}
+
+/// Forwards until it is killed.
+pub(crate) fn run(arguments: &[String]) {
+    let [bus, bus_address, topic, listen] = arguments else {
+        panic!("expected BUS ADDRESS TOPIC LISTEN behind `{ARGUMENT}`")
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let router = match Bus::from_name(bus).expect("the name of a bus") {
+            Bus::Kafka => {
+                let kafka = Kafka::new(bus_address, topic);
+                Router::new().route("/callbacks", post(to_kafka)).with_state(kafka)
+            }
+            Bus::Jetstream => {
+                let nats = Jetstream::connect(bus_address, topic).await;
+                Router::new().route("/callbacks", post(to_jetstream)).with_state(nats)
+            }
+        };
+        let listener = tokio::net::TcpListener::bind(listen).await.expect("the address is free");
+        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+        axum::serve(listener, router).await.expect("serving never ends");
+    });
+}
+
+#[derive(Clone)]
+struct Kafka {
+    producer: FutureProducer,
+    topic: String,
+}
+
+impl Kafka {
+    fn new(brokers: &str, topic: &str) -> Kafka {
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", brokers)
+            .set("client.id", "forwarder")
+            .set("queue.buffering.max.kbytes", "65536")
+            .set("reconnect.backoff.max.ms", "2000")
+            .set("log.connection.close", "false")
+            .set("linger.ms", "1")
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("message.timeout.ms", "1000")
+            .create()
+            .expect("properties that librdkafka takes");
+        Kafka { producer, topic: topic.to_owned() }
+    }
+}
+
+async fn to_kafka(State(kafka): State<Kafka>, body: Bytes) -> StatusCode {
+    let record: FutureRecord<'_, (), [u8]> = FutureRecord::to(&kafka.topic).payload(&body);
+    let Ok(delivery) = kafka.producer.send_result(record) else { return StatusCode::SERVICE_UNAVAILABLE };
+    match delivery.await {
+        Ok(Ok(_)) => StatusCode::OK,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+#[derive(Clone)]
+struct Jetstream {
+    context: jetstream::Context,
+    subject: String,
+}
+
+impl Jetstream {
+    async fn connect(server: &str, subject: &str) -> Jetstream {
+        let client = ConnectOptions::new()
+            .name("forwarder")
+            .connection_timeout(Duration::from_secs(5))
+            .ping_interval(Duration::from_secs(10))
+            .connect(server)
+            .await
+            .expect("a server that answers");
+        Jetstream { context: jetstream::new(client), subject: subject.to_owned() }
+    }
+}
+
+async fn to_jetstream(State(nats): State<Jetstream>, body: Bytes) -> StatusCode {
+    let message = PublishMessage::build().payload(body);
+    let Ok(ack) = nats.context.send_publish(nats.subject, message).await else {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    };
+    match ack.await {
+        Ok(_) => StatusCode::OK,
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}

@@ -1,0 +1,176 @@
+//! The load: signed callbacks on connections that stay open, each waiting for its answer before it asks again.
+//!
+//! It shares the machine with what it measures, so it does little: a request is bytes made once in which an id changes,
+//! an answer is looked at for its status and its length.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use apsara_bridge::input::http::signature::sign;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// The URL that is signed; nobody connects to it.
+pub(crate) const URL: &str = "https://media.example.com/callbacks";
+
+/// The key it is signed with.
+pub(crate) const KEY: &str = "benchmark-key";
+
+/// The callback, a sample of Alibaba's, and the id in it that every request changes: no two events are the same.
+const BODY: &str = include_str!("../tests/fixtures/callbacks/vod-TranscodeComplete.json");
+const ID: &str = "43q9fjsh73f****";
+
+/// Ids given so far, in all rounds together.
+static IDS: AtomicU64 = AtomicU64::new(0);
+
+/// What came of a round.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// Requests that were answered with 200.
+    pub(crate) answered: usize,
+    /// Requests that were not.
+    pub(crate) failed: usize,
+    /// The first thing that went wrong.
+    pub(crate) first_failure: Option<String>,
+    /// The time from the first request to the last answer.
+    pub(crate) elapsed: Duration,
+    /// Times from request to answer, sorted.
+    pub(crate) latencies: Vec<Duration>,
+}
+
+impl Tally {
+    /// The latency that a share of all requests stays below.
+    pub(crate) fn percentile(&self, share: f64) -> Duration {
+        let last = self.latencies.len().saturating_sub(1);
+        let index = (last as f64 * share).round() as usize;
+        self.latencies.get(index).copied().unwrap_or_default()
+    }
+
+    fn fail(&mut self, reason: String) {
+        self.failed += 1;
+        self.first_failure.get_or_insert(reason);
+    }
+
+    fn add(&mut self, other: Tally) {
+        self.answered += other.answered;
+        self.failed += other.failed;
+        self.first_failure = self.first_failure.take().or(other.first_failure);
+        self.latencies.extend(other.latencies);
+    }
+}
+
+/// The size of a body.
+pub(crate) fn body_bytes() -> usize {
+    BODY.len()
+}
+
+/// Drives a service for a while.
+pub(crate) async fn drive(address: SocketAddr, connections: usize, time: Duration) -> Tally {
+    let request = Arc::new(Request::signed_now());
+    let start = Instant::now();
+    let tasks: Vec<_> =
+        (0..connections).map(|_| tokio::spawn(converse(address, request.clone(), start + time))).collect();
+    let mut tally = Tally::default();
+    for task in tasks {
+        tally.add(task.await.expect("a connection's task ends by itself"));
+    }
+    tally.elapsed = start.elapsed();
+    tally.latencies.sort_unstable();
+    tally
+}
+
+/// The bytes of a request, and where its id stands.
+struct Request {
+    bytes: Vec<u8>,
+    id_at: usize,
+}
+
+impl Request {
+    fn signed_now() -> Request {
+        let timestamp = time::OffsetDateTime::now_utc().unix_timestamp().to_string();
+        let signature = sign(URL, &timestamp, KEY);
+        // The headers that Alibaba sends, through no proxy.
+        let head = format!(
+            "POST /callbacks HTTP/1.1\r\nHost: media.example.com\r\nUser-Agent: Aliyun\r\nAccept: */*\r\n\
+             Content-Type: application/json\r\nX-VOD-TIMESTAMP: {timestamp}\r\nX-VOD-SIGNATURE: {signature}\r\n\
+             Content-Length: {}\r\n\r\n",
+            BODY.len()
+        );
+        let id_at = head.len() + BODY.find(ID).expect("the sample has the id");
+        Request { bytes: [head.as_bytes(), BODY.as_bytes()].concat(), id_at }
+    }
+}
+
+async fn converse(address: SocketAddr, request: Arc<Request>, end: Instant) -> Tally {
+    let mut tally = Tally::default();
+    let mut stream = match TcpStream::connect(address).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            tally.fail(format!("no connection: {error}"));
+            return tally;
+        }
+    };
+    // The kernel would hold back the end of a request that follows an unacknowledged one.
+    let _ = stream.set_nodelay(true);
+    let mut bytes = request.bytes.clone();
+    let mut answer = Vec::with_capacity(4096);
+    let mut start = Instant::now();
+    while start < end {
+        let id = IDS.fetch_add(1, Ordering::Relaxed);
+        bytes[request.id_at..request.id_at + ID.len()]
+            .copy_from_slice(format!("{id:0width$}", width = ID.len()).as_bytes());
+        let exchanged = async {
+            stream.write_all(&bytes).await.map_err(|error| error.to_string())?;
+            read_answer(&mut stream, &mut answer).await
+        };
+        match exchanged.await {
+            Ok(()) if answer.starts_with(b"HTTP/1.1 200 ") => {
+                let now = Instant::now();
+                tally.answered += 1;
+                tally.latencies.push(now - start);
+                start = now;
+            }
+            Ok(()) => {
+                tally.fail(String::from_utf8_lossy(&answer).into_owned());
+                start = Instant::now();
+            }
+            Err(reason) => {
+                tally.fail(format!("the connection broke: {reason}"));
+                return tally;
+            }
+        }
+    }
+    tally
+}
+
+/// Reads one answer, whose length its head must tell.
+async fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) -> Result<(), String> {
+    answer.clear();
+    let mut length = None;
+    loop {
+        if length.is_none() {
+            length = length_of(answer)?;
+        }
+        match length {
+            Some(length) if answer.len() == length => return Ok(()),
+            Some(length) if answer.len() > length => return Err("more came than the answer".to_owned()),
+            _ => {}
+        }
+        if stream.read_buf(answer).await.map_err(|error| error.to_string())? == 0 {
+            return Err("closed by the service".to_owned());
+        }
+    }
+}
+
+/// The length of an answer, head included, once its head is there.
+fn length_of(answer: &[u8]) -> Result<Option<usize>, String> {
+    let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
+    let head = String::from_utf8_lossy(&answer[..end]);
+    let body = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    });
+    body.map(|body| Some(end + 4 + body)).ok_or_else(|| format!("no content-length: {head}"))
+}

@@ -1,0 +1,207 @@
+//! Normalizing: bytes of a callback to bytes of its envelope, beside the least that any JSON service does, parsing the
+//! same bytes into `serde_json::Value` and writing them out again.
+//!
+//! Goal: at most 1.5 times that, and the time per byte the same for small and large bodies.
+//!
+//! The bodies are Alibaba's samples without blanks, which is the harder form (more to do for a byte), their lists of
+//! streams filled up to the wanted size.
+
+mod compare;
+
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::time::Duration;
+
+use apsara_bridge::dialect::{Catalogue, Normalizer, Origin};
+use apsara_bridge::event::DEFAULT_TYPE_PREFIX;
+use criterion::{Criterion, Throughput};
+use time::OffsetDateTime;
+
+use compare::compare;
+
+/// What normalizing may cost, in times of the baseline.
+const GOAL: f64 = 1.5;
+
+/// The sizes wanted, in bytes.
+const SIZES: [usize; 6] = [512, 1024, 2048, 4096, 16_384, 65_536];
+
+/// How many of the samples are shown alone, worst ratio first.
+const WORST: usize = 8;
+
+/// One or several bodies measured together.
+struct Case {
+    name: String,
+    bodies: Vec<Vec<u8>>,
+}
+
+impl Case {
+    fn bytes(&self) -> usize {
+        self.bodies.iter().map(Vec::len).sum()
+    }
+}
+
+fn main() {
+    let normalizer = Normalizer::new(Catalogue::built_in(), DEFAULT_TYPE_PREFIX);
+    let origin = Origin::at(OffsetDateTime::now_utc());
+    let normalize = |case: &Case| {
+        for body in &case.bodies {
+            let normalized = normalizer.normalize(black_box(body), &origin).expect("a callback");
+            black_box(normalized.event.to_json());
+        }
+    };
+    let baseline = |case: &Case| {
+        for body in &case.bodies {
+            let value: serde_json::Value = serde_json::from_slice(black_box(body)).expect("JSON");
+            black_box(serde_json::to_vec(&value).expect("a tree can be written"));
+        }
+    };
+    let samples = samples();
+    let cases = cases(&samples);
+
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .sample_size(30)
+        .configure_from_args();
+    let mut group = criterion.benchmark_group("normalize");
+    for case in &cases {
+        group.throughput(Throughput::Bytes(case.bytes() as u64));
+        group.bench_function(&case.name, |bencher| bencher.iter(|| normalize(case)));
+        group.bench_function(format!("{}, serde_json::Value", case.name), |bencher| bencher.iter(|| baseline(case)));
+    }
+    group.finish();
+    criterion.final_summary();
+    if !compare::is_asked_for() {
+        return;
+    }
+
+    let mut table = String::from("\nNormalizing beside serde_json::Value, in alternation\n\n");
+    let _ = writeln!(table, "{:<52}{:>8}{:>12}{:>12}{:>9}{:>8}", "body", "bytes", "ns/byte", "MiB/s", "ratio", "goal");
+    for case in &cases {
+        table.push_str(&row(case, compare(|| normalize(case), || baseline(case))));
+    }
+    let mut alone: Vec<_> = samples
+        .into_iter()
+        .map(|(name, body)| Case { name, bodies: vec![body] })
+        .map(|case| {
+            let compared = compare(|| normalize(&case), || baseline(&case));
+            (case, compared)
+        })
+        .collect();
+    alone.sort_by(|(_, a), (_, b)| b.ratio().total_cmp(&a.ratio()));
+    let _ = writeln!(table, "\nThe samples with the worst ratios, alone");
+    for (case, compared) in alone.iter().take(WORST) {
+        table.push_str(&row(case, *compared));
+    }
+    println!("{table}");
+}
+
+fn row(case: &Case, compared: compare::Compared) -> String {
+    let seconds = compared.subject.as_secs_f64();
+    let bytes = case.bytes();
+    let verdict = if compared.ratio() > GOAL { "over" } else { "" };
+    format!(
+        "{:<52}{bytes:>8}{:>12.2}{:>12.0}{:>9.2}{GOAL:>8.2} {verdict}\n",
+        case.name,
+        seconds * 1e9 / bytes as f64,
+        bytes as f64 / seconds / f64::from(1 << 20),
+        compared.ratio(),
+    )
+}
+
+/// Alibaba's samples by name, without blanks.
+fn samples() -> Vec<(String, Vec<u8>)> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/callbacks");
+    let mut samples: Vec<(String, Vec<u8>)> = std::fs::read_dir(folder)
+        .expect("the folder of fixtures")
+        .map(|entry| {
+            let path = entry.expect("a file").path();
+            let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+            (name, compact(&std::fs::read_to_string(&path).expect("a sample")).into_bytes())
+        })
+        .collect();
+    samples.sort();
+    samples
+}
+
+fn cases(samples: &[(String, Vec<u8>)]) -> Vec<Case> {
+    let sample = |name: &str| {
+        let (_, body) = samples.iter().find(|(known, _)| known == name).expect("a sample of that name");
+        String::from_utf8(body.clone()).expect("UTF-8")
+    };
+    let mut cases = Vec::new();
+    for size in SIZES {
+        let body = fill(&sample("vod-TranscodeComplete"), "StreamInfos", size);
+        cases.push(Case { name: format!("vod TranscodeComplete {}", kilobytes(size)), bodies: vec![body] });
+    }
+    for size in SIZES {
+        // The sample of MediaConvertOutputComplete is larger than the small sizes.
+        let (name, body) = match size {
+            512 => ("VideoAnalysisComplete", sample("ims-VideoAnalysisComplete").into_bytes()),
+            1024 => ("TranscodeComplete", fill(&sample("ims-TranscodeComplete"), "videoStreamInfoList", size)),
+            _ => (
+                "MediaConvertOutputComplete",
+                fill(&sample("ims-MediaConvertOutputComplete"), "videoStreamInfoList", size),
+            ),
+        };
+        cases.push(Case { name: format!("ims {name} {}", kilobytes(size)), bodies: vec![body] });
+    }
+    for dialect in ["vod", "ims"] {
+        let bodies: Vec<Vec<u8>> =
+            samples.iter().filter(|(name, _)| name.starts_with(dialect)).map(|(_, body)| body.clone()).collect();
+        cases.push(Case { name: format!("{dialect}, all {} samples", bodies.len()), bodies });
+    }
+    cases
+}
+
+fn kilobytes(size: usize) -> String {
+    if size < 1024 { "0.5 KB".to_owned() } else { format!("{} KB", size / 1024) }
+}
+
+/// The JSON text without the blanks between its tokens. (Through a tree the members would change their order, and
+/// sorted keys make the canonical form cheaper than it is.)
+fn compact(text: &str) -> String {
+    let (mut in_string, mut escaped) = (false, false);
+    text.chars()
+        .filter(|&c| {
+            let keep = in_string || !c.is_ascii_whitespace();
+            if c == '"' && !escaped {
+                in_string = !in_string;
+            }
+            escaped = c == '\\' && !escaped;
+            keep
+        })
+        .collect()
+}
+
+/// The callback with as many items in the list of that name as bring it nearest to the size, at least one. Each is
+/// the first item with a job id of its own.
+fn fill(callback: &str, list: &str, size: usize) -> Vec<u8> {
+    let start = callback.find(&format!("\"{list}\":[")).expect("the list") + list.len() + 4;
+    let item = &callback[start..start + length_of_object(&callback[start..])];
+    let end = start + callback[start..].find(']').expect("the end of the list");
+    let (head, tail) = (&callback[..start], &callback[end..]);
+    let count = (size.saturating_sub(head.len() + tail.len()) + item.len() / 2) / (item.len() + 1);
+    let items: Vec<String> = (0..count.max(1)).map(|number| with_job_id(item, number)).collect();
+    let body = format!("{head}{}{tail}", items.join(","));
+    serde_json::from_str::<serde::de::IgnoredAny>(&body).expect("still JSON");
+    body.into_bytes()
+}
+
+/// Length of the object that the text starts with; no string in it holds a brace.
+fn length_of_object(text: &str) -> usize {
+    let mut depth = 0;
+    let closed = text.char_indices().find(|&(_, c)| {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        depth == 0
+    });
+    closed.expect("an object").0 + 1
+}
+
+fn with_job_id(item: &str, number: usize) -> String {
+    let lower = item.to_ascii_lowercase();
+    let Some(start) = lower.find("\"jobid\":\"").map(|key| key + "\"jobid\":\"".len()) else { return item.to_owned() };
+    let end = start + item[start..].find('"').expect("the end of the string");
+    let width = end - start;
+    format!("{}{number:0width$x}{}", &item[..start], &item[end..])
+}

@@ -1,0 +1,235 @@
+//! The program as a user runs it: commands, exit codes, what goes to which stream.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use rdkafka::mocking::MockCluster;
+
+use crate::support::bridge::{Client, KEY, URL, callback, signed_headers};
+use crate::support::process::Process;
+use crate::support::{free_port, tool};
+
+fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
+    command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("RUST_BACKTRACE");
+    command
+}
+
+fn run(arguments: &[&str]) -> (i32, String, String) {
+    told(program(arguments).stdin(Stdio::null()).output().expect("the program runs"))
+}
+
+fn run_with_input(arguments: &[&str], input: &[u8]) -> (i32, String, String) {
+    let mut child = program(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    child.stdin.take().expect("piped").write_all(input).expect("written");
+    told(child.wait_with_output().expect("it ends"))
+}
+
+fn told(output: Output) -> (i32, String, String) {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code().expect("no signal"), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn help_teaches_with_examples() {
+    for command in ["serve", "check", "normalize", "explain", "catalogue", "demo"] {
+        let (code, out, _) = run(&[command, "--help"]);
+        assert!(code == 0 && out.contains("Examples:") && out.contains(&format!("apsara-bridge {command}")), "{out}");
+        assert!(!out.contains('\u{1b}'), "no colours in a pipe");
+    }
+    let (code, _, error) = run(&["serv"]);
+    assert!(code == 2 && error.contains("serve"), "{error}");
+    assert_eq!(run(&[]).0, 2);
+}
+
+#[test]
+fn normalize_prints_one_envelope_a_line() {
+    let sample = "tests/fixtures/callbacks/vod-TranscodeComplete.json";
+    let (code, out, error) = run(&["normalize", sample, sample]);
+    assert_eq!((code, out.lines().count(), error.as_str()), (0, 2, ""));
+    let first: serde_json::Value = serde_json::from_str(out.lines().next().expect("a line")).expect("JSON");
+    assert_eq!(first["type"], "com.aliyun.media.TranscodeComplete");
+    let (code, pretty, _) = run(&["normalize", "--pretty", sample]);
+    assert!(code == 0 && pretty.lines().count() > 30);
+
+    let several = format!("\u{feff}{}\n{} {{\"a\":1}} {}", callback("a"), callback("b"), callback("c"));
+    let (code, out, error) = run_with_input(&["normalize", "-"], several.as_bytes());
+    assert_eq!((code, out.lines().count()), (1, 3));
+    assert_eq!(error, "standard input, callback 3: neither a VOD nor an IMS callback: `EventType` is missing\n");
+    let (code, _, error) = run_with_input(&["normalize"], b"not json");
+    assert!(code == 1 && error.contains("not valid JSON"), "{error}");
+    assert_eq!(run_with_input(&["normalize"], b"").2, "standard input: holds no callback\n");
+    let (code, _, error) = run(&["normalize", "no-such-file"]);
+    assert!(code == 1 && error.starts_with("no-such-file: can't be read"), "{error}");
+    let (_, out, _) = run(&["normalize", sample, "--set", "event.type_prefix=org.example."]);
+    assert!(out.contains(r#""type":"org.example.TranscodeComplete""#), "{out}");
+}
+
+const EXPLAINED: &str = "
+[inputs.http]
+kind = 'http'
+[[inputs.http.endpoints]]
+region = 'cn-shanghai'
+account_id = '42'
+[outputs.kafka]
+kind = 'kafka'
+[outputs.nats]
+kind = 'nats'
+mode = 'binary'
+[[routes]]
+name = 'failures'
+match = { status = ['failure', 'partial'] }
+to = { output = 'kafka', topic = 'media.failed' }
+continue = true
+[[routes]]
+name = 'transcodes'
+match = { type = '*Transcode*' }
+to = { output = 'kafka', topic = 'media.transcode' }
+[[routes]]
+name = 'rest'
+to = { output = 'nats', topic = 'media.{status}' }
+[[routes]]
+name = 'never'
+drop = true
+";
+
+#[test]
+fn explain_goes_to_the_final_topic_key_and_headers() {
+    let mut file = tempfile::NamedTempFile::with_suffix(".toml").expect("a file");
+    file.write_all(EXPLAINED.as_bytes()).expect("written");
+    let path = file.path().to_str().expect("UTF-8");
+    let sample = "tests/fixtures/callbacks/vod-ProduceMediaComplete-fail.json";
+    let (code, out, error) = run(&["explain", sample, "--config", path]);
+    assert_eq!((code, error.as_str()), (0, ""));
+    for expected in [
+        "Dialect  vod\n",
+        "Status   failure\n",
+        "\"source\": \"acs:vod:cn-shanghai:42\"",
+        "  failures    yes, and goes on\n",
+        "  transcodes  no: type is com.aliyun.media.ProduceMediaComplete, not *Transcode*\n",
+        "  rest        yes\n",
+        "  never       not tried: `rest` took the event and doesn't continue\n",
+        "Record by route `failures`:\n  output  kafka (kafka)\n  topic   media.failed\n  key     1234343b689*****a5422dfe1e472a41\n",
+        "header  content-type: application/cloudevents+json; charset=UTF-8",
+        "  topic   media.failure\n",
+        "header  ce-subject: 1234343b689*****a5422dfe1e472a41",
+        "header  Nats-Msg-Id: acs:vod:cn-shanghai:42|",
+    ] {
+        assert!(out.contains(expected), "{expected}\nis not in\n{out}");
+    }
+    let (code, _, error) = run_with_input(&["explain", "--config", path], b"{}");
+    assert!(code == 1 && error.contains("`EventType` is missing"), "{error}");
+    let (code, out, _) = run(&["explain", sample]);
+    assert!(code == 0 && out.contains("name a configuration with --config"), "{out}");
+
+    let (code, out, error) = run(&["check", "--config", path]);
+    assert!(code == 0 && out.contains("[outputs.nats]") && error.contains("route `never` can never match"), "{error}");
+    assert!(error.ends_with("the configuration is valid\n"));
+    let (code, _, error) = run(&["check", "--config", path, "--set", "delivery.deadlin=1s", "--set", "log.format=xml"]);
+    assert_eq!(code, 2);
+    assert!(error.contains("--set: delivery.deadlin: unknown key; did you mean `deadline`?\n"), "{error}");
+    assert!(error.contains("--set: log.format: `xml` is none of auto, text, json"), "{error}");
+    let (code, _, error) = run(&["serve", "--config", "no-such-file"]);
+    assert!(code == 2 && error.starts_with("no-such-file: can't be read"), "{error}");
+}
+
+#[test]
+fn the_catalogue_is_listed() {
+    let (code, out, _) = run(&["catalogue"]);
+    assert_eq!((code, out.lines().count()), (0, 50));
+    let (code, out, _) = run(&["catalogue", "TranscodeComplete"]);
+    assert!(code == 0 && out.contains("vod TranscodeComplete") && out.contains("ims TranscodeComplete"), "{out}");
+    assert!(out.contains("weighed with its parts"), "{out}");
+    let (code, _, error) = run(&["catalogue", "TranscodeComplet"]);
+    assert!(code == 1 && error.contains("did you mean TranscodeComplete?"), "{error}");
+}
+
+#[test]
+fn the_demo_shows_every_sample_arrive() {
+    let (code, out, error) = run(&["demo", "--once"]);
+    assert_eq!(code, 0, "{error}");
+    let samples = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/callbacks"));
+    let count = samples.expect("the fixtures").count();
+    assert!(out.contains(&format!("{count} of {count} callbacks arrived")), "{out}");
+    assert!(!out.contains("MISSING"), "{out}");
+}
+
+/// A configuration file for `serve`, and the ports of its input and admin listener.
+fn served(brokers: &str) -> (tempfile::TempDir, String, u16, u16) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (input, admin) = (free_port(), free_port());
+    let path = folder.path().join("bridge.toml");
+    let text = format!(
+        "[inputs.http]\nkind = 'http'\nlisten = '127.0.0.1:{input}'\n[[inputs.http.endpoints]]\nurls = ['{URL}']\n\
+         keys = [{{ env = 'CALLBACK_KEY' }}]\n[outputs.kafka]\nkind = 'kafka'\nbrokers = ['{brokers}']\n\
+         [[routes]]\nname = 'all'\nto = {{ output = 'kafka', topic = 'served' }}\n\
+         [admin]\nlisten = '127.0.0.1:{admin}'\n"
+    );
+    std::fs::write(&path, text).expect("written");
+    let path = path.to_str().expect("UTF-8").to_owned();
+    (folder, path, input, admin)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_runs_until_it_is_told_to_stop() {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("served", 1, 1).expect("created");
+    let (folder, path, input, admin) = served(&cluster.bootstrap_servers());
+    let mut command = program(&["serve", "--config", &path]);
+    command.env("CALLBACK_KEY", KEY);
+    let bridge = Process::start("apsara-bridge", &command, &folder.path().join("log"), None);
+    bridge.wait_log("output is connected", Duration::from_secs(20));
+    let address = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let mut client = Client::connect(address(input)).await;
+    let answer = client.post("/callbacks", callback("a"), &signed_headers("VOD")).await;
+    assert_eq!(answer.status.as_u16(), 200);
+
+    let metrics = Client::connect(address(admin)).await.request("GET", "/metrics", "", &[]).await;
+    let mut check = Command::new(tool("promtool", "promtool"))
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool runs");
+    check.stdin.take().expect("piped").write_all(&metrics.body).expect("written");
+    let (code, out, error) = told(check.wait_with_output().expect("it ends"));
+    assert_eq!((code, out.as_str(), error.as_str()), (0, "", ""), "promtool finds nothing to say");
+
+    // A second service can't have the port, and says which key it is about.
+    let taken = command.output().expect("the program runs");
+    let (code, _, error) = told(taken);
+    assert_eq!(code, 1);
+    assert!(error.contains("inputs.http.listen: the address can't be had: Address already in use"), "{error}");
+
+    let log = bridge.log();
+    let line: serde_json::Value = serde_json::from_str(log.lines().next().expect("a line")).expect("a line of JSON");
+    assert_eq!(line["level"], "INFO");
+    assert!(!log.contains(KEY));
+    bridge.signal("HUP");
+    bridge.wait_log("restart to change it", Duration::from_secs(10));
+    bridge.signal("TERM");
+    assert_eq!(bridge.wait(Duration::from_secs(20)), Some(0));
+    assert!(!bridge.log().contains("output is down"), "{}", bridge.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_stops_it_at_once() {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("served", 1, 1).expect("created");
+    let (folder, path, _, _) = served(&cluster.bootstrap_servers());
+    let mut command = program(&["serve", "--config", &path, "--set", "shutdown.delay=1h"]);
+    command.env("CALLBACK_KEY", KEY);
+    let bridge = Process::start("apsara-bridge", &command, &folder.path().join("log"), None);
+    bridge.wait_log("taking callbacks", Duration::from_secs(20));
+    bridge.signal("INT");
+    bridge.wait_log("not ready any more", Duration::from_secs(10));
+    bridge.signal("INT");
+    assert_eq!(bridge.wait(Duration::from_secs(20)), Some(0));
+}

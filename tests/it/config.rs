@@ -1,0 +1,315 @@
+//! The configuration: every mistake told at once, with file and key; every key documented.
+
+use std::path::{Path, PathBuf};
+
+use apsara_bridge::config::{self, Layer};
+
+fn errors(text: &str) -> Vec<String> {
+    let layer = Layer::Text("bridge.toml".to_owned(), text.to_owned());
+    let errors = config::load(&[layer]).expect_err("must be refused");
+    let mut told: Vec<String> = errors
+        .iter()
+        .map(
+            |error| {
+                if error.key.is_empty() { error.message.clone() } else { format!("{}: {}", error.key, error.message) }
+            },
+        )
+        .collect();
+    told.sort();
+    told
+}
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+const GOOD: &str = "
+[inputs.http]
+kind = 'http'
+listen = '127.0.0.1:0'
+[[inputs.http.endpoints]]
+[outputs.kafka]
+kind = 'kafka'
+[outputs.nats]
+kind = 'nats'
+[[routes]]
+name = 'all'
+to = { output = 'kafka', topic = 'media.{status}' }
+";
+
+#[test]
+fn every_kind_of_mistake_is_told_at_once() {
+    let told = errors(
+        r#"
+        colour = "blue"
+        [inputs.http]
+        kind = "http"
+        listen = "0.0.0.0:8080"
+        max_bdy = "1KiB"
+        max_body = "1 parsec"
+        body_timeout = 5
+        tls = { cert_file = "/nonexistent.pem", key_file = "/nonexistent.key" }
+        [[inputs.http.endpoints]]
+        path = "callbacks"
+        [[inputs.http.endpoints]]
+        path = "/b"
+        urls = ["media.example.com"]
+        keys = [{ file = "/nonexistent/key" }, { env = "APSARA_TEST_UNSET" }]
+        dialects = ["vod", "mps"]
+        [inputs.queue]
+        kind = "htp"
+        [inputs.nothing]
+        [outputs.kafka]
+        kind = "kafka"
+        brokers = []
+        client = { acks = 1, "no.such" = true }
+        [outputs.nats]
+        kind = "nats"
+        delivry = "core"
+        [[routes]]
+        name = "one"
+        match = { stauts = "x", type = "[" }
+        to = { output = "kafkaa", topic = "media" }
+        [[routes]]
+        name = "one"
+        to = { output = "kafka", topic = "{status}", key = "{nokey}" }
+        filter = { exact = { typ = "x" } }
+        [[routes]]
+        name = "three"
+        drop = true
+        dead_letter = true
+        [[routes]]
+        to = [{ output = "nats", topic = "a b", key = "x" }, { output = "kafka" }]
+        [delivery]
+        deadline = "3s"
+        max_in_flight = "many"
+        [catalogue]
+        files = ["/nonexistent.toml"]
+        [event]
+        type_prefix = "with blank "
+        [log]
+        filter = "nonsense=="
+        format = "xml"
+        "#,
+    );
+    let expected = [
+        "catalogue.files: /nonexistent.toml can't be read: No such file or directory (os error 2)",
+        "colour: unknown key; known are inputs, outputs, routes, event, catalogue, delivery, dead_letters, admin, log, shutdown",
+        "delivery.deadline: 3s is out of range; expected more than 0s and at most 2s 900ms, for IMS waits 3s for an answer",
+        "delivery.max_in_flight: found the text \"many\"; expected a whole number",
+        "event.type_prefix: `with blank ` is no prefix; expected one as com.example.media.",
+        "inputs.http.body_timeout: found the number `5`; expected a time with its unit, as \"5s\" or \"250ms\"",
+        "inputs.http.endpoints[0].keys: 0.0.0.0:8080 is reachable from other machines: set keys, or allow_unsigned = true to take callbacks from anyone",
+        "inputs.http.endpoints[0].path: `callbacks` is no path; expected one as /callbacks",
+        "inputs.http.endpoints[1].dialects[1]: `mps` is none of vod, ims",
+        "inputs.http.endpoints[1].keys[0]: secret file /nonexistent/key can't be read: No such file or directory (os error 2)",
+        "inputs.http.endpoints[1].keys[1]: environment variable APSARA_TEST_UNSET of a secret is not set",
+        "inputs.http.endpoints[1].urls: `media.example.com` is no http or https url",
+        "inputs.http.max_bdy: unknown key; did you mean `max_body`?",
+        "inputs.http.max_body: `1 parsec` is no size; expected one with its unit, as \"256KiB\" or \"1GiB\"",
+        "inputs.http.tls: /nonexistent.pem can't be read: ",
+        "inputs.nothing.kind: missing; it tells what this is",
+        "inputs.queue.kind: `htp` is none of http; did you mean `http`?",
+        "log.filter: `nonsense==` is no log filter: ",
+        "log.format: `xml` is none of auto, text, json",
+        "outputs.kafka.brokers: expected at least one host:port",
+        "outputs.kafka.client.\"acks\": must stay `all`: what was answered with 200 could be lost with a broker",
+        "outputs.kafka.client.\"no.such\": librdkafka has no such property",
+        "outputs.nats.delivry: unknown key; did you mean `delivery`?",
+        "routes[0].match.stauts: no attribute; did you mean `status`?",
+        "routes[0].match.type: `[` is no pattern: ",
+        "routes[0].to[0].output: there is no output `kafkaa`; did you mean `kafka`?",
+        "routes[1].filter: `exact.typ` is no attribute; did you mean `type`?",
+        "routes[1].name: two routes are named `one`",
+        "routes[1].to[0].topic: `{status}` starts with an attribute; a topic needs a literal prefix, as in `media.{status}`",
+        "routes[2]: expected one of `to` with at least one destination, `drop = true`, `dead_letter = true` in route `three`",
+        "routes[3].name: missing; a route's name stands in metrics and logs",
+        "routes[3].to[0].key: an output of kind nats has no keys; leave it out",
+        "routes[3].to[0].topic: `a b` can't stand in a NATS subject: printable characters but `*` and `>` can",
+        "routes[3].to[1].topic: missing; it names where on the output the event goes",
+    ];
+    for expected in expected {
+        assert!(told.iter().any(|told| told.starts_with(expected)), "{expected}\nis not in\n{}", told.join("\n"));
+    }
+    assert_eq!(told.len(), expected.len(), "{}", told.join("\n"));
+}
+
+#[test]
+fn an_empty_configuration_is_told_what_it_lacks() {
+    assert_eq!(
+        errors(""),
+        [
+            "inputs: expected at least one, as [inputs.http] with kind = \"http\"",
+            "outputs: expected at least one, as [outputs.kafka] with kind = \"kafka\"",
+            "routes: expected at least one, as [[routes]] with name and to",
+        ]
+    );
+    assert!(errors("inputs = 5").iter().any(|told| told == "inputs: found the number `5`; expected a table"));
+    assert!(errors("[routes\n")[0].contains("TOML parse error at line 1"));
+}
+
+#[test]
+fn later_layers_win_and_errors_name_their_source() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (first, second) = (folder.path().join("first.toml"), folder.path().join("second.yaml"));
+    std::fs::write(&first, format!("{GOOD}\n[delivery]\ndeadline = '2s'\nmax_in_flight = 5\n")).expect("written");
+    std::fs::write(&second, "delivery: { deadline: 500ms }\nlog: { filter: debug }\n").expect("written");
+    let layers = |more: &[&str]| -> Vec<Layer> {
+        let files = [Layer::File(first.clone()), Layer::File(second.clone())];
+        files.into_iter().chain(more.iter().map(|set| Layer::Set((*set).to_owned()))).collect()
+    };
+    let loaded = config::load(&layers(&["log.filter=warn"])).expect("valid");
+    assert!(loaded.effective.contains("deadline = \"500ms\"") && loaded.effective.contains("max_in_flight = 5"));
+    assert!(loaded.effective.contains("filter = \"warn\""));
+    let errors = config::load(&layers(&["delivery.deadlin=1s", "admin.listen=nowhere"])).expect_err("must be refused");
+    let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert!(told.contains(&"--set: delivery.deadlin: unknown key; did you mean `deadline`?".to_owned()), "{told:?}");
+    assert!(told.iter().any(|told| told.starts_with("--set: admin.listen: `nowhere` is no host:port")), "{told:?}");
+    let missing = config::load(&[Layer::File(folder.path().join("none.toml"))]).expect_err("must be refused");
+    assert!(missing[0].to_string().ends_with("none.toml: can't be read: No such file or directory (os error 2)"));
+    std::fs::write(&second, "delivery: { max_in_flight: none }\n").expect("written");
+    let errors = config::load(&layers(&[])).expect_err("must be refused");
+    assert!(errors[0].to_string().contains("second.yaml: delivery.max_in_flight: found the text"), "{}", errors[0]);
+}
+
+#[test]
+fn secrets_do_not_show_in_what_the_configuration_amounts_to() {
+    let text = format!(
+        "{GOOD}\n[outputs.third]\nkind = 'nats'\nuser = 'me'\npassword = 'hunter2'\n\
+         [outputs.fourth]\nkind = 'kafka'\nclient = {{ \"sasl.password\" = 'hunter2' }}\n"
+    )
+    .replace("[[inputs.http.endpoints]]", "[[inputs.http.endpoints]]\nurls = ['http://x/']\nkeys = ['hunter2']");
+    let loaded = config::load(&[Layer::Text("bridge.toml".to_owned(), text)]).expect("valid");
+    assert!(loaded.effective.contains("<hidden>") && !loaded.effective.contains("hunter2"), "{}", loaded.effective);
+}
+
+/// The documented file with every `#key = value` line turned into a key.
+fn documented() -> (String, String) {
+    let text = std::fs::read_to_string(repository("config/apsara-bridge.toml")).expect("the documented file");
+    let all = text
+        .lines()
+        .map(|line| match line.trim_start().strip_prefix('#') {
+            Some(key) if key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '[' || c == '"') => key,
+            _ => line,
+        })
+        .collect::<Vec<_>>()
+        .join("\n");
+    (text, all)
+}
+
+fn keys(value: &toml::Value, path: &str, out: &mut Vec<(String, toml::Value)>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (key, value) in table {
+                let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                keys(value, &below, out);
+            }
+        }
+        toml::Value::Array(items) if items.iter().all(toml::Value::is_table) && !items.is_empty() => {
+            items.iter().for_each(|item| keys(item, path, out));
+        }
+        leaf => out.push((path.to_owned(), leaf.clone())),
+    }
+}
+
+#[test]
+fn the_documented_file_is_valid_and_holds_every_key_with_its_default() {
+    let (text, all) = documented();
+    let loaded = config::load(&[Layer::Text("documented".to_owned(), text)])
+        .unwrap_or_else(|errors| panic!("{}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")));
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+    let mut shown = Vec::new();
+    keys(&toml::from_str(&all).expect("TOML with all keys"), "", &mut shown);
+
+    // No key is documented that isn't one.
+    if let Err(errors) = config::load(&[Layer::Text("documented".to_owned(), all.clone())]) {
+        let unknown: Vec<String> =
+            errors.iter().filter(|error| error.message.contains("unknown key")).map(ToString::to_string).collect();
+        assert_eq!(unknown, Vec::<String>::new());
+    }
+
+    // Every key there is is documented: those of a configuration in which only what is needed is set, and those
+    // that have no default.
+    let minimal = "
+        [inputs.http]
+        kind = 'http'
+        [[inputs.http.endpoints]]
+        [outputs.kafka]
+        kind = 'kafka'
+        [outputs.nats]
+        kind = 'nats'
+        [outputs.console]
+        kind = 'console'
+        [[routes]]
+        name = 'all'
+        drop = true
+    ";
+    let minimal = config::load(&[Layer::Text("minimal".to_owned(), minimal.to_owned())]).expect("valid");
+    let mut defaults = Vec::new();
+    keys(&toml::from_str(&minimal.effective).expect("TOML"), "", &mut defaults);
+    let without_default = [
+        "inputs.http.tls.cert_file",
+        "inputs.http.tls.key_file",
+        "inputs.http.endpoints.region",
+        "inputs.http.endpoints.account_id",
+        "outputs.nats.user",
+        "outputs.nats.token",
+        "outputs.nats.credentials_file",
+        "outputs.nats.tls.ca_file",
+        "outputs.nats.tls.cert_file",
+        "outputs.nats.tls.key_file",
+        "outputs.nats.stream.name",
+        "outputs.nats.stream.subjects",
+        "outputs.nats.stream.create",
+        "routes.to.output",
+        "routes.to.topic",
+        "routes.to.key",
+        "routes.to.mode",
+        "routes.continue",
+        "routes.dead_letter",
+        "dead_letters.to.output",
+        "dead_letters.to.topic",
+    ];
+    let is_shown = |key: &str| shown.iter().any(|(shown, _)| shown == key || shown.starts_with(&format!("{key}.")));
+    for key in defaults.iter().map(|(key, _)| key.as_str()).chain(without_default) {
+        assert!(is_shown(key), "{key} is not documented");
+    }
+    for prefix in
+        ["outputs.nats.password", "outputs.nats.nkey", "outputs.kafka.client", "routes.match", "routes.filter"]
+    {
+        assert!(is_shown(prefix), "{prefix} is not documented");
+    }
+    // Where a default is shown it is the default.
+    let lists_of_examples = ["routes", "inputs.http.endpoints.urls", "inputs.http.endpoints.keys"];
+    for (key, default) in &defaults {
+        if lists_of_examples.iter().any(|example| key.starts_with(example)) {
+            continue;
+        }
+        let values: Vec<&toml::Value> =
+            shown.iter().filter(|(shown, _)| shown == key).map(|(_, value)| value).collect();
+        let empty = default.as_array().is_some_and(Vec::is_empty);
+        assert!(empty || values.contains(&default), "{key} is shown as {values:?}, its default is {default}");
+    }
+}
+
+#[test]
+fn the_examples_are_valid() {
+    let folder = repository("config/examples");
+    let mut count = 0;
+    for file in std::fs::read_dir(folder).expect("the examples") {
+        let path = file.expect("a file").path();
+        // Keys of examples lie in files or variables that are the reader's to make.
+        let text = std::fs::read_to_string(&path).expect("readable");
+        let text: String = text
+            .lines()
+            .map(|line| if line.trim_start().starts_with("keys =") { "keys = ['ExampleKey1']" } else { line })
+            .collect::<Vec<_>>()
+            .join("\n");
+        let loaded = config::load(&[Layer::Text(path.display().to_string(), text)]).unwrap_or_else(|errors| {
+            panic!("{}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+        });
+        assert_eq!(loaded.warnings, Vec::<String>::new(), "{}", path.display());
+        count += 1;
+    }
+    assert!(count >= 3);
+}

@@ -1,0 +1,322 @@
+//! Callbacks to a real Kafka: what lands there, judged by foreign readers, and every way it can fail, on the real
+//! broker or on librdkafka's mock cluster where a broker can't be made to fail so.
+
+use std::time::{Duration, Instant};
+
+use apsara_bridge::event::kafka::STRUCTURED_CONTENT_TYPE;
+use rdkafka::mocking::MockCluster;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+use crate::support::bridge::{Client, TestBridge, callback, http_input, signed_headers};
+use crate::support::eventually;
+use crate::support::judges::{self, Message, Mode};
+use crate::support::kafka::{Kafka, KafkaOptions, Mechanism, Received, Security};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn toml_string(text: &str) -> String {
+    serde_json::to_string(text).expect("a string of JSON is one of TOML")
+}
+
+fn output(brokers: &str, more: &str) -> String {
+    format!("[outputs.kafka]\nkind = 'kafka'\nbrokers = ['{brokers}']\n{more}\n")
+}
+
+fn route(name: &str, topic: &str) -> String {
+    format!("[[routes]]\nname = '{name}'\nto = {{ output = 'kafka', topic = '{topic}' }}\n")
+}
+
+async fn bridge_to(brokers: &str, topic: &str, more: &str) -> TestBridge {
+    let configuration = format!("{}{}{}", http_input(""), output(brokers, ""), route("all", topic));
+    TestBridge::start_connected(&format!("{configuration}{more}")).await
+}
+
+/// The fields of an envelope that both modes must carry alike.
+fn essence(record: &Received) -> (Mode, String, String, serde_json::Value) {
+    let event = judges::accepted(&Message::kafka(record));
+    let attribute = |name: &str| event.attribute(name).unwrap_or_else(|| panic!("{name}")).to_owned();
+    assert_eq!(attribute("partitionkey").as_bytes(), record.key.as_deref().expect("a key"));
+    (event.mode, attribute("id"), attribute("subject"), event.data.expect("data"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_readers_see_the_same_event_in_both_modes() {
+    let kafka = Kafka::shared().await;
+    for topic in ["modes.structured", "modes.binary"] {
+        kafka.create_topic(topic, 3, &[]).await;
+    }
+    let bridge = TestBridge::start_connected(&format!(
+        "{}{}[[routes]]\nname = 'both'\nto = [{{ output = 'kafka', topic = 'modes.structured' }}, \
+         {{ output = 'kafka', topic = 'modes.binary', mode = 'binary' }}]\n",
+        http_input(""),
+        output(kafka.brokers(), "")
+    ))
+    .await;
+    let mut client = Client::connect(bridge.input).await;
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/callbacks");
+    let mut count = 0;
+    for file in std::fs::read_dir(folder).expect("the fixtures") {
+        let body = std::fs::read(file.expect("a file").path()).expect("readable");
+        assert_eq!(client.post("/callbacks", body, &signed_headers("ICE")).await.status.as_u16(), 200);
+        count += 1;
+    }
+    let odd = r#"{"EventType":"Ünïcode 100%","EventTime":"2026-01-01T00:00:00Z","VideoId":"Euro € 😀 \"x\"\n"}"#;
+    assert_eq!(client.post("/callbacks", odd, &signed_headers("VOD")).await.status.as_u16(), 200);
+    count += 1;
+    let mut structured = kafka.consume("modes.structured", count, SOON).await;
+    let mut binary = kafka.consume("modes.binary", count, SOON).await;
+    assert_eq!((structured.len(), binary.len()), (count, count));
+    assert_eq!(structured[0].header("content-type"), Some(STRUCTURED_CONTENT_TYPE));
+    assert_eq!(binary[0].header("content-type"), Some("application/json"));
+    assert!(structured[0].header("ce_type").is_some(), "for filtering without reading the value");
+    let key = |record: &Received| record.header("ce_id").expect("an id").to_owned();
+    structured.sort_by_key(key);
+    binary.sort_by_key(key);
+    for (structured, binary) in structured.iter().zip(&binary) {
+        let (one, other) = (essence(structured), essence(binary));
+        assert_eq!((one.0, other.0), (Mode::Structured, Mode::Binary));
+        assert_eq!((one.1, one.2, one.3), (other.1, other.2, other.3));
+    }
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_choose_the_topic_and_the_key_follows_the_media() {
+    let kafka = Kafka::shared().await;
+    for topic in ["routed.success", "routed.failure", "routed.failed"] {
+        kafka.create_topic(topic, 4, &[]).await;
+    }
+    let bridge = TestBridge::start_connected(&format!(
+        "{}{}[[routes]]\nname = 'failures'\nmatch = {{ status = ['failure', 'partial'] }}\ncontinue = true\n\
+         to = {{ output = 'kafka', topic = 'routed.failed', key = '{{dialect}}/{{mediaid}}' }}\n{}",
+        http_input(""),
+        output(kafka.brokers(), ""),
+        route("all", "routed.{status}")
+    ))
+    .await;
+    for id in ["a", "b", "a"] {
+        assert_eq!(bridge.post(callback(id)).await.status.as_u16(), 200);
+    }
+    let failed = callback("a").replace("success", "fail");
+    assert_eq!(bridge.post(failed).await.status.as_u16(), 200);
+    let records = kafka.consume("routed.success", 3, SOON).await;
+    let partitions: Vec<i32> =
+        records.iter().filter(|record| record.key.as_deref() == Some(b"a")).map(|record| record.partition).collect();
+    assert!(partitions.len() == 2 && partitions[0] == partitions[1], "{records:?}");
+    assert_eq!(kafka.consume("routed.failure", 1, SOON).await.len(), 1);
+    let failed = kafka.consume("routed.failed", 1, SOON).await;
+    assert_eq!(failed[0].key.as_deref(), Some(&b"vod/a"[..]));
+    assert_eq!(bridge.metric(r#"apsara_bridge_route_matches_total{route="failures"}"#), 1.0);
+    assert_eq!(bridge.metric(r#"apsara_bridge_published_total{output="kafka"}"#), 5.0);
+    let events = r#"apsara_bridge_events_total{dialect="vod",status="success",type="FileUploadComplete"}"#;
+    assert_eq!(bridge.metric(events), 3.0);
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_and_sasl_work_by_librdkafkas_own_names() {
+    for security in [Security::MutualTls, Security::SaslTls(Mechanism::ScramSha512)] {
+        let kafka = Kafka::start(KafkaOptions { security, ..Default::default() }).await;
+        kafka.create_topic("secured", 1, &[]).await;
+        let properties: String = kafka
+            .client_settings()
+            .iter()
+            .filter(|(name, _)| name != "bootstrap.servers")
+            .map(|(name, value)| format!("{} = {}\n", toml_string(name), toml_string(value)))
+            .collect();
+        let bridge = TestBridge::start_connected(&format!(
+            "{}{}[outputs.kafka.client]\n{properties}{}",
+            http_input(""),
+            output(kafka.brokers(), ""),
+            route("all", "secured")
+        ))
+        .await;
+        assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
+        assert_eq!(kafka.consume("secured", 1, SOON).await.len(), 1);
+        bridge.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_the_broker_will_never_take_becomes_a_dead_letter_or_a_503() {
+    let kafka = Kafka::shared().await;
+    kafka.create_topic("small", 1, &[("max.message.bytes", "2000")]).await;
+    kafka.create_topic("small.dead", 1, &[]).await;
+    let long = |id: &str| callback(id).replace("\"42\"", &format!("\"{}\"", "4".repeat(4000)));
+
+    let without = bridge_to(kafka.brokers(), "small", "").await;
+    let answer = without.post(long("lost")).await;
+    let (problem, detail) = answer.problem();
+    assert_eq!((answer.status.as_u16(), problem.as_str()), (503, "refused"));
+    assert_eq!(answer.headers["retry-after"], "1");
+    assert_eq!(detail, "the event can't be published (too_large) and dead letters are not kept");
+    assert_eq!(without.metric(r#"apsara_bridge_callbacks_total{input="http",outcome="refused"}"#), 1.0);
+    without.stop().await;
+
+    let dead_letters = "[dead_letters]\nto = { output = 'kafka', topic = 'small.dead' }\n";
+    let with = bridge_to(kafka.brokers(), "small", dead_letters).await;
+    assert_eq!(with.post(long("kept")).await.status.as_u16(), 200);
+    assert_eq!(with.post(callback("fits")).await.status.as_u16(), 200);
+    let letters = kafka.consume("small.dead", 1, SOON).await;
+    let letter = judges::accepted(&Message::kafka(&letters[0]));
+    let attribute = |name: &str| letter.attribute(name).unwrap_or_else(|| panic!("{name}"));
+    assert_eq!(letters[0].key.as_deref(), Some(&b"kept"[..]), "the key it would have had");
+    assert_eq!((attribute("dlqreason"), attribute("dlqattempts")), ("too_large", "1"));
+    assert_eq!(attribute("dlqdestination"), "kafka/small");
+    assert!(attribute("dlqcode").to_lowercase().contains("size"), "{}", attribute("dlqcode"));
+    assert_eq!(kafka.consume("small", 1, SOON).await.len(), 1);
+    assert_eq!(with.metric(r#"apsara_bridge_dead_letters_total{reason="too_large"}"#), 1.0);
+    assert_eq!(with.metric(r#"apsara_bridge_publish_failures_total{kind="too_large",output="kafka"}"#), 1.0);
+    with.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_route_takes_becomes_a_dead_letter_or_a_503() {
+    let kafka = Kafka::shared().await;
+    kafka.create_topic("unrouted.dead", 1, &[]).await;
+    let routes = "[[routes]]\nname = 'ims'\nmatch = { dialect = 'ims' }\ndrop = true\n\
+                  [[routes]]\nname = 'audits'\nmatch = { type = '*Audit*' }\ndead_letter = true\n";
+    let start = async |dead_letters: &str| {
+        let configuration = format!("{}{}{routes}{dead_letters}", http_input(""), output(kafka.brokers(), ""));
+        TestBridge::start_connected(&configuration).await
+    };
+    let without = start("").await;
+    let (_, detail) = without.post(callback("a")).await.problem();
+    assert_eq!(detail, "the event can't be published (unrouted) and dead letters are not kept");
+    without.stop().await;
+    let with = start("[dead_letters]\nto = { output = 'kafka', topic = 'unrouted.dead' }\n").await;
+    assert_eq!(with.post(callback("a")).await.status.as_u16(), 200);
+    let audit = callback("b").replace("FileUploadComplete", "CreateAuditComplete");
+    assert_eq!(with.post(audit).await.status.as_u16(), 200);
+    let letters = kafka.consume("unrouted.dead", 2, SOON).await;
+    let reasons: Vec<Option<&str>> = letters.iter().map(|letter| letter.header("ce_dlqreason")).collect();
+    assert_eq!(reasons, [Some("unrouted"), Some("routed")]);
+    with.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_dies_means_503_until_it_is_back() {
+    let kafka = Kafka::start(KafkaOptions::default()).await;
+    kafka.create_topic("outage", 1, &[]).await;
+    let bridge = bridge_to(kafka.brokers(), "outage", "").await;
+    assert_eq!(bridge.post(callback("before")).await.status.as_u16(), 200);
+
+    // Accepting and never answering: the deadline decides.
+    kafka.stop();
+    let start = Instant::now();
+    let answer = bridge.post(callback("frozen")).await;
+    let (problem, detail) = answer.problem();
+    assert_eq!((answer.status.as_u16(), problem.as_str()), (503, "refused"));
+    assert_eq!(detail, "1 of 1 destination did not acknowledge the event in time: kafka");
+    assert!(start.elapsed() < Duration::from_secs(3), "longer than IMS waits: {:?}", start.elapsed());
+    kafka.cont();
+    bridge.connected().await;
+
+    kafka.kill();
+    eventually("known to be down", SOON, async || {
+        let answer = bridge.post(callback("dead")).await;
+        assert_eq!(answer.status.as_u16(), 503);
+        (!bridge.bridge.is_connected()).then_some(())
+    })
+    .await;
+    assert_eq!(bridge.metric(r#"apsara_bridge_output_up{output="kafka"}"#), 0.0);
+    let mut admin = Client::connect(bridge.admin).await;
+    let ready = admin.request("GET", "/readyz", "", &[]).await;
+    assert_eq!((ready.status.as_u16(), ready.body.as_ref()), (503, &b"outputs not connected: kafka\n"[..]));
+    kafka.restart().await;
+    bridge.connected().await;
+    assert_eq!(bridge.post(callback("after")).await.status.as_u16(), 200);
+    let keys: Vec<_> = kafka.consume("outage", 2, SOON).await.into_iter().filter_map(|record| record.key).collect();
+    assert!(keys.contains(&b"before".to_vec()) && keys.contains(&b"after".to_vec()), "{keys:?}");
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_never_was_there_leaves_the_service_waiting() {
+    let bridge = TestBridge::start(&format!(
+        "{}{}{}",
+        http_input(""),
+        output("no-such-host.invalid:9092", ""),
+        route("all", "anything")
+    ))
+    .await;
+    let answer = bridge.post(callback("a")).await;
+    assert_eq!((answer.status.as_u16(), answer.problem().0.as_str()), (503, "refused"));
+    assert!(!bridge.bridge.is_connected());
+    assert_eq!(bridge.stop().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_of_the_broker_are_told_by_kind() {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    for topic in ["faulty.unauthorized", "faulty.too_large", "faulty.rejected", "faulty.retried"] {
+        cluster.create_topic(topic, 1, 1).expect("created");
+    }
+    let brokers = cluster.bootstrap_servers();
+    let bridge = bridge_to(&brokers, "faulty.{mediaid}", "").await;
+    use RDKafkaRespErr as Answer;
+    let cases = [
+        (Answer::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "unauthorized"),
+        (Answer::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, "too_large"),
+        (Answer::RD_KAFKA_RESP_ERR_POLICY_VIOLATION, "rejected"),
+    ];
+    for (error, kind) in cases {
+        cluster.request_errors(RDKafkaApiKey::Produce, &[error]);
+        let answer = bridge.post(callback(kind)).await;
+        assert_eq!(answer.problem().1, format!("the event can't be published ({kind}) and dead letters are not kept"));
+        let failures = format!(r#"apsara_bridge_publish_failures_total{{kind="{kind}",output="kafka"}}"#);
+        assert_eq!(bridge.metric(&failures), 1.0);
+    }
+    // What the client library tries again by itself is no failure at all.
+    cluster.request_errors(RDKafkaApiKey::Produce, &[Answer::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION]);
+    assert_eq!(bridge.post(callback("retried")).await.status.as_u16(), 200);
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_broker_is_waited_for_until_the_deadline_and_no_longer() {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("slow", 1, 1).expect("created");
+    let bridge = bridge_to(&cluster.bootstrap_servers(), "slow", "[delivery]\ndeadline = '800ms'\n").await;
+    assert_eq!(bridge.post(callback("first")).await.status.as_u16(), 200);
+    cluster.broker_round_trip_time(1, Duration::from_millis(300)).expect("set");
+    assert_eq!(bridge.post(callback("slow")).await.status.as_u16(), 200);
+    cluster.broker_round_trip_time(1, Duration::from_secs(5)).expect("set");
+    let start = Instant::now();
+    assert_eq!(bridge.post(callback("too slow")).await.status.as_u16(), 503);
+    assert!(start.elapsed() >= Duration::from_millis(700) && start.elapsed() < Duration::from_millis(2500));
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_that_hangs_up_cancels_nothing() {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("hangup", 1, 1).expect("created");
+    let bridge = bridge_to(&cluster.bootstrap_servers(), "hangup", "").await;
+    assert_eq!(bridge.post(callback("first")).await.status.as_u16(), 200);
+    cluster.broker_round_trip_time(1, Duration::from_millis(500)).expect("set");
+    let impatient = tokio::time::timeout(Duration::from_millis(100), bridge.post(callback("gone"))).await;
+    assert!(impatient.is_err(), "the sender has given up before the answer");
+    eventually("published all the same", SOON, async || {
+        let published = bridge.metric(r#"apsara_bridge_callbacks_total{input="http",outcome="published"}"#);
+        (published == 2.0).then_some(())
+    })
+    .await;
+    assert_eq!(bridge.stop().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_what_is_being_published() {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("drain", 1, 1).expect("created");
+    let mut bridge = bridge_to(&cluster.bootstrap_servers(), "drain", "").await;
+    assert_eq!(bridge.post(callback("first")).await.status.as_u16(), 200);
+    cluster.broker_round_trip_time(1, Duration::from_millis(400)).expect("set");
+    let mut client = Client::connect(bridge.input).await;
+    let under_way =
+        tokio::spawn(async move { client.post("/callbacks", callback("last"), &signed_headers("VOD")).await });
+    eventually("under way", SOON, async || (bridge.metric("apsara_bridge_in_flight") == 1.0).then_some(())).await;
+    bridge.begin_stop();
+    assert_eq!(under_way.await.expect("answered").status.as_u16(), 200);
+    assert_eq!(bridge.stop().await, 0);
+}

@@ -1,0 +1,248 @@
+//! Callbacks to a real NATS: what lands there, judged by foreign readers, who is let in, and every way it can fail.
+
+use std::time::{Duration, Instant};
+
+use crate::support::bridge::{Client, TestBridge, callback, http_input, signed_headers};
+use crate::support::eventually;
+use crate::support::judges::{self, Message, Mode};
+use crate::support::nats::{Auth, Nats, NatsOptions, PASSWORD, TOKEN, Tls, USER};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn output(url: &str, more: &str) -> String {
+    format!("[outputs.nats]\nkind = 'nats'\nservers = ['{url}']\n{more}\n")
+}
+
+fn route(subject: &str) -> String {
+    format!("[[routes]]\nname = 'all'\nto = {{ output = 'nats', topic = '{subject}' }}\n")
+}
+
+fn configuration(url: &str, more: &str, subject: &str) -> String {
+    format!("{}{}{}", http_input(""), output(url, more), route(subject))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_readers_see_the_same_event_in_both_modes() {
+    let nats = Nats::shared().await;
+    let bridge = TestBridge::start_connected(&format!(
+        "{}{}[[routes]]\nname = 'both'\nto = [{{ output = 'nats', topic = 'modes.structured.{{status}}' }}, \
+         {{ output = 'nats', topic = 'modes.binary.{{status}}', mode = 'binary' }}]\n",
+        http_input(""),
+        output(nats.url(), "stream = { name = 'MODES', subjects = ['modes.>'], create = true }")
+    ))
+    .await;
+    let mut client = Client::connect(bridge.input).await;
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/callbacks");
+    // Samples with the same content are one event, which the stream keeps once.
+    let mut bodies: Vec<Vec<u8>> = std::fs::read_dir(folder)
+        .expect("the fixtures")
+        .map(|file| std::fs::read(file.expect("a file").path()).expect("readable"))
+        .collect();
+    bodies.push(
+        r#"{"EventType":"Ünïcode 100%","EventTime":"2026-01-01T00:00:00Z","VideoId":"Euro € 😀 \"x\"\n"}"#.into(),
+    );
+    for body in bodies {
+        assert_eq!(client.post("/callbacks", body, &signed_headers("ICE")).await.status.as_u16(), 200);
+    }
+    let messages = nats.messages("MODES", 2, SOON).await;
+    let mut seen = [Vec::new(), Vec::new()];
+    for message in &messages {
+        let event = judges::accepted(&Message::nats(message));
+        let attribute = |name: &str| event.attribute(name).unwrap_or_else(|| panic!("{name}")).to_owned();
+        let mode = usize::from(event.mode == Mode::Binary);
+        let layout = ["structured", "binary"][mode];
+        assert_eq!(message.subject, format!("modes.{layout}.{}", attribute("status")));
+        seen[mode].push((attribute("id"), attribute("subject"), event.data.clone().expect("data").to_string()));
+    }
+    seen.iter_mut().for_each(|events| events.sort());
+    assert!(seen[0].len() > 40, "{}", seen[0].len());
+    assert_eq!(seen[0], seen[1]);
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_is_dropped_by_the_stream_and_two_subjects_are_not_repeats() {
+    let nats = Nats::shared().await;
+    let bridge = TestBridge::start_connected(&format!(
+        "{}{}[[routes]]\nname = 'both'\nto = [{{ output = 'nats', topic = 'repeat.a' }}, \
+         {{ output = 'nats', topic = 'repeat.b' }}]\n",
+        http_input(""),
+        output(nats.url(), "stream = { name = 'REPEAT', subjects = ['repeat.*'], create = true }")
+    ))
+    .await;
+    for _ in 0..3 {
+        assert_eq!(bridge.post(callback("same")).await.status.as_u16(), 200);
+    }
+    let messages = nats.messages("REPEAT", 2, SOON).await;
+    let mut subjects: Vec<&str> = messages.iter().map(|message| message.subject.as_str()).collect();
+    subjects.sort_unstable();
+    assert_eq!(subjects, ["repeat.a", "repeat.b"]);
+    let id = messages[0].header("Nats-Msg-Id").expect("an id for the stream");
+    assert!(id.starts_with("acs:vod|") && id.ends_with(&messages[0].subject), "{id}");
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_way_to_log_in_and_tls_work() {
+    for (auth, tls) in [
+        (Auth::UserPassword, Tls::Off),
+        (Auth::Token, Tls::Server),
+        (Auth::Nkey, Tls::Off),
+        (Auth::Credentials, Tls::Off),
+        (Auth::None, Tls::Mutual),
+    ] {
+        let nats = Nats::start(NatsOptions { auth, tls, ..Default::default() }).await;
+        let mut more = match auth {
+            Auth::None => String::new(),
+            Auth::UserPassword => format!("user = '{USER}'\npassword = '{PASSWORD}'"),
+            Auth::Token => format!("token = '{TOKEN}'"),
+            Auth::Nkey => format!("nkey = '{}'", nats.nkey_seed()),
+            Auth::Credentials => format!("credentials_file = '{}'", nats.credentials_file().display()),
+        };
+        if let Some(files) = nats.certificates() {
+            more.push_str(&format!("\n[outputs.nats.tls]\nca_file = '{}'\n", files.authority.display()));
+            if matches!(tls, Tls::Mutual) {
+                let (cert, key) = (files.client.display(), files.client_key.display());
+                more.push_str(&format!("cert_file = '{cert}'\nkey_file = '{key}'\n"));
+            }
+        }
+        more.push_str("\n[outputs.nats.stream]\nname = 'LOGIN'\nsubjects = ['login']\ncreate = true\n");
+        let bridge = TestBridge::start_connected(&configuration(nats.url(), &more, "login")).await;
+        assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
+        assert_eq!(nats.messages("LOGIN", 1, SOON).await.len(), 1);
+        bridge.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_publish_is_told_so() {
+    let nats = Nats::start(NatsOptions {
+        config: "authorization { users = [ { user: limited, password: x, permissions: { publish: { deny: 'secret.>' } } } ] }"
+            .to_owned(),
+        ..Default::default()
+    })
+    .await;
+    let login = "user = 'limited'\npassword = 'x'";
+    let stream = "\nstream = { name = 'ALL', subjects = ['secret.>'], create = true }";
+    let bridge = TestBridge::start_connected(&configuration(nats.url(), &format!("{login}{stream}"), "secret.a")).await;
+    let (_, detail) = bridge.post(callback("a")).await.problem();
+    assert_eq!(detail, "the event can't be published (unauthorized) and dead letters are not kept");
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_not_there_is_told_and_waited_for() {
+    let nats = Nats::start(NatsOptions::default()).await;
+    let bridge = TestBridge::start(&configuration(nats.url(), "stream = { name = 'LATER' }", "later")).await;
+    let answer = bridge.post(callback("a")).await;
+    assert_eq!((answer.status.as_u16(), answer.problem().0.as_str()), (503, "refused"));
+    nats.create_stream("LATER", &["later"]).await;
+    bridge.connected().await;
+    assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
+    bridge.stop().await;
+
+    let elsewhere = TestBridge::start_connected(&configuration(nats.url(), "", "no.stream.takes.this")).await;
+    let (_, detail) = elsewhere.post(callback("a")).await.problem();
+    assert_eq!(detail, "the event can't be published (no_such_destination) and dead letters are not kept");
+    elsewhere.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_over_the_limit_becomes_a_dead_letter() {
+    let nats = Nats::start(NatsOptions::default()).await;
+    let jetstream = nats.jetstream().await;
+    for (name, subject, max_message_size) in [("SMALL", "small.events", 2000), ("DEAD", "small.dead", -1)] {
+        let subjects = vec![subject.to_owned()];
+        let config = async_nats::jetstream::stream::Config {
+            name: name.to_owned(),
+            subjects,
+            max_message_size,
+            ..Default::default()
+        };
+        jetstream.create_stream(config).await.expect("created");
+    }
+    let configuration = format!(
+        "{}[dead_letters]\nto = {{ output = 'nats', topic = 'small.dead' }}\n",
+        configuration(nats.url(), "", "small.events")
+    );
+    let bridge = TestBridge::start_connected(&configuration).await;
+    let long = callback("kept").replace("\"42\"", &format!("\"{}\"", "4".repeat(4000)));
+    assert_eq!(bridge.post(long).await.status.as_u16(), 200);
+    let letters = nats.messages("DEAD", 1, SOON).await;
+    let letter = judges::accepted(&Message::nats(&letters[0]));
+    assert_eq!(letter.attribute("dlqreason"), Some("too_large"));
+    assert_eq!(letter.attribute("dlqdestination"), Some("nats/small.events"));
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_dies_means_503_until_it_is_back() {
+    let nats = Nats::start(NatsOptions::default()).await;
+    let stream = "stream = { name = 'OUTAGE', subjects = ['outage'], create = true }";
+    let bridge = TestBridge::start_connected(&configuration(nats.url(), stream, "outage")).await;
+    assert_eq!(bridge.post(callback("before")).await.status.as_u16(), 200);
+
+    nats.stop();
+    let start = Instant::now();
+    assert_eq!(bridge.post(callback("frozen")).await.status.as_u16(), 503);
+    assert!(start.elapsed() < Duration::from_secs(3), "longer than IMS waits: {:?}", start.elapsed());
+    nats.cont();
+    bridge.connected().await;
+
+    nats.kill();
+    eventually("known to be down", SOON, async || {
+        assert_eq!(bridge.post(callback("dead")).await.status.as_u16(), 503);
+        (!bridge.bridge.is_connected()).then_some(())
+    })
+    .await;
+    nats.restart().await;
+    bridge.connected().await;
+    assert_eq!(bridge.post(callback("after")).await.status.as_u16(), 200);
+    let found = nats.messages("OUTAGE", 2, SOON).await;
+    for id in ["before", "after"] {
+        let is_it = |payload: &[u8]| String::from_utf8_lossy(payload).contains(&format!("\"subject\":\"{id}\""));
+        assert_eq!(found.iter().filter(|message| is_it(&message.payload)).count(), 1, "{id}");
+    }
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn core_nats_delivers_to_who_listens() {
+    let nats = Nats::shared().await;
+    let client = nats.client().await;
+    let mut listener = client.subscribe("core.>").await.expect("subscribed");
+    client.flush().await.expect("flushed");
+    let bridge = TestBridge::start_connected(&configuration(nats.url(), "delivery = 'core'", "core.{status}")).await;
+    assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
+    let message = tokio::time::timeout(SOON, futures_util::StreamExt::next(&mut listener)).await;
+    let message = message.expect("in time").expect("a message");
+    assert_eq!(message.subject.as_str(), "core.success");
+    assert_eq!(
+        message.headers.expect("headers").get("Content-Type").map(|value| value.as_str()),
+        Some("application/cloudevents+json")
+    );
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_buses_the_one_that_fails_is_told_by_name() {
+    let nats = Nats::start(NatsOptions::default()).await;
+    let cluster = rdkafka::mocking::MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("both", 1, 1).expect("created");
+    let bridge = TestBridge::start_connected(&format!(
+        "{}{}[outputs.kafka]\nkind = 'kafka'\nbrokers = ['{}']\n[[routes]]\nname = 'both'\n\
+         to = [{{ output = 'kafka', topic = 'both' }}, {{ output = 'nats', topic = 'both' }}]\n",
+        http_input(""),
+        output(nats.url(), "stream = { name = 'BOTH', subjects = ['both'], create = true }"),
+        cluster.bootstrap_servers()
+    ))
+    .await;
+    assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
+    nats.kill();
+    let answer = bridge.post(callback("b")).await;
+    assert_eq!(answer.status.as_u16(), 503);
+    assert_eq!(answer.problem().1, "1 of 2 destinations did not acknowledge the event in time: nats");
+    assert_eq!(bridge.metric(r#"apsara_bridge_published_total{output="kafka"}"#), 2.0);
+    assert_eq!(bridge.metric(r#"apsara_bridge_published_total{output="nats"}"#), 1.0);
+    bridge.stop().await;
+}
