@@ -246,3 +246,24 @@ async fn of_two_buses_the_one_that_fails_is_told_by_name() {
     assert_eq!(bridge.metric(r#"apsara_bridge_published_total{output="nats"}"#), 1.0);
     bridge.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_in_a_file_is_read_again_and_a_wrong_one_breaks_nothing() {
+    let nats = Nats::start(NatsOptions { auth: Auth::Token, ..Default::default() }).await;
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "not-the-token").expect("written");
+    let more = format!(
+        "token = {{ file = '{}' }}\nstream = {{ name = 'SECRET', subjects = ['secret'], create = true }}",
+        file.path().display()
+    );
+    let bridge = TestBridge::start(&configuration(nats.url(), &more, "secret")).await;
+    assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 503);
+    std::fs::write(file.path(), TOKEN).expect("written");
+    bridge.connected().await;
+    assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
+    std::fs::write(file.path(), "wrong-again").expect("written");
+    // Long enough for the change to be seen and the login to be tried.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(bridge.post(callback("b")).await.status.as_u16(), 200, "the connection goes on");
+    bridge.stop().await;
+}
