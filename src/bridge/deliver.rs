@@ -84,7 +84,7 @@ impl Bridge {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
-            let up = self.outputs.get(&destination.output).is_some_and(|output| output.health().is_up());
+            let up = self.outputs.get(&destination.output).is_some_and(|target| target.output.health().is_up());
             if !error.kind.is_retriable() || !up || Instant::now() + pause >= deadline {
                 break error;
             }
@@ -108,23 +108,23 @@ impl Bridge {
     }
 
     async fn attempt(&self, name: &str, record: &Record, deadline: Instant) -> Result<(), PublishError> {
-        let result = match self.outputs.get(name) {
-            None => Err(PublishError::new(ErrorKind::Misconfigured, "no such output")),
-            Some(output) if !output.health().is_up() => {
-                Err(PublishError::new(ErrorKind::Unavailable, "the output is not connected"))
-            }
-            Some(output) => {
-                let start = Instant::now();
-                let result = output.publish(record, deadline).await;
-                let duration = self.metrics.publish_duration_seconds.with_label_values(&[name]);
-                duration.observe(start.elapsed().as_secs_f64());
-                result
-            }
+        let Some(target) = self.outputs.get(name) else {
+            return Err(PublishError::new(ErrorKind::Misconfigured, "no such output"));
+        };
+        let result = if target.output.health().is_up() {
+            let start = Instant::now();
+            let result = target.output.publish(record, deadline).await;
+            target.duration.observe(start.elapsed().as_secs_f64());
+            result
+        } else {
+            Err(PublishError::new(ErrorKind::Unavailable, "the output is not connected"))
         };
         match &result {
-            Ok(()) => self.metrics.published_total.with_label_values(&[name]).inc(),
+            Ok(()) => target.published.inc(),
             Err(error) => {
-                self.metrics.publish_failures_total.with_label_values(&[name, error.kind.as_str()]).inc();
+                if let Some((_, failures)) = target.failures.iter().find(|(kind, _)| *kind == error.kind) {
+                    failures.inc();
+                }
             }
         }
         result

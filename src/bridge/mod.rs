@@ -6,12 +6,13 @@
 
 mod deliver;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use prometheus::{Histogram, IntCounter, IntGauge};
+use rustc_hash::FxHashMap;
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -156,12 +157,36 @@ pub struct Delivery {
     pub dead_letters: Option<Destination>,
 }
 
+/// An output with its counters.
+#[derive(Debug)]
+struct Target {
+    output: Arc<dyn Output>,
+    published: IntCounter,
+    failures: Vec<(ErrorKind, IntCounter)>,
+    duration: Histogram,
+}
+
+impl Target {
+    fn new(output: Arc<dyn Output>, metrics: &Metrics) -> Target {
+        let name = output.name();
+        let failures = |kind: ErrorKind| metrics.publish_failures_total.with_label_values(&[name, kind.as_str()]);
+        Target {
+            published: metrics.published_total.with_label_values(&[name]),
+            failures: ErrorKind::ALL.into_iter().map(|kind| (kind, failures(kind))).collect(),
+            duration: metrics.publish_duration_seconds.with_label_values(&[name]),
+            output,
+        }
+    }
+}
+
 /// The middle of the service.
 #[derive(Debug)]
 pub struct Bridge {
     normalizer: Normalizer,
     router: Router,
-    outputs: HashMap<String, Arc<dyn Output>>,
+    outputs: FxHashMap<String, Target>,
+    /// Counters of the routes, in their order.
+    route_matches: Vec<IntCounter>,
     delivery: Delivery,
     room: Semaphore,
     metrics: Metrics,
@@ -178,22 +203,20 @@ impl Bridge {
         metrics: Metrics,
     ) -> Bridge {
         // Series that are there from the start can be alerted on before the first of their kind.
-        for output in &outputs {
-            metrics.published_total.with_label_values(&[output.name()]);
-            for kind in ErrorKind::ALL {
-                metrics.publish_failures_total.with_label_values(&[output.name(), kind.as_str()]);
-            }
-        }
-        for route in router.routes() {
-            metrics.route_matches_total.with_label_values(&[route.name.as_str()]);
-        }
+        let outputs = outputs.into_iter().map(|output| (output.name().to_owned(), Target::new(output, &metrics)));
+        let route_matches = router
+            .routes()
+            .iter()
+            .map(|route| metrics.route_matches_total.with_label_values(&[route.name.as_str()]))
+            .collect();
         for reason in DeadLetterReason::all() {
             metrics.dead_letters_total.with_label_values(&[reason.as_str()]);
         }
         Bridge {
             normalizer,
             router,
-            outputs: outputs.into_iter().map(|output| (output.name().to_owned(), output)).collect(),
+            outputs: outputs.collect(),
+            route_matches,
             room: Semaphore::new(delivery.max_in_flight),
             delivery,
             metrics,
@@ -214,13 +237,17 @@ impl Bridge {
 
     /// Whether every output has connected and is not known to be down.
     pub fn is_connected(&self) -> bool {
-        self.outputs.values().all(|output| output.health().is_up())
+        self.outputs.values().all(|target| target.output.health().is_up())
     }
 
     /// Names of the outputs that are not connected.
     pub fn disconnected(&self) -> Vec<&str> {
-        let mut names: Vec<&str> =
-            self.outputs.iter().filter(|(_, output)| !output.health().is_up()).map(|(name, _)| name.as_str()).collect();
+        let mut names: Vec<&str> = self
+            .outputs
+            .iter()
+            .filter(|(_, target)| !target.output.health().is_up())
+            .map(|(name, _)| name.as_str())
+            .collect();
         names.sort_unstable();
         names
     }
@@ -229,11 +256,10 @@ impl Bridge {
     ///
     /// Dropping the future gives the callback up, so that a caller whose own caller may hang up runs it as a task.
     pub async fn accept(&self, callback: Callback) -> Outcome {
-        self.metrics.in_flight.inc();
+        let _in_flight = InFlight::enter(&self.metrics);
         let input = callback.input.clone();
         let arrived = callback.arrived;
         let outcome = self.outcome(callback).await;
-        self.metrics.in_flight.dec();
         self.metrics.callbacks_total.with_label_values(&[&*input, outcome.label()]).inc();
         self.metrics.callback_duration_seconds.with_label_values(&[&*input]).observe(arrived.elapsed().as_secs_f64());
         outcome
@@ -259,7 +285,11 @@ impl Bridge {
         let Normalized { event, dialect, .. } = normalized;
         let event = Arc::new(event);
         let deadline = callback.arrived + self.delivery.deadline;
-        let Ok(Ok(_room)) = tokio::time::timeout_at(deadline, self.room.acquire()).await else {
+        let room = match self.room.try_acquire() {
+            Ok(room) => Some(room),
+            Err(_) => tokio::time::timeout_at(deadline, self.room.acquire()).await.ok().and_then(Result::ok),
+        };
+        let Some(_room) = room else {
             tracing::warn!(
                 id = event.id(),
                 r#type = event.get(&TYPE),
@@ -279,7 +309,7 @@ impl Bridge {
     async fn route(&self, event: &Arc<Event>, deadline: Instant) -> Outcome {
         let decision = self.router.decide(event);
         for index in &decision.taken_by {
-            self.metrics.route_matches_total.with_label_values(&[self.router.routes()[*index].name.as_str()]).inc();
+            self.route_matches[*index].inc();
         }
         let delivered = self.deliver(event, &decision.destinations, deadline).await;
         let mut letters: Vec<(DeadLetterReason, Failure)> = Vec::new();
@@ -330,6 +360,22 @@ impl Bridge {
             let age = (OffsetDateTime::now_utc() - time).as_seconds_f64().max(0.0);
             self.metrics.event_age_seconds.with_label_values(&[dialect.as_str()]).observe(age);
         }
+    }
+}
+
+/// Counts a callback that is in flight for as long as it is, however it ends.
+struct InFlight(IntGauge);
+
+impl InFlight {
+    fn enter(metrics: &Metrics) -> InFlight {
+        metrics.in_flight.inc();
+        InFlight(metrics.in_flight.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

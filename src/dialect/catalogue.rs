@@ -5,7 +5,7 @@
 //! same in both dialects; a file that breaks this, or names a type that isn't there, is an error with its line.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use rustc_hash::FxHashMap;
@@ -158,9 +158,10 @@ pub struct CatalogueError {
 #[derive(Debug)]
 pub struct Catalogue {
     events: Vec<EventType>,
-    by_name: HashMap<(Dialect, String), usize>,
-    words: HashMap<String, Status>,
-    synonyms: HashMap<String, String>,
+    /// Positions of the event types by name and alias, for each dialect in the order of [`Dialect::ALL`].
+    by_name: [FxHashMap<String, usize>; 2],
+    words: FxHashMap<String, Status>,
+    synonyms: FxHashMap<String, String>,
     shapes: Vec<Shape>,
 }
 
@@ -196,8 +197,7 @@ impl Catalogue {
 
     /// The event type of a dialect, by its name or an alias.
     pub fn find(&self, dialect: Dialect, name: &str) -> Option<(usize, &EventType)> {
-        // The key is owned because a borrowed tuple can't be looked up; names are short.
-        let index = *self.by_name.get(&(dialect, name.to_owned()))?;
+        let index = *self.by_name[dialect as usize].get(name)?;
         Some((index, &self.events[index]))
     }
 
@@ -282,8 +282,8 @@ struct Declared {
 #[derive(Default)]
 struct Builder {
     files: Vec<(String, String)>,
-    words: HashMap<String, Status>,
-    synonyms: HashMap<String, String>,
+    words: FxHashMap<String, Status>,
+    synonyms: FxHashMap<String, String>,
     objects: BTreeMap<String, BTreeMap<String, Declared>>,
     events: Vec<(EventType, BTreeMap<String, Declared>)>,
 }
@@ -445,10 +445,10 @@ impl Builder {
         for fields in self.objects.values() {
             shapes.push(self.shape(&fields.iter().map(|(name, declared)| (name.clone(), declared)).collect())?);
         }
-        let mut by_name = HashMap::new();
+        let mut by_name = [FxHashMap::default(), FxHashMap::default()];
         for (index, (event, _)) in self.events.iter().enumerate() {
             for name in event.aliases.iter().chain([&event.name]) {
-                by_name.insert((event.dialect, name.clone()), index);
+                by_name[event.dialect as usize].insert(name.clone(), index);
             }
         }
         Ok(Catalogue {

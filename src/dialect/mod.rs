@@ -354,14 +354,19 @@ fn hex(bytes: &[u8]) -> String {
 /// The moment in RFC 3339, UTC, to the millisecond.
 fn milliseconds(moment: OffsetDateTime) -> String {
     let utc = moment.to_offset(time::UtcOffset::UTC);
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
-        utc.year(),
-        u8::from(utc.month()),
-        utc.day(),
-        utc.hour(),
-        utc.minute(),
-        utc.second(),
-        utc.millisecond()
-    )
+    let mut text = String::with_capacity(24);
+    let mut digits = |number: u32, width: u32, behind: char| {
+        for place in (0..width).rev() {
+            text.push(char::from_digit(number / 10u32.pow(place) % 10, 10).unwrap_or('0'));
+        }
+        text.push(behind);
+    };
+    digits(u32::try_from(utc.year()).unwrap_or(0), 4, '-');
+    digits(u8::from(utc.month()).into(), 2, '-');
+    digits(utc.day().into(), 2, 'T');
+    digits(utc.hour().into(), 2, ':');
+    digits(utc.minute().into(), 2, ':');
+    digits(utc.second().into(), 2, '.');
+    digits(utc.millisecond().into(), 3, 'Z');
+    text
 }

@@ -319,7 +319,7 @@ impl<'a> Reader<'a> {
     }
 
     fn object(&mut self, levels: usize) -> Result<Json<'a>, JsonError> {
-        let mut members = Vec::new();
+        let mut members = Vec::with_capacity(8);
         let mut next = self.lexer.discarded().ws_peek();
         if next == Some(b'}') {
             self.lexer.discarded();

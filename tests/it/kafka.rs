@@ -8,9 +8,9 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::support::bridge::{Client, TestBridge, callback, http_input, signed_headers};
-use crate::support::eventually;
 use crate::support::judges::{self, Message, Mode};
 use crate::support::kafka::{Kafka, KafkaOptions, Mechanism, Received, Security};
+use crate::support::{eventually, tool};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -69,6 +69,12 @@ async fn foreign_readers_see_the_same_event_in_both_modes() {
     assert_eq!(structured[0].header("content-type"), Some(STRUCTURED_CONTENT_TYPE));
     assert_eq!(binary[0].header("content-type"), Some("application/json"));
     assert!(structured[0].header("ce_type").is_some(), "for filtering without reading the value");
+    let printed = std::process::Command::new(tool("kcat", "kcat"))
+        .args(["-b", kafka.brokers(), "-C", "-t", "modes.structured", "-e", "-q", "-f", "%k\t%h\t%s\n"])
+        .output()
+        .expect("kcat runs");
+    let printed = String::from_utf8(printed.stdout).expect("UTF-8");
+    assert_eq!(printed.lines().filter(|line| line.contains("ce_type=com.aliyun.media.")).count(), count, "{printed}");
     let key = |record: &Received| record.header("ce_id").expect("an id").to_owned();
     structured.sort_by_key(key);
     binary.sort_by_key(key);

@@ -1,7 +1,7 @@
 //! Callbacks by HTTP POST.
 //!
 //! A request is taken when its path is an endpoint's, its signature holds ([`signature`]), its body fits the caps,
-//! and there is room; then it runs as a task of its own, so that a sender that hangs up cancels nothing. The answer
+//! and there is room; from then on a sender that hangs up cancels nothing. The answer
 //! is 200 with an empty body when the callback is kept, and a problem document ([`problem`]) otherwise: Alibaba takes
 //! exactly 200 as success and tries all else again, twice, a second apart.
 
@@ -12,8 +12,10 @@ mod tls;
 
 use std::collections::HashSet;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +26,7 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -399,15 +402,11 @@ impl Service {
             traceparent: traceparent(&head.headers),
         };
         let bridge = self.bridge.clone();
-        // A task of its own: a sender that hangs up must not cancel the publish.
-        let accepted = self.tasks.spawn(async move {
+        let accepted = async move {
             let _room = room;
             bridge.accept(callback).await
-        });
-        accepted.await.map_err(|error| {
-            tracing::error!(input = %self.name, %error, "a callback ended without an outcome");
-            (Problem::Refused, "the callback ended without an outcome".to_owned())
-        })
+        };
+        Ok(Unstoppable::new(self.tasks.track_future(accepted)).await)
     }
 
     fn verify(&self, endpoint: &Endpoint, headers: &HeaderMap, uri: &Uri) -> Result<(), (Problem, String)> {
@@ -432,6 +431,38 @@ impl Service {
                 let limit = humantime::format_duration(self.body_timeout);
                 Err((Problem::RequestTimeout, format!("the body took longer than {limit}")))
             }
+        }
+    }
+}
+
+/// A future that is finished even if it is dropped: a sender that hangs up must not cancel its publish. It runs where
+/// it is awaited, and moves to a task of its own only then.
+struct Unstoppable<F: Future + Send + 'static>(Option<Pin<Box<F>>>);
+
+impl<F: Future + Send + 'static> Unstoppable<F> {
+    fn new(future: F) -> Unstoppable<F> {
+        Unstoppable(Some(Box::pin(future)))
+    }
+}
+
+impl<F: Future + Send + 'static> Future for Unstoppable<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let Some(future) = &mut self.0 else { return Poll::Pending };
+        let polled = future.as_mut().poll(context);
+        if polled.is_ready() {
+            self.0 = None;
+        }
+        polled
+    }
+}
+
+impl<F: Future + Send + 'static> Drop for Unstoppable<F> {
+    fn drop(&mut self) {
+        // Without a runtime the process is ending, and with it the publish.
+        if let (Some(future), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(async move { drop(future.await) });
         }
     }
 }
