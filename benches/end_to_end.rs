@@ -9,7 +9,8 @@
 //! missed is marked; an answer other than 200 fails the run.
 //!
 //! Environment: BENCH_ROUNDS (5), BENCH_SECONDS of each turn (8), BENCH_WARMUP seconds for either bus (by default 40
-//! for Kafka, 15 for JetStream), BENCH_CONNECTIONS (64). `cargo bench --bench end_to_end -- kafka` takes one bus.
+//! for Kafka, 15 for JetStream), BENCH_CONNECTIONS (64), BENCH_RATE of requests per second in the rounds (none: as
+//! many as are answered; an idle service batches less and pays more for each, so the ratios differ). `cargo bench --bench end_to_end -- kafka` takes one bus.
 
 mod forwarder;
 mod load;
@@ -74,6 +75,7 @@ struct Plan {
     turn: Duration,
     warm_up: Option<Duration>,
     connections: usize,
+    rate: Option<u32>,
 }
 
 impl Plan {
@@ -88,6 +90,7 @@ impl Plan {
             turn: seconds("BENCH_SECONDS").unwrap_or(Duration::from_secs(8)),
             warm_up: seconds("BENCH_WARMUP"),
             connections: number("BENCH_CONNECTIONS").unwrap_or(64).max(1),
+            rate: number("BENCH_RATE").map(|rate| u32::try_from(rate.max(1)).expect("a rate within 32 bits")),
         }
     }
 
@@ -144,9 +147,9 @@ fn measure(bus: Bus, plan: Plan) -> usize {
     let forwarder = start_forwarder(bus, broker.address(), folder.path());
     let services = [&bridge, &forwarder];
     let mut failed = 0;
-    let mut turn = |service: &Service, time: Duration| {
+    let mut turn = |service: &Service, time: Duration, rate: Option<u32>| {
         let before = cpu_time(&service.process);
-        let tally = runtime.block_on(drive(service.address, plan.connections, time));
+        let tally = runtime.block_on(drive(service.address, plan.connections, time, rate));
         let cpu = cpu_time(&service.process) - before;
         if let Some(reason) = &tally.first_failure {
             eprintln!("{}: {} requests failed, the first with: {reason}", service.name, tally.failed);
@@ -160,7 +163,7 @@ fn measure(bus: Bus, plan: Plan) -> usize {
     eprintln!("{}: warming up for {} s", bus.name(), warm_up.as_secs());
     let turns = warm_up.as_secs().div_ceil(WARM_UP_TURN.as_secs());
     for index in 0..turns {
-        let figures = turn(services[index as usize % 2], WARM_UP_TURN);
+        let figures = turn(services[index as usize % 2], WARM_UP_TURN, None);
         eprintln!("  {:<10}{:>8.0} requests/s", services[index as usize % 2].name, figures.requests_per_second);
     }
     let mut rounds: [Vec<Figures>; 2] = [Vec::new(), Vec::new()];
@@ -168,7 +171,7 @@ fn measure(bus: Bus, plan: Plan) -> usize {
         eprintln!("{}: round {} of {}", bus.name(), round + 1, plan.rounds);
         // Who goes first changes, so that neither always has the other's leftovers.
         for index in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
-            let figures = turn(services[index], plan.turn);
+            let figures = turn(services[index], plan.turn, plan.rate);
             eprintln!("  {:<10}{figures}", services[index].name);
             rounds[index].push(figures);
         }
@@ -211,9 +214,10 @@ impl std::fmt::Display for Figures {
 
 fn print_table(bus: Bus, plan: Plan, [bridge, forwarder]: &[Vec<Figures>; 2], peaks: [f64; 2]) {
     println!(
-        "\n{}: {} connections, bodies of {} bytes, {} rounds of {} s each; medians\n",
+        "\n{}: {} connections{}, bodies of {} bytes, {} rounds of {} s each; medians\n",
         bus.name(),
         plan.connections,
+        plan.rate.map_or_else(String::new, |rate| format!(" at {rate} requests/s")),
         load::body_bytes(),
         plan.rounds,
         plan.turn.as_secs()

@@ -66,12 +66,18 @@ pub(crate) fn body_bytes() -> usize {
     BODY.len()
 }
 
-/// Drives a service for a while.
-pub(crate) async fn drive(address: SocketAddr, connections: usize, time: Duration) -> Tally {
+/// Drives a service for a while, at a rate of requests per second over all connections or as fast as it answers.
+pub(crate) async fn drive(address: SocketAddr, connections: usize, time: Duration, rate: Option<u32>) -> Tally {
     let request = Arc::new(Request::signed_now());
+    let pause = rate.map_or(Duration::ZERO, |rate| Duration::from_secs(connections as u64) / rate);
     let start = Instant::now();
-    let tasks: Vec<_> =
-        (0..connections).map(|_| tokio::spawn(converse(address, request.clone(), start + time))).collect();
+    let tasks: Vec<_> = (0..connections)
+        .map(|index| {
+            // Connections that take turns spread the load evenly.
+            let pace = Pace { first: start + pause * index as u32 / connections as u32, pause, end: start + time };
+            tokio::spawn(converse(address, request.clone(), pace))
+        })
+        .collect();
     let mut tally = Tally::default();
     for task in tasks {
         tally.add(task.await.expect("a connection's task ends by itself"));
@@ -103,7 +109,16 @@ impl Request {
     }
 }
 
-async fn converse(address: SocketAddr, request: Arc<Request>, end: Instant) -> Tally {
+/// When a connection sends.
+#[derive(Clone, Copy)]
+struct Pace {
+    first: Instant,
+    /// From one request to the next, unless the answer takes longer.
+    pause: Duration,
+    end: Instant,
+}
+
+async fn converse(address: SocketAddr, request: Arc<Request>, pace: Pace) -> Tally {
     let mut tally = Tally::default();
     let mut stream = match TcpStream::connect(address).await {
         Ok(stream) => stream,
@@ -116,8 +131,16 @@ async fn converse(address: SocketAddr, request: Arc<Request>, end: Instant) -> T
     let _ = stream.set_nodelay(true);
     let mut bytes = request.bytes.clone();
     let mut answer = Vec::with_capacity(4096);
-    let mut start = Instant::now();
-    while start < end {
+    let mut next = pace.first;
+    loop {
+        if !pace.pause.is_zero() {
+            tokio::time::sleep_until(next.into()).await;
+        }
+        let start = Instant::now();
+        if start >= pace.end {
+            return tally;
+        }
+        next = (next + pace.pause).max(start);
         let id = IDS.fetch_add(1, Ordering::Relaxed);
         bytes[request.id_at..request.id_at + ID.len()]
             .copy_from_slice(format!("{id:0width$}", width = ID.len()).as_bytes());
@@ -127,22 +150,16 @@ async fn converse(address: SocketAddr, request: Arc<Request>, end: Instant) -> T
         };
         match exchanged.await {
             Ok(()) if answer.starts_with(b"HTTP/1.1 200 ") => {
-                let now = Instant::now();
                 tally.answered += 1;
-                tally.latencies.push(now - start);
-                start = now;
+                tally.latencies.push(start.elapsed());
             }
-            Ok(()) => {
-                tally.fail(String::from_utf8_lossy(&answer).into_owned());
-                start = Instant::now();
-            }
+            Ok(()) => tally.fail(String::from_utf8_lossy(&answer).into_owned()),
             Err(reason) => {
                 tally.fail(format!("the connection broke: {reason}"));
                 return tally;
             }
         }
     }
-    tally
 }
 
 /// Reads one answer, whose length its head must tell.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::keys::respell;
-use super::status::Status;
+use super::status::{Status, StatusRule};
 
 /// The built-in catalogue.
 const BUILT_IN: &str = include_str!("catalogue.toml");
@@ -109,27 +109,6 @@ pub struct EventType {
     pub error: Option<ErrorFields>,
     /// Its fields by their normalized names, with their types as the file writes them.
     pub fields: BTreeMap<String, String>,
-}
-
-/// Where the outcome of an event stands.
-#[derive(Debug)]
-pub struct StatusRule {
-    /// Field that holds the word.
-    pub field: String,
-    /// Words of this field alone, tried before the common ones.
-    pub words: Vec<(String, Status)>,
-    /// Fields with a further outcome; the worst counts.
-    pub also: Vec<String>,
-    /// Whether the outcomes of the parts are weighed too.
-    pub parts: bool,
-    /// The outcome where there is no word.
-    pub default: Option<Status>,
-}
-
-impl Default for StatusRule {
-    fn default() -> Self {
-        StatusRule { field: "status".to_owned(), words: Vec::new(), also: Vec::new(), parts: false, default: None }
-    }
 }
 
 /// Names of the fields that hold an error.

@@ -14,6 +14,7 @@ mod transform;
 mod values;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -24,7 +25,7 @@ use crate::event::{
     SUBJECT, TIME, TRACEPARENT, TYPE,
 };
 pub use catalogue::{Catalogue, CatalogueError, Dialect, EventType};
-pub use status::Status;
+pub use status::{Status, StatusRule};
 
 /// Fields that give the attribute `jobid`, first choice first.
 const JOB_ID: [&str; 3] = ["jobId", "parentJobId", "mediaRefreshJobId"];
@@ -88,7 +89,7 @@ pub struct Normalizer {
     catalogue: Catalogue,
     type_prefix: String,
     /// `type` and `dataschema` of every entry of the catalogue.
-    names: Vec<(String, String)>,
+    names: Vec<(Arc<str>, Arc<str>)>,
 }
 
 impl Normalizer {
@@ -98,7 +99,10 @@ impl Normalizer {
         let names = catalogue
             .events()
             .iter()
-            .map(|event| (format!("{type_prefix}{}", event.name), dataschema(event.dialect, &event.name)))
+            .map(|event| {
+                let name = format!("{type_prefix}{}", event.name);
+                (name.into(), dataschema(event.dialect, &event.name).into())
+            })
             .collect();
         Normalizer { catalogue, type_prefix, names }
     }
@@ -148,18 +152,15 @@ impl Normalizer {
             }
         };
         let (r#type, dataschema) = match index {
-            Some(index) => {
-                let (name, schema) = &self.names[index];
-                (Cow::Borrowed(name.as_str()), Cow::Borrowed(schema.as_str()))
-            }
+            Some(index) => self.names[index].clone(),
             None => {
-                (Cow::Owned(format!("{}{event_type}", self.type_prefix)), Cow::Owned(dataschema(dialect, &event_type)))
+                let name = format!("{}{event_type}", self.type_prefix);
+                (name.into(), dataschema(dialect, &event_type).into())
             }
         };
         // An alias, or a name that no attribute can hold as it is, is not lost.
-        if r#type.strip_prefix(self.type_prefix.as_str()) != Some(event_type.as_ref())
-            || crate::event::clean(Cow::Borrowed(&r#type)) != r#type
-        {
+        let is_own_name = entry.is_some_and(|entry| entry.name == event_type);
+        if !is_own_name && (index.is_some() || crate::event::clean(Cow::Borrowed(&r#type)) != *r#type) {
             transform::insert(&mut members, "eventType", Json::String(event_type.clone()));
         }
 
@@ -173,21 +174,30 @@ impl Normalizer {
             .find_map(|name| field(name))
             .or_else(|| catalogue::DEFAULT_SUBJECT.iter().find_map(|name| field(name)));
         let account_id = user_id.as_deref().or(origin.account_id);
+        let media = field("mediaId");
 
         let mut event = Event::new(write(&members, body.len()));
         event.set(&ID, id);
-        event.set(&SOURCE, source(dialect, origin.region, account_id));
-        event.set(&TYPE, r#type);
-        event.set(&SUBJECT, subject.unwrap_or_default());
+        match source(dialect, origin.region, account_id) {
+            Cow::Borrowed(short) => event.set_static(&SOURCE, short),
+            Cow::Owned(long) => event.set(&SOURCE, long),
+        }
+        event.set_shared(&TYPE, &r#type);
+        let shared_subject: Arc<str> = subject.unwrap_or_default().into();
+        event.set_shared(&SUBJECT, &shared_subject);
         event.set(&TIME, time.as_deref().unwrap_or_default());
-        event.set(&DATASCHEMA, dataschema);
-        event.set(&DIALECT, dialect.as_str());
-        event.set(&STATUS, status.as_str());
-        event.set(&MEDIAID, field("mediaId").unwrap_or_default());
+        event.set_shared(&DATASCHEMA, &dataschema);
+        event.set_static(&DIALECT, dialect.as_str());
+        event.set_static(&STATUS, status.as_str());
+        if media == subject {
+            event.set_shared(&MEDIAID, &shared_subject);
+        } else {
+            event.set(&MEDIAID, media.unwrap_or_default());
+        }
         event.set(&JOBID, JOB_ID.iter().find_map(|name| field(name)).unwrap_or_default());
         event.set(&ACCOUNTID, account_id.unwrap_or_default());
         event.set(&APPID, field("appId").unwrap_or_default());
-        event.set(&PARTITIONKEY, subject.unwrap_or_default());
+        event.set_shared(&PARTITIONKEY, &shared_subject);
         event.set(&RECORDEDTIME, milliseconds(origin.received));
         event.set(&TRACEPARENT, origin.traceparent.unwrap_or_default());
         Ok(Normalized { event, dialect, event_type: index, status })

@@ -2,8 +2,6 @@
 
 use crate::event::json::{Json, Members};
 
-use super::catalogue::{Catalogue, StatusRule};
-
 /// What became of the job: the value of the attribute `status`.
 ///
 /// Ordered from best to worst, so that the worst of several outcomes is their maximum.
@@ -56,38 +54,60 @@ impl Status {
     }
 }
 
-/// Reads the outcome from normalized data by the rule of its event type.
-pub(super) fn status(data: &Members<'_>, rule: &StatusRule, catalogue: &Catalogue) -> Status {
+/// Where the outcome of an event stands.
+#[derive(Debug)]
+pub struct StatusRule {
+    /// Field that holds the word.
+    pub field: String,
+    /// Words of this field alone, tried before the common ones.
+    pub words: Vec<(String, Status)>,
+    /// Fields with a further outcome; the worst counts.
+    pub also: Vec<String>,
+    /// Whether the outcomes of the parts are weighed too.
+    pub parts: bool,
+    /// The outcome where there is no word.
+    pub default: Option<Status>,
+}
+
+impl Default for StatusRule {
+    fn default() -> Self {
+        StatusRule { field: "status".to_owned(), words: Vec::new(), also: Vec::new(), parts: false, default: None }
+    }
+}
+
+/// Reads the outcome from normalized data by the rule of its event type; `common` knows the words of all types.
+pub(super) fn status(data: &Members<'_>, rule: &StatusRule, common: impl Fn(&str) -> Option<Status>) -> Status {
     let field = |name: &str| data.iter().find(|(key, _)| key == name).map(|(_, value)| value);
     let own_word = |word: &str| {
         rule.words.iter().find(|(own, _)| own.eq_ignore_ascii_case(word.trim())).map(|(_, status)| *status)
     };
     let outcome = |name: &str| match field(name).and_then(Json::as_str) {
         Some(word) if !word.trim().is_empty() => {
-            Some(own_word(word).or_else(|| catalogue.word(word)).unwrap_or(Status::Unknown))
+            Some(own_word(word).or_else(|| common(word)).unwrap_or(Status::Unknown))
         }
         _ => None,
     };
-    let word = outcome(&rule.field);
-    let mut status = word.or(rule.default).unwrap_or(Status::Unknown);
-    // An error is a failure where no word says more: none at all, or one of a field with words of its own.
-    if status == Status::Unknown && (word.is_none() || rule.field != "status") && field("error").is_some() {
-        status = Status::Failure;
-    }
+    let failed = field("error").is_some();
+    let mut status = match outcome(&rule.field) {
+        // An error is a failure where no word says more: none at all, or an unknown one beside words of its own.
+        None if failed => Status::Failure,
+        Some(Status::Unknown) if failed && rule.field != "status" => Status::Failure,
+        Some(word) => word,
+        None => rule.default.unwrap_or(Status::Unknown),
+    };
     for other in rule.also.iter().filter_map(|name| outcome(name)) {
         status = status.max(other);
     }
     if rule.parts {
-        status = with_parts(status, parts(data, catalogue));
+        status = with_parts(status, parts(data, common));
     }
     status
 }
 
 /// The outcomes of the parts: of every top-level object, or array of objects, that has a status of its own.
-fn parts(data: &Members<'_>, catalogue: &Catalogue) -> Vec<Status> {
-    let own_status = |part: &Json<'_>| {
-        part.get("status").and_then(Json::as_str).map(|word| catalogue.word(word).unwrap_or(Status::Unknown))
-    };
+fn parts(data: &Members<'_>, common: impl Fn(&str) -> Option<Status>) -> Vec<Status> {
+    let own_status =
+        |part: &Json<'_>| part.get("status").and_then(Json::as_str).map(|word| common(word).unwrap_or(Status::Unknown));
     data.iter()
         .flat_map(|(_, value)| match value {
             Json::Array(items) => items.as_slice(),

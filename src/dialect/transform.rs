@@ -8,8 +8,8 @@ use std::collections::HashSet;
 
 use crate::event::json::{Json, MAX_DEPTH, Members, has_repeats};
 
-use super::catalogue::{Catalogue, EventType, Kind, ShapeId, StatusRule};
-use super::status::{Status, status};
+use super::catalogue::{Catalogue, EventType, Kind, ShapeId};
+use super::status::{Status, StatusRule, status};
 use super::values;
 
 /// Where the rest of an id goes that came as JSON in a string: IMS calls such an object the job's input.
@@ -34,7 +34,7 @@ pub(super) fn data<'a>(catalogue: &'a Catalogue, entry: Option<&EventType>, payl
             &default_rule
         }
     };
-    let status = status(&members, rule, catalogue);
+    let status = status(&members, rule, |word| catalogue.word(word));
     if let Some(error) = entry.and_then(|entry| entry.error.as_ref())
         && status == Status::Failure
     {

@@ -223,6 +223,12 @@ pub fn is_number(text: &str) -> bool {
 
 /// Appends the text as a JSON string.
 pub fn write_string(text: &str, out: &mut Vec<u8>) {
+    if !text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+        return;
+    }
     // Neither a string nor a Vec<u8> as its sink has a way to fail.
     serde_json::to_writer(out, text).expect("a string is written to memory");
 }

@@ -9,6 +9,7 @@ pub mod kafka;
 pub mod nats;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -91,10 +92,27 @@ pub enum Mode {
     Binary,
 }
 
+/// The value of an attribute. Most values are the same in many events, or in several attributes of one: those are
+/// not copied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Value {
+    Static(&'static str),
+    Shared(Arc<str>),
+}
+
+impl Value {
+    fn as_str(&self) -> &str {
+        match self {
+            Value::Static(text) => text,
+            Value::Shared(text) => text,
+        }
+    }
+}
+
 /// A CloudEvents event whose data is JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    attributes: Vec<(&'static Attribute, String)>,
+    attributes: Vec<(&'static Attribute, Value)>,
     data: Bytes,
 }
 
@@ -102,20 +120,38 @@ impl Event {
     /// An event with `specversion`, `datacontenttype` and the given data, which must be JSON text.
     pub fn new(data: impl Into<Bytes>) -> Event {
         let mut event = Event { attributes: Vec::with_capacity(20), data: data.into() };
-        event.set(&SPECVERSION, "1.0");
-        event.set(&DATACONTENTTYPE, "application/json");
+        event.set_static(&SPECVERSION, "1.0");
+        event.set_static(&DATACONTENTTYPE, "application/json");
         event
     }
 
     /// Sets an attribute; the value is made valid by [`clean`], and an empty one is left out.
     pub fn set<'v>(&mut self, attribute: &'static Attribute, value: impl Into<Cow<'v, str>>) {
         let value = clean(value.into());
-        if value.is_empty() {
-            return;
+        if !value.is_empty() {
+            self.put(attribute, Value::Shared(value.into()));
         }
+    }
+
+    /// Sets an attribute to a text of the program's own, which must be valid and not empty.
+    pub fn set_static(&mut self, attribute: &'static Attribute, value: &'static str) {
+        self.put(attribute, Value::Static(value));
+    }
+
+    /// Sets an attribute to a text that other events or attributes have too; made valid as by [`Event::set`].
+    pub fn set_shared(&mut self, attribute: &'static Attribute, value: &Arc<str>) {
+        match clean(Cow::Borrowed(value)) {
+            Cow::Borrowed(same) if same.len() == value.len() && !same.is_empty() => {
+                self.put(attribute, Value::Shared(value.clone()));
+            }
+            other => self.set(attribute, other),
+        }
+    }
+
+    fn put(&mut self, attribute: &'static Attribute, value: Value) {
         match self.attributes.iter_mut().find(|(known, _)| std::ptr::eq(*known, attribute)) {
-            Some((_, old)) => *old = value.into_owned(),
-            None => self.attributes.push((attribute, value.into_owned())),
+            Some((_, old)) => *old = value,
+            None => self.attributes.push((attribute, value)),
         }
     }
 
@@ -141,10 +177,10 @@ impl Event {
 
     /// The envelope as compact JSON (CloudEvents JSON event format).
     pub fn to_json(&self) -> Vec<u8> {
-        let attributes: usize = self.attributes.iter().map(|(known, value)| known.name.len() + value.len() + 6).sum();
+        let attributes: usize = self.attributes().map(|(known, value)| known.name.len() + value.len() + 6).sum();
         let mut out = Vec::with_capacity(attributes + self.data.len() + 16);
         out.push(b'{');
-        for (attribute, value) in &self.attributes {
+        for (attribute, value) in self.attributes() {
             out.push(b'"');
             out.extend_from_slice(attribute.name.as_bytes());
             out.extend_from_slice(b"\":");

@@ -535,7 +535,7 @@ mod tests {
             [
                 "client.\"acks\": must stay `all`: what was answered with 200 could be lost with a broker",
                 "client.\"enable.idempotence\": must stay true: retries could double and reorder records",
-                "client.\"linger.ms\": librdkafka refuses the value: RD_KAFKA_CONF_INVALID",
+                "client.\"linger.ms\": librdkafka refuses the value: Invalid value for configuration property \"queue.buffering.max.ms\"",
                 "client.\"linger.sm\": librdkafka has no such property",
                 "client.\"message.timeout.ms\": is not set here: it is `delivery.deadline`",
             ]

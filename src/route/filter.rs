@@ -122,12 +122,32 @@ impl Filter {
         }
     }
 
-    /// The comparisons that must hold for the filter to hold: what an index can look up.
-    pub(super) fn required(&self) -> Vec<&Filter> {
+    /// What must hold for the filter to hold, as far as an index can look it up: each item is a list of comparisons
+    /// of one attribute of which one must hold.
+    pub(super) fn required(&self) -> Vec<Vec<&Filter>> {
         match self {
             Filter::All(filters) => filters.iter().flat_map(Filter::required).collect(),
-            Filter::Exact(..) | Filter::Prefix(..) | Filter::Suffix(..) => vec![self],
-            Filter::Any(_) | Filter::Not(_) => Vec::new(),
+            Filter::Exact(..) | Filter::Prefix(..) | Filter::Suffix(..) => vec![vec![self]],
+            Filter::Any(filters) => {
+                let attributes: Option<Vec<_>> = filters.iter().map(Filter::compared).collect();
+                match attributes.as_deref() {
+                    Some([first, rest @ ..]) if rest.iter().all(|other| std::ptr::eq(*first, *other)) => {
+                        vec![filters.iter().collect()]
+                    }
+                    _ => Vec::new(),
+                }
+            }
+            Filter::Not(_) => Vec::new(),
+        }
+    }
+
+    /// The attribute that a single comparison looks at.
+    pub(super) fn compared(&self) -> Option<&'static Attribute> {
+        match self {
+            Filter::Exact(attribute, _) | Filter::Prefix(attribute, _) | Filter::Suffix(attribute, _) => {
+                Some(attribute)
+            }
+            Filter::All(_) | Filter::Any(_) | Filter::Not(_) => None,
         }
     }
 }

@@ -144,14 +144,15 @@ impl<'r> Demand<'r> {
                 })
                 .collect(),
         });
-        let required = route.filter.iter().flat_map(Filter::required).filter_map(|filter| {
-            let (attribute, wanted) = match filter {
-                Filter::Exact(attribute, text) => (*attribute, Wanted::Exact(text.as_str())),
-                Filter::Prefix(attribute, text) => (*attribute, Wanted::Glob(Self::glob(text, "", "*")?)),
-                Filter::Suffix(attribute, text) => (*attribute, Wanted::Glob(Self::glob(text, "*", "")?)),
-                Filter::All(_) | Filter::Any(_) | Filter::Not(_) => return None,
-            };
-            Some(Demand { attribute, patterns: vec![wanted] })
+        let required = route.filter.iter().flat_map(Filter::required).filter_map(|comparisons| {
+            let attribute = comparisons.first()?.compared()?;
+            let patterns = comparisons.into_iter().map(|filter| match filter {
+                Filter::Exact(_, text) => Some(Wanted::Exact(text.as_str())),
+                Filter::Prefix(_, text) => Some(Wanted::Glob(Self::glob(text, "", "*")?)),
+                Filter::Suffix(_, text) => Some(Wanted::Glob(Self::glob(text, "*", "")?)),
+                Filter::All(_) | Filter::Any(_) | Filter::Not(_) => None,
+            });
+            Some(Demand { attribute, patterns: patterns.collect::<Option<_>>()? })
         });
         matches.chain(required).collect()
     }

@@ -123,7 +123,7 @@ proptest::proptest! {
     /// The index finds the same routes as trying each one.
     #[test]
     fn the_index_agrees_with_trying_every_route(
-        picks in proptest::collection::vec((0usize..9, proptest::bool::ANY), 1..200),
+        picks in proptest::collection::vec((0usize..10, proptest::bool::ANY), 1..200),
         name in "[A-D]{1,3}",
         status in proptest::sample::select(vec!["success", "failure", "partial"]),
         dialect in proptest::sample::select(vec!["vod", "ims"]),
@@ -138,6 +138,7 @@ proptest::proptest! {
                 4 => filtered(&name, "suffix = { type = 'D' }", to("m.a")),
                 5 => filtered(&name, "any = [{ exact = { status = 'partial' } }, { prefix = { type = 'com.aliyun.media.C' } }]", to("m.a")),
                 6 => filtered(&name, "all = [{ exact = { dialect = 'ims' } }, { not = { exact = { status = 'success' } } }]", to("m.a")),
+                8 => filtered(&name, "any = [{ exact = { status = 'partial' } }, { suffix = { status = 'cess' } }]", to("m.a")),
                 7 => route(&name, &[("type", &["*B", "ABC"])], to("m.a")),
                 _ => route(&name, &[("type", &["D"]), ("type", &["D"])], to("m.a")),
             };
