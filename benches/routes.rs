@@ -87,9 +87,8 @@ const STYLES: &[Style] = &[
         },
         last: "filter = { all = [{ suffix = { type = 'Complete' } }, { not = { exact = { status = 'failure' } } }] }",
     },
-    // No index can look these up: each filter is tried on every event that its route's `match` lets through.
     Style {
-        name: "type, and filters: any (tried one by one)",
+        name: "type, and filters: any",
         other: |n| {
             format!(
                 "match = {{ type = 'Type{n}Complete' }}\n\
@@ -99,7 +98,18 @@ const STYLES: &[Style] = &[
         last: "filter = { any = [{ exact = { mediaid = 'a' } }, { prefix = { subject = '43q9' } }] }",
     },
     Style {
-        name: "filters: any, alone (tried one by one)",
+        name: "filters: any, of one attribute",
+        other: |n| {
+            format!(
+                "filter = {{ any = [{{ exact = {{ mediaid = 'a-{n}' }} }}, {{ prefix = {{ mediaid = 'b-{n}' }} }}] }}"
+            )
+        },
+        last: "filter = { any = [{ exact = { mediaid = 'a' } }, { prefix = { mediaid = '43q9' } }] }",
+    },
+    // What the index can't look up: such a filter is tried on every event that its route's `match` lets through, and
+    // here there is none.
+    Style {
+        name: "filters: any, of several (tried one by one)",
         other: |n| {
             format!(
                 "filter = {{ any = [{{ exact = {{ mediaid = 'a-{n}' }} }}, {{ prefix = {{ subject = 'b-{n}' }} }}] }}"

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use serde::de::IntoDeserializer;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// How often the file of a secret is looked at for a change.
@@ -110,6 +111,12 @@ pub fn one_or_many<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer:
         }
         fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Vec<T>, A::Error> {
             T::deserialize(de::value::MapAccessDeserializer::new(map)).map(|item| vec![item])
+        }
+        fn visit_i64<E: de::Error>(self, value: i64) -> Result<Vec<T>, E> {
+            T::deserialize(value.into_deserializer()).map(|item| vec![item])
+        }
+        fn visit_u64<E: de::Error>(self, value: u64) -> Result<Vec<T>, E> {
+            T::deserialize(value.into_deserializer()).map(|item| vec![item])
         }
         fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<T>, E> {
             T::deserialize(de::value::StrDeserializer::new(text)).map(|item| vec![item])

@@ -152,11 +152,11 @@ impl Bridge {
                 reason = reason.as_str(),
                 cause = failure.error.message,
                 error,
-                "event can't be published and is not kept; set dead_letters.to or mend the cause"
+                "event can't be published and is not kept"
             );
         };
         let Some(destination) = &self.delivery.dead_letters else {
-            lost("dead_letters.to is not set");
+            lost("dead_letters.to is not set; set it, or mend the cause");
             return Err(());
         };
         let mut letter = Event::clone(event);

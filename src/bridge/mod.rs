@@ -139,7 +139,7 @@ impl fmt::Display for Refusal {
                 outputs.join(", ")
             ),
             Refusal::NoDeadLetters(reason) => {
-                write!(formatter, "the event can't be published ({}) and dead letters are not kept", reason.as_str())
+                write!(formatter, "the event can't be published ({}) and no dead letter was kept", reason.as_str())
             }
             Refusal::TooManyInFlight => formatter.write_str("as many callbacks as may be in flight are in flight"),
         }

@@ -54,19 +54,29 @@ impl Normalize {
                 }
             };
             let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&text);
-            let values = serde_json::Deserializer::from_slice(text).into_iter::<&RawValue>();
-            let mut found = false;
-            for (index, value) in values.enumerate() {
-                found = true;
-                let place = format!(", callback {}", index + 1);
-                let body = match value {
-                    Ok(body) => body.get(),
-                    Err(error) => {
-                        wrong(place, format!("not valid JSON: {error}"));
-                        break;
+            let mut rest = text;
+            let mut count = 0;
+            while !rest.trim_ascii().is_empty() {
+                let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<&RawValue>();
+                let value = values.next();
+                count += 1;
+                let place = format!(", callback {count}");
+                let end = values.byte_offset();
+                let normalized = match value {
+                    Some(Ok(body)) => {
+                        rest = &rest[end..];
+                        normalizer.normalize(body.get().as_bytes(), &Origin::at(OffsetDateTime::now_utc()))
                     }
+                    Some(Err(error)) => {
+                        wrong(place, format!("not valid JSON: {error}"));
+                        // What comes on the next line may be whole again.
+                        let next = rest[end..].iter().position(|byte| *byte == b'\n');
+                        rest = next.map_or(&[], |next| &rest[end + next + 1..]);
+                        continue;
+                    }
+                    None => break,
                 };
-                match normalizer.normalize(body.as_bytes(), &Origin::at(OffsetDateTime::now_utc())) {
+                match normalized {
                     Ok(normalized) => {
                         let mut line = normalized.event.to_json();
                         if self.pretty {
@@ -78,6 +88,7 @@ impl Normalize {
                     Err(error) => wrong(place, error.to_string()),
                 }
             }
+            let found = count > 0;
             if !found {
                 wrong(String::new(), "holds no callback".to_owned());
             }

@@ -166,6 +166,15 @@ pub fn load(layers: &[Layer]) -> Result<Loaded, Vec<ConfigError>> {
     let router = Router::new(routes);
     let mut warnings = router.warnings(&catalogue, &type_prefix);
     warnings.extend(leaves_unrouted(&router, dead_letters.is_some()));
+    if dead_letters.is_none() {
+        let letters = router.routes().iter().filter(|route| route.action == Action::DeadLetter);
+        warnings.extend(letters.map(|route| {
+            format!(
+                "route `{}` makes dead letters, but dead_letters.to is not set: its events are answered with 503",
+                route.name
+            )
+        }));
+    }
     Ok(Loaded {
         settings: Settings {
             inputs: input_settings,
@@ -380,7 +389,10 @@ impl Check {
     fn destination(&mut self, key: &str, raw: &RawDestination, topics: &Topics<'_>) -> Option<Destination> {
         if !topics.known.contains(&raw.output.as_str()) {
             let hint = nearest(&raw.output, topics.known.iter().copied()).map_or_else(
-                || format!("; outputs are {}", topics.known.join(", ")),
+                || match topics.known {
+                    [] => "; there are no outputs".to_owned(),
+                    known => format!("; outputs are {}", known.join(", ")),
+                },
                 |name| format!("; did you mean `{name}`?"),
             );
             self.wrong(&format!("{key}.output"), format!("there is no output `{}`{hint}", raw.output));

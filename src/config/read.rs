@@ -3,9 +3,10 @@
 //! serde stops at the first mistake. Here the value that is wrong is noted, taken out of the tree, and the section
 //! read again, until it can be read; what was taken out has its default then, and the whole is refused at the end.
 
+use figment::error::{Actual, Kind};
 use figment::providers::{Env, Format, Serialized, Toml, Yaml};
 use figment::value::{Dict, Value};
-use figment::{Figment, Provider, Source, error::Kind};
+use figment::{Figment, Provider, Source};
 use serde::de::DeserializeOwned;
 
 use super::{ConfigError, ENV_PREFIX, Layer};
@@ -16,6 +17,8 @@ pub(super) struct Reader {
     figment: Figment,
     root: Value,
     pub(super) errors: Vec<ConfigError>,
+    /// Places that were read and taken out of the tree, with their sources.
+    taken: Vec<(Vec<String>, Option<String>)>,
 }
 
 impl Reader {
@@ -64,12 +67,12 @@ impl Reader {
             Err(error) => {
                 for error in error {
                     let source = error.metadata.as_ref().map(source_name).unwrap_or_default();
-                    wrong(&source, error.kind.to_string().replace('\n', " "));
+                    wrong(&source, without_quote(&error.kind.to_string()));
                 }
                 Value::from(Dict::new())
             }
         };
-        if errors.is_empty() { Ok(Reader { figment, root, errors }) } else { Err(errors) }
+        if errors.is_empty() { Ok(Reader { figment, root, errors, taken: Vec::new() }) } else { Err(errors) }
     }
 
     /// Reads a section; mistakes are noted, and the wrong values have their defaults.
@@ -97,8 +100,12 @@ impl Reader {
     /// Takes a string out of the tree, so that the section around it can be read without it.
     pub(super) fn take_string(&mut self, path: &[&str]) -> Option<String> {
         let (last, parent) = path.split_last()?;
+        let place: Vec<String> = path.iter().map(|part| (*part).to_owned()).collect();
+        let source = self.source(&place);
         let Some(Value::Dict(_, dict)) = at_mut(&mut self.root, parent) else { return None };
-        dict.remove(*last)?.into_string()
+        let text = dict.remove(*last)?.into_string()?;
+        self.taken.push((place, source));
+        Some(text)
     }
 
     /// Notes a mistake at a key as people write it: `routes[2].name`.
@@ -128,6 +135,9 @@ impl Reader {
 
     /// Where the value at a place came from; where there is none, the nearest one above it.
     fn source(&self, place: &[String]) -> Option<String> {
+        if let Some((_, source)) = self.taken.iter().find(|(taken, _)| taken == place) {
+            return source.clone();
+        }
         let parts: Vec<&str> = place.iter().map(String::as_str).collect();
         (1..=parts.len()).rev().find_map(|length| {
             let value = at(&self.root, &parts[..length])?;
@@ -144,7 +154,7 @@ fn merged<P: Provider>(figment: Figment, provider: P, name: &str, wrong: &mut im
     // A provider that fails is told here, so that the errors of several files come together.
     if let Err(error) = provider.data() {
         for error in error {
-            wrong(name, error.kind.to_string().replace('\n', " "));
+            wrong(name, without_quote(&error.kind.to_string()));
         }
         return figment;
     }
@@ -180,12 +190,21 @@ fn explain(place: Vec<String>, kind: &Kind) -> (Vec<String>, Vec<String>, String
                 .map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
             (place.clone(), place, format!("`{name}` is none of {}{hint}", known.join(", ")))
         }
-        Kind::InvalidType(actual, expected) => {
-            let message = format!("found {}; expected {}", plain(&actual.to_string()), plain(expected));
+        Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
+            // A text may be a secret that stands in the wrong place.
+            let found = if matches!(actual, Actual::Str(_)) { "a text".to_owned() } else { plain(&actual.to_string()) };
+            let message = format!("found {found}; expected {}", plain(expected));
             (place.clone(), place, message)
         }
         other => (place.clone(), place, other.to_string()),
     }
+}
+
+/// An error of a parser without the lines it quotes, which may hold a secret.
+fn without_quote(message: &str) -> String {
+    let is_quote =
+        |line: &&str| line.split_once('|').is_none_or(|(number, _)| !number.trim().chars().all(|c| c.is_ascii_digit()));
+    message.lines().filter(is_quote).collect::<Vec<_>>().join(": ")
 }
 
 /// The words of a user for those of serde and figment.

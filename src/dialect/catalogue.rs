@@ -388,6 +388,10 @@ impl Builder {
             }
             shape.fields.insert(name.clone(), self.known_kind(name, declared)?);
         }
+        // What the customer put in comes back at any depth.
+        for name in ["extend", "userData"] {
+            shape.fields.entry(name.to_owned()).or_insert(Kind::Verbatim);
+        }
         // Alibaba has no `errorInfo` but the one of LiveRecordTaskStatus; it may come as JSON in a string.
         shape.fields.entry("errorInfo".to_owned()).or_insert(Kind::Json);
         for (name, kind) in &shape.fields {

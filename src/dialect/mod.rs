@@ -166,7 +166,7 @@ impl Normalizer {
 
         let field = |name: &str| -> Option<&str> {
             let (_, value) = members.iter().find(|(key, _)| key == name)?;
-            value.as_text().filter(|text| !text.is_empty())
+            value.as_text().map(str::trim).filter(|text| !text.is_empty())
         };
         let own_subject = entry.map(|entry| entry.subject.as_slice()).unwrap_or_default();
         let subject = own_subject
@@ -299,7 +299,14 @@ fn unwrap(dialect: Dialect, json: Json<'_>) -> Callback<'_> {
             ("UserId", Json::Number(text) | Json::String(text))
                 if dialect == Dialect::Ims && callback.user_id.is_none() =>
             {
-                callback.user_id = Some(text);
+                let id = text.trim();
+                if !id.is_empty() {
+                    callback.user_id = Some(Cow::Owned(id.to_owned()));
+                }
+                // What the attribute can't hold as it is stays in the data too.
+                if crate::event::clean(Cow::Borrowed(id)) != text {
+                    siblings.push((key, Json::String(text)));
+                }
             }
             ("MessageBody", Json::Object(body)) if dialect == Dialect::Ims => callback.payload = body,
             ("MessageBody", Json::String(text)) if dialect == Dialect::Ims => {

@@ -75,8 +75,14 @@ impl Default for StatusRule {
     }
 }
 
-/// Reads the outcome from normalized data by the rule of its event type; `common` knows the words of all types.
-pub(super) fn status(data: &Members<'_>, rule: &StatusRule, common: impl Fn(&str) -> Option<Status>) -> Status {
+/// Reads the outcome from normalized data by the rule of its event type; `common` knows the words of all types, and
+/// `is_customers` the fields that hold the customer's own data, which says nothing of the outcome.
+pub(super) fn status(
+    data: &Members<'_>,
+    rule: &StatusRule,
+    common: impl Fn(&str) -> Option<Status>,
+    is_customers: impl Fn(&str) -> bool,
+) -> Status {
     let field = |name: &str| data.iter().find(|(key, _)| key == name).map(|(_, value)| value);
     let own_word = |word: &str| {
         rule.words.iter().find(|(own, _)| own.eq_ignore_ascii_case(word.trim())).map(|(_, status)| *status)
@@ -99,16 +105,21 @@ pub(super) fn status(data: &Members<'_>, rule: &StatusRule, common: impl Fn(&str
         status = status.max(other);
     }
     if rule.parts {
-        status = with_parts(status, parts(data, common));
+        status = with_parts(status, parts(data, common, is_customers));
     }
     status
 }
 
 /// The outcomes of the parts: of every top-level object, or array of objects, that has a status of its own.
-fn parts(data: &Members<'_>, common: impl Fn(&str) -> Option<Status>) -> Vec<Status> {
+fn parts(
+    data: &Members<'_>,
+    common: impl Fn(&str) -> Option<Status>,
+    is_customers: impl Fn(&str) -> bool,
+) -> Vec<Status> {
     let own_status =
         |part: &Json<'_>| part.get("status").and_then(Json::as_str).map(|word| common(word).unwrap_or(Status::Unknown));
     data.iter()
+        .filter(|(name, _)| !is_customers(name))
         .flat_map(|(_, value)| match value {
             Json::Array(items) => items.as_slice(),
             object => std::slice::from_ref(object),

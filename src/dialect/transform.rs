@@ -34,7 +34,8 @@ pub(super) fn data<'a>(catalogue: &'a Catalogue, entry: Option<&EventType>, payl
             &default_rule
         }
     };
-    let status = status(&members, rule, |word| catalogue.word(word));
+    let is_customers = |name: &str| *catalogue.field(Catalogue::TOP, name).1 == Kind::Verbatim;
+    let status = status(&members, rule, |word| catalogue.word(word), is_customers);
     if let Some(error) = entry.and_then(|entry| entry.error.as_ref())
         && status == Status::Failure
     {
@@ -49,14 +50,17 @@ pub(super) fn insert<'a>(members: &mut Members<'a>, name: &'static str, value: J
     members.push((name, value));
 }
 
-/// The wanted name, or the one it came under, or that with underscores, whichever is free first.
+/// The wanted name, or the one it came under, or that with underscores behind it, whichever is free first.
 fn free_name<'a>(wanted: Cow<'a, str>, own: Cow<'a, str>, taken: impl Fn(&str) -> bool) -> Cow<'a, str> {
     if !taken(&wanted) {
         return wanted;
     }
     let mut name = own;
+    // Doubled each time, so that no callback can hold so many names that this takes long.
+    let mut underscores = 1;
     while taken(&name) {
-        name = Cow::Owned(format!("{name}_"));
+        name = Cow::Owned(format!("{name}{}", "_".repeat(underscores)));
+        underscores *= 2;
     }
     name
 }
@@ -69,23 +73,25 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn object(&self, shape: ShapeId, members: Members<'a>, depth: usize) -> Members<'a> {
         let mut named: Vec<Named<'a>> = Vec::with_capacity(members.len());
-        let mut rests: Vec<Json<'a>> = Vec::new();
+        let mut rest: Option<Json<'a>> = None;
         let mut errors = false;
         for (key, value) in members {
             let (name, kind) = self.catalogue.field(shape, &key);
             let value = match kind {
-                Kind::Id => {
-                    let (id, rest) = self.id(value, depth + 1);
-                    rests.extend(rest);
+                // An object has one id; a second one, by some synonym, keeps the shape it came in.
+                Kind::Id if rest.is_none() => {
+                    let id;
+                    (id, rest) = self.id(value, depth + 1);
                     id
                 }
+                Kind::Id => values::string(self.open(value, depth + 1)),
                 kind => self.typed(value, kind, depth + 1),
             };
             errors |= name.as_deref().unwrap_or(&key).starts_with("error");
             named.push(Named { name, own: key, value });
         }
         let mut members = settle(named);
-        for rest in rests {
+        if let Some(rest) = rest {
             insert(&mut members, ID_REST, rest);
         }
         if errors {
@@ -244,9 +250,10 @@ fn rename_error_info(members: &mut Members<'_>) {
         return;
     }
     let says_something = |value: &Json<'_>| {
-        ["code", "message"]
-            .iter()
-            .any(|field| value.get(field).and_then(Json::as_text).is_some_and(|text| !text.trim().is_empty()))
+        value.get("code").and_then(Json::as_text) != Some("0")
+            && ["code", "message"]
+                .iter()
+                .any(|field| value.get(field).and_then(Json::as_text).is_some_and(|text| !text.trim().is_empty()))
     };
     if let Some((key, value)) = members.iter_mut().find(|(key, value)| key == "errorInfo" && says_something(value)) {
         *key = Cow::Borrowed("error");

@@ -77,6 +77,10 @@ pub(super) fn time(value: Json<'_>) -> Json<'_> {
 /// around colons (MPS), a missing zone (Alibaba's pages say UTC), and offsets without a colon.
 pub(super) fn rfc3339(text: &str) -> Option<Cow<'_, str>> {
     let text = text.trim();
+    // Valid by the RFC, but common readers know neither the year 0 nor leap seconds.
+    if text.starts_with("0000") || text.get(16..19) == Some(":60") {
+        return None;
+    }
     if is_plain_utc(text) || (text.contains('T') && OffsetDateTime::parse(text, &Rfc3339).is_ok()) {
         return Some(Cow::Borrowed(text));
     }
@@ -152,6 +156,8 @@ mod tests {
             ("2022-13-01T08:48:14Z", None),
             ("2022-07-15", None),
             ("yesterday at noon", None),
+            ("2016-12-31T23:59:60Z", None),
+            ("0000-01-01T00:00:00Z", None),
             ("2022-07-15T", None),
             ("2022-07-1éT08:48:14Z", None),
             ("", None),

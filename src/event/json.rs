@@ -368,7 +368,8 @@ impl<'a> Reader<'a> {
                 }
                 Some(&position) if kept[position].1 == value => {}
                 Some(_) => {
-                    return Err(JsonError::DuplicateKey { key: key.chars().take(80).collect(), byte: self.byte() });
+                    let key = key.chars().filter(|c| !c.is_control()).take(80).collect();
+                    return Err(JsonError::DuplicateKey { key, byte: self.byte() });
                 }
             }
         }
@@ -437,6 +438,7 @@ mod tests {
             error(r#"{"a":1,"a":2}"#),
             "key `a` occurs twice with different values, in the object that ends at byte 13"
         );
+        assert!(!error("{\"\\n\\u001b[31m\":1,\"\\n\\u001b[31m\":2}").contains(char::is_control), "it goes to the log");
         let many: Vec<String> = (0..100).map(|n| format!("\"k{}\":{}", n % 99, n)).collect();
         assert!(error(&format!("{{{}}}", many.join(","))).starts_with("key `k0` occurs twice"));
     }

@@ -4,8 +4,9 @@
 //! of delivery is ours: it is librdkafka's `message.timeout.ms`, so that a record that was answered with 503 is not
 //! sent minutes later. librdkafka reconnects and retries by itself inside that time. A full queue is waited for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -37,6 +38,9 @@ const QUEUE_RETRY: Duration = Duration::from_millis(5);
 
 /// How long a broker may take to answer the question whether it is there.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a topic that was not there is taken to be missing, before a record is tried on it again.
+const MISSING_FOR: Duration = Duration::from_secs(5);
 
 /// How often a broker that is down is asked.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
@@ -128,7 +132,7 @@ impl KafkaConfig {
             errors.push(("brokers".to_owned(), "expected at least one host:port".to_owned()));
         }
         for broker in &self.brokers {
-            if broker.trim().is_empty() || broker.contains(',') {
+            if broker.is_empty() || broker.contains([',', ' ']) {
                 errors.push(("brokers".to_owned(), format!("`{broker}` is no host:port")));
             }
         }
@@ -276,6 +280,9 @@ pub(super) fn check_topic(topic: &Template, type_prefix: &str) -> Result<(), Str
     if let Some(literal) = topic.literals().find(|literal| !literal.chars().all(legal)) {
         return Err(format!("`{literal}` can't stand in a Kafka topic: letters, digits, `.`, `_` and `-` can"));
     }
+    if matches!(topic.to_string().as_str(), "." | "..") {
+        return Err(format!("`{topic}` is no name that Kafka allows"));
+    }
     let longest = topic.longest_topic(type_prefix);
     if longest > MAX_TOPIC_BYTES {
         return Err(format!("`{topic}` could become {longest} bytes long; Kafka allows {MAX_TOPIC_BYTES}"));
@@ -309,6 +316,10 @@ struct Shared {
     status: Arc<Status>,
     /// None only while the first producer is being made.
     producer: RwLock<Option<BridgeProducer>>,
+    /// Topics that the brokers were found not to have, and when.
+    missing: Mutex<HashMap<String, Instant>>,
+    /// Whether somebody is asking for a topic at the moment.
+    asking: AtomicBool,
 }
 
 /// What librdkafka's own threads tell: apart from the producer, which holds it.
@@ -338,6 +349,8 @@ impl ClientContext for Context {
         tracing::debug!(target: "librdkafka", output = %self.0.health.name, %error, "{reason}");
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
             self.0.health.down(&self.0.complaint());
+            // Without traffic nobody else would ask whether they are back.
+            self.0.health.suspect();
         } else {
             reason.clone_into(&mut self.0.complaint.lock().unwrap_or_else(PoisonError::into_inner));
         }
@@ -352,7 +365,13 @@ impl Kafka {
     pub fn start(settings: KafkaSettings, metrics: &Metrics) -> Result<Kafka, String> {
         let health = Health::new(&settings.name, metrics);
         let status = Arc::new(Status { health, complaint: Mutex::new(String::new()) });
-        let shared = Arc::new(Shared { settings, status, producer: RwLock::new(None) });
+        let shared = Arc::new(Shared {
+            settings,
+            status,
+            producer: RwLock::new(None),
+            missing: Mutex::default(),
+            asking: AtomicBool::new(false),
+        });
         let secrets = shared.renew()?;
         let watch = tokio::spawn(watch(shared.clone(), secrets));
         Ok(Kafka { shared, watch })
@@ -398,6 +417,38 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Whether the brokers were found not to have the topic, not long ago.
+    fn is_missing(&self, topic: &str) -> bool {
+        let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.get(topic).is_some_and(|found| found.elapsed() < MISSING_FOR)
+    }
+
+    /// Asks, in the background, whether a topic whose record timed out is there at all: librdkafka itself waits half
+    /// a minute before it says so. Where brokers create topics by themselves, asking creates it.
+    fn ask_for(self: &Arc<Self>, topic: &str) {
+        let Some(producer) = self.producer() else { return };
+        if !self.status.health.is_up() || self.asking.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (shared, topic) = (self.clone(), topic.to_owned());
+        tokio::task::spawn_blocking(move || {
+            let answer = producer.client().fetch_metadata(Some(&topic), PROBE_TIMEOUT);
+            let is_missing = answer.is_ok_and(|metadata| {
+                metadata.topics().iter().any(|found| {
+                    found.error().map(RDKafkaErrorCode::from) == Some(RDKafkaErrorCode::UnknownTopicOrPartition)
+                })
+            });
+            if is_missing {
+                let mut missing = shared.missing.lock().unwrap_or_else(PoisonError::into_inner);
+                missing.retain(|_, found| found.elapsed() < MISSING_FOR);
+                missing.insert(topic, Instant::now());
+            }
+            shared.asking.store(false, Ordering::Relaxed);
+        });
+    }
+}
+
 /// Asks the brokers whether they are there: until they answer, and whenever a publish makes that doubtful. Makes a
 /// new producer when the old one failed for good or logs in with a secret that has changed.
 async fn watch(shared: Arc<Shared>, mut secrets: Vec<String>) {
@@ -410,7 +461,9 @@ async fn watch(shared: Arc<Shared>, mut secrets: Vec<String>) {
             Ok(Ok(())) => {
                 complaint.lock().unwrap_or_else(PoisonError::into_inner).clear();
                 health.up();
-                while !health.suspected(SECRETS_CHECK).await && shared.settings.present().1 == secrets {}
+                while health.is_up() && !health.suspected(SECRETS_CHECK).await && shared.settings.present().1 == secrets
+                {
+                }
             }
             Ok(Err(error)) => {
                 tracing::debug!(output = shared.settings.name, %error, "no metadata");
@@ -438,6 +491,9 @@ impl Output for Kafka {
 
     fn publish<'a>(&'a self, record: &'a Record, deadline: Instant) -> BoxFuture<'a, Result<(), PublishError>> {
         Box::pin(async move {
+            if self.shared.is_missing(&record.topic) {
+                return Err(PublishError::new(ErrorKind::NoSuchDestination, "the brokers have no such topic"));
+            }
             let mode = record.mode.unwrap_or(self.shared.settings.mode);
             let payload = kafka::payload(&record.event, mode);
             let mut headers = OwnedHeaders::new_with_capacity(20);
@@ -470,9 +526,16 @@ impl Output for Kafka {
                     self.shared.status.health.up();
                     Ok(())
                 }
-                Ok(Ok(Err((error, _)))) => Err(self.shared.failed(&error)),
+                Ok(Ok(Err((error, _)))) => {
+                    let error = self.shared.failed(&error);
+                    if error.kind == ErrorKind::TimedOut {
+                        self.shared.ask_for(&record.topic);
+                    }
+                    Err(error)
+                }
                 Ok(Err(_)) => Err(PublishError::new(ErrorKind::Unavailable, "the producer was closed")),
                 Err(_) => {
+                    self.shared.ask_for(&record.topic);
                     self.shared.status.health.suspect();
                     Err(PublishError::new(ErrorKind::TimedOut, "no acknowledgement before the deadline"))
                 }

@@ -132,6 +132,11 @@ impl NatsConfig {
         let mut servers = Vec::new();
         for server in &self.servers {
             match server.parse::<async_nats::ServerAddr>() {
+                Ok(address) if address.has_user_pass() => {
+                    let message =
+                        "logins don't stand in addresses, where they would be shown; set `user` and `password`";
+                    wrong("servers", format!("`{}`: {message}", without_user(server)));
+                }
                 Ok(address) => servers.push(address),
                 Err(error) => wrong("servers", format!("`{}` is no server address: {error}", without_user(server))),
             }

@@ -16,11 +16,14 @@ use std::collections::BTreeMap;
 use globset::{GlobBuilder, GlobMatcher};
 
 use crate::dialect::{Catalogue, Dialect, Status};
-use crate::event::{ATTRIBUTES, Attribute, DIALECT, Event, Mode, STATUS, TYPE, attribute};
+use crate::event::{ATTRIBUTES, Attribute, DIALECT, Event, ID, Mode, SOURCE, STATUS, TYPE, attribute};
 use crate::setting::Mistake;
 pub use filter::{Filter, FilterConfig};
 use index::Index;
 pub use template::{ABSENT, MAX_KEY_BYTES, MAX_TOPIC_VALUE_BYTES, Template, TemplateError};
+
+/// Attributes that every event has.
+const ALWAYS_THERE: [&Attribute; 5] = [&ID, &SOURCE, &TYPE, &DIALECT, &STATUS];
 
 /// Where a record goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,10 +151,12 @@ impl Route {
         !self.goes_on
             && self.filter.is_none()
             && self.matches.iter().all(|(attribute, patterns)| {
-                later.matches.iter().any(|(other, narrower)| {
-                    std::ptr::eq(*attribute, *other)
-                        && narrower.iter().all(|pattern| patterns.iter().any(|wide| wide.covers(pattern)))
-                })
+                let is_always_there = ALWAYS_THERE.iter().any(|there| std::ptr::eq(*there, *attribute));
+                is_always_there && patterns.iter().any(|pattern| pattern.as_str() == "*")
+                    || later.matches.iter().any(|(other, narrower)| {
+                        std::ptr::eq(*attribute, *other)
+                            && narrower.iter().all(|pattern| patterns.iter().any(|wide| wide.covers(pattern)))
+                    })
             })
     }
 }
@@ -302,7 +307,7 @@ pub fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&
     known
         .map(|candidate| (strsim::damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase()), candidate))
         .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len().min(name.len()) / 4)
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len().min(name.len()) / 6)
         .map(|(_, candidate)| candidate)
 }
 

@@ -78,6 +78,10 @@ impl OutputSettings {
     }
 }
 
+fn shown(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// Why a service doesn't start: the key and the reason.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {reason}")]
@@ -121,15 +125,16 @@ impl Service {
         let mut inputs = Vec::new();
         for InputSettings::Http(http) in settings.inputs {
             let name = http.name().to_owned();
+            let address = shown(http.listen());
             let bound = HttpInput::bind(http).await.map_err(|error| StartError {
                 key: format!("inputs.{name}.listen"),
-                reason: format!("the address can't be had: {error}"),
+                reason: format!("{address} can't be had: {error}"),
             })?;
             inputs.push((name, bound));
         }
         let admin = Admin::bind(&settings.admin_listen, bridge.clone()).await.map_err(|error| StartError {
             key: "admin.listen".to_owned(),
-            reason: format!("the address can't be had: {error}"),
+            reason: format!("{} can't be had: {error}", shown(&settings.admin_listen)),
         })?;
         Ok(Service {
             bridge,

@@ -64,6 +64,10 @@ fn normalize_prints_one_envelope_a_line() {
     assert_eq!(error, "standard input, callback 3: neither a VOD nor an IMS callback: `EventType` is missing\n");
     let (code, _, error) = run_with_input(&["normalize"], b"not json");
     assert!(code == 1 && error.contains("not valid JSON"), "{error}");
+    let broken = format!("{}\n{{\"a\":1,}}\n{}\n", callback("a"), callback("c"));
+    let (code, out, error) = run_with_input(&["normalize"], broken.as_bytes());
+    assert_eq!((code, out.lines().count()), (1, 2), "what comes behind a broken line is read");
+    assert!(error.starts_with("standard input, callback 2: not valid JSON"), "{error}");
     assert_eq!(run_with_input(&["normalize"], b"").2, "standard input: holds no callback\n");
     let (code, _, error) = run(&["normalize", "no-such-file"]);
     assert!(code == 1 && error.starts_with("no-such-file: can't be read"), "{error}");
@@ -206,7 +210,7 @@ async fn serve_runs_until_it_is_told_to_stop() {
     let taken = command.output().expect("the program runs");
     let (code, _, error) = told(taken);
     assert_eq!(code, 1);
-    assert!(error.contains("inputs.http.listen: the address can't be had: Address already in use"), "{error}");
+    assert!(error.contains("can't be had: Address already in use"), "{error}");
 
     let log = bridge.log();
     let line: serde_json::Value = serde_json::from_str(log.lines().next().expect("a line")).expect("a line of JSON");

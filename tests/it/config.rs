@@ -96,7 +96,7 @@ fn every_kind_of_mistake_is_told_at_once() {
         "catalogue.files: /nonexistent.toml can't be read: No such file or directory (os error 2)",
         "colour: unknown key; known are inputs, outputs, routes, event, catalogue, delivery, dead_letters, admin, log, shutdown",
         "delivery.deadline: 3s is out of range; expected more than 0s and at most 2s 900ms, for IMS waits 3s for an answer",
-        "delivery.max_in_flight: found the text \"many\"; expected a whole number",
+        "delivery.max_in_flight: found a text; expected a whole number",
         "event.type_prefix: `with blank ` is no prefix; expected one as com.example.media.",
         "inputs.http.body_timeout: found the number `5`; expected a time with its unit, as \"5s\" or \"250ms\"",
         "inputs.http.endpoints[0].keys: 0.0.0.0:8080 is reachable from other machines: set keys, or allow_unsigned = true to take callbacks from anyone",
@@ -169,7 +169,7 @@ fn later_layers_win_and_errors_name_their_source() {
     assert!(missing[0].to_string().ends_with("none.toml: can't be read: No such file or directory (os error 2)"));
     std::fs::write(&second, "delivery: { max_in_flight: none }\n").expect("written");
     let errors = config::load(&layers(&[])).expect_err("must be refused");
-    assert!(errors[0].to_string().contains("second.yaml: delivery.max_in_flight: found the text"), "{}", errors[0]);
+    assert!(errors[0].to_string().contains("second.yaml: delivery.max_in_flight: found a text"), "{}", errors[0]);
 }
 
 #[test]
@@ -179,6 +179,16 @@ fn secrets_do_not_show_in_what_the_configuration_amounts_to() {
          [outputs.fourth]\nkind = 'kafka'\nclient = {{ \"sasl.password\" = 'hunter2' }}\n"
     )
     .replace("[[inputs.http.endpoints]]", "[[inputs.http.endpoints]]\nurls = ['http://x/']\nkeys = ['hunter2']");
+    for wrong in [
+        "[outputs.kafka]\nkind = 'kafka'\nbrokers = { hunter2 = 'hunter2' }\nclient = 'sasl.password=hunter2'",
+        "[outputs.nats]\nkind = 'nats'\nservers = ['nats://me:hunter2@127.0.0.1']",
+        "[outputs.nats]\nkind = 'nats'\npassword = [\n'hunter2'",
+        "[inputs.http]\nkind = 'http'\nendpoints = 'hunter2'",
+    ] {
+        let told = errors(wrong).join("\n");
+        assert!(!told.contains("hunter2\"") && !told.contains("=hunter2") && !told.contains(":hunter2"), "{told}");
+        assert!(!told.contains("'hunter2'"), "{told}");
+    }
     let loaded = config::load(&[Layer::Text("bridge.toml".to_owned(), text)]).expect("valid");
     assert!(loaded.effective.contains("<hidden>") && !loaded.effective.contains("hunter2"), "{}", loaded.effective);
 }

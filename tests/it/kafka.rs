@@ -155,7 +155,7 @@ async fn a_record_the_broker_will_never_take_becomes_a_dead_letter_or_a_503() {
     let (problem, detail) = answer.problem();
     assert_eq!((answer.status.as_u16(), problem.as_str()), (503, "refused"));
     assert_eq!(answer.headers["retry-after"], "1");
-    assert_eq!(detail, "the event can't be published (too_large) and dead letters are not kept");
+    assert_eq!(detail, "the event can't be published (too_large) and no dead letter was kept");
     assert_eq!(without.metric(r#"apsara_bridge_callbacks_total{input="http",outcome="refused"}"#), 1.0);
     without.stop().await;
 
@@ -188,7 +188,7 @@ async fn what_no_route_takes_becomes_a_dead_letter_or_a_503() {
     };
     let without = start("").await;
     let (_, detail) = without.post(callback("a")).await.problem();
-    assert_eq!(detail, "the event can't be published (unrouted) and dead letters are not kept");
+    assert_eq!(detail, "the event can't be published (unrouted) and no dead letter was kept");
     without.stop().await;
     let with = start("[dead_letters]\nto = { output = 'kafka', topic = 'unrouted.dead' }\n").await;
     assert_eq!(with.post(callback("a")).await.status.as_u16(), 200);
@@ -232,6 +232,11 @@ async fn a_broker_that_dies_means_503_until_it_is_back() {
     kafka.restart().await;
     bridge.connected().await;
     assert_eq!(bridge.post(callback("after")).await.status.as_u16(), 200);
+    // The same while nothing is posted: nobody but the output itself can find out.
+    kafka.kill();
+    eventually("known to be down", SOON, async || (!bridge.bridge.is_connected()).then_some(())).await;
+    kafka.restart().await;
+    bridge.connected().await;
     let keys: Vec<_> = kafka.consume("outage", 2, SOON).await.into_iter().filter_map(|record| record.key).collect();
     assert!(keys.contains(&b"before".to_vec()) && keys.contains(&b"after".to_vec()), "{keys:?}");
     bridge.stop().await;
@@ -253,6 +258,29 @@ async fn a_broker_that_never_was_there_leaves_the_service_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_not_there_is_found_out_within_alibabas_tries() {
+    let kafka = Kafka::start(KafkaOptions { auto_create_topics: false, ..Default::default() }).await;
+    kafka.create_topic("missing.dead", 1, &[]).await;
+    let dead_letters = "[dead_letters]\nto = { output = 'kafka', topic = 'missing.dead' }\n";
+    let bridge = bridge_to(kafka.brokers(), "missing.topic", dead_letters).await;
+    assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 503, "the first try finds out");
+    // Alibaba's second try comes a second later.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
+    let letters = kafka.consume("missing.dead", 1, SOON).await;
+    assert_eq!(letters[0].header("ce_dlqreason"), Some("no_such_destination"));
+    kafka.create_topic("missing.topic", 1, &[]).await;
+    eventually("the topic is tried again", SOON, async || {
+        assert_eq!(bridge.post(callback("b")).await.status.as_u16() / 100, 2);
+        (bridge.metric(r#"apsara_bridge_published_total{output="kafka"}"#)
+            > bridge.metric(r#"apsara_bridge_dead_letters_total{reason="no_such_destination"}"#))
+        .then_some(())
+    })
+    .await;
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn errors_of_the_broker_are_told_by_kind() {
     let cluster = MockCluster::new(1).expect("a mock cluster");
     for topic in ["faulty.unauthorized", "faulty.too_large", "faulty.rejected", "faulty.retried"] {
@@ -269,7 +297,7 @@ async fn errors_of_the_broker_are_told_by_kind() {
     for (error, kind) in cases {
         cluster.request_errors(RDKafkaApiKey::Produce, &[error]);
         let answer = bridge.post(callback(kind)).await;
-        assert_eq!(answer.problem().1, format!("the event can't be published ({kind}) and dead letters are not kept"));
+        assert_eq!(answer.problem().1, format!("the event can't be published ({kind}) and no dead letter was kept"));
         let failures = format!(r#"apsara_bridge_publish_failures_total{{kind="{kind}",output="kafka"}}"#);
         assert_eq!(bridge.metric(&failures), 1.0);
     }

@@ -126,7 +126,7 @@ async fn who_may_not_publish_is_told_so() {
     let stream = "\nstream = { name = 'ALL', subjects = ['secret.>'], create = true }";
     let bridge = TestBridge::start_connected(&configuration(nats.url(), &format!("{login}{stream}"), "secret.a")).await;
     let (_, detail) = bridge.post(callback("a")).await.problem();
-    assert_eq!(detail, "the event can't be published (unauthorized) and dead letters are not kept");
+    assert_eq!(detail, "the event can't be published (unauthorized) and no dead letter was kept");
     bridge.stop().await;
 }
 
@@ -143,7 +143,7 @@ async fn a_stream_that_is_not_there_is_told_and_waited_for() {
 
     let elsewhere = TestBridge::start_connected(&configuration(nats.url(), "", "no.stream.takes.this")).await;
     let (_, detail) = elsewhere.post(callback("a")).await.problem();
-    assert_eq!(detail, "the event can't be published (no_such_destination) and dead letters are not kept");
+    assert_eq!(detail, "the event can't be published (no_such_destination) and no dead letter was kept");
     elsewhere.stop().await;
 }
 

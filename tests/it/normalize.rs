@@ -177,6 +177,63 @@ fn the_status_is_found_where_it_hides() {
 }
 
 #[test]
+fn the_customers_own_data_says_nothing_of_the_outcome() {
+    let streams = r#""VideoId":"v","Status":"success","StreamInfos":[{"Status":"success"}]"#;
+    assert_eq!(
+        status(&vod("TranscodeComplete", &format!(r#"{streams},"Extend":"{{\"status\":\"failed\"}}""#))),
+        "success"
+    );
+    let batch = r#""Status":"Finished","JobId":"j","UserData":"{\"status\":\"failed\"}""#;
+    assert_eq!(status(&ims("BatchProduceMediaComplete", batch)), "success");
+}
+
+#[test]
+fn the_subject_is_the_media_wherever_there_is_one() {
+    let subject = |body: String| normalize(body).get(&SUBJECT).map(str::to_owned);
+    for name in
+        ["WorkflowTaskComplete", "SnapshotComplete", "MediaConvertOutputGroupComplete", "LiveSnapshotFileCreated"]
+    {
+        let ids = r#""TaskId":"t","JobId":"j","MediaId":"m""#;
+        assert_eq!(subject(ims(name, ids)).as_deref(), Some("m"), "{name}");
+    }
+    assert_eq!(subject(ims("WorkflowTaskComplete", r#""TaskId":"t""#)).as_deref(), Some("t"));
+    assert_eq!(subject(vod("TranscodeComplete", r#""VideoId":" ","JobId":" j ""#)).as_deref(), Some("j"));
+}
+
+#[test]
+fn an_account_that_no_attribute_can_hold_stays_in_the_data() {
+    let with = |user_id: &str| {
+        let body = r#"{"EventType":"X","UserId":"#.to_owned()
+            + user_id
+            + r#","EventTime":"2026-01-01T00:00:00Z","MessageBody":{}}"#;
+        let event = normalize(body);
+        (event.get(&ACCOUNTID).map(str::to_owned), data(&event).to_string())
+    };
+    assert_eq!(with("1833220977560000"), (Some("1833220977560000".to_owned()), "{}".to_owned()));
+    let long = "1".repeat(2000);
+    assert_eq!(with(&long).1, format!(r#"{{"userId":"{long}"}}"#));
+    assert_eq!(with(r#"" 42 ""#), (Some("42".to_owned()), r#"{"userId":" 42 "}"#.to_owned()));
+}
+
+/// Spellings that all mean `mediaId`, each holding an id inside, once took time and space with the cube of their
+/// number.
+#[test]
+fn many_ids_in_one_object_cost_no_more_than_their_size() {
+    let ids: Vec<String> = (0..2000)
+        .map(|n| format!(r#""{}videoId":{{"media":{n}}}"#, "_".repeat(n % 50) + &"-".repeat(n / 50)))
+        .collect();
+    let body = vod("X", &ids.join(","));
+    let event = normalize(&body);
+    assert!(event.data().len() < 2 * body.len(), "{} of {}", event.data().len(), body.len());
+    let siblings: Vec<String> = (0..2000).map(|n| format!(r#""A{}":{n}"#, "_".repeat(n))).collect();
+    let body = format!(
+        r#"{{"EventType":"X","EventTime":"2026-01-01T00:00:00Z","A":0,"MessageBody":{{{}}}}}"#,
+        siblings.join(",")
+    );
+    assert!(normalize(&body).data().len() < 2 * body.len());
+}
+
+#[test]
 fn errors_are_errors_only_where_there_is_one() {
     let error = |body: String| data(&normalize(body)).get("error").map(ToString::to_string);
     let empty = ims("ProduceMediaComplete", r#""Status":"Success","ErrorCode":"","ErrorMessage":"""#);

@@ -87,6 +87,7 @@ pub struct EndpointConfig {
     #[serde(deserialize_with = "one_or_many")]
     pub urls: Vec<String>,
     /// The keys that are taken; several while a key is being changed.
+    #[serde(deserialize_with = "one_or_many")]
     pub keys: Vec<SecretSource>,
     /// Farthest a signature's timestamp may lie from now.
     pub max_age: Span,
@@ -239,6 +240,11 @@ impl HttpSettings {
     /// Name of the input.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The addresses, of which one is bound.
+    pub fn listen(&self) -> &[SocketAddr] {
+        &self.listen
     }
 
     /// Path of each endpoint, and what is known of who sends there.
@@ -414,8 +420,16 @@ impl Service {
         let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let path = uri.path_and_query().map_or(uri.path(), |path| path.as_str());
         let as_requested = ["https", "http"].into_iter().map(|scheme| format!("{scheme}://{host}{path}"));
-        let of_other_endpoints = self.endpoints.iter().flat_map(|endpoint| endpoint.verifier.urls.iter().cloned());
-        endpoint.verifier.verify(headers, now, as_requested.chain(of_other_endpoints))
+        let configured = self.endpoints.iter().flat_map(|endpoint| &endpoint.verifier.urls);
+        let nearly = configured.flat_map(|url| {
+            let other_scheme = match url.strip_prefix("https://") {
+                Some(rest) => format!("http://{rest}"),
+                None => format!("https://{}", url.trim_start_matches("http://")),
+            };
+            let other_end = url.strip_suffix('/').map_or_else(|| format!("{url}/"), str::to_owned);
+            [url.clone(), other_scheme, other_end]
+        });
+        endpoint.verifier.verify(headers, now, as_requested.chain(nearly))
     }
 
     async fn read(&self, body: Incoming) -> Result<Bytes, (Problem, String)> {
@@ -473,5 +487,11 @@ fn traceparent(headers: &HeaderMap) -> Option<String> {
     let parts: Vec<&str> = text.split('-').collect();
     let is_hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
-    (lengths == [2, 32, 16, 2] && parts.iter().all(|part| is_hex(part))).then(|| text.to_owned())
+    let is_zero = |part: &str| part.bytes().all(|byte| byte == b'0');
+    let valid = lengths == [2, 32, 16, 2]
+        && parts.iter().all(|part| is_hex(part))
+        && parts[0] != "ff"
+        && !is_zero(parts[1])
+        && !is_zero(parts[2]);
+    valid.then(|| text.to_owned())
 }
