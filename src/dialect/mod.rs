@@ -215,7 +215,7 @@ struct Callback<'a> {
 
 /// Finds a member by its key, blanks at its ends aside.
 fn member<'j, 'a>(members: &'j Members<'a>, key: &str) -> Option<&'j Json<'a>> {
-    members.iter().find(|(name, _)| name.trim() == key).map(|(_, value)| value)
+    members.iter().find(|(name, _)| name == key || name.trim() == key).map(|(_, value)| value)
 }
 
 fn article(json: &Json<'_>) -> &'static str {

@@ -80,7 +80,11 @@ impl<'a> Json<'a> {
     /// # Errors
     /// As [`Json::parse`].
     pub fn parse_within(text: &'a [u8], levels: usize) -> Result<Json<'a>, JsonError> {
-        let mut reader = Reader { lexer: SliceLexer::new(text), length: text.len() };
+        let text = std::str::from_utf8(text).map_err(|error| JsonError::Syntax {
+            byte: error.valid_up_to(),
+            expected: "the text is not UTF-8".to_owned(),
+        })?;
+        let mut reader = Reader { lexer: SliceLexer::new(text.as_bytes()), text };
         let first = reader.lexer.ws_peek().ok_or_else(|| reader.syntax("a value was expected, the text is empty"))?;
         let value = reader.value(first, levels)?;
         match reader.lexer.ws_peek() {
@@ -263,12 +267,12 @@ fn write_members<'m, 'a: 'm>(
 
 struct Reader<'a> {
     lexer: SliceLexer<'a>,
-    length: usize,
+    text: &'a str,
 }
 
 impl<'a> Reader<'a> {
     fn byte(&self) -> usize {
-        self.length - self.lexer.as_slice().len()
+        self.text.len() - self.lexer.as_slice().len()
     }
 
     fn syntax(&self, expected: impl fmt::Display) -> JsonError {
@@ -292,7 +296,16 @@ impl<'a> Reader<'a> {
     }
 
     fn string(&mut self) -> Result<Cow<'a, str>, JsonError> {
-        self.lexer.discarded().str_string().map_err(|error| self.syntax(error))
+        // Most strings have no escapes: those are a piece of the text, which is known to be UTF-8.
+        let start = self.byte() + 1;
+        let rest = &self.text.as_bytes()[start..];
+        match rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1F)) {
+            Some(length) if rest[length] == b'"' => {
+                self.lexer = SliceLexer::new(&rest[length + 1..]);
+                Ok(Cow::Borrowed(&self.text[start..start + length]))
+            }
+            _ => self.lexer.discarded().str_string().map_err(|error| self.syntax(error)),
+        }
     }
 
     fn number(&mut self) -> Result<Json<'a>, JsonError> {

@@ -94,17 +94,27 @@ pub enum Mode {
 
 /// The value of an attribute. Most values are the same in many events, or in several attributes of one: those are
 /// not copied.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 enum Value {
     Static(&'static str),
     Shared(Arc<str>),
+    Own(String),
 }
+
+impl PartialEq for Value {
+    fn eq(&self, other: &Value) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Value {}
 
 impl Value {
     fn as_str(&self) -> &str {
         match self {
             Value::Static(text) => text,
             Value::Shared(text) => text,
+            Value::Own(text) => text,
         }
     }
 }
@@ -129,7 +139,7 @@ impl Event {
     pub fn set<'v>(&mut self, attribute: &'static Attribute, value: impl Into<Cow<'v, str>>) {
         let value = clean(value.into());
         if !value.is_empty() {
-            self.put(attribute, Value::Shared(value.into()));
+            self.put(attribute, Value::Own(value.into_owned()));
         }
     }
 
@@ -197,12 +207,11 @@ impl Event {
 /// Makes a text valid as the value of a CloudEvents attribute: control characters and noncharacters become
 /// U+FFFD, and what is over [`MAX_ATTRIBUTE_BYTES`] is cut.
 pub fn clean(text: Cow<'_, str>) -> Cow<'_, str> {
-    let text =
-        if text.is_ascii() && !text.bytes().any(|byte| byte.is_ascii_control()) || !text.chars().any(is_forbidden) {
-            text
-        } else {
-            Cow::Owned(text.chars().map(|c| if is_forbidden(c) { char::REPLACEMENT_CHARACTER } else { c }).collect())
-        };
+    let text = if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) || !text.chars().any(is_forbidden) {
+        text
+    } else {
+        Cow::Owned(text.chars().map(|c| if is_forbidden(c) { char::REPLACEMENT_CHARACTER } else { c }).collect())
+    };
     if text.len() <= MAX_ATTRIBUTE_BYTES {
         return text;
     }
