@@ -19,7 +19,7 @@ use crate::dialect::{Catalogue, Normalizer};
 use crate::input::http::HttpConfig;
 use crate::output::console::ConsoleConfig;
 use crate::output::kafka::KafkaConfig;
-use crate::output::nats::NatsConfig;
+use crate::output::nats::{NatsConfig, NatsDelivery};
 use crate::output::{self, check_topic};
 use crate::route::{Action, Destination, Filter, Route, Router, Template, nearest, parse_match};
 use crate::service::{InputSettings, OutputSettings, Settings};
@@ -144,11 +144,19 @@ pub fn load(layers: &[Layer]) -> Result<Loaded, Vec<ConfigError>> {
             Err(errors) => check.below(&format!("inputs.{name}"), errors),
         }
     }
+    let mut at_most_once = Vec::new();
     let mut output_settings = Vec::new();
     for (name, output) in outputs {
         let settings = match output {
             OutputConfig::Kafka(kafka) => kafka.validate(&name, deadline).map(OutputSettings::Kafka),
-            OutputConfig::Nats(nats) => nats.validate(&name).map(OutputSettings::Nats),
+            OutputConfig::Nats(nats) => {
+                if nats.delivery == NatsDelivery::Core {
+                    at_most_once.push(format!(
+                        "output `{name}` delivers by core NATS, at most once: what was answered with 200 can be lost"
+                    ));
+                }
+                nats.validate(&name).map(OutputSettings::Nats)
+            }
             OutputConfig::Console(_) => Ok(OutputSettings::Console(name.clone())),
         };
         match settings {
@@ -165,6 +173,7 @@ pub fn load(layers: &[Layer]) -> Result<Loaded, Vec<ConfigError>> {
     };
     let router = Router::new(routes);
     let mut warnings = router.warnings(&catalogue, &type_prefix);
+    warnings.append(&mut at_most_once);
     warnings.extend(leaves_unrouted(&router, dead_letters.is_some()));
     if dead_letters.is_none() {
         let letters = router.routes().iter().filter(|route| route.action == Action::DeadLetter);

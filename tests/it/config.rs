@@ -149,6 +149,21 @@ fn an_empty_configuration_is_told_what_it_lacks() {
 }
 
 #[test]
+fn what_is_valid_but_dangerous_is_warned_of() {
+    let text = GOOD.replace("kind = 'nats'", "kind = 'nats'\ndelivery = 'core'")
+        + "[[routes]]\nname = 'late'\ndead_letter = true\n";
+    let loaded = config::load(&[Layer::Text("bridge.toml".to_owned(), text)]).expect("valid");
+    assert_eq!(
+        loaded.warnings,
+        [
+            "route `late` can never match: `all` before it takes all of its events and doesn't continue",
+            "output `nats` delivers by core NATS, at most once: what was answered with 200 can be lost",
+            "route `late` makes dead letters, but dead_letters.to is not set: its events are answered with 503",
+        ]
+    );
+}
+
+#[test]
 fn later_layers_win_and_errors_name_their_source() {
     let folder = tempfile::tempdir().expect("a folder");
     let (first, second) = (folder.path().join("first.toml"), folder.path().join("second.yaml"));
