@@ -165,13 +165,13 @@ pub fn load(layers: &[Layer]) -> Result<Loaded, Vec<ConfigError>> {
         }
     }
 
+    let router = Router::new(routes).map_err(|error| check.wrong("routes", error)).ok();
     for (key, message) in check.errors {
         reader.wrong(&key, message);
     }
-    let (Some(catalogue), true) = (catalogue, reader.errors.is_empty()) else {
+    let (Some(catalogue), Some(router), true) = (catalogue, router, reader.errors.is_empty()) else {
         return Err(reader.into_errors());
     };
-    let router = Router::new(routes);
     let mut warnings = router.warnings(&catalogue, &type_prefix);
     warnings.append(&mut at_most_once);
     warnings.extend(leaves_unrouted(&router, dead_letters.is_some()));

@@ -55,7 +55,7 @@ struct Column {
 }
 
 impl Column {
-    fn new(attribute: &'static Attribute, demands: &[Vec<Demand<'_>>]) -> Column {
+    fn new(attribute: &'static Attribute, demands: &[Vec<Demand<'_>>]) -> Result<Column, globset::Error> {
         let count = demands.len();
         let mut column = Column {
             attribute,
@@ -97,10 +97,8 @@ impl Column {
             builder.add(glob);
             column.by_glob.push(routes);
         }
-        // Each glob was compiled alone before; together they could only be too many for one automaton, and then
-        // none of them would match, so that this must be loud.
-        column.globs = builder.build().expect("globs that compile alone compile together");
-        column
+        column.globs = builder.build()?;
+        Ok(column)
     }
 
     fn routes<'c>(&'c self, event: &Event, own: &'c mut Routes) -> &'c Routes {
@@ -170,7 +168,9 @@ pub(super) struct Index {
 }
 
 impl Index {
-    pub(super) fn new(routes: &[Route]) -> Index {
+    /// # Errors
+    /// When the globs of all routes together are too large for one automaton.
+    pub(super) fn new(routes: &[Route]) -> Result<Index, globset::Error> {
         let demands: Vec<Vec<Demand<'_>>> = routes.iter().map(Demand::of_route).collect();
         let mut attributes: Vec<&'static Attribute> = Vec::new();
         for demand in demands.iter().flatten() {
@@ -178,8 +178,8 @@ impl Index {
                 attributes.push(demand.attribute);
             }
         }
-        let columns = attributes.into_iter().map(|attribute| Column::new(attribute, &demands)).collect();
-        Index { count: routes.len(), columns }
+        let columns = attributes.into_iter().map(|attribute| Column::new(attribute, &demands));
+        Ok(Index { count: routes.len(), columns: columns.collect::<Result<_, _>>()? })
     }
 
     /// Visits the routes whose indexed conditions hold, in order, until the visitor says false.

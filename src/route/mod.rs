@@ -190,9 +190,13 @@ pub struct Router {
 
 impl Router {
     /// Compiles routes.
-    pub fn new(routes: Vec<Route>) -> Router {
-        let index = Index::new(&routes);
-        Router { routes, index }
+    ///
+    /// # Errors
+    /// A sentence when the patterns of all routes together are too large to be matched at once.
+    pub fn new(routes: Vec<Route>) -> Result<Router, String> {
+        let index = Index::new(&routes)
+            .map_err(|error| format!("the patterns of all routes together are too large: {error}"))?;
+        Ok(Router { routes, index })
     }
 
     /// The routes in order.

@@ -38,6 +38,10 @@ fn filtered(name: &str, filter: &str, action: Action) -> Route {
     Route { filter: Some(filter), ..route(name, &[], action) }
 }
 
+fn router(routes: Vec<Route>) -> Router {
+    Router::new(routes).expect("few patterns")
+}
+
 fn taken(router: &Router, event: &Event) -> Vec<String> {
     router.decide(event).taken_by.iter().map(|index| router.routes()[*index].name.clone()).collect()
 }
@@ -46,7 +50,7 @@ fn taken(router: &Router, event: &Event) -> Vec<String> {
 fn the_first_match_wins_unless_it_continues() {
     let mut failures = route("failures", &[("status", &["failure", "partial"])], to("media.failed"));
     failures.goes_on = true;
-    let router = Router::new(vec![
+    let router = router(vec![
         failures,
         route("transcodes", &[("type", &["TranscodeComplete"]), ("dialect", &["vod"])], to("media.transcode")),
         route("noise", &[("type", &["Live*"])], Action::Drop),
@@ -63,7 +67,7 @@ fn the_first_match_wins_unless_it_continues() {
 fn one_destination_named_twice_is_published_to_once() {
     let mut first = route("first", &[], to("media.all"));
     first.goes_on = true;
-    let router = Router::new(vec![first, route("second", &[], to("media.all"))]);
+    let router = router(vec![first, route("second", &[], to("media.all"))]);
     let event = event("X", "vod", "success");
     let decision = router.decide(&event);
     assert_eq!((decision.taken_by.len(), decision.destinations.len()), (2, 1));
@@ -90,7 +94,7 @@ fn a_type_may_leave_out_its_prefix_and_patterns_are_globs() {
 
 #[test]
 fn an_absent_attribute_fits_nothing() {
-    let router = Router::new(vec![route("with media", &[("mediaid", &["*"])], to("m.a"))]);
+    let router = router(vec![route("with media", &[("mediaid", &["*"])], to("m.a"))]);
     let mut event = event("X", "vod", "success");
     assert!(router.decide(&event).is_unrouted());
     event.set(&MEDIAID, "1");
@@ -99,7 +103,7 @@ fn an_absent_attribute_fits_nothing() {
 
 #[test]
 fn routes_that_never_match_are_warned_of() {
-    let router = Router::new(vec![
+    let router = router(vec![
         route("all transcodes", &[("type", &["*Transcode*"])], to("m.a")),
         route("mistyped", &[("status", &["succes"])], to("m.b")),
         route("vod transcodes", &[("type", &["TranscodeComplete"]), ("dialect", &["vod"])], to("m.c")),
@@ -155,6 +159,6 @@ proptest::proptest! {
                 }
             }
         }
-        proptest::prop_assert_eq!(Router::new(routes).decide(&event).taken_by, expected);
+        proptest::prop_assert_eq!(router(routes).decide(&event).taken_by, expected);
     }
 }
