@@ -7,7 +7,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -80,14 +80,14 @@ pub(super) async fn serve(
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let (service, stopping) = (service.clone(), stopping.clone());
+        let (service, stopping, closed) = (service.clone(), stopping.clone(), closed.clone());
         let acceptor = tls.as_ref().map(Tls::acceptor);
         connections.spawn(async move {
             let _permit = permit;
             match acceptor {
-                None => converse(stream, service, limits, stopping).await,
+                None => converse(stream, service, limits, stopping, closed).await,
                 Some(acceptor) => match tokio::time::timeout(limits.header_timeout, acceptor.accept(stream)).await {
-                    Ok(Ok(stream)) => converse(stream, service, limits, stopping).await,
+                    Ok(Ok(stream)) => converse(stream, service, limits, stopping, closed).await,
                     Ok(Err(error)) => tracing::debug!(input = %service.name, %error, "no TLS connection"),
                     Err(_) => service.count_not_accepted(Problem::RequestTimeout),
                 },
@@ -100,8 +100,13 @@ pub(super) async fn serve(
 }
 
 /// Serves one connection to its end.
-async fn converse<S>(stream: S, service: Arc<Service>, limits: Limits, stopping: CancellationToken)
-where
+async fn converse<S>(
+    stream: S,
+    service: Arc<Service>,
+    limits: Limits,
+    stopping: CancellationToken,
+    closed: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let clock = Arc::new(HeadClock::new());
@@ -120,8 +125,8 @@ where
         .header_read_timeout(IDLE_TIMEOUT)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), answer);
-    // A connection opened meanwhile would be closed before its request is read: that one is answered with 503.
-    let mut told_to_stop = stopping.is_cancelled();
+    let mut told_to_stop = false;
+    let mut told_to_end = false;
     loop {
         tokio::select! {
             result = &mut connection => {
@@ -135,6 +140,13 @@ where
             }
             () = stopping.cancelled(), if !told_to_stop => {
                 told_to_stop = true;
+                // One that nothing was asked on yet would be closed before its request is read: that is answered.
+                if clock.has_served.load(Ordering::Relaxed) {
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+            }
+            () = closed.cancelled(), if !told_to_end => {
+                told_to_end = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
             () = clock.is_late(limits.header_timeout) => {
@@ -161,6 +173,8 @@ struct HeadClock {
     start: Instant,
     /// Milliseconds from the start plus one, or one of the two states.
     since: AtomicU64,
+    /// Whether a request has come on this connection.
+    has_served: AtomicBool,
 }
 
 /// Between requests.
@@ -172,7 +186,7 @@ const BUSY: u64 = u64::MAX;
 impl HeadClock {
     /// A new connection is expected to speak at once.
     fn new() -> HeadClock {
-        HeadClock { start: Instant::now(), since: AtomicU64::new(1) }
+        HeadClock { start: Instant::now(), since: AtomicU64::new(1), has_served: AtomicBool::new(false) }
     }
 
     fn now(&self) -> u64 {
@@ -186,6 +200,7 @@ impl HeadClock {
     }
 
     fn head_is_read(&self) {
+        self.has_served.store(true, Ordering::Relaxed);
         self.since.store(BUSY, Ordering::Relaxed);
     }
 
