@@ -6,8 +6,10 @@
 //! routes that are left.
 
 use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
+use rustc_hash::FxHashMap;
 
 use crate::event::{Attribute, Event};
 
@@ -52,7 +54,12 @@ struct Column {
     globs: GlobSet,
     /// Routes of each glob.
     by_glob: Vec<Routes>,
+    /// What was found for the values met first: types, statuses and the like have few, which come again and again.
+    met: RwLock<FxHashMap<String, Routes>>,
 }
+
+/// How many values a column remembers; ids fill it once and are matched anew after that.
+const MAX_MET: usize = 512;
 
 impl Column {
     fn new(attribute: &'static Attribute, demands: &[Vec<Demand<'_>>]) -> Result<Column, globset::Error> {
@@ -63,6 +70,7 @@ impl Column {
             exact: HashMap::new(),
             globs: GlobSet::empty(),
             by_glob: Vec::new(),
+            met: RwLock::default(),
         };
         let mut globs: Vec<(Glob, Routes)> = Vec::new();
         for (index, demands) in demands.iter().enumerate() {
@@ -107,13 +115,21 @@ impl Column {
         if self.by_glob.is_empty() {
             return exact;
         }
-        let matching = self.globs.matches(value);
-        if matching.is_empty() {
-            return exact;
-        }
+        let has_room = {
+            let met = self.met.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = met.get(value) {
+                own.clone_from(known);
+                return own;
+            }
+            met.len() < MAX_MET
+        };
         own.clone_from(exact);
-        for glob in matching {
+        for glob in self.globs.matches(value) {
             own.add(&self.by_glob[glob]);
+        }
+        if has_room {
+            let mut met = self.met.write().unwrap_or_else(PoisonError::into_inner);
+            met.insert(value.to_owned(), own.clone());
         }
         own
     }
