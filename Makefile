@@ -23,7 +23,7 @@ bench: ## run the benchmarks
 	$(CARGO) bench --bench end_to_end
 
 tools: ## install whatever any of these needs
-	@$(SETUP) build kafka nats kcat promtool judges wrk
+	@$(SETUP) build kafka nats kcat promtool judges
 
 clean-tools: ## remove what was installed into .tools
 	rm -rf .tools

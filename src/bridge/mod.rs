@@ -276,7 +276,6 @@ impl Bridge {
         let normalized = match self.normalizer.normalize(&callback.body, &origin) {
             Ok(normalized) => normalized,
             Err(error) => {
-                self.metrics.not_accepted_total.with_label_values(&[&*callback.input, "not_a_callback"]).inc();
                 tracing::warn!(input = %callback.input, bytes = callback.body.len(), %error, "no callback");
                 return Outcome::NotACallback(error);
             }

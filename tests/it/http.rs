@@ -104,6 +104,7 @@ async fn what_is_wrong_is_answered_in_a_problem_document() {
     assert_eq!(bridge.metric(r#"apsara_bridge_unauthorized_total{endpoint="/callbacks",reason="not_signed"}"#), 1.0);
     assert_eq!(bridge.metric(r#"apsara_bridge_callbacks_total{input="http",outcome="not_accepted"}"#), 12.0);
     assert_eq!(bridge.metric(r#"apsara_bridge_not_accepted_total{input="http",reason="body_too_large"}"#), 1.0);
+    assert_eq!(bridge.metric(r#"apsara_bridge_not_accepted_total{input="http",reason="not_a_callback"}"#), 2.0);
     bridge.stop().await;
 }
 

@@ -361,15 +361,24 @@ impl Service {
         match outcome {
             Outcome::Published | Outcome::Dropped | Outcome::DeadLettered(_) => Response::new(Full::default()),
             Outcome::Refused(refusal) => Problem::Refused.response(&refusal.to_string()),
-            Outcome::NotACallback(error) => Problem::NotACallback.response(&error.to_string()),
+            Outcome::NotACallback(error) => {
+                self.count_reason(Problem::NotACallback);
+                Problem::NotACallback.response(&error.to_string())
+            }
         }
     }
 
     fn count_not_accepted(&self, problem: Problem) {
         let metrics = self.bridge.metrics();
         metrics.callbacks_total.with_label_values(&[&*self.name, "not_accepted"]).inc();
-        metrics.not_accepted_total.with_label_values(&[&*self.name, &problem.label()]).inc();
+        self.count_reason(problem);
         tracing::debug!(input = %self.name, problem = problem.slug(), "request not accepted");
+    }
+
+    /// Counts why; what became of it is counted by whoever decided that.
+    fn count_reason(&self, problem: Problem) {
+        let labels = [&*self.name, &problem.label()];
+        self.bridge.metrics().not_accepted_total.with_label_values(&labels).inc();
     }
 
     /// Takes a request to its outcome, or to the problem that keeps it from being a callback.
