@@ -2,8 +2,8 @@
 //!
 //! * `GET /metrics`: the metrics, for Prometheus.
 //! * `GET /healthz`: 200 while the process answers.
-//! * `GET /readyz`: 200 when every output has connected and is not known to be down, and the service isn't stopping;
-//!   503 with the reasons otherwise.
+//! * `GET /readyz`: 200 when events can be taken and the service isn't stopping: every output has connected and is not
+//!   known to be down, or the spool takes what they don't; 503 with the reasons otherwise.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -99,11 +99,14 @@ fn answer(request: &Request<Incoming>, bridge: &Bridge, stopping: bool) -> Respo
         "/readyz" if stopping => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
         "/readyz" => match bridge.disconnected().as_slice() {
             [] => text(StatusCode::OK, "ready\n"),
+            outputs if bridge.can_spool() => {
+                text(StatusCode::OK, format!("ready; spooling for outputs not connected: {}\n", outputs.join(", ")))
+            }
             outputs => {
                 text(StatusCode::SERVICE_UNAVAILABLE, format!("outputs not connected: {}\n", outputs.join(", ")))
             }
         },
-        "/metrics" => match bridge.metrics().text() {
+        "/metrics" => match bridge.metrics_text() {
             Ok(metrics) => {
                 let mut response = text(StatusCode::OK, metrics);
                 let exposition = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

@@ -1,4 +1,5 @@
-//! Publishing an event to its destinations, and to the dead letters what can't be published.
+//! Publishing an event to its destinations; what can't be published now goes to the spool, and what can't be
+//! published at all to the dead letters.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,9 @@ use crate::event::{DLQATTEMPTS, DLQCODE, DLQDESTINATION, DLQREASON, Event, SOURC
 use crate::output::{ErrorKind, PublishError, Record};
 use crate::route::{Destination, Route};
 
-use super::{Bridge, DeadLetterReason};
+use super::store::database::{FailureKind, NewLetter, SpoolRecord};
+use super::store::{self};
+use super::{Bridge, Callback, DeadLetterReason, Outcome, Refusal, Rules, Target};
 
 /// Pause before a record is tried again inside the deadline: doubles up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
@@ -18,177 +21,369 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_m
 /// A destination that didn't take the event.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
+    pub(super) route: String,
+    pub(super) record: Record,
     pub(super) output: String,
-    topic: String,
-    key: Option<String>,
-    attempts: u32,
+    pub(super) attempts: u32,
     pub(super) error: PublishError,
 }
 
-impl Failure {
-    /// For an event without a destination.
-    pub(super) fn none() -> Failure {
-        Failure::of_route("")
-    }
+/// What could not be published of one callback, and is to be kept.
+#[derive(Debug, Default)]
+struct Leftover {
+    records: Vec<SpoolRecord>,
+    letters: Vec<(DeadLetterReason, NewLetter)>,
+    /// Outputs of destinations that have not acknowledged.
+    outputs: Vec<String>,
+}
 
-    /// What there is of a destination.
-    fn named<'f>(&self, part: &'f str) -> Option<&'f str> {
-        (!self.output.is_empty()).then_some(part)
-    }
-
-    /// For an event that a route made a dead letter.
-    pub(super) fn of_route(route: &str) -> Failure {
-        let message = if route.is_empty() { "no route took the event".to_owned() } else { format!("route {route}") };
-        Failure {
-            output: String::new(),
-            topic: String::new(),
-            key: None,
-            attempts: 0,
-            error: PublishError::new(ErrorKind::Rejected, message),
-        }
-    }
+/// How an event was taken, and whether a destination has it: then it must not be published again.
+pub(super) struct Taken {
+    pub(super) outcome: Outcome,
+    pub(super) is_delivered: bool,
 }
 
 impl Bridge {
+    /// Routes an event, publishes it, and keeps what is left of it.
+    pub(super) async fn take(&self, rules: &Rules, callback: &Callback, event: &Arc<Event>) -> Taken {
+        let deadline = callback.arrived + self.delivery.deadline;
+        let decision = rules.router.decide(event);
+        for index in &decision.taken_by {
+            rules.route_matches[*index].inc();
+        }
+        let failures = self.deliver(rules, event, &decision.destinations, deadline).await;
+        let destinations = decision.destinations.len();
+        let published = destinations - failures.len();
+        let mut leftover = Leftover::default();
+        for failure in failures {
+            if failure.error.kind.is_retriable() {
+                leftover.outputs.push(failure.output.clone());
+                leftover.records.push(spool_record(&failure, &callback.body));
+            } else {
+                let reason = DeadLetterReason::Publish(failure.error.kind);
+                leftover.letters.push((reason, letter_of(&failure, callback, event)));
+            }
+        }
+        if decision.is_unrouted() {
+            let letter = letter(callback, event, None, "no route took the event");
+            leftover.letters.push((DeadLetterReason::Unrouted, letter));
+        } else if let Some(route) = decision.dead_letter_by {
+            let letter = letter(callback, event, Some(&route.name), &format!("route {}", route.name));
+            leftover.letters.push((DeadLetterReason::Routed, letter));
+        }
+        let outcome = match (leftover.letters.first(), leftover.records.is_empty()) {
+            (Some((reason, _)), _) => Outcome::DeadLettered(*reason),
+            (None, false) => Outcome::Spooled,
+            (None, true) if destinations == 0 => Outcome::Dropped,
+            (None, true) => return Taken { outcome: Outcome::Published, is_delivered: true },
+        };
+        let is_delivered = published > 0 || !leftover.records.is_empty() || outcome == Outcome::Dropped;
+        match self.keep(rules, event, leftover, destinations, deadline).await {
+            Ok(()) => Taken { outcome, is_delivered },
+            Err(refusal) => Taken { outcome: Outcome::Refused(refusal), is_delivered: false },
+        }
+    }
+
     /// Publishes to all destinations at once and gives back those that failed.
-    pub(super) async fn deliver(
+    async fn deliver(
         &self,
+        rules: &Rules,
         event: &Arc<Event>,
         destinations: &[(&Route, &Destination)],
         deadline: Instant,
-    ) -> Vec<Failure> {
-        let publish = |destination| self.publish(event, destination, deadline);
+    ) -> Vec<Box<Failure>> {
+        let room = match self.room.try_acquire() {
+            Ok(room) => Some(room),
+            Err(_) => {
+                tokio::select! {
+                    room = self.room.acquire() => room.ok(),
+                    () = tokio::time::sleep_until(deadline) => None,
+                    () = self.hurry.cancelled() => None,
+                }
+            }
+        };
+        let deadline = room.is_some().then_some(deadline);
         match destinations {
-            [(_, only)] => publish(only).await.err().into_iter().collect(),
+            [only] => self.publish_to(rules, event, *only, deadline).await.err().into_iter().collect(),
             several => {
-                let results = join_all(several.iter().map(|(_, destination)| publish(destination))).await;
+                let results = join_all(several.iter().map(|to| self.publish_to(rules, event, *to, deadline))).await;
                 results.into_iter().filter_map(Result::err).collect()
             }
         }
     }
 
-    /// Publishes to one destination, trying again inside the deadline while that can help. An output known to be
-    /// down is not waited for.
-    async fn publish(&self, event: &Arc<Event>, destination: &Destination, deadline: Instant) -> Result<(), Failure> {
-        let record = Record {
-            event: event.clone(),
-            topic: destination.topic.topic(event, self.normalizer.type_prefix()),
+    async fn publish_to(
+        &self,
+        rules: &Rules,
+        event: &Arc<Event>,
+        (route, destination): (&Route, &Destination),
+        deadline: Option<Instant>,
+    ) -> Result<(), Box<Failure>> {
+        let record = self.record(rules, event, destination);
+        self.publish(&route.name, &destination.output, record, deadline).await
+    }
+
+    pub(super) fn record(&self, rules: &Rules, event: &Arc<Event>, destination: &Destination) -> Record {
+        Record {
+            topic: destination.topic.topic(event, rules.normalizer.type_prefix()),
             key: destination.key.key(event),
             mode: destination.mode,
-        };
+            event: event.clone(),
+        }
+    }
+
+    /// Publishes to one destination, trying again inside the deadline while that can help. An output known to be
+    /// down is not waited for, nor one that has older records in the spool: this one queues up behind them.
+    pub(super) async fn publish(
+        &self,
+        route: &str,
+        output: &str,
+        record: Record,
+        deadline: Option<Instant>,
+    ) -> Result<(), Box<Failure>> {
         let mut attempts = 0;
+        let failed = |record, attempts, error| {
+            Err(Box::new(Failure { route: route.to_owned(), output: output.to_owned(), record, attempts, error }))
+        };
+        let Some(target) = self.outputs.get(output) else {
+            return failed(record, 0, PublishError::new(ErrorKind::Misconfigured, "no such output"));
+        };
+        let Some(deadline) = deadline else {
+            let error = PublishError::new(ErrorKind::QueueFull, "as many callbacks as may be in flight are in flight");
+            return failed(record, 0, error);
+        };
+        if target.has_backlog() {
+            let error = PublishError::new(ErrorKind::Unavailable, "older events wait in the spool");
+            return failed(record, 0, error);
+        }
         let mut pause = RETRY.0;
         let error = loop {
             attempts += 1;
-            let error = match self.attempt(&destination.output, &record, deadline).await {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
+            let tried = tokio::select! {
+                tried = target.attempt(&record, deadline) => tried,
+                () = self.hurry.cancelled() => Err(PublishError::new(ErrorKind::TimedOut, "the bridge is stopping")),
             };
-            let up = self.outputs.get(&destination.output).is_some_and(|target| target.output.health().is_up());
-            if !error.kind.is_retriable() || !up || Instant::now() + pause >= deadline {
+            let Err(error) = tried else { return Ok(()) };
+            let up = target.output.health().is_up();
+            if !error.kind.is_retriable() || !up || Instant::now() + pause >= deadline || self.hurry.is_cancelled() {
                 break error;
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY.1);
         };
-        tracing::warn!(
-            id = event.id(),
-            r#type = event.get(&TYPE),
-            subject = event.get(&SUBJECT),
-            source = event.get(&SOURCE),
-            output = destination.output,
+        tracing::debug!(
+            id = record.event.id(),
+            r#type = record.event.get(&TYPE),
+            subject = record.event.get(&SUBJECT),
+            source = record.event.get(&SOURCE),
+            output,
             topic = record.topic,
             kind = error.kind.as_str(),
             error = error.message,
             attempts,
             "not published"
         );
-        let Record { topic, key, .. } = record;
-        Err(Failure { output: destination.output.clone(), topic, key, attempts, error })
+        failed(record, attempts, error)
     }
 
-    async fn attempt(&self, name: &str, record: &Record, deadline: Instant) -> Result<(), PublishError> {
-        let Some(target) = self.outputs.get(name) else {
-            return Err(PublishError::new(ErrorKind::Misconfigured, "no such output"));
+    /// Keeps what is left of an event: all of it, or nothing.
+    async fn keep(
+        &self,
+        rules: &Rules,
+        event: &Arc<Event>,
+        mut leftover: Leftover,
+        destinations: usize,
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
+        for (reason, letter) in &leftover.letters {
+            if let Some(record) = self.announce(rules, event, *reason, letter, deadline).await? {
+                leftover.records.push(record);
+            }
+        }
+        let Leftover { records, letters, mut outputs } = leftover;
+        let (reasons, letters): (Vec<_>, Vec<_>) = letters.into_iter().unzip();
+        let kept = match &self.store {
+            Some(_) if records.is_empty() && letters.is_empty() => return Ok(()),
+            Some(store) => store.keep(records, letters).await,
+            None if records.is_empty() => Ok(()),
+            None => {
+                let failed = outputs.len();
+                outputs.sort_unstable();
+                outputs.dedup();
+                return Err(Refusal::NotPublished { outputs, failed, destinations });
+            }
         };
-        let result = if target.output.health().is_up() {
+        match kept {
+            Ok(()) => {
+                for reason in reasons {
+                    self.metrics.dead_letters_total.with_label_values(&[reason.as_str()]).inc();
+                    tracing::warn!(
+                        id = event.id(),
+                        r#type = event.get(&TYPE),
+                        subject = event.get(&SUBJECT),
+                        source = event.get(&SOURCE),
+                        reason = reason.as_str(),
+                        "dead letter"
+                    );
+                }
+                Ok(())
+            }
+            Err(error) => {
+                for reason in reasons {
+                    self.metrics.dead_letters_not_kept_total.with_label_values(&[reason.as_str()]).inc();
+                }
+                Err(Refusal::NotKept(error.kind))
+            }
+        }
+    }
+
+    /// Publishes a dead letter to the destination for those, if there is one; it keeps the key the event would have
+    /// had. Gives back the record when that destination has yet to take it.
+    ///
+    /// # Errors
+    /// When there is no store, so that the destination is the only place, and it doesn't take the letter.
+    async fn announce(
+        &self,
+        rules: &Rules,
+        event: &Event,
+        reason: DeadLetterReason,
+        letter: &NewLetter,
+        deadline: Instant,
+    ) -> Result<Option<SpoolRecord>, Refusal> {
+        let lost = |error: &str| {
+            let place = if self.store.is_some() { "and is kept in the database only" } else { "and is not kept" };
+            tracing::error!(
+                id = event.id(),
+                r#type = event.get(&TYPE),
+                subject = event.get(&SUBJECT),
+                source = event.get(&SOURCE),
+                output = letter.output,
+                topic = letter.topic,
+                reason = reason.as_str(),
+                cause = letter.code,
+                error,
+                "a dead letter can't be published {place}"
+            );
+        };
+        let Some((output, record)) = self.announcement(rules, event, letter) else {
+            if self.store.is_some() {
+                return Ok(None);
+            }
+            lost("there is no spool and dead_letters.to is not set; set one of them, or mend the cause");
+            self.metrics.dead_letters_not_kept_total.with_label_values(&[reason.as_str()]).inc();
+            return Err(Refusal::NoDeadLetters(reason));
+        };
+        // Even late, it is tried once: the letter has nowhere else to go without a store.
+        match self.publish("", &output, record, Some(deadline)).await {
+            Ok(()) => Ok(None),
+            Err(failure) if self.store.is_some() && failure.error.kind.is_retriable() => {
+                Ok(Some(spool_record(&failure, &[])))
+            }
+            Err(failure) => {
+                lost(&failure.error.to_string());
+                if self.store.is_some() {
+                    return Ok(None);
+                }
+                self.metrics.dead_letters_not_kept_total.with_label_values(&[reason.as_str()]).inc();
+                Err(Refusal::NoDeadLetters(reason))
+            }
+        }
+    }
+
+    /// The record that publishes a dead letter, and its output.
+    pub(super) fn announcement(&self, rules: &Rules, event: &Event, letter: &NewLetter) -> Option<(String, Record)> {
+        let destination = rules.dead_letters.as_ref()?;
+        let mut event = Event::clone(event);
+        event.set(&DLQREASON, letter.reason.as_str());
+        event.set(&DLQCODE, letter.code.as_str());
+        event.set(&DLQATTEMPTS, letter.attempts.to_string());
+        if let (Some(output), Some(topic)) = (&letter.output, &letter.topic) {
+            event.set(&DLQDESTINATION, format!("{output}/{topic}"));
+        }
+        let mut record = self.record(rules, &Arc::new(event), destination);
+        if letter.key.is_some() {
+            record.key.clone_from(&letter.key);
+        }
+        Some((destination.output.clone(), record))
+    }
+}
+
+impl Target {
+    /// Whether records for it lie in the spool.
+    pub(super) fn has_backlog(&self) -> bool {
+        self.lane.as_ref().is_some_and(|lane| lane.has_backlog())
+    }
+
+    /// Publishes once, and counts it.
+    pub(super) async fn attempt(&self, record: &Record, deadline: Instant) -> Result<(), PublishError> {
+        let result = if self.output.health().is_up() {
             let start = Instant::now();
-            let result = target.output.publish(record, deadline).await;
-            target.duration.observe(start.elapsed().as_secs_f64());
+            let result = self.output.publish(record, deadline).await;
+            self.duration.observe(start.elapsed().as_secs_f64());
             result
         } else {
             Err(PublishError::new(ErrorKind::Unavailable, "the output is not connected"))
         };
         match &result {
-            Ok(()) => target.published.inc(),
+            Ok(()) => self.published.inc(),
             Err(error) => {
-                if let Some((_, failures)) = target.failures.iter().find(|(kind, _)| *kind == error.kind) {
+                if let Some((_, failures)) = self.failures.iter().find(|(kind, _)| *kind == error.kind) {
                     failures.inc();
                 }
             }
         }
         result
     }
+}
 
-    /// Publishes an event to the dead letters, with why it is one; it keeps the key it would have had.
-    ///
-    /// # Errors
-    /// When there is no destination for dead letters, or it doesn't take this one; the loss is logged.
-    pub(super) async fn dead_letter(
-        &self,
-        event: &Arc<Event>,
-        reason: DeadLetterReason,
-        failure: &Failure,
-        deadline: Instant,
-    ) -> Result<(), ()> {
-        let lost = |error: &str| {
-            tracing::error!(
-                id = event.id(),
-                r#type = event.get(&TYPE),
-                subject = event.get(&SUBJECT),
-                source = event.get(&SOURCE),
-                output = failure.named(&failure.output),
-                topic = failure.named(&failure.topic),
-                reason = reason.as_str(),
-                cause = failure.error.message,
-                error,
-                "event can't be published and is not kept"
-            );
-        };
-        let Some(destination) = &self.delivery.dead_letters else {
-            lost("dead_letters.to is not set; set it, or mend the cause");
-            return Err(());
-        };
-        let mut letter = Event::clone(event);
-        letter.set(&DLQREASON, reason.as_str());
-        letter.set(&DLQCODE, failure.error.message.as_str());
-        letter.set(&DLQATTEMPTS, failure.attempts.to_string());
-        if !failure.output.is_empty() {
-            letter.set(&DLQDESTINATION, format!("{}/{}", failure.output, failure.topic));
-        }
-        let record = Record {
-            topic: destination.topic.topic(&letter, self.normalizer.type_prefix()),
-            key: failure.key.clone().or_else(|| destination.key.key(&letter)),
-            mode: destination.mode,
-            event: Arc::new(letter),
-        };
-        match self.attempt(&destination.output, &record, deadline).await {
-            Ok(()) => {
-                self.metrics.dead_letters_total.with_label_values(&[reason.as_str()]).inc();
-                tracing::warn!(
-                    id = event.id(),
-                    r#type = event.get(&TYPE),
-                    subject = event.get(&SUBJECT),
-                    reason = reason.as_str(),
-                    cause = failure.error.message,
-                    "dead letter"
-                );
-                Ok(())
-            }
-            Err(error) => {
-                lost(&error.to_string());
-                Err(())
-            }
-        }
+/// The record of a failure, for the spool.
+pub(super) fn spool_record(failure: &Failure, body: &[u8]) -> SpoolRecord {
+    SpoolRecord {
+        output: failure.output.clone(),
+        route: failure.route.clone(),
+        topic: failure.record.topic.clone(),
+        key: failure.record.key.clone(),
+        mode: failure.record.mode,
+        attempts: failure.attempts,
+        spooled_at: store::now(),
+        envelope: failure.record.event.to_json().into(),
+        body: bytes::Bytes::copy_from_slice(body),
+    }
+}
+
+fn letter(callback: &Callback, event: &Event, route: Option<&str>, code: &str) -> NewLetter {
+    let text = |attribute| event.get(attribute).map(str::to_owned);
+    let reason = if route.is_some() { DeadLetterReason::Routed } else { DeadLetterReason::Unrouted };
+    NewLetter {
+        reason: reason.as_str().to_owned(),
+        code: code.to_owned(),
+        input: Some(callback.input.to_string()),
+        route: route.map(str::to_owned),
+        event: Some((event.id().to_owned(), text(&TYPE).unwrap_or_default(), text(&SUBJECT))),
+        sender: (callback.sender.region.clone(), callback.sender.account_id.clone()),
+        envelope: Some(event.to_json().into()),
+        body: callback.body.clone(),
+        at: store::now(),
+        ..NewLetter::default()
+    }
+}
+
+fn letter_of(failure: &Failure, callback: &Callback, event: &Event) -> NewLetter {
+    NewLetter {
+        reason: failure.error.kind.as_str().to_owned(),
+        attempts: failure.attempts,
+        output: Some(failure.output.clone()),
+        topic: Some(failure.record.topic.clone()),
+        key: failure.record.key.clone(),
+        ..letter(callback, event, Some(&failure.route), &failure.error.message)
+    }
+}
+
+/// Why the store kept nothing, in words for a sender.
+pub(super) fn not_kept(kind: FailureKind) -> &'static str {
+    match kind {
+        FailureKind::SpoolFull => "not every destination acknowledged the event in time, and the spool is full",
+        FailureKind::DeadLettersFull => "the event can't be published, and there is no room for dead letters",
+        _ => "not every destination acknowledged the event in time, and it could not be written to the disk",
     }
 }

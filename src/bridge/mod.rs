@@ -3,11 +3,19 @@
 //! Inputs know [`Bridge::accept`] and nothing behind it; outputs know records and nothing before them. The answer to
 //! the sender is made from the outcome, so that nothing can be acknowledged by forgetting. Every callback ends in
 //! exactly one outcome, which is counted once and logged with the event's id.
+//!
+//! What a bus doesn't take before the deadline goes to the spool, from which [`Bridge::drain`] publishes it in order;
+//! what it will never take becomes a dead letter, which a person looks at and [replays](Bridge::replay). Both lie in
+//! one [`store`] on the disk.
 
+mod dedupe;
 mod deliver;
+mod drain;
+mod replay;
+pub mod store;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,13 +24,18 @@ use rustc_hash::FxHashMap;
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::dialect::{Dialect, Normalized, Normalizer, NotACallback, Origin};
-use crate::event::{Event, SUBJECT, TIME, TYPE};
+use crate::event::{DIALECT, Event, SOURCE, SUBJECT, TIME, TYPE};
 use crate::output::{ErrorKind, Output};
-use crate::route::{Destination, Router};
+use crate::route::{Action, Destination, Router};
 use crate::telemetry::metrics::{Metrics, set_to_now};
-use deliver::Failure;
+pub use dedupe::DedupeSettings;
+use dedupe::{Claim, Window};
+use deliver::{Taken, not_kept};
+use store::database::{FailureKind, NewLetter};
+use store::{Lane, Store};
 
 /// A callback as an input received it.
 #[derive(Clone, Debug)]
@@ -57,28 +70,40 @@ pub struct Sender {
 pub enum Outcome {
     /// Every destination's bus has acknowledged it.
     Published,
+    /// It is on the disk; the destinations that have not acknowledged it get it later.
+    Spooled,
+    /// The same event was accepted before, within the window.
+    Duplicate,
     /// A route said to drop it.
     Dropped,
-    /// It can't be published as it is, and the dead-letter destination's bus has acknowledged it.
+    /// It can't be published as it is, and is kept with the reason.
     DeadLettered(DeadLetterReason),
     /// Nothing is kept; the sender should try again.
     Refused(Refusal),
     /// It is no callback that is taken here; trying again can't help.
-    NotACallback(NotACallback),
+    NotACallback {
+        /// Why it is none.
+        error: NotACallback,
+        /// Whether it is kept as a dead letter.
+        is_kept: bool,
+    },
 }
 
 impl Outcome {
     /// The words that outcomes have in metrics and logs.
-    pub const LABELS: &[&str] = &["published", "dropped", "dead_lettered", "refused", "not_accepted"];
+    pub const LABELS: &[&str] =
+        &["published", "spooled", "duplicate", "dropped", "dead_lettered", "refused", "not_accepted"];
 
     /// The word in metrics and logs.
     pub fn label(&self) -> &'static str {
         match self {
             Outcome::Published => "published",
+            Outcome::Spooled => "spooled",
+            Outcome::Duplicate => "duplicate",
             Outcome::Dropped => "dropped",
-            Outcome::DeadLettered(_) => "dead_lettered",
+            Outcome::DeadLettered(_) | Outcome::NotACallback { is_kept: true, .. } => "dead_lettered",
             Outcome::Refused(_) => "refused",
-            Outcome::NotACallback(_) => "not_accepted",
+            Outcome::NotACallback { is_kept: false, .. } => "not_accepted",
         }
     }
 }
@@ -90,6 +115,10 @@ pub enum DeadLetterReason {
     Unrouted,
     /// A route said so.
     Routed,
+    /// It is no callback of a known dialect.
+    NotACallback,
+    /// It was changed on the disk.
+    Damaged,
     /// A bus will never take it.
     Publish(ErrorKind),
 }
@@ -98,7 +127,13 @@ impl DeadLetterReason {
     /// Every reason.
     pub fn all() -> impl Iterator<Item = DeadLetterReason> {
         let publish = ErrorKind::ALL.into_iter().filter(|kind| !kind.is_retriable()).map(DeadLetterReason::Publish);
-        [DeadLetterReason::Unrouted, DeadLetterReason::Routed].into_iter().chain(publish)
+        let others = [
+            DeadLetterReason::Unrouted,
+            DeadLetterReason::Routed,
+            DeadLetterReason::NotACallback,
+            DeadLetterReason::Damaged,
+        ];
+        others.into_iter().chain(publish)
     }
 
     /// The word in metrics and in the attribute `dlqreason`.
@@ -106,6 +141,8 @@ impl DeadLetterReason {
         match self {
             DeadLetterReason::Unrouted => "unrouted",
             DeadLetterReason::Routed => "routed",
+            DeadLetterReason::NotACallback => "not_a_callback",
+            DeadLetterReason::Damaged => "damaged",
             DeadLetterReason::Publish(kind) => kind.as_str(),
         }
     }
@@ -125,8 +162,8 @@ pub enum Refusal {
     },
     /// It should become a dead letter, but there is no place for those, or that place doesn't take it.
     NoDeadLetters(DeadLetterReason),
-    /// As many callbacks as may be in flight are in flight.
-    TooManyInFlight,
+    /// What could not be published could not be kept either.
+    NotKept(FailureKind),
 }
 
 impl fmt::Display for Refusal {
@@ -141,7 +178,7 @@ impl fmt::Display for Refusal {
             Refusal::NoDeadLetters(reason) => {
                 write!(formatter, "the event can't be published ({}) and no dead letter was kept", reason.as_str())
             }
-            Refusal::TooManyInFlight => formatter.write_str("as many callbacks as may be in flight are in flight"),
+            Refusal::NotKept(kind) => formatter.write_str(not_kept(*kind)),
         }
     }
 }
@@ -153,8 +190,38 @@ pub struct Delivery {
     pub deadline: Duration,
     /// Callbacks that may be in delivery at once; more wait, which is back-pressure.
     pub max_in_flight: usize,
+    /// The window of ids.
+    pub dedupe: DedupeSettings,
+}
+
+/// What callbacks are made into and where they go: the part of the configuration that can change while the bridge
+/// runs.
+#[derive(Debug)]
+pub struct Rules {
+    normalizer: Normalizer,
+    router: Router,
+    /// Counters of the routes, in their order.
+    route_matches: Vec<IntCounter>,
     /// Where dead letters are published.
-    pub dead_letters: Option<Destination>,
+    dead_letters: Option<Destination>,
+}
+
+impl Rules {
+    /// Puts the rules together. Every output they name must be among the bridge's.
+    pub fn new(normalizer: Normalizer, router: Router, dead_letters: Option<Destination>, metrics: &Metrics) -> Rules {
+        let counter = |name: &str| metrics.route_matches_total.with_label_values(&[name]);
+        let route_matches = router.routes().iter().map(|route| counter(&route.name)).collect();
+        Rules { normalizer, router, route_matches, dead_letters }
+    }
+
+    /// Names of the outputs that events may go to.
+    pub fn outputs(&self) -> impl Iterator<Item = &str> {
+        let destinations = self.router.routes().iter().flat_map(|route| match &route.action {
+            Action::To(destinations) => destinations.as_slice(),
+            Action::Drop | Action::DeadLetter => &[],
+        });
+        destinations.chain(&self.dead_letters).map(|destination| destination.output.as_str())
+    }
 }
 
 /// An output with its counters.
@@ -164,16 +231,19 @@ struct Target {
     published: IntCounter,
     failures: Vec<(ErrorKind, IntCounter)>,
     duration: Histogram,
+    /// What of the spool is for it.
+    lane: Option<Arc<Lane>>,
 }
 
 impl Target {
-    fn new(output: Arc<dyn Output>, metrics: &Metrics) -> Target {
+    fn new(output: Arc<dyn Output>, store: Option<&Store>, metrics: &Metrics) -> Target {
         let name = output.name();
         let failures = |kind: ErrorKind| metrics.publish_failures_total.with_label_values(&[name, kind.as_str()]);
         Target {
             published: metrics.published_total.with_label_values(&[name]),
             failures: ErrorKind::ALL.into_iter().map(|kind| (kind, failures(kind))).collect(),
             duration: metrics.publish_duration_seconds.with_label_values(&[name]),
+            lane: store.map(|store| store.lane(name)),
             output,
         }
     }
@@ -182,45 +252,63 @@ impl Target {
 /// The middle of the service.
 #[derive(Debug)]
 pub struct Bridge {
-    normalizer: Normalizer,
-    router: Router,
+    rules: RwLock<Arc<Rules>>,
     outputs: FxHashMap<String, Target>,
-    /// Counters of the routes, in their order.
-    route_matches: Vec<IntCounter>,
     delivery: Delivery,
+    window: Window,
+    store: Option<Store>,
     room: Semaphore,
+    /// Ends what is being published: to the spool with it.
+    hurry: CancellationToken,
     metrics: Metrics,
 }
 
 impl Bridge {
-    /// Puts the middle together. Every output that routes or dead letters name must be among the outputs; a record
-    /// for one that isn't fails as misconfigured.
+    /// Puts the middle together. Every output that the rules name must be among the outputs; a record for one that
+    /// isn't fails as misconfigured. Without a store what can't be published is refused.
     pub fn new(
-        normalizer: Normalizer,
-        router: Router,
+        rules: Rules,
         outputs: Vec<Arc<dyn Output>>,
         delivery: Delivery,
+        store: Option<Store>,
         metrics: Metrics,
     ) -> Bridge {
         // Series that are there from the start can be alerted on before the first of their kind.
-        let outputs = outputs.into_iter().map(|output| (output.name().to_owned(), Target::new(output, &metrics)));
-        let route_matches = router
-            .routes()
-            .iter()
-            .map(|route| metrics.route_matches_total.with_label_values(&[route.name.as_str()]))
-            .collect();
+        let outputs =
+            outputs.into_iter().map(|output| (output.name().to_owned(), Target::new(output, store.as_ref(), &metrics)));
         for reason in DeadLetterReason::all() {
             metrics.dead_letters_total.with_label_values(&[reason.as_str()]);
+            metrics.dead_letters_not_kept_total.with_label_values(&[reason.as_str()]);
+        }
+        for result in replay::RESULTS {
+            metrics.dead_letters_replayed_total.with_label_values(&[result]);
         }
         Bridge {
-            normalizer,
-            router,
+            rules: RwLock::new(Arc::new(rules)),
             outputs: outputs.collect(),
-            route_matches,
             room: Semaphore::new(delivery.max_in_flight),
+            window: Window::new(delivery.dedupe, metrics.dedupe_ids.clone()),
             delivery,
+            store,
+            hurry: CancellationToken::new(),
             metrics,
         }
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts other rules in the place of the present ones. Callbacks that are under way end by the old ones.
+    ///
+    /// # Errors
+    /// The first output that they name and the bridge doesn't have; nothing has changed then.
+    pub fn change_rules(&self, rules: Rules) -> Result<(), String> {
+        if let Some(unknown) = rules.outputs().find(|name| !self.outputs.contains_key(*name)) {
+            return Err(unknown.to_owned());
+        }
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        Ok(())
     }
 
     /// Makes the series of an input, before its first callback.
@@ -233,6 +321,34 @@ impl Bridge {
     /// The metrics it counts in.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// The text that Prometheus reads; see [`Metrics::text`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn metrics_text(&self) -> prometheus::Result<String> {
+        if let Some(store) = &self.store {
+            store.observe();
+        }
+        self.metrics.text()
+    }
+
+    /// Whether events that a bus doesn't take would be spooled now.
+    pub fn can_spool(&self) -> bool {
+        self.store.as_ref().is_some_and(Store::has_room)
+    }
+
+    /// Stops waiting for buses: what is being published goes to the spool.
+    pub fn hurry(&self) {
+        self.hurry.cancel();
+    }
+
+    /// Closes the store, when nothing is in flight any more.
+    pub async fn close(&self) {
+        if let Some(store) = &self.store {
+            store.close().await;
+        }
     }
 
     /// Whether every output has connected and is not known to be down.
@@ -252,20 +368,22 @@ impl Bridge {
         names
     }
 
-    /// Takes a callback to its end: normalizes it, routes it, publishes it, within the delivery deadline.
+    /// Takes a callback to its end: normalizes it, routes it, publishes it, keeps what could not be published. Takes
+    /// at most the delivery deadline and the time of one durable write.
     ///
     /// Dropping the future gives the callback up, so that a caller whose own caller may hang up runs it as a task.
     pub async fn accept(&self, callback: Callback) -> Outcome {
         let _in_flight = InFlight::enter(&self.metrics);
-        let input = callback.input.clone();
-        let arrived = callback.arrived;
-        let outcome = self.outcome(callback).await;
-        self.metrics.callbacks_total.with_label_values(&[&*input, outcome.label()]).inc();
-        self.metrics.callback_duration_seconds.with_label_values(&[&*input]).observe(arrived.elapsed().as_secs_f64());
+        let outcome = self.outcome(&callback).await;
+        let input = &*callback.input;
+        self.metrics.callbacks_total.with_label_values(&[input, outcome.label()]).inc();
+        let took = callback.arrived.elapsed();
+        self.metrics.callback_duration_seconds.with_label_values(&[input]).observe(took.as_secs_f64());
         outcome
     }
 
-    async fn outcome(&self, callback: Callback) -> Outcome {
+    async fn outcome(&self, callback: &Callback) -> Outcome {
+        let rules = self.rules();
         let origin = Origin {
             received: callback.received,
             region: callback.sender.region.as_deref(),
@@ -273,76 +391,54 @@ impl Bridge {
             traceparent: callback.traceparent.as_deref(),
             dialects: &callback.sender.dialects,
         };
-        let normalized = match self.normalizer.normalize(&callback.body, &origin) {
+        let normalized = match rules.normalizer.normalize(&callback.body, &origin) {
             Ok(normalized) => normalized,
-            Err(error) => {
-                tracing::warn!(input = %callback.input, bytes = callback.body.len(), %error, "no callback");
-                return Outcome::NotACallback(error);
+            Err(error) => return self.not_a_callback(callback, error).await,
+        };
+        self.count(&rules, callback, &normalized);
+        let event = Arc::new(normalized.event);
+        let outcome = match self.window.claim(&event).await {
+            Claim::Duplicate => Outcome::Duplicate,
+            Claim::First(claimed) => {
+                let Taken { outcome, is_delivered } = self.take(&rules, callback, &event).await;
+                if is_delivered {
+                    claimed.accepted();
+                }
+                outcome
             }
         };
-        self.count(&callback, &normalized);
-        let Normalized { event, dialect, .. } = normalized;
-        let event = Arc::new(event);
-        let deadline = callback.arrived + self.delivery.deadline;
-        let room = match self.room.try_acquire() {
-            Ok(room) => Some(room),
-            Err(_) => tokio::time::timeout_at(deadline, self.room.acquire()).await.ok().and_then(Result::ok),
-        };
-        let Some(_room) = room else {
-            tracing::warn!(
-                id = event.id(),
-                r#type = event.get(&TYPE),
-                subject = event.get(&SUBJECT),
-                "refused: as many callbacks as may be in flight are in flight; see delivery.max_in_flight"
-            );
-            return Outcome::Refused(Refusal::TooManyInFlight);
-        };
-        let outcome = self.route(&event, deadline).await;
         if outcome == Outcome::Published {
-            self.observe_age(&event, dialect);
+            self.observe_age(&event);
         }
         log_end(&event, &outcome);
         outcome
     }
 
-    async fn route(&self, event: &Arc<Event>, deadline: Instant) -> Outcome {
-        let decision = self.router.decide(event);
-        for index in &decision.taken_by {
-            self.route_matches[*index].inc();
-        }
-        let delivered = self.deliver(event, &decision.destinations, deadline).await;
-        let mut letters: Vec<(DeadLetterReason, Failure)> = Vec::new();
-        let mut refused = Vec::new();
-        for failure in delivered {
-            if failure.error.kind.is_retriable() {
-                refused.push(failure.output.clone());
-            } else {
-                letters.push((DeadLetterReason::Publish(failure.error.kind), failure));
-            }
-        }
-        if decision.is_unrouted() {
-            letters.push((DeadLetterReason::Unrouted, Failure::none()));
-        } else if let Some(route) = decision.dead_letter_by {
-            letters.push((DeadLetterReason::Routed, Failure::of_route(&route.name)));
-        }
-        let mut outcome = if decision.destinations.is_empty() { Outcome::Dropped } else { Outcome::Published };
-        for (reason, failure) in letters {
-            outcome = match self.dead_letter(event, reason, &failure, deadline).await {
-                Ok(()) => Outcome::DeadLettered(reason),
-                Err(()) => return Outcome::Refused(Refusal::NoDeadLetters(reason)),
-            };
-        }
-        if !refused.is_empty() {
-            let (failed, destinations) = (refused.len(), decision.destinations.len());
-            refused.sort_unstable();
-            refused.dedup();
-            return Outcome::Refused(Refusal::NotPublished { outputs: refused, failed, destinations });
-        }
-        outcome
+    /// Keeps what is no callback, for a person to look at.
+    async fn not_a_callback(&self, callback: &Callback, error: NotACallback) -> Outcome {
+        let reason = DeadLetterReason::NotACallback;
+        let letter = NewLetter {
+            reason: reason.as_str().to_owned(),
+            code: error.to_string(),
+            input: Some(callback.input.to_string()),
+            sender: (callback.sender.region.clone(), callback.sender.account_id.clone()),
+            body: callback.body.clone(),
+            at: store::now(),
+            ..NewLetter::default()
+        };
+        let is_kept = match &self.store {
+            Some(store) => store.keep(Vec::new(), vec![letter]).await.is_ok(),
+            None => false,
+        };
+        let counter =
+            if is_kept { &self.metrics.dead_letters_total } else { &self.metrics.dead_letters_not_kept_total };
+        counter.with_label_values(&[reason.as_str()]).inc();
+        tracing::warn!(input = %callback.input, bytes = callback.body.len(), %error, is_kept, "no callback");
+        Outcome::NotACallback { error, is_kept }
     }
 
-    fn count(&self, callback: &Callback, normalized: &Normalized) {
-        let catalogue = self.normalizer.catalogue();
+    fn count(&self, rules: &Rules, callback: &Callback, normalized: &Normalized) {
+        let catalogue = rules.normalizer.catalogue();
         let r#type = normalized.event_type.map_or("other", |index| catalogue.events()[index].name.as_str());
         self.metrics
             .events_total
@@ -351,13 +447,14 @@ impl Bridge {
         set_to_now(&self.metrics.last_event_timestamp_seconds.with_label_values(&[&*callback.input]));
     }
 
-    fn observe_age(&self, event: &Event, dialect: Dialect) {
+    fn observe_age(&self, event: &Event) {
+        let Some(dialect) = event.get(&DIALECT) else { return };
         let time = event
             .get(&TIME)
             .and_then(|text| OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok());
         if let Some(time) = time {
             let age = (OffsetDateTime::now_utc() - time).as_seconds_f64().max(0.0);
-            self.metrics.event_age_seconds.with_label_values(&[dialect.as_str()]).observe(age);
+            self.metrics.event_age_seconds.with_label_values(&[dialect]).observe(age);
         }
     }
 }
@@ -379,6 +476,17 @@ impl Drop for InFlight {
 }
 
 fn log_end(event: &Event, outcome: &Outcome) {
+    if let Outcome::Refused(refusal) = outcome {
+        tracing::warn!(
+            id = event.id(),
+            r#type = event.get(&TYPE),
+            subject = event.get(&SUBJECT),
+            source = event.get(&SOURCE),
+            %refusal,
+            "refused"
+        );
+        return;
+    }
     tracing::debug!(
         id = event.id(),
         r#type = event.get(&TYPE),

@@ -94,9 +94,7 @@ samples! {
     "vod-MediaBaseChangeComplete",
     "vod-MediaBaseChangeComplete-content-as-string",
     "vod-ProduceMediaComplete-fail",
-    "vod-ProduceMediaComplete-fail-docs2021",
     "vod-ProduceMediaComplete-success",
-    "vod-ProduceMediaComplete-success-docs2021",
     "vod-StreamTranscodeComplete-docs2021",
     "vod-SubmitMediaRefreshComplete-fail",
     "vod-SubmitMediaRefreshComplete-success",
@@ -170,6 +168,9 @@ fn configuration(brokers: &str) -> String {
         [[routes]]
         name = "everything"
         to = {{ output = "kafka", topic = "media.{{dialect}}" }}
+
+        [spool]
+        enabled = false
 
         [admin]
         listen = "127.0.0.1:0"

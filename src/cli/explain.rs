@@ -129,13 +129,15 @@ fn explain_routes(settings: &Settings, event: &Event, text: &mut String) {
         record(settings, event, destination, text);
     }
     if decision.is_unrouted() || decision.dead_letter_by.is_some() {
-        match &settings.delivery.dead_letters {
+        match &settings.dead_letters {
             Some(destination) => {
                 text.push_str("\nDead letter (with dlqreason, dlqcode, dlqattempts beside):\n");
                 record(settings, event, destination, text);
             }
-            None => text
-                .push_str("\nDead letter: dead_letters.to is not set, so that the answer is 503 and nothing is kept\n"),
+            None if settings.store.is_some() => text.push_str("\nDead letter, kept in the database of the spool\n"),
+            None => text.push_str(
+                "\nDead letter: there is no spool and dead_letters.to is not set, so that the answer is 503 and nothing is kept\n",
+            ),
         }
     }
 }

@@ -5,17 +5,23 @@
 
 mod catalogue;
 mod check;
+mod dead_letters;
 mod demo;
 mod explain;
 mod normalize;
 mod serve;
+mod spool;
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use time::OffsetDateTime;
 
+use crate::bridge::store::database::StoreError;
+use crate::bridge::store::{self, StoreSettings};
 use crate::config::{self, ConfigError, Layer, Loaded};
 use crate::dialect::Normalizer;
 
@@ -56,6 +62,10 @@ enum Command {
     Explain(explain::Explain),
     /// List the event types that are known, or the fields of one.
     Catalogue(catalogue::List),
+    /// Look at what could not be published, replay it, delete it.
+    DeadLetters(dead_letters::DeadLetters),
+    /// Look at what waits on the disk for a bus.
+    Spool(spool::Spool),
     /// Show the whole way with nothing installed: sample callbacks, posted and signed, read back from a Kafka topic.
     Demo(demo::Demo),
 }
@@ -95,6 +105,41 @@ impl ConfigArgs {
     }
 }
 
+/// Where the spool lies.
+#[derive(Debug, Args)]
+struct StoreArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The folder, in place of the configuration's spool.path.
+    #[arg(long, value_name = "FOLDER")]
+    path: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    fn settings(&self) -> Result<StoreSettings, ExitCode> {
+        let settings = config::load_store(&self.config.layers()).map_err(tell)?;
+        Ok(match &self.path {
+            Some(path) => StoreSettings { path: path.clone(), ..settings },
+            None => settings,
+        })
+    }
+}
+
+/// Why a command can't do with a spool what it should.
+fn unreadable(settings: &StoreSettings, error: &StoreError) -> String {
+    let file = store::file(&settings.path);
+    if !file.exists() {
+        return format!("there is no spool at {}; name its folder with --path, or the configuration", file.display());
+    }
+    format!("{} can't be used: {error}", file.display())
+}
+
+/// How long ago a time of the store was.
+fn age(milliseconds: i64) -> Duration {
+    let now = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
+    Duration::from_millis(u64::try_from(now - i128::from(milliseconds)).unwrap_or(0))
+}
+
 /// Tells the mistakes of a configuration and gives the code of wrong use.
 fn tell(errors: Vec<ConfigError>) -> ExitCode {
     for error in errors {
@@ -112,6 +157,8 @@ pub fn main() -> ExitCode {
         Command::Normalize(normalize) => normalize.run(),
         Command::Explain(explain) => explain.run(),
         Command::Catalogue(list) => list.run(),
+        Command::DeadLetters(dead_letters) => dead_letters.run(),
+        Command::Spool(spool) => spool.run(),
         Command::Demo(demo) => demo.run(),
     }
 }

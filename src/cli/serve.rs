@@ -5,14 +5,17 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{ConfigArgs, fail};
-use crate::service::Service;
+use crate::config::{self, Layer};
+use crate::service::{Reloader, Service};
 use crate::telemetry::logs;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 SIGTERM or SIGINT stops it gently: what is in flight is finished first. A second
-signal stops it at once.
+signal stops it at once. SIGHUP reads the configuration again and takes over
+routes, event types, and the endpoints of HTTP inputs with their keys, all or
+nothing; what else has changed is named and needs a restart.
 
 Examples:
   apsara-bridge serve --config bridge.toml
@@ -48,6 +51,8 @@ impl Serve {
                 Ok(service) => service,
                 Err(error) => return fail(error),
             };
+            let reload =
+                Reload { layers: self.config.layers(), running: loaded.effective, reloader: service.reloader() };
             let (count, signals) = tokio::sync::watch::channel(0);
             tokio::spawn(async move {
                 loop {
@@ -55,7 +60,7 @@ impl Serve {
                         _ = terminate.recv() => {}
                         _ = interrupt.recv() => {}
                         _ = hangup.recv() => {
-                            tracing::warn!("SIGHUP: the configuration is read at start only; restart to change it");
+                            reload.run();
                             continue;
                         }
                     }
@@ -70,5 +75,47 @@ impl Serve {
             let left = service.run(nth(1), nth(2)).await;
             if left == 0 { ExitCode::SUCCESS } else { fail(format!("{left} callbacks were left without an outcome")) }
         })
+    }
+}
+
+/// What is done on SIGHUP.
+struct Reload {
+    layers: Vec<Layer>,
+    /// The configuration that the service was started with.
+    running: String,
+    reloader: Reloader,
+}
+
+impl Reload {
+    /// Reads the configuration again, and takes over of it what a running service can. Blocks for as long as reading
+    /// its files takes.
+    fn run(&self) {
+        let loaded = match config::load(&self.layers) {
+            Ok(loaded) => loaded,
+            Err(errors) => {
+                for error in errors {
+                    tracing::error!(%error, "configuration");
+                }
+                tracing::error!("the configuration is not reloaded: nothing has changed");
+                return self.reloader.count(false);
+            }
+        };
+        for warning in &loaded.warnings {
+            tracing::warn!(warning, "configuration");
+        }
+        let needs_restart = config::needs_restart(&self.running, &loaded.effective);
+        match self.reloader.apply(loaded.settings) {
+            Ok(()) => {
+                tracing::info!("the configuration is reloaded: routes, event types, endpoints and keys");
+                if !needs_restart.is_empty() {
+                    tracing::warn!(keys = needs_restart.join(", "), "what changed here needs a restart");
+                }
+                self.reloader.count(true);
+            }
+            Err(error) => {
+                tracing::error!(error, "the configuration is not reloaded: nothing has changed");
+                self.reloader.count(false);
+            }
+        }
     }
 }

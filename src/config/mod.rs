@@ -14,7 +14,8 @@ use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::bridge::Delivery;
+use crate::bridge::store::StoreSettings;
+use crate::bridge::{DedupeSettings, Delivery};
 use crate::dialect::{Catalogue, Normalizer};
 use crate::input::http::HttpConfig;
 use crate::output::console::ConsoleConfig;
@@ -25,7 +26,7 @@ use crate::route::{Action, Destination, Filter, Route, Router, Template, nearest
 use crate::service::{InputSettings, OutputSettings, Settings};
 use crate::setting::Mistake;
 use crate::telemetry::logs;
-use raw::{Raw, RawCatalogue, RawDestination, RawEvent, RawRoute};
+use raw::{Raw, RawCatalogue, RawDeadLetters, RawDestination, RawEvent, RawRoute, RawSpool};
 use read::Reader;
 
 /// What every environment variable of the configuration starts with.
@@ -110,6 +111,20 @@ pub fn load(layers: &[Layer]) -> Result<Loaded, Vec<ConfigError>> {
     if raw.delivery.max_in_flight == 0 || raw.delivery.max_in_flight > tokio::sync::Semaphore::MAX_PERMITS {
         check.wrong("delivery.max_in_flight", "expected at least 1");
     }
+    let spool = &raw.spool;
+    if spool.enabled && spool.path.as_os_str().is_empty() {
+        check.wrong("spool.path", "expected a folder");
+    }
+    for (key, size) in [("spool.max_bytes", spool.max_bytes), ("dead_letters.max_bytes", raw.dead_letters.max_bytes)] {
+        if size.0 == 0 || i64::try_from(size.0).is_err() {
+            check.wrong(key, format!("{size} is out of range; expected more than 0B"));
+        }
+    }
+    if raw.dedupe.max_ids == 0 {
+        check.wrong("dedupe.max_ids", "expected at least 1; dedupe.window = \"0s\" remembers no ids");
+    }
+    let store = spool.enabled.then(|| store_settings(spool, &raw.dead_letters));
+    let dedupe = DedupeSettings { window: raw.dedupe.window.0, max_ids: raw.dedupe.max_ids };
     let admin_listen = match raw.admin.listen.to_socket_addrs() {
         Ok(addresses) => addresses.collect(),
         Err(error) => {
@@ -174,12 +189,14 @@ pub fn load(layers: &[Layer]) -> Result<Loaded, Vec<ConfigError>> {
     };
     let mut warnings = router.warnings(&catalogue, &type_prefix);
     warnings.append(&mut at_most_once);
-    warnings.extend(leaves_unrouted(&router, dead_letters.is_some()));
-    if dead_letters.is_none() {
+    let keeps_letters = store.is_some() || dead_letters.is_some();
+    warnings.extend(leaves_unrouted(&router, keeps_letters));
+    if !keeps_letters {
         let letters = router.routes().iter().filter(|route| route.action == Action::DeadLetter);
         warnings.extend(letters.map(|route| {
             format!(
-                "route `{}` makes dead letters, but dead_letters.to is not set: its events are answered with 503",
+                "route `{}` makes dead letters, but without a spool and dead_letters.to there is no place for them: its \
+                 events are answered with 503",
                 route.name
             )
         }));
@@ -191,7 +208,9 @@ pub fn load(layers: &[Layer]) -> Result<Loaded, Vec<ConfigError>> {
             router,
             catalogue,
             type_prefix,
-            delivery: Delivery { deadline, max_in_flight: raw.delivery.max_in_flight, dead_letters },
+            delivery: Delivery { deadline, max_in_flight: raw.delivery.max_in_flight, dedupe },
+            dead_letters,
+            store,
             admin_listen,
             log: (raw.log.format, raw.log.filter),
             shutdown_delay: raw.shutdown.delay.0,
@@ -223,11 +242,61 @@ pub fn load_normalizer(layers: &[Layer]) -> Result<Normalizer, Vec<ConfigError>>
     }
 }
 
+/// Loads what of a configuration tells where the spool lies: `spool` and `dead_letters`. The rest may be missing, or
+/// wrong.
+///
+/// # Errors
+/// Every mistake in those two sections, and files that can't be read.
+pub fn load_store(layers: &[Layer]) -> Result<StoreSettings, Vec<ConfigError>> {
+    let mut reader = Reader::new(layers)?;
+    let spool: RawSpool = reader.section(&["spool"]);
+    let dead_letters: RawDeadLetters = reader.section(&["dead_letters"]);
+    if reader.errors.is_empty() { Ok(store_settings(&spool, &dead_letters)) } else { Err(reader.into_errors()) }
+}
+
+fn store_settings(spool: &RawSpool, dead_letters: &RawDeadLetters) -> StoreSettings {
+    StoreSettings {
+        path: spool.path.clone(),
+        spool_max_bytes: spool.max_bytes.0,
+        dead_letters_max_bytes: dead_letters.max_bytes.0,
+    }
+}
+
+/// The keys whose values differ between two configurations as [`Loaded::effective`] gives them, without those that a
+/// running service can take over: routes, `event`, `catalogue`, `dead_letters.to`, and the endpoints of inputs. A
+/// secret that stands in the configuration itself is hidden there, so that a change of one isn't seen.
+pub fn needs_restart(running: &str, wanted: &str) -> Vec<String> {
+    let read = |text: &str| toml::from_str::<toml::Table>(text).unwrap_or_default();
+    let mut keys = Vec::new();
+    differing("", &read(running), &read(wanted), &mut keys);
+    keys.retain(|key| {
+        let parts: Vec<&str> = key.split('.').collect();
+        !matches!(
+            parts.as_slice(),
+            ["routes" | "event" | "catalogue", ..] | ["dead_letters", "to", ..] | ["inputs", _, "endpoints", ..]
+        )
+    });
+    keys
+}
+
+/// Keys that only one of two tables has, or both with other values.
+fn differing(above: &str, one: &toml::Table, other: &toml::Table, keys: &mut Vec<String>) {
+    let names: std::collections::BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+    for name in names {
+        let key = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
+        match (one.get(name), other.get(name)) {
+            (Some(toml::Value::Table(one)), Some(toml::Value::Table(other))) => differing(&key, one, other, keys),
+            (one, other) if one == other => {}
+            _ => keys.push(key),
+        }
+    }
+}
+
 fn leaves_unrouted(router: &Router, dead_letters: bool) -> Option<String> {
     let catches_all = router.routes().iter().any(|route| route.matches.is_empty() && route.filter.is_none());
     (!catches_all && !dead_letters).then(|| {
-        "no route takes everything and dead_letters.to is not set: what no route takes is answered with 503 and lost \
-         when Alibaba gives up"
+        "no route takes everything, and without a spool and dead_letters.to there is no place for dead letters: what no \
+         route takes is answered with 503 and lost when Alibaba gives up"
             .to_owned()
     })
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::event::{DEFAULT_TYPE_PREFIX, Mode};
 use crate::route::FilterConfig;
-use crate::setting::{Span, one_or_many};
+use crate::setting::{Size, Span, one_or_many};
 use crate::telemetry::logs::Format;
 
 /// The root.
@@ -30,8 +30,12 @@ pub struct Raw {
     pub catalogue: RawCatalogue,
     /// Delivery.
     pub delivery: RawDelivery,
+    /// The spool.
+    pub spool: RawSpool,
     /// Dead letters.
     pub dead_letters: RawDeadLetters,
+    /// The window of ids.
+    pub dedupe: RawDedupe,
     /// The admin listener.
     pub admin: RawAdmin,
     /// Logs.
@@ -119,12 +123,54 @@ impl Default for RawDelivery {
     }
 }
 
+/// The spool.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawSpool {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// Its folder, where the dead letters lie, too.
+    pub path: PathBuf,
+    /// Bound of what its records hold.
+    pub max_bytes: Size,
+}
+
+impl Default for RawSpool {
+    fn default() -> Self {
+        RawSpool { enabled: true, path: "/var/lib/apsara-bridge".into(), max_bytes: Size(1 << 30) }
+    }
+}
+
 /// Dead letters.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawDeadLetters {
-    /// Where they are published.
+    /// Bound of what they hold.
+    pub max_bytes: Size,
+    /// Where they are published beside.
     pub to: Option<RawDestination>,
+}
+
+impl Default for RawDeadLetters {
+    fn default() -> Self {
+        RawDeadLetters { max_bytes: Size(256 << 20), to: None }
+    }
+}
+
+/// The window of ids.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawDedupe {
+    /// How long an id is remembered.
+    pub window: Span,
+    /// How many are remembered at most.
+    pub max_ids: usize,
+}
+
+impl Default for RawDedupe {
+    fn default() -> Self {
+        RawDedupe { window: Span(Duration::from_secs(900)), max_ids: 1_000_000 }
+    }
 }
 
 /// The admin listener.

@@ -92,6 +92,21 @@ pub enum Mode {
     Binary,
 }
 
+impl Mode {
+    /// The word in configurations and in the spool.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Structured => "structured",
+            Mode::Binary => "binary",
+        }
+    }
+
+    /// The mode of a word.
+    pub fn parse(word: &str) -> Option<Mode> {
+        [Mode::Structured, Mode::Binary].into_iter().find(|mode| mode.as_str() == word)
+    }
+}
+
 /// The value of an attribute. Most values are the same in many events, or in several attributes of one: those are
 /// not copied.
 #[derive(Clone, Debug)]
@@ -185,6 +200,44 @@ impl Event {
         &self.data
     }
 
+    /// The event that [`Event::to_json`] wrote. Attributes that are not in [`ATTRIBUTES`] are left out.
+    ///
+    /// # Errors
+    /// When the text is no such envelope.
+    pub fn from_json(text: &[u8]) -> Result<Event, NotAnEvent> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Event;
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("the envelope of an event")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Event, A::Error> {
+                let mut event = Event { attributes: Vec::with_capacity(20), data: Bytes::new() };
+                while let Some(name) = map.next_key::<&str>()? {
+                    if name == "data" {
+                        let data: &serde_json::value::RawValue = map.next_value()?;
+                        event.data = Bytes::copy_from_slice(data.get().as_bytes());
+                    } else {
+                        let value: String = map.next_value()?;
+                        if let Some(attribute) = attribute(name) {
+                            event.set(attribute, value);
+                        }
+                    }
+                }
+                Ok(event)
+            }
+        }
+        let mut deserializer = serde_json::Deserializer::from_slice(text);
+        let event = serde::Deserializer::deserialize_map(&mut deserializer, Visitor)?;
+        deserializer.end()?;
+        Ok(event)
+    }
+
+    /// Takes an attribute away.
+    pub fn remove(&mut self, attribute: &'static Attribute) {
+        self.attributes.retain(|(known, _)| !std::ptr::eq(*known, attribute));
+    }
+
     /// The envelope as compact JSON (CloudEvents JSON event format).
     pub fn to_json(&self) -> Vec<u8> {
         let attributes: usize = self.attributes().map(|(known, value)| known.name.len() + value.len() + 6).sum();
@@ -203,6 +256,11 @@ impl Event {
         out
     }
 }
+
+/// Why a text is not an event that [`Event::to_json`] wrote.
+#[derive(Debug, thiserror::Error)]
+#[error("not an event of this program: {0}")]
+pub struct NotAnEvent(#[from] serde_json::Error);
 
 /// Makes a text valid as the value of a CloudEvents attribute: control characters and noncharacters become
 /// U+FFFD, and what is over [`MAX_ATTRIBUTE_BYTES`] is cut.

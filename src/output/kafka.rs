@@ -3,6 +3,8 @@
 //! The producer is idempotent with `acks=all`; a record is published when its delivery report says so. The deadline
 //! of delivery is ours: it is librdkafka's `message.timeout.ms`, so that a record that was answered with 503 is not
 //! sent minutes later. librdkafka reconnects and retries by itself inside that time. A full queue is waited for.
+//! Records that have more time, those of the spool, go by a second, patient producer, which is made when the first of
+//! them comes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -188,7 +190,7 @@ impl KafkaConfig {
             errors.push(("client".to_owned(), error));
         }
         if errors.is_empty() {
-            Ok(KafkaSettings { name: name.to_owned(), mode: self.mode, client, secrets })
+            Ok(KafkaSettings { name: name.to_owned(), mode: self.mode, client, secrets, deadline })
         } else {
             Err(errors)
         }
@@ -240,6 +242,8 @@ pub struct KafkaSettings {
     client: ClientConfig,
     /// Properties that lie in files or variables, and may change.
     secrets: Vec<(String, Secret)>,
+    /// The deadline of delivery.
+    deadline: Duration,
 }
 
 impl KafkaSettings {
@@ -316,6 +320,8 @@ struct Shared {
     status: Arc<Status>,
     /// None only while the first producer is being made.
     producer: RwLock<Option<BridgeProducer>>,
+    /// For records that may take longer than the deadline of delivery; made when the first one comes.
+    patient: Mutex<Option<BridgeProducer>>,
     /// Topics that the brokers were found not to have, and when.
     missing: Mutex<HashMap<String, Instant>>,
     /// Whether somebody is asking for a topic at the moment.
@@ -369,6 +375,7 @@ impl Kafka {
             settings,
             status,
             producer: RwLock::new(None),
+            patient: Mutex::default(),
             missing: Mutex::default(),
             asking: AtomicBool::new(false),
         });
@@ -391,12 +398,32 @@ impl Shared {
             .create_with_context(Context(self.status.clone()))
             .map_err(|error| format!("librdkafka refuses the properties: {error}"))?;
         *self.producer.write().unwrap_or_else(PoisonError::into_inner) = Some(producer);
+        *self.patient.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(secrets)
+    }
+
+    /// The producer for a record that has so much time.
+    fn producer_for(&self, time: Duration) -> Option<BridgeProducer> {
+        if time <= self.settings.deadline {
+            return self.producer();
+        }
+        let mut patient = self.patient.lock().unwrap_or_else(PoisonError::into_inner);
+        if patient.is_none() {
+            let (mut client, _) = self.settings.present();
+            client.set("message.timeout.ms", time.as_millis().to_string());
+            match client.create_with_context(Context(self.status.clone())) {
+                Ok(producer) => *patient = Some(producer),
+                Err(error) => tracing::error!(output = self.settings.name, %error, "no patient producer"),
+            }
+        }
+        patient.clone()
     }
 
     /// An idempotent producer that met a fatal error takes no more records: a new one takes its place.
     fn replace_failed(&self) {
-        let failed = self.producer().and_then(|producer| producer.client().fatal_error());
+        let patient = self.patient.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let producers = [self.producer(), patient].into_iter().flatten();
+        let failed = producers.filter_map(|producer| producer.client().fatal_error()).next();
         if let Some((code, reason)) = failed {
             let output = &self.settings.name;
             tracing::warn!(output, ?code, reason, "the producer failed for good; starting a new one");
@@ -505,7 +532,7 @@ impl Output for Kafka {
             if let Some(key) = &record.key {
                 message = message.key(key.as_bytes());
             }
-            let Some(producer) = self.shared.producer() else {
+            let Some(producer) = self.shared.producer_for(deadline.saturating_duration_since(Instant::now())) else {
                 return Err(PublishError::new(ErrorKind::Unavailable, "there is no producer"));
             };
             let delivery = loop {

@@ -27,6 +27,10 @@ pub const KINDS: &[&str] = &["kafka", "nats", "console"];
 /// How often it is looked whether the secrets that an output logs in with have changed.
 const SECRETS_CHECK: Duration = Duration::from_secs(5);
 
+/// The longest time that a record is given to be published, when nobody waits for an answer: a bus that takes seconds
+/// for each record must still be able to take what has gathered.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
 /// How often an output that stays down says so again.
 const REMIND: Duration = Duration::from_secs(300);
 
@@ -144,6 +148,7 @@ pub struct Health {
     gauge: Gauge,
     said: Seldom,
     doubt: Notify,
+    came_up: Notify,
     closed: AtomicBool,
 }
 
@@ -158,6 +163,7 @@ impl Health {
             gauge,
             said: Seldom::every(REMIND),
             doubt: Notify::new(),
+            came_up: Notify::new(),
             closed: AtomicBool::new(false),
         }
     }
@@ -172,7 +178,20 @@ impl Health {
         if self.state.load(Ordering::Relaxed) != UP && self.state.swap(UP, Ordering::Relaxed) != UP {
             self.gauge.set(1.0);
             self.said.reset();
+            self.came_up.notify_waiters();
             tracing::info!(output = %self.name, "output is connected");
+        }
+    }
+
+    /// Waits until it is up.
+    pub async fn wait_until_up(&self) {
+        loop {
+            // Asked for before looking, so that no change in between is missed.
+            let came_up = self.came_up.notified();
+            if self.is_up() {
+                return;
+            }
+            came_up.await;
         }
     }
 

@@ -19,7 +19,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{ErrorKind, Health, Output, PublishError, Record, SECRETS_CHECK};
+use super::{ErrorKind, Health, Output, PATIENCE, PublishError, Record, SECRETS_CHECK};
 use crate::event::{Event, ID, Mode, SOURCE, nats};
 use crate::route::Template;
 use crate::setting::{Mistake, Secret, SecretSource, one_or_many};
@@ -403,8 +403,10 @@ async fn establish(
     shared: &Arc<Shared>,
 ) -> Result<(Client, jetstream::Context), String> {
     let client = connect(settings, login, shared).await?;
-    let context = jetstream::new(client.clone());
+    let mut context = jetstream::new(client.clone());
     ensure_stream(&context, settings.stream.as_ref(), settings.delivery).await?;
+    // Acknowledgements are waited for until the deadline of each record, which is no longer than this.
+    context.set_timeout(PATIENCE);
     Ok((client, context))
 }
 

@@ -1,7 +1,8 @@
 //! The running service: its parts put together, started, and drained.
 //!
 //! Stopping goes in steps: not ready; after `shutdown.delay` no more callbacks are taken; what is in flight has
-//! `shutdown.drain` to finish; then it ends, and tells how much had no outcome by then.
+//! `shutdown.drain` to finish; what a bus has not confirmed by then goes to the spool; then it ends, and tells how much
+//! had no outcome.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -9,18 +10,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::Admin;
-use crate::bridge::{Bridge, Delivery};
+use crate::bridge::store::{Store, StoreSettings};
+use crate::bridge::{Bridge, Delivery, Rules};
 use crate::dialect::{Catalogue, Normalizer};
-use crate::input::http::{HttpInput, HttpSettings};
+use crate::input::http::{Endpoints, HttpInput, HttpSettings};
 use crate::output::Output;
 use crate::output::console::Console;
 use crate::output::kafka::{Kafka, KafkaSettings};
 use crate::output::nats::{Nats, NatsSettings};
-use crate::route::Router;
+use crate::route::{Destination, Router};
 use crate::telemetry::logs::Format;
 use crate::telemetry::metrics::Metrics;
 
@@ -39,6 +42,10 @@ pub struct Settings {
     pub type_prefix: String,
     /// Delivery.
     pub delivery: Delivery,
+    /// Where dead letters are published.
+    pub dead_letters: Option<Destination>,
+    /// The spool and the dead letters; none keeps nothing.
+    pub store: Option<StoreSettings>,
     /// Addresses of the admin listener, of which one is bound.
     pub admin_listen: Vec<SocketAddr>,
     /// Form and filter of the logs.
@@ -92,6 +99,47 @@ pub struct StartError {
     pub reason: String,
 }
 
+/// How long what goes to the spool at the end may take, beyond the drain time.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+
+/// Changes what of a running service can be changed: routes, the catalogue and the prefix of types, the destination
+/// of dead letters, and the endpoints of HTTP inputs with their keys.
+#[derive(Clone, Debug)]
+pub struct Reloader {
+    bridge: Arc<Bridge>,
+    endpoints: Vec<(String, Endpoints)>,
+}
+
+impl Reloader {
+    /// Takes over what can be changed from settings for the same service: all of it or nothing. The rest of them is
+    /// left alone.
+    ///
+    /// # Errors
+    /// A sentence, when the routes need an output that doesn't run.
+    pub fn apply(&self, settings: Settings) -> Result<(), String> {
+        let normalizer = Normalizer::new(settings.catalogue, settings.type_prefix);
+        let rules = Rules::new(normalizer, settings.router, settings.dead_letters, self.bridge.metrics());
+        self.bridge
+            .change_rules(rules)
+            .map_err(|output| format!("events are to go to output `{output}`, which is not running: restart"))?;
+        for InputSettings::Http(http) in settings.inputs {
+            if let Some((_, endpoints)) = self.endpoints.iter().find(|(name, _)| name == http.name()) {
+                endpoints.replace(http, self.bridge.metrics());
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a reload.
+    pub fn count(&self, is_success: bool) {
+        let result = RELOAD_RESULTS[usize::from(!is_success)];
+        self.bridge.metrics().config_reloads_total.with_label_values(&[result]).inc();
+    }
+}
+
+/// The words of the label `result` of reloads.
+const RELOAD_RESULTS: [&str; 2] = ["success", "failure"];
+
 /// A service that is bound to its addresses and ready to run. Outputs connect in the background from the start on.
 #[derive(Debug)]
 pub struct Service {
@@ -109,6 +157,15 @@ impl Service {
     /// The first part that can't start.
     pub async fn start(settings: Settings) -> Result<Service, StartError> {
         let metrics = Metrics::new();
+        let store = match settings.store {
+            Some(store) => {
+                let metrics = metrics.clone();
+                let opened = tokio::task::spawn_blocking(move || Store::open(store, &metrics)).await;
+                let opened = opened.map_err(|error| error.to_string()).flatten();
+                Some(opened.map_err(|reason| StartError { key: "spool.path".to_owned(), reason })?)
+            }
+            None => None,
+        };
         let mut outputs: Vec<Arc<dyn Output>> = Vec::new();
         for output in settings.outputs {
             outputs.push(match output {
@@ -121,7 +178,11 @@ impl Service {
             });
         }
         let normalizer = Normalizer::new(settings.catalogue, settings.type_prefix);
-        let bridge = Arc::new(Bridge::new(normalizer, settings.router, outputs, settings.delivery, metrics));
+        for result in RELOAD_RESULTS {
+            metrics.config_reloads_total.with_label_values(&[result]);
+        }
+        let rules = Rules::new(normalizer, settings.router, settings.dead_letters, &metrics);
+        let bridge = Arc::new(Bridge::new(rules, outputs, settings.delivery, store, metrics));
         let mut inputs = Vec::new();
         for InputSettings::Http(http) in settings.inputs {
             let name = http.name().to_owned();
@@ -150,6 +211,12 @@ impl Service {
         &self.bridge
     }
 
+    /// What changes it while it runs.
+    pub fn reloader(&self) -> Reloader {
+        let endpoints = self.inputs.iter().map(|(name, input)| (name.clone(), input.endpoints())).collect();
+        Reloader { bridge: self.bridge.clone(), endpoints }
+    }
+
     /// The address of an input.
     pub fn input_address(&self, name: &str) -> Option<SocketAddr> {
         self.inputs.iter().find(|(known, _)| known == name).map(|(_, input)| input.address())
@@ -167,6 +234,10 @@ impl Service {
         let closed = CancellationToken::new();
         let callbacks = TaskTracker::new();
         let listeners = TaskTracker::new();
+        let background = [
+            tokio::spawn(self.bridge.clone().drain(stopping.clone())),
+            tokio::spawn(self.bridge.clone().replay(stopping.clone())),
+        ];
         for (name, input) in &self.inputs {
             tracing::info!(input = name, address = %input.address(), "taking callbacks");
         }
@@ -185,7 +256,18 @@ impl Service {
             stopping.cancel();
             tracing::info!("stopping: taking no more callbacks");
             callbacks.close();
-            let _ = tokio::time::timeout(self.shutdown_drain, callbacks.wait()).await;
+            let deadline = Instant::now() + self.shutdown_drain;
+            if tokio::time::timeout_at(deadline, callbacks.wait()).await.is_err() {
+                tracing::warn!("stopping: what is still being published goes to the spool");
+                self.bridge.hurry();
+                let _ = tokio::time::timeout(LAST_WRITES, callbacks.wait()).await;
+            }
+            for mut task in background {
+                // What of the spool is cut off here is published again by the next start.
+                if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
+                    task.abort();
+                }
+            }
         };
         tokio::select! {
             () = drain => {}
@@ -195,6 +277,8 @@ impl Service {
         closed.cancel();
         listeners.close();
         listeners.wait().await;
+        // All that was kept is on the disk already; this only spares the next start some work.
+        let _ = tokio::time::timeout(LAST_WRITES, self.bridge.close()).await;
         if left == 0 {
             tracing::info!("stopped");
         } else {

@@ -3,7 +3,7 @@
 //! No label takes a value that a callback can invent: event types outside the catalogue are `other`.
 
 use prometheus::{
-    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
     process_collector::ProcessCollector,
 };
 
@@ -56,6 +56,20 @@ impl Build for IntGauge {
     const KIND: &'static str = "gauge";
     fn build(metric: &Metric, _: &[f64]) -> prometheus::Result<Self> {
         IntGauge::with_opts(opts(metric))
+    }
+}
+
+impl Build for Gauge {
+    const KIND: &'static str = "gauge";
+    fn build(metric: &Metric, _: &[f64]) -> prometheus::Result<Self> {
+        Gauge::with_opts(opts(metric))
+    }
+}
+
+impl Build for Histogram {
+    const KIND: &'static str = "histogram";
+    fn build(metric: &Metric, bounds: &[f64]) -> prometheus::Result<Self> {
+        Histogram::with_opts(HistogramOpts::from(opts(metric)).buckets(bounds.to_vec()))
     }
 }
 
@@ -115,7 +129,20 @@ metrics! {
     publish_duration_seconds: HistogramVec ["output"] in LATENCY = "Time from handing a record to the client to the bus's answer.";
     output_up: GaugeVec ["output"] = "1 while the output is connected, 0 while it is not.";
     in_flight: IntGauge [] = "Callbacks between receipt and outcome.";
-    dead_letters_total: IntCounterVec ["reason"] = "Events that could not be published as they are, by reason.";
+    spool_events: IntGauge [] = "Records in the spool: events, once for each destination that has yet to take them.";
+    spool_bytes: IntGauge [] = "What they count against spool.max_bytes.";
+    spool_max_bytes: IntGauge [] = "The bound of spool_bytes.";
+    spool_oldest_seconds: Gauge [] = "How long the oldest record has been in the spool; 0 without any.";
+    spool_write_duration_seconds: Histogram [] in LATENCY = "Time of one durable write, which many callbacks may share.";
+    spool_failures_total: IntCounterVec ["reason"] = "Writes to the spool's database that failed or found no room.";
+    dead_letters_total: IntCounterVec ["reason"] = "Callbacks that could not be published as they are and were kept, by reason.";
+    dead_letters_not_kept_total: IntCounterVec ["reason"] = "Those for which there was no place, by reason.";
+    dead_letters_replayed_total: IntCounterVec ["result"] = "Dead letters replayed, by whether that succeeded.";
+    dead_letters_stored: IntGauge [] = "Dead letters in the database.";
+    dead_letters_stored_bytes: IntGauge [] = "What they count against dead_letters.max_bytes.";
+    dead_letters_max_bytes: IntGauge [] = "The bound of dead_letters_stored_bytes.";
+    dedupe_ids: IntGauge [] = "Ids of accepted events that are remembered.";
+    config_reloads_total: IntCounterVec ["result"] = "Reloads of the configuration, by result.";
     build_info: GaugeVec ["version"] = "Always 1; the label tells the version.";
 }
 

@@ -94,7 +94,7 @@ fn every_kind_of_mistake_is_told_at_once() {
     );
     let expected = [
         "catalogue.files: /nonexistent.toml can't be read: No such file or directory (os error 2)",
-        "colour: unknown key; known are inputs, outputs, routes, event, catalogue, delivery, dead_letters, admin, log, shutdown",
+        "colour: unknown key; known are inputs, outputs, routes, event, catalogue, delivery, spool, dead_letters, dedupe, admin, log, shutdown",
         "delivery.deadline: 3s is out of range; expected more than 0s and at most 2s 900ms, for IMS waits 3s for an answer",
         "delivery.max_in_flight: found a text; expected a whole number",
         "event.type_prefix: `with blank ` is no prefix; expected one as com.example.media.",
@@ -151,14 +151,14 @@ fn an_empty_configuration_is_told_what_it_lacks() {
 #[test]
 fn what_is_valid_but_dangerous_is_warned_of() {
     let text = GOOD.replace("kind = 'nats'", "kind = 'nats'\ndelivery = 'core'")
-        + "[[routes]]\nname = 'late'\ndead_letter = true\n";
+        + "[[routes]]\nname = 'late'\ndead_letter = true\n[spool]\nenabled = false\n";
     let loaded = config::load(&[Layer::Text("bridge.toml".to_owned(), text)]).expect("valid");
     assert_eq!(
         loaded.warnings,
         [
             "route `late` can never match: `all` before it takes all of its events and doesn't continue",
             "output `nats` delivers by core NATS, at most once: what was answered with 200 can be lost",
-            "route `late` makes dead letters, but dead_letters.to is not set: its events are answered with 503",
+            "route `late` makes dead letters, but without a spool and dead_letters.to there is no place for them: its events are answered with 503",
         ]
     );
 }

@@ -46,7 +46,7 @@ async fn foreign_readers_see_the_same_event_in_both_modes() {
         kafka.create_topic(topic, 3, &[]).await;
     }
     let bridge = TestBridge::start_connected(&format!(
-        "{}{}[[routes]]\nname = 'both'\nto = [{{ output = 'kafka', topic = 'modes.structured' }}, \
+        "{}{}[dedupe]\nwindow = '0s'\n[[routes]]\nname = 'both'\nto = [{{ output = 'kafka', topic = 'modes.structured' }}, \
          {{ output = 'kafka', topic = 'modes.binary', mode = 'binary' }}]\n",
         http_input(""),
         output(kafka.brokers(), "")
@@ -93,7 +93,7 @@ async fn routes_choose_the_topic_and_the_key_follows_the_media() {
         kafka.create_topic(topic, 4, &[]).await;
     }
     let bridge = TestBridge::start_connected(&format!(
-        "{}{}[[routes]]\nname = 'failures'\nmatch = {{ status = ['failure', 'partial'] }}\ncontinue = true\n\
+        "{}{}[dedupe]\nwindow = '0s'\n[[routes]]\nname = 'failures'\nmatch = {{ status = ['failure', 'partial'] }}\ncontinue = true\n\
          to = {{ output = 'kafka', topic = 'routed.failed', key = '{{dialect}}/{{mediaid}}' }}\n{}",
         http_input(""),
         output(kafka.brokers(), ""),

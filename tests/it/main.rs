@@ -12,6 +12,7 @@ mod http;
 mod kafka;
 mod nats;
 mod normalize;
+mod spool;
 mod support_judges;
 mod support_kafka;
 mod support_nats;

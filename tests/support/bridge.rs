@@ -48,21 +48,28 @@ pub fn http_input(more: &str) -> String {
 }
 
 impl TestBridge {
-    /// Starts with the given configuration, to which an admin listener is added.
+    /// Starts with the given configuration, to which an admin listener is added, and that there is no spool if it
+    /// says nothing of one.
     pub async fn start(configuration: &str) -> TestBridge {
+        TestBridge::try_start(configuration).await.unwrap_or_else(|error| panic!("the service starts: {error}"))
+    }
+
+    /// Starts, or tells why a configuration that is valid can't be run.
+    pub async fn try_start(configuration: &str) -> Result<TestBridge, String> {
         if let Ok(filter) = std::env::var("TEST_LOG") {
             logs::start(logs::Format::Text, &filter);
         }
-        let text = format!("{configuration}\n[admin]\nlisten = '127.0.0.1:0'\n");
+        let spool = if configuration.contains("[spool]") { "" } else { "[spool]\nenabled = false\n" };
+        let text = format!("{configuration}\n{spool}[admin]\nlisten = '127.0.0.1:0'\n");
         let loaded = config::load(&[Layer::Text("test".to_owned(), text)]).unwrap_or_else(|errors| {
             panic!("{}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
         });
-        let service = Service::start(loaded.settings).await.expect("the service starts");
+        let service = Service::start(loaded.settings).await.map_err(|error| error.to_string())?;
         let (input, admin) = (service.input_address("http").expect("an input"), service.admin_address());
         let bridge = service.bridge().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(service.run(async { drop(stopped.await) }, std::future::pending()));
-        TestBridge { input, admin, bridge, stop: Some(stop), running }
+        Ok(TestBridge { input, admin, bridge, stop: Some(stop), running })
     }
 
     /// Starts, and waits until every output is connected.
@@ -90,7 +97,7 @@ impl TestBridge {
 
     /// The text of the metrics.
     pub fn metrics(&self) -> String {
-        self.bridge.metrics().text().expect("metrics can be written")
+        self.bridge.metrics_text().expect("metrics can be written")
     }
 
     /// The value of one metric, 0 where it is not there.

@@ -13,8 +13,8 @@ mod tls;
 use std::collections::HashSet;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ use tokio_util::task::TaskTracker;
 use crate::bridge::{Bridge, Callback, Outcome, Sender};
 use crate::dialect::Dialect;
 use crate::setting::{Mistake, Secret, SecretSource, Size, Span, one_or_many};
+use crate::telemetry::metrics::Metrics;
 use problem::Problem;
 use signature::Verifier;
 use tls::Tls;
@@ -253,6 +254,34 @@ impl HttpSettings {
     }
 }
 
+/// The endpoints of an input that runs; they can be replaced while it does.
+#[derive(Clone, Debug)]
+pub struct Endpoints {
+    current: Arc<RwLock<Arc<Vec<Endpoint>>>>,
+}
+
+impl Endpoints {
+    fn current(&self) -> Arc<Vec<Endpoint>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts the endpoints of other settings in the place of the present ones; the rest of the settings is left alone.
+    /// Requests under way end by the old ones.
+    pub fn replace(&self, settings: HttpSettings, metrics: &Metrics) {
+        introduce(&settings.endpoints, metrics);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings.endpoints);
+    }
+}
+
+/// Makes the series of endpoints, before their first request.
+fn introduce(endpoints: &[Endpoint], metrics: &Metrics) {
+    for problem in Problem::ALL.iter().filter(|problem| problem.status() == StatusCode::UNAUTHORIZED) {
+        for endpoint in endpoints {
+            metrics.unauthorized_total.with_label_values(&[endpoint.path.as_str(), &problem.label()]);
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Endpoint {
     path: String,
@@ -264,6 +293,7 @@ struct Endpoint {
 #[derive(Debug)]
 pub struct HttpInput {
     settings: HttpSettings,
+    endpoints: Endpoints,
     listener: TcpListener,
     address: SocketAddr,
 }
@@ -273,10 +303,17 @@ impl HttpInput {
     ///
     /// # Errors
     /// The system's word on why the address can't be had.
-    pub async fn bind(settings: HttpSettings) -> std::io::Result<HttpInput> {
+    pub async fn bind(mut settings: HttpSettings) -> std::io::Result<HttpInput> {
         let listener = TcpListener::bind(settings.listen.as_slice()).await?;
         let address = listener.local_addr()?;
-        Ok(HttpInput { settings, listener, address })
+        let current = Arc::new(RwLock::new(Arc::new(std::mem::take(&mut settings.endpoints))));
+        let endpoints = Endpoints { current };
+        Ok(HttpInput { settings, endpoints, listener, address })
+    }
+
+    /// Its endpoints.
+    pub fn endpoints(&self) -> Endpoints {
+        self.endpoints.clone()
     }
 
     /// The address it is bound to: the port it got where it asked for port 0.
@@ -293,30 +330,17 @@ impl HttpInput {
         closed: CancellationToken,
         tasks: TaskTracker,
     ) {
-        let HttpSettings {
-            name,
-            max_body,
-            max_in_flight,
-            max_connections,
-            header_timeout,
-            body_timeout,
-            tls,
-            endpoints,
-            ..
-        } = self.settings;
+        let HttpSettings { name, max_body, max_in_flight, max_connections, header_timeout, body_timeout, tls, .. } =
+            self.settings;
         bridge.introduce_input(&name);
+        introduce(&self.endpoints.current(), bridge.metrics());
         for problem in Problem::ALL.iter().filter(|problem| **problem != Problem::Refused) {
             let label = problem.label();
             bridge.metrics().not_accepted_total.with_label_values(&[name.as_str(), &label]);
-            if problem.status() == StatusCode::UNAUTHORIZED {
-                for endpoint in &endpoints {
-                    bridge.metrics().unauthorized_total.with_label_values(&[endpoint.path.as_str(), &label]);
-                }
-            }
         }
         let service = Arc::new(Service {
             name: name.into(),
-            endpoints,
+            endpoints: self.endpoints,
             max_body: max_body.as_usize(),
             body_timeout,
             room: Arc::new(Semaphore::new(max_in_flight)),
@@ -333,7 +357,7 @@ impl HttpInput {
 #[derive(Debug)]
 struct Service {
     name: Arc<str>,
-    endpoints: Vec<Endpoint>,
+    endpoints: Endpoints,
     max_body: usize,
     body_timeout: Duration,
     room: Arc<Semaphore>,
@@ -359,9 +383,13 @@ impl Service {
 
     fn answer_outcome(&self, outcome: &Outcome) -> Answer {
         match outcome {
-            Outcome::Published | Outcome::Dropped | Outcome::DeadLettered(_) => Response::new(Full::default()),
+            Outcome::Published
+            | Outcome::Spooled
+            | Outcome::Duplicate
+            | Outcome::Dropped
+            | Outcome::DeadLettered(_) => Response::new(Full::default()),
             Outcome::Refused(refusal) => Problem::Refused.response(&refusal.to_string()),
-            Outcome::NotACallback(error) => {
+            Outcome::NotACallback { error, .. } => {
                 self.count_reason(Problem::NotACallback);
                 Problem::NotACallback.response(&error.to_string())
             }
@@ -388,13 +416,14 @@ impl Service {
         }
         let (head, body) = request.into_parts();
         let path = head.uri.path();
-        let Some(endpoint) = self.endpoints.iter().find(|endpoint| endpoint.path == path) else {
+        let endpoints = self.endpoints.current();
+        let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.path == path) else {
             return Err((Problem::NoSuchPath, "expected the `path` of an endpoint".to_owned()));
         };
         if head.method != Method::POST {
             return Err((Problem::MethodNotAllowed, format!("the method is {}; expected POST", head.method)));
         }
-        if let Err((problem, detail)) = self.verify(endpoint, &head.headers, &head.uri) {
+        if let Err((problem, detail)) = verify(&endpoints, endpoint, &head.headers, &head.uri) {
             let labels = [endpoint.path.as_str(), &problem.label()];
             self.bridge.metrics().unauthorized_total.with_label_values(&labels).inc();
             tracing::debug!(input = %self.name, endpoint = endpoint.path, detail, "request not authorized");
@@ -424,23 +453,6 @@ impl Service {
         Ok(Unstoppable::new(self.tasks.track_future(accepted)).await)
     }
 
-    fn verify(&self, endpoint: &Endpoint, headers: &HeaderMap, uri: &Uri) -> Result<(), (Problem, String)> {
-        let now = OffsetDateTime::now_utc().unix_timestamp();
-        let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let path = uri.path_and_query().map_or(uri.path(), |path| path.as_str());
-        let as_requested = ["https", "http"].into_iter().map(|scheme| format!("{scheme}://{host}{path}"));
-        let configured = self.endpoints.iter().flat_map(|endpoint| &endpoint.verifier.urls);
-        let nearly = configured.flat_map(|url| {
-            let other_scheme = match url.strip_prefix("https://") {
-                Some(rest) => format!("http://{rest}"),
-                None => format!("https://{}", url.trim_start_matches("http://")),
-            };
-            let other_end = url.strip_suffix('/').map_or_else(|| format!("{url}/"), str::to_owned);
-            [url.clone(), other_scheme, other_end]
-        });
-        endpoint.verifier.verify(headers, now, as_requested.chain(nearly))
-    }
-
     async fn read(&self, body: Incoming) -> Result<Bytes, (Problem, String)> {
         let too_large = || (Problem::BodyTooLarge, format!("expected at most {}", Size(self.max_body as u64)));
         if body.size_hint().lower() > self.max_body as u64 {
@@ -456,6 +468,29 @@ impl Service {
             }
         }
     }
+}
+
+/// Checks the signature of a request to one of the endpoints.
+fn verify(
+    endpoints: &[Endpoint],
+    endpoint: &Endpoint,
+    headers: &HeaderMap,
+    uri: &Uri,
+) -> Result<(), (Problem, String)> {
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let path = uri.path_and_query().map_or(uri.path(), |path| path.as_str());
+    let as_requested = ["https", "http"].into_iter().map(|scheme| format!("{scheme}://{host}{path}"));
+    let configured = endpoints.iter().flat_map(|endpoint| &endpoint.verifier.urls);
+    let nearly = configured.flat_map(|url| {
+        let other_scheme = match url.strip_prefix("https://") {
+            Some(rest) => format!("http://{rest}"),
+            None => format!("https://{}", url.trim_start_matches("http://")),
+        };
+        let other_end = url.strip_suffix('/').map_or_else(|| format!("{url}/"), str::to_owned);
+        [url.clone(), other_scheme, other_end]
+    });
+    endpoint.verifier.verify(headers, now, as_requested.chain(nearly))
 }
 
 /// A future that is finished even if it is dropped: a sender that hangs up must not cancel its publish. It runs where

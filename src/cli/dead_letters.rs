@@ -1,0 +1,453 @@
+//! `dead-letters`: what could not be published, looked at, replayed, deleted; beside a running bridge.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json, value::RawValue};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{StoreArgs, USAGE, fail, print, table};
+use crate::bridge::DeadLetterReason;
+use crate::bridge::store::database::{Access, Database, Letter, LetterFilter, StoreError};
+use crate::bridge::store::{self, StoreSettings};
+use crate::route::nearest;
+use crate::setting::Span;
+
+/// Letters of one transaction: a running bridge waits for it at most.
+const CHUNK: usize = 500;
+
+/// How often it is looked whether replays have ended.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Works beside a running bridge. A replay is done by the running bridge, by its
+routes as they are now; without one it waits for the next start.
+
+Examples:
+  apsara-bridge dead-letters list --config bridge.toml --reason unrouted --since 1h
+  apsara-bridge dead-letters show 17 --config bridge.toml
+  apsara-bridge dead-letters replay 17 18 --config bridge.toml
+  apsara-bridge dead-letters delete --config bridge.toml --reason not_a_callback
+")]
+pub(super) struct DeadLetters {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List them, a line each.
+    List {
+        #[command(flatten)]
+        store: StoreArgs,
+        #[command(flatten)]
+        conditions: Conditions,
+        /// As a JSON array, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one with its envelope and body.
+    Show {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// Its number.
+        id: i64,
+        /// As a JSON object, for programs.
+        #[arg(long)]
+        json: bool,
+        /// The body alone, byte by byte as it came.
+        #[arg(long, conflicts_with = "json")]
+        body: bool,
+    },
+    /// Publish them again; each is taken out when every destination has acknowledged it.
+    Replay {
+        #[command(flatten)]
+        store: StoreArgs,
+        #[command(flatten)]
+        which: Which,
+        /// How long to wait for the end; what is not ended by then goes on without us.
+        #[arg(long, value_name = "TIME", default_value = "1m", value_parser = span)]
+        wait: Duration,
+    },
+    /// Delete them for good.
+    Delete {
+        #[command(flatten)]
+        store: StoreArgs,
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+/// Conditions that all must hold.
+#[derive(Debug, clap::Args)]
+struct Conditions {
+    /// Why they are dead letters, as unrouted or too_large.
+    #[arg(long, value_parser = reason)]
+    reason: Option<String>,
+    /// Type of the event, in full or as Alibaba's EventType.
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<String>,
+    /// Came last at this time or later: RFC 3339, or a span before now, as 2h.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<OffsetDateTime>,
+    /// Came last before this time: RFC 3339, or a span before now, as 2h.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    before: Option<OffsetDateTime>,
+}
+
+/// Which ones are meant.
+#[derive(Debug, clap::Args)]
+struct Which {
+    /// Their numbers.
+    ids: Vec<i64>,
+    /// All of them.
+    #[arg(long, conflicts_with_all = ["ids", "reason", "event_type", "since", "before"])]
+    all: bool,
+    #[command(flatten)]
+    conditions: Conditions,
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    let words: Vec<&str> = DeadLetterReason::all().map(DeadLetterReason::as_str).collect();
+    if words.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    let hint =
+        nearest(text, words.iter().copied()).map_or_else(String::new, |word| format!("; did you mean `{word}`?"));
+    Err(format!("expected one of {}{hint}", words.join(", ")))
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    let parsed: Result<Span, serde::de::value::Error> =
+        serde::Deserialize::deserialize(serde::de::value::StrDeserializer::new(text));
+    parsed.map(|span| span.0).map_err(|error| error.to_string())
+}
+
+fn moment(text: &str) -> Result<OffsetDateTime, String> {
+    if let Ok(time) = OffsetDateTime::parse(text, &Rfc3339) {
+        return Ok(time);
+    }
+    let ago =
+        span(text).map_err(|_| "expected a time as 2026-01-31T12:00:00Z, or a span before now as 2h".to_owned())?;
+    time::Duration::try_from(ago)
+        .ok()
+        .and_then(|ago| OffsetDateTime::now_utc().checked_sub(ago))
+        .ok_or_else(|| "that is too long ago".to_owned())
+}
+
+impl Conditions {
+    fn filter(self) -> LetterFilter {
+        let milliseconds =
+            |time: OffsetDateTime| i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+        LetterFilter {
+            ids: Vec::new(),
+            reason: self.reason,
+            event_type: self.event_type,
+            since: self.since.map(milliseconds),
+            before: self.before.map(milliseconds),
+        }
+    }
+}
+
+impl Which {
+    /// The filter, or a usage error when nothing was said: forgetting a condition must not mean all.
+    fn filter(self) -> Result<LetterFilter, ExitCode> {
+        let filter = LetterFilter { ids: self.ids, ..self.conditions.filter() };
+        let says_something = self.all
+            || !filter.ids.is_empty()
+            || filter.reason.is_some()
+            || filter.event_type.is_some()
+            || filter.since.is_some()
+            || filter.before.is_some();
+        if says_something {
+            return Ok(filter);
+        }
+        eprintln!("apsara-bridge: say which: numbers, --all, --reason, --type, --since or --before");
+        Err(ExitCode::from(USAGE))
+    }
+}
+
+impl DeadLetters {
+    pub(super) fn run(self) -> ExitCode {
+        let (settings, result) = match self.command {
+            Command::List { store, conditions, json } => match store.settings() {
+                Ok(settings) => (settings.clone(), list(&settings, &conditions.filter(), json)),
+                Err(code) => return code,
+            },
+            Command::Show { store, id, json, body } => match store.settings() {
+                Ok(settings) => (settings.clone(), show(&settings, id, json, body)),
+                Err(code) => return code,
+            },
+            Command::Replay { store, which, wait } => match (store.settings(), which.filter()) {
+                (Ok(settings), Ok(filter)) => (settings.clone(), replay(&settings, &filter, wait)),
+                (Err(code), _) | (_, Err(code)) => return code,
+            },
+            Command::Delete { store, which } => match (store.settings(), which.filter()) {
+                (Ok(settings), Ok(filter)) => (settings.clone(), delete(&settings, &filter)),
+                (Err(code), _) | (_, Err(code)) => return code,
+            },
+        };
+        result.unwrap_or_else(|error| fail(super::unreadable(&settings, &error)))
+    }
+}
+
+/// Visits letters in the order of their numbers, some at a time, so that a million of them take no more memory than
+/// a few.
+fn visit(
+    database: &Database,
+    filter: &LetterFilter,
+    mut each: impl FnMut(Vec<Letter>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut after = i64::MIN;
+    loop {
+        let letters = database.letters(filter, after, CHUNK, false)?;
+        let Some(last) = letters.last() else { return Ok(()) };
+        after = last.id;
+        each(letters)?;
+    }
+}
+
+fn list(settings: &StoreSettings, filter: &LetterFilter, as_json: bool) -> Result<ExitCode, StoreError> {
+    let database = Database::open(&settings.path, Access::Read)?;
+    let mut count = 0;
+    if as_json {
+        print("[");
+        visit(&database, filter, |letters| {
+            for letter in letters {
+                let separator = if count == 0 { "\n" } else { ",\n" };
+                print(format!("{separator}{}", summary(&letter)));
+                count += 1;
+            }
+            Ok(())
+        })?;
+        print(if count == 0 { "]\n" } else { "\n]\n" });
+        return Ok(ExitCode::SUCCESS);
+    }
+    visit(&database, filter, |letters| {
+        let mut rows = Vec::new();
+        if count == 0 {
+            let heads = ["ID", "LAST", "COUNT", "REASON", "TYPE", "SUBJECT", "DESTINATION", "CODE"];
+            rows.push(heads.map(str::to_owned).to_vec());
+        }
+        count += letters.len();
+        rows.extend(letters.iter().map(|Letter { id, count, letter, .. }| {
+            let (event_type, subject) = letter.event.as_ref().map_or(("-", "-"), |(_, event_type, subject)| {
+                (event_type.rsplit('.').next().unwrap_or(event_type), subject.as_deref().unwrap_or("-"))
+            });
+            let cells = [
+                id.to_string(),
+                time_of(letter.at),
+                count.to_string(),
+                letter.reason.clone(),
+                event_type.to_owned(),
+                subject.to_owned(),
+                destination(letter.output.as_deref(), letter.topic.as_deref()).unwrap_or_else(|| "-".to_owned()),
+                letter.code.clone(),
+            ];
+            cells.map(|cell| printable(&cell, 60)).to_vec()
+        }));
+        print(table(&rows));
+        Ok(())
+    })?;
+    if count == 0 {
+        eprintln!("no dead letters");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(settings: &StoreSettings, id: i64, as_json: bool, body_only: bool) -> Result<ExitCode, StoreError> {
+    let database = Database::open(&settings.path, Access::Read)?;
+    let filter = LetterFilter { ids: vec![id], ..LetterFilter::default() };
+    let Some(letter) = database.letters(&filter, i64::MIN, 1, true)?.pop() else {
+        return Ok(fail(format!("there is no dead letter {id}")));
+    };
+    let body = &letter.letter.body;
+    if body_only {
+        print(body);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let envelope = letter.letter.envelope.as_deref().unwrap_or(b"null");
+    if as_json {
+        let mut object = summary(&letter);
+        object["envelope"] = serde_json::from_slice(envelope).unwrap_or_else(|_| lossy(envelope));
+        object["body"] = lossy(body);
+        object["body_is_text"] = std::str::from_utf8(body).is_ok().into();
+        print(format!("{object:#}\n"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut rows = Vec::new();
+    if let Value::Object(members) = summary(&letter) {
+        for (name, value) in members {
+            let text = match value {
+                Value::Null => continue,
+                Value::String(text) => text,
+                other => other.to_string(),
+            };
+            rows.push(vec![name, printable(&text, 1024)]);
+        }
+    }
+    let mut text = table(&rows);
+    if letter.letter.envelope.is_some() {
+        let shown = serde_json::from_slice::<&RawValue>(envelope)
+            .ok()
+            .and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok())
+            .map_or_else(|| String::from_utf8_lossy(envelope).into_owned(), |value| format!("{value:#}"));
+        let _ = write!(text, "\nEnvelope:\n{shown}\n");
+    }
+    if !body.is_empty() {
+        let _ = write!(text, "\nBody:\n{}\n", printable(&String::from_utf8_lossy(body), usize::MAX));
+    }
+    print(text);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn replay(settings: &StoreSettings, filter: &LetterFilter, wait: Duration) -> Result<ExitCode, StoreError> {
+    let mut database = Database::open(&settings.path, Access::Beside)?;
+    let asked = ids(&database, filter)?;
+    if let Some(code) = missing(filter, &asked) {
+        return Ok(code);
+    }
+    for chunk in asked.chunks(CHUNK) {
+        let writing = database.begin()?;
+        writing.request_replay(chunk)?;
+        writing.commit()?;
+    }
+    if !store::is_running(&settings.path) {
+        print(format!("{}: no bridge is running; they are replayed when one starts\n", letters(asked.len())));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let deadline = Instant::now() + wait;
+    let (mut waiting, mut failed) = (asked.clone(), Vec::new());
+    loop {
+        let mut still = Vec::new();
+        for chunk in waiting.chunks(CHUNK) {
+            let filter = LetterFilter { ids: chunk.to_vec(), ..LetterFilter::default() };
+            for letter in database.letters(&filter, i64::MIN, CHUNK, false)? {
+                if letter.replay_requested {
+                    still.push(letter.id);
+                } else {
+                    failed.push(letter);
+                }
+            }
+        }
+        waiting = still;
+        if waiting.is_empty() || Instant::now() >= deadline {
+            break;
+        }
+        std::thread::sleep(POLL);
+    }
+    print(format!("{} replayed\n", letters(asked.len() - waiting.len() - failed.len())));
+    for letter in &failed {
+        let error = letter.replay_error.as_deref().unwrap_or("it came again meanwhile");
+        eprintln!("dead letter {}: not replayed: {}", letter.id, printable(error, 1024));
+    }
+    if !waiting.is_empty() {
+        eprintln!(
+            "{} not ended after {}; the bridge goes on",
+            letters(waiting.len()),
+            humantime::format_duration(wait)
+        );
+    }
+    if failed.is_empty() && waiting.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(fail(format!("{} not replayed", letters(failed.len() + waiting.len()))))
+}
+
+fn delete(settings: &StoreSettings, filter: &LetterFilter) -> Result<ExitCode, StoreError> {
+    let mut database = Database::open(&settings.path, Access::Beside)?;
+    let ids = ids(&database, filter)?;
+    if let Some(code) = missing(filter, &ids) {
+        return Ok(code);
+    }
+    let mut deleted = 0;
+    for chunk in ids.chunks(CHUNK) {
+        let writing = database.begin()?;
+        for id in chunk {
+            deleted += usize::from(writing.remove_letter(*id)?.is_some());
+        }
+        writing.commit()?;
+    }
+    print(format!("{} deleted\n", letters(deleted)));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ids(database: &Database, filter: &LetterFilter) -> Result<Vec<i64>, StoreError> {
+    let mut ids = Vec::new();
+    visit(database, filter, |letters| {
+        ids.extend(letters.iter().map(|letter| letter.id));
+        Ok(())
+    })?;
+    Ok(ids)
+}
+
+/// A number that isn't there is a mistake, and then nothing is done.
+fn missing(filter: &LetterFilter, found: &[i64]) -> Option<ExitCode> {
+    let missing: Vec<String> = filter.ids.iter().filter(|id| !found.contains(id)).map(|id| id.to_string()).collect();
+    (!missing.is_empty()).then(|| fail(format!("there is no such dead letter: {}", missing.join(", "))))
+}
+
+fn letters(count: usize) -> String {
+    if count == 1 { "1 dead letter".to_owned() } else { format!("{count} dead letters") }
+}
+
+/// What is told of a letter beside envelope and body.
+fn summary(letter: &Letter) -> Value {
+    let Letter { id, first_at, count, replay_error, replay_requested, is_sound, letter } = letter;
+    let (event_id, event_type, subject) = match &letter.event {
+        Some((id, event_type, subject)) => (Some(id), Some(event_type), subject.as_ref()),
+        None => (None, None, None),
+    };
+    let mut summary = json!({
+        "id": id,
+        "reason": letter.reason,
+        "code": letter.code,
+        "attempts": letter.attempts,
+        "count": count,
+        "first": time_of(*first_at),
+        "last": time_of(letter.at),
+        "input": letter.input,
+        "route": letter.route,
+        "output": letter.output,
+        "topic": letter.topic,
+        "key": letter.key,
+        "event_id": event_id,
+        "type": event_type,
+        "subject": subject,
+        "replay_requested": replay_requested,
+        "replay_error": replay_error,
+    });
+    if !is_sound {
+        summary["damaged"] = true.into();
+    }
+    summary
+}
+
+fn destination(output: Option<&str>, topic: Option<&str>) -> Option<String> {
+    Some(format!("{}/{}", output?, topic?))
+}
+
+fn time_of(milliseconds: i64) -> String {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000)
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| "-".to_owned())
+}
+
+/// Text of a sender on a terminal: without control characters, and not too long.
+fn printable(text: &str, characters: usize) -> String {
+    let clean = |c: char| if c.is_control() && c != '\n' || c == '\n' && characters < usize::MAX { ' ' } else { c };
+    let mut shown: String = text.chars().take(characters).map(clean).collect();
+    if text.chars().nth(characters).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+fn lossy(bytes: &[u8]) -> Value {
+    Value::String(String::from_utf8_lossy(bytes).into_owned())
+}

@@ -1,0 +1,174 @@
+//! The events of a run: which there are is a pure function of seed, length and rate; only their time is the clock's.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::count::Bus;
+use crate::plan::Random;
+
+/// One event in so many is sent twice at once, as by a sender that didn't hear the answer.
+const TWINS: u64 = 50;
+
+/// One event in so many tells of a failure, and so takes another topic.
+const FAILURES: u64 = 10;
+
+/// Where the bridge publishes, without the last part, the status.
+pub const KAFKA_TOPIC: &str = "chaos";
+pub const NATS_SUBJECT: &str = "media.chaos";
+
+/// The parts that follow.
+pub const STATUSES: [&str; 2] = ["success", "failure"];
+
+/// What makes a run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub seed: u64,
+    pub length: Duration,
+    /// Events per second.
+    pub rate: u32,
+}
+
+/// One event, as it is posted: in each try the same bytes.
+#[derive(Clone, Debug)]
+pub struct Callback {
+    pub dialect: Dialect,
+    pub body: Bytes,
+}
+
+/// Who sends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    Vod,
+    Ims,
+}
+
+impl Run {
+    /// What CHAOS_SEED, CHAOS_SECONDS and CHAOS_RATE say.
+    ///
+    /// # Panics
+    /// When one of them is not a whole number, or is 0 where that makes no sense.
+    pub fn from_environment() -> Run {
+        let number = |name: &str, default: u64| {
+            std::env::var(name).map_or(default, |text| {
+                text.parse().unwrap_or_else(|_| panic!("{name}={text}: expected a whole number"))
+            })
+        };
+        // Nine digits of the clock: enough for another plan each time, and short enough to be typed.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis();
+        let seed = number("CHAOS_SEED", u64::try_from(now % 1_000_000_000).expect("below a billion"));
+        let length = Duration::from_secs(number("CHAOS_SECONDS", 3_600));
+        let rate = u32::try_from(number("CHAOS_RATE", 300)).expect("CHAOS_RATE fits in 32 bits");
+        assert!(rate > 0 && !length.is_zero(), "CHAOS_RATE and CHAOS_SECONDS are more than 0");
+        Run { seed, length, rate }
+    }
+
+    /// How many events are sent; they are numbered from 0.
+    pub fn total(&self) -> usize {
+        usize::try_from(self.length.as_secs() * u64::from(self.rate)).expect("as many as memory holds")
+    }
+
+    /// When an event is due, from the start of the run.
+    pub fn due(&self, number: usize) -> Duration {
+        Duration::from_secs_f64(number as f64 / f64::from(self.rate))
+    }
+
+    /// The id of the media that an event is about. No two events have the same.
+    pub fn media_id(&self, number: usize) -> String {
+        format!("chaos-{}-{number}", self.seed)
+    }
+
+    /// The event that has this media id, if one of this run has.
+    pub fn number(&self, media_id: &str) -> Option<usize> {
+        let number = media_id.rsplit('-').next()?.parse().ok()?;
+        (number < self.total() && self.media_id(number) == media_id).then_some(number)
+    }
+
+    pub fn dialect(number: usize) -> Dialect {
+        if number.is_multiple_of(2) { Dialect::Vod } else { Dialect::Ims }
+    }
+
+    /// The `status` attribute that an event must get.
+    pub fn status(&self, number: usize) -> &'static str {
+        let [success, failure] = STATUSES;
+        if Random::of_event(self.seed, number).below(FAILURES) == 0 { failure } else { success }
+    }
+
+    /// Whether an event is sent twice at once.
+    pub fn is_twin(&self, number: usize) -> bool {
+        let mut random = Random::of_event(self.seed, number);
+        random.below(FAILURES); // the first number is the status's
+        random.below(TWINS) == 0
+    }
+
+    /// The topic or subject that an event belongs to.
+    pub fn topic(&self, bus: Bus, number: usize) -> String {
+        let status = self.status(number);
+        match bus {
+            Bus::Kafka => format!("{KAFKA_TOPIC}.{status}"),
+            Bus::Nats => format!("{NATS_SUBJECT}.{}.{status}", Run::dialect(number).name()),
+        }
+    }
+
+    /// An event as Alibaba would post it now. Its number stands in it a second time, as the file's size, so that
+    /// content which got under another event's id is found out.
+    pub fn callback(&self, number: usize) -> Callback {
+        let dialect = Run::dialect(number);
+        let id = self.media_id(number);
+        let url = format!("http://outin-chaos.oss-cn-shanghai.aliyuncs.com/sv/93ad7c5-182010aa3dc/{id}.mp4");
+        let now = OffsetDateTime::now_utc().replace_nanosecond(0).expect("0 is a nanosecond");
+        let time = now.format(&Rfc3339).expect("a time of this era");
+        let failed = self.status(number) == "failure";
+        let body = match dialect {
+            Dialect::Vod => {
+                let status = if failed { "fail" } else { "success" };
+                format!(
+                    r#"{{"EventType":"FileUploadComplete","EventTime":"{time}","Status":"{status}","VideoId":"{id}","Size":{number},"FileUrl":"{url}"}}"#
+                )
+            }
+            Dialect::Ims => {
+                let status = if failed { "Fail" } else { "Success" };
+                format!(
+                    r#"{{"EventType":"FileUploadComplete","UserId":1833220977560000,"EventTime":"{time}","MessageBody":{{"Status":"{status}","FileUrl":"{url}","MediaId":"{id}","AppId":"app-1000000","Size":"{number}","MediaType":"video"}}}}"#
+                )
+            }
+        };
+        Callback { dialect, body: body.into() }
+    }
+}
+
+impl Dialect {
+    pub fn name(self) -> &'static str {
+        match self {
+            Dialect::Vod => "vod",
+            Dialect::Ims => "ims",
+        }
+    }
+
+    /// The word in the names of the signature's headers.
+    pub fn header_family(self) -> &'static str {
+        match self {
+            Dialect::Vod => "VOD",
+            Dialect::Ims => "ICE",
+        }
+    }
+
+    /// How long Alibaba waits for an answer.
+    pub fn patience(self) -> Duration {
+        Duration::from_secs(match self {
+            Dialect::Vod => 5,
+            Dialect::Ims => 3,
+        })
+    }
+}
+
+/// As it is typed to repeat the run.
+impl fmt::Display for Run {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Run { seed, length, rate } = self;
+        write!(formatter, "CHAOS_SEED={seed} CHAOS_SECONDS={} CHAOS_RATE={rate}", length.as_secs())
+    }
+}

@@ -1,0 +1,216 @@
+//! Chaos: the bridge's own program under a steady load, between a real Kafka and a real nats-server, while all three
+//! are killed, frozen, stopped and brought back at random; then both buses are read to their end, and counted.
+//!
+//! What must hold, or the run fails:
+//! - what was answered with 200 is on both buses;
+//! - an event has one id wherever it is found, no two events share one, and copies of an event, on one bus or on both,
+//!   agree in all but `recordedtime` and `traceparent`; each is the event that was sent, in the place it belongs to;
+//! - the bridge ends by itself never, and by SIGTERM with exit code 0; it answers what is sound with 200, 503 or 408;
+//! - three minutes after all is back, its spool is empty.
+//!
+//! How many repeats there were, how many events the sender had to give up, and how long the answers took is printed.
+//!
+//! The sender behaves as Alibaba: see [`send`]. What is done to whom is a pure function of the seed: see [`plan`]. A
+//! failure can so be run again with the same plan, though the machine's own timing is never the same.
+//!
+//! Environment: CHAOS_SECONDS (3600), CHAOS_RATE events per second (300), CHAOS_SEED (the clock's). An hour at that
+//! rate takes about 4 GB where temporary files lie. After a failure the bridge's log, configuration and spool, the
+//! brokers' logs, and lists of what is missing or disputed stay below `target/tmp`, where the last line says.
+//!
+//! Layout: [`events`] what is sent; [`send`] how; [`plan`] what is done when; [`stage`] the processes it is done to;
+//! [`read`] the buses at the end; [`count`] the judge; here, the run and its report.
+
+mod count;
+mod events;
+mod plan;
+mod read;
+mod send;
+mod stage;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::block_in_place;
+
+use count::{Bus, Count, EXAMPLES, Record, Verdict};
+use events::Run;
+use send::{Alibaba, Tally};
+use stage::{DEADLINE, Stage};
+
+/// Answers that a sound callback may get. 408 is that of a machine too busy to pass a body on in time.
+const EXPECTED_STATUSES: [u16; 3] = [200, 408, 503];
+
+/// Answers slower than the deadline and this are counted.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// How many examples of a mistake the report shows.
+const SHOWN: usize = 10;
+
+fn main() -> ExitCode {
+    let run = Run::from_environment();
+    println!("chaos: {run}");
+    count::prove();
+    let folder = tempfile::Builder::new().prefix("chaos-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
+    let folder = folder.expect("cargo made the folder for what tests write");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    // A task of its own, so that a panic in it is one more fault. What the panic says is printed already.
+    let faults = runtime.block_on(async {
+        let playing = tokio::spawn(chaos(run.clone(), folder.path().to_owned()));
+        playing.await.unwrap_or_else(|_| vec!["the run broke off: see the panic above".to_owned()])
+    });
+    // With it go the tasks that a panic left behind, and the processes they hold.
+    drop(runtime);
+    if faults.is_empty() {
+        println!("chaos: passed");
+        return ExitCode::SUCCESS;
+    }
+    println!("\nfaults:");
+    faults.iter().for_each(|fault| println!("  {fault}"));
+    println!("kept: {}", folder.keep().display());
+    println!("chaos: FAILED (repeat with {run})");
+    ExitCode::FAILURE
+}
+
+/// The whole run; gives back what was wrong.
+async fn chaos(run: Run, folder: PathBuf) -> Vec<String> {
+    let stage = Arc::new(Stage::start(&folder).await);
+    let sender = Arc::new(Alibaba::new(stage.bridge.input));
+    let playing = tokio::spawn(stage::play(stage.clone(), plan::plan(run.seed, run.length), run.length));
+    let sending = tokio::spawn(send::send_all(sender.clone(), run.clone()));
+    // The first of them to panic ends the run, not only the last to finish.
+    let ended = tokio::try_join!(sending, playing);
+    let (answered_for, ()) = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    stage.tell("all is sent, all is back");
+    stage.drained().await;
+    stage.stop_bridge();
+
+    let mut count = Count::new(&run);
+    if let Err(error) = read_both(&stage, |record| count.add(&record)).await {
+        stage.fault(error);
+    }
+    let verdict = count.verdict(&answered_for);
+    let tally = sender.tally();
+    print!("{}", report(&run, &stage, &tally, &verdict));
+    let mut faults = stage.faults();
+    faults.extend(verdict.faults());
+    let odd = tally.statuses.iter().filter(|(status, _)| !EXPECTED_STATUSES.contains(status));
+    faults.extend(odd.map(|(status, times)| format!("{times} answers had status {status}")));
+    // Where next to nothing was taken, next to nothing could be lost.
+    if verdict.answered_for * 2 < run.total() {
+        faults.push("fewer than half of the events were answered with 200: the run proves little".to_owned());
+    }
+    if !faults.is_empty() {
+        stage.keep_logs();
+        if let Err(error) = keep_evidence(&folder, &run, &stage, &count, &verdict).await {
+            eprintln!("not all evidence could be kept: {error}");
+        }
+    }
+    faults
+}
+
+/// Reads both buses to their end.
+async fn read_both(stage: &Stage, mut take: impl FnMut(Record) + Send) -> Result<(), String> {
+    block_in_place(|| read::kafka(&stage.kafka, &mut take))?;
+    read::nats(&stage.nats, &mut take).await
+}
+
+/// The table at the end.
+fn report(run: &Run, stage: &Stage, tally: &Tally, verdict: &Verdict) -> String {
+    let total = run.total();
+    let twins = (0..total).filter(|&number| run.is_twin(number)).count();
+    let done: BTreeMap<&str, u32> = stage.done().into_iter().map(|(deed, times)| (deed.name(), times)).collect();
+    let mut text = "\n".to_owned();
+    let mut line = |name: &str, value: String| writeln!(text, "{name:<28}{value}").expect("a string takes all");
+    line("chaos", run.to_string());
+    line("done", counts(&done));
+    line("events sent", format!("{total}, {twins} of them twice at once"));
+    line("answered with 200", verdict.answered_for.to_string());
+    let given_up = total - verdict.answered_for;
+    line("given up by the sender", format!("{given_up}, {} of them arrived anyway", verdict.arrived_anyway));
+    let on_both = |value: fn(&count::OnBus) -> String| {
+        verdict.buses.iter().map(|on_bus| format!("{:>12}", value(on_bus))).collect::<String>()
+    };
+    line("", Bus::ALL.map(|bus| format!("{:>12}", bus.name())).concat());
+    line("found", on_both(|on_bus| on_bus.found.to_string()));
+    line("answered with 200, missing", on_both(|on_bus| on_bus.missing.len().to_string()));
+    line("repeats", on_both(|on_bus| on_bus.repeats.to_string()));
+    line("with different ids", verdict.two_ids.to_string());
+    line("with different content", verdict.differing.to_string());
+    line("with an id of another", verdict.shared_ids.to_string());
+    line("not as sent", verdict.wrong.to_string());
+    line("tries answered", counts(&tally.statuses));
+    line("tries not answered", counts(&tally.unanswered));
+    let seconds = |share: f64| format!("{:.3} s", tally.percentile(share).as_secs_f64());
+    let [p50, p99, p999, longest] = [0.5, 0.99, 0.999, 1.0].map(seconds);
+    line("answer times", format!("p50 {p50}, p99 {p99}, p99.9 {p999}, longest {longest}"));
+    let limit = DEADLINE + GRACE;
+    line(&format!("answers over {limit:?}"), tally.slower_than(limit).to_string());
+    for (bus, on_bus) in Bus::ALL.iter().zip(&verdict.buses) {
+        for &number in on_bus.missing.iter().take(SHOWN) {
+            line(&format!("missing on {}", bus.name()), missing(run, number));
+        }
+    }
+    for example in verdict.wrong_examples.iter().take(SHOWN) {
+        line("not as sent", example.clone());
+    }
+    text
+}
+
+/// `name count, name count`.
+fn counts<Name: std::fmt::Display, Times: std::fmt::Display>(counts: &BTreeMap<Name, Times>) -> String {
+    let counts: Vec<String> = counts.iter().map(|(name, times)| format!("{name} {times}")).collect();
+    if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }
+}
+
+/// A missing event, with when it was due: what was done then is printed above.
+fn missing(run: &Run, number: usize) -> String {
+    format!(
+        "{} of {}, due at {:.1} s",
+        run.media_id(number),
+        Run::dialect(number).name(),
+        run.due(number).as_secs_f64()
+    )
+}
+
+/// Writes down what the report has no room for: the events that are missing, and all copies of the disputed ones.
+async fn keep_evidence(
+    folder: &Path,
+    run: &Run,
+    stage: &Stage,
+    count: &Count,
+    verdict: &Verdict,
+) -> Result<(), Box<dyn std::error::Error>> {
+    for (bus, on_bus) in Bus::ALL.iter().zip(&verdict.buses).filter(|(_, on_bus)| !on_bus.missing.is_empty()) {
+        let lines = on_bus.missing.iter().map(|&number| missing(run, number) + "\n").collect::<String>();
+        std::fs::write(folder.join(format!("missing-on-{}.txt", bus.name())), lines)?;
+    }
+    if !verdict.wrong_examples.is_empty() {
+        std::fs::write(folder.join("not-as-sent.txt"), verdict.wrong_examples.join("\n"))?;
+    }
+    if count.has_disputed() {
+        // Of the first copy only hashes were kept, so both buses are read once more.
+        let mut copies = Vec::new();
+        read_both(stage, |record| {
+            if let Some(number) = count.disputed(&record).filter(|_| copies.len() < EXAMPLES) {
+                copies.push((number, record));
+            }
+        })
+        .await?;
+        // Copies of one event side by side.
+        copies.sort_by_key(|(number, _)| *number);
+        let mut file = std::fs::File::create(folder.join("disputed.txt"))?;
+        for (_, record) in copies {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let (place, key, body) = (record.place(), record.key.as_deref().map(text), text(&record.body));
+            writeln!(file, "{place}\nkey {key:?}\nheaders {:?}\n{body}\n", record.headers)?;
+        }
+    }
+    Ok(())
+}

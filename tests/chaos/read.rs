@@ -1,0 +1,123 @@
+//! Both buses, read from their beginning to their end, one record at a time: a million don't fit into memory at once.
+//!
+//! Promises: the end is asked for first, and what lies before it is read completely or the answer is an error; nothing
+//! is left on the broker. The bridge must not run any more, or the end wouldn't be one.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use futures_util::StreamExt;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::count::{Bus, Record};
+use crate::stage::{PARTITIONS, STREAM, kafka_topics};
+use crate::support::kafka::Kafka;
+use crate::support::nats::Nats;
+use crate::support::wait_for;
+
+/// How long a broker may take for the next record. It may just have come back from being killed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Reads all topics. Blocks the thread.
+///
+/// # Errors
+/// What could not be read.
+pub fn kafka(kafka: &Kafka, mut take: impl FnMut(Record)) -> Result<(), String> {
+    let mut config = kafka.client_config();
+    // librdkafka wants a group even where partitions are assigned by hand; nothing joins it. The little that is
+    // fetched ahead is plenty on one machine.
+    config.set("group.id", "chaos").set("enable.auto.commit", "false").set("queued.max.messages.kbytes", "16384");
+    let consumer: BaseConsumer = config.create().expect("the settings are right");
+    let mut ends = HashMap::new();
+    let mut assignment = TopicPartitionList::new();
+    for topic in kafka_topics() {
+        for partition in 0..PARTITIONS {
+            let (low, high) = wait_for(&format!("the end of {topic}[{partition}]"), PATIENCE, || {
+                consumer.fetch_watermarks(&topic, partition, Duration::from_secs(5)).ok()
+            });
+            if low != 0 {
+                return Err(format!("Kafka has deleted what was in {topic}[{partition}] before {low}"));
+            }
+            if high > 0 {
+                assignment.add_partition_offset(&topic, partition, Offset::Beginning).expect("an allowed offset");
+                ends.insert((topic.clone(), partition), high);
+            }
+        }
+    }
+    consumer.assign(&assignment).expect("partitions can be assigned by hand");
+    let mut last_record = Instant::now();
+    while !ends.is_empty() {
+        // Errors, such as a broker that is away, librdkafka retries by itself; the patience decides.
+        let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
+            if last_record.elapsed() > PATIENCE {
+                return Err(format!("Kafka gave nothing for {PATIENCE:?}, still to be read up to: {ends:?}"));
+            }
+            continue;
+        };
+        last_record = Instant::now();
+        let place = (message.topic().to_owned(), message.partition());
+        if ends.get(&place).is_some_and(|&end| message.offset() + 1 >= end) {
+            ends.remove(&place);
+        }
+        let text = |value: Option<&[u8]>| String::from_utf8_lossy(value.unwrap_or_default()).into_owned();
+        let headers = message.headers().map(|headers| {
+            headers.iter().map(|header| (header.key.to_owned(), text(header.value))).collect::<Vec<_>>()
+        });
+        take(Record {
+            bus: Bus::Kafka,
+            partition: Some(place.1),
+            topic: place.0,
+            offset: u64::try_from(message.offset()).expect("a record's offset"),
+            key: message.key().map(<[u8]>::to_vec),
+            headers: headers.unwrap_or_default(),
+            body: message.payload().unwrap_or_default().to_vec(),
+        });
+    }
+    Ok(())
+}
+
+/// Reads the stream.
+///
+/// # Errors
+/// What could not be read.
+pub async fn nats(nats: &Nats, mut take: impl FnMut(Record)) -> Result<(), String> {
+    let told = |error: &dyn std::fmt::Display| format!("stream {STREAM} can't be read: {error}");
+    let mut stream = nats.jetstream().await.get_stream(STREAM).await.map_err(|error| told(&error))?;
+    let state = stream.info().await.map_err(|error| told(&error))?.state.clone();
+    if state.messages == 0 {
+        return Ok(());
+    }
+    let consumer = stream.create_consumer(OrderedConfig::default()).await.map_err(|error| told(&error))?;
+    let mut messages = consumer.messages().await.map_err(|error| told(&error))?;
+    let mut count = 0;
+    loop {
+        let next = tokio::time::timeout(PATIENCE, messages.next()).await;
+        let next = next.map_err(|_| format!("NATS gave nothing for {PATIENCE:?} after {count} messages"))?;
+        let message = next.ok_or_else(|| told(&"it ended"))?.map_err(|error| told(&error))?;
+        let info = message.info().map_err(|error| told(&error))?;
+        let (sequence, is_last) = (info.stream_sequence, info.pending == 0);
+        let headers = message.headers.iter().flat_map(|headers| headers.iter());
+        let headers =
+            headers.flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.to_string())));
+        count += 1;
+        take(Record {
+            bus: Bus::Nats,
+            topic: message.subject.to_string(),
+            partition: None,
+            offset: sequence,
+            key: None,
+            headers: headers.collect(),
+            body: message.payload.to_vec(),
+        });
+        if is_last {
+            break;
+        }
+    }
+    if count == state.messages && state.first_sequence == 1 {
+        return Ok(());
+    }
+    Err(format!("NATS gave {count} of {} messages, from {} on", state.messages, state.first_sequence))
+}

@@ -1,0 +1,186 @@
+//! Events go out at their rate, whatever becomes of those before them, each by a [`Sender`].
+//!
+//! [`Alibaba`] posts them as Alibaba does. Another way in, such as a queue that the bridge reads, is another sender:
+//! what it says of an event is what the run is judged by.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::events::{Callback, Run};
+use crate::support::bridge::signed_headers;
+
+/// Alibaba's tries, and the time between them.
+const TRIES: usize = 3;
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// A way by which events reach the bridge.
+pub trait Sender: Send + Sync + 'static {
+    /// Delivers an event as often as Alibaba does. Gives back whether somebody has answered for it: what is true here
+    /// must be found on both buses in the end; of the rest nothing is known.
+    fn deliver(&self, callback: &Callback) -> impl Future<Output = bool> + Send;
+}
+
+/// Sends all events of a run, each when it is due, and gives back for each whether it was answered for.
+///
+/// The rate doesn't yield to slow answers: a sender that waited for them would spare the bridge when it is hardest.
+pub async fn send_all(sender: Arc<impl Sender>, run: Run) -> Vec<bool> {
+    let mut ticker = interval(Duration::from_secs(1) / run.rate);
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let mut answered_for = vec![false; run.total()];
+    let mut deliveries = JoinSet::new();
+    for number in 0..run.total() {
+        ticker.tick().await;
+        let (sender, callback, is_twin) = (sender.clone(), run.callback(number), run.is_twin(number));
+        deliveries.spawn(async move {
+            if !is_twin {
+                return (number, sender.deliver(&callback).await);
+            }
+            let (one, other) = tokio::join!(sender.deliver(&callback), sender.deliver(&callback));
+            (number, one || other)
+        });
+        while let Some(delivered) = deliveries.try_join_next() {
+            let (number, is_answered_for) = delivered.expect("a delivery doesn't panic");
+            answered_for[number] = is_answered_for;
+        }
+    }
+    while let Some(delivered) = deliveries.join_next().await {
+        let (number, is_answered_for) = delivered.expect("a delivery doesn't panic");
+        answered_for[number] = is_answered_for;
+    }
+    answered_for
+}
+
+/// Posts as Alibaba does: signed anew in each try, three tries, nothing but 200 is a success.
+#[derive(Debug)]
+pub struct Alibaba {
+    input: SocketAddr,
+    /// Connections that have had their answer and wait for the next request.
+    idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
+    tally: Mutex<Tally>,
+}
+
+/// What became of the tries.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Answers by their status.
+    pub statuses: BTreeMap<u16, u64>,
+    /// Tries without an answer, by what happened.
+    pub unanswered: BTreeMap<&'static str, u64>,
+    /// The time from the begin of a try to its answer, of every answer, in microseconds. Four bytes each, they are the
+    /// largest part of what an hour's run remembers beside the count, and cheaper than an argument about buckets.
+    pub answer_times: Vec<u32>,
+}
+
+impl Alibaba {
+    pub fn new(input: SocketAddr) -> Alibaba {
+        Alibaba { input, idle: Mutex::default(), tally: Mutex::default() }
+    }
+
+    /// What became of the tries so far, answer times sorted.
+    pub fn tally(&self) -> Tally {
+        let mut tally = self.lock_tally().clone();
+        tally.answer_times.sort_unstable();
+        tally
+    }
+
+    async fn attempt(&self, callback: &Callback) -> bool {
+        let begun = Instant::now();
+        let answered = timeout(callback.dialect.patience(), self.post(callback)).await.unwrap_or(Err("timed out"));
+        let mut tally = self.lock_tally();
+        match answered {
+            Ok(status) => {
+                *tally.statuses.entry(status.as_u16()).or_default() += 1;
+                tally.answer_times.push(u32::try_from(begun.elapsed().as_micros()).unwrap_or(u32::MAX));
+                status == StatusCode::OK
+            }
+            Err(reason) => {
+                *tally.unanswered.entry(reason).or_default() += 1;
+                false
+            }
+        }
+    }
+
+    async fn post(&self, callback: &Callback) -> Result<StatusCode, &'static str> {
+        let mut connection = self.connection().await.map_err(|_| "no connection")?;
+        let mut request = Request::post("/callbacks")
+            .header("host", "media.example.com")
+            .header("user-agent", "Aliyun")
+            .header("content-type", "application/json");
+        for (name, value) in signed_headers(callback.dialect.header_family()) {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(callback.body.clone())).expect("the headers are right");
+        let response = connection.send_request(request).await.map_err(|_| "broken off")?;
+        let (head, body) = response.into_parts();
+        body.collect().await.map_err(|_| "broken off")?;
+        self.lock_idle().push(connection);
+        Ok(head.status)
+    }
+
+    /// A connection of before that is still open, or a new one.
+    async fn connection(&self) -> std::io::Result<SendRequest<Full<Bytes>>> {
+        loop {
+            let Some(mut connection) = self.take_idle() else { break };
+            if connection.ready().await.is_ok() {
+                return Ok(connection);
+            }
+        }
+        let stream = TcpStream::connect(self.input).await?;
+        stream.set_nodelay(true)?;
+        let (connection, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+        tokio::spawn(driver);
+        Ok(connection)
+    }
+
+    fn take_idle(&self) -> Option<SendRequest<Full<Bytes>>> {
+        self.lock_idle().pop()
+    }
+
+    fn lock_idle(&self) -> MutexGuard<'_, Vec<SendRequest<Full<Bytes>>>> {
+        self.idle.lock().expect("whoever holds it doesn't panic")
+    }
+
+    fn lock_tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().expect("whoever holds it doesn't panic")
+    }
+}
+
+impl Sender for Alibaba {
+    async fn deliver(&self, callback: &Callback) -> bool {
+        for attempt in 0..TRIES {
+            if attempt > 0 {
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            if self.attempt(callback).await {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl Tally {
+    /// The answer time that a share of all answers stays below.
+    pub fn percentile(&self, share: f64) -> Duration {
+        let last = self.answer_times.len().saturating_sub(1);
+        let index = (last as f64 * share).round() as usize;
+        Duration::from_micros(self.answer_times.get(index).copied().unwrap_or_default().into())
+    }
+
+    /// How many answers took longer.
+    pub fn slower_than(&self, limit: Duration) -> usize {
+        let limit = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
+        self.answer_times.len() - self.answer_times.partition_point(|&time| time <= limit)
+    }
+}

@@ -1,0 +1,521 @@
+//! The spool: what a bus doesn't take is on the disk, and on the bus later, in order and once per destination; and
+//! every way that the disk can fail.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use apsara_bridge::bridge::store::database::FILE;
+use rdkafka::mocking::MockCluster;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use tempfile::TempDir;
+
+use crate::support::bridge::{Client, KEY, TestBridge, URL, callback, http_input, signed_headers};
+use crate::support::kafka::{Kafka, KafkaOptions};
+use crate::support::nats::{Nats, NatsOptions};
+use crate::support::process::Process;
+use crate::support::{eventually, free_port};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// Where nothing listens.
+const NOWHERE: &str = "127.0.0.1:9";
+
+fn spool(folder: &TempDir, more: &str) -> String {
+    format!("[spool]\npath = '{}'\n{more}\n", folder.path().join("spool").display())
+}
+
+fn kafka_output(brokers: &str) -> String {
+    format!("[outputs.kafka]\nkind = 'kafka'\nbrokers = ['{brokers}']\n")
+}
+
+fn to_kafka(topic: &str) -> String {
+    format!("[[routes]]\nname = 'all'\nto = {{ output = 'kafka', topic = '{topic}' }}\n")
+}
+
+fn configuration(brokers: &str, topic: &str, folder: &TempDir, more: &str) -> String {
+    format!("{}{}{}{}", http_input(""), kafka_output(brokers), to_kafka(topic), spool(folder, more))
+}
+
+async fn spooled(bridge: &TestBridge, records: f64) {
+    let what = format!("{records} records in the spool");
+    eventually(&what, SOON, async || (bridge.metric("apsara_bridge_spool_events") == records).then_some(())).await;
+}
+
+fn outcomes(bridge: &TestBridge, outcome: &str) -> f64 {
+    bridge.metric(&format!(r#"apsara_bridge_callbacks_total{{input="http",outcome="{outcome}"}}"#))
+}
+
+/// Posts callbacks with these ids, all of which must be answered with 200.
+async fn post_all(bridge: &TestBridge, ids: impl IntoIterator<Item = String>) {
+    let mut client = Client::connect(bridge.input).await;
+    for id in ids {
+        let answer = client.post("/callbacks", callback(&id), &signed_headers("VOD")).await;
+        assert_eq!(answer.status.as_u16(), 200, "{id}: {answer:?}");
+    }
+}
+
+fn numbered(range: std::ops::Range<u32>) -> impl Iterator<Item = String> {
+    range.map(|number| format!("v{number:04}"))
+}
+
+fn keys(records: &[crate::support::kafka::Received]) -> Vec<String> {
+    records.iter().map(|record| String::from_utf8(record.key.clone().expect("a key")).expect("UTF-8")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_is_bridged_in_order_across_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let kafka = Kafka::start(KafkaOptions::default()).await;
+    kafka.create_topic("bridged", 1, &[]).await;
+    let settings = configuration(kafka.brokers(), "bridged", &folder, "");
+    let bridge = TestBridge::start_connected(&settings).await;
+    post_all(&bridge, numbered(0..10)).await;
+    assert_eq!(outcomes(&bridge, "published"), 10.0);
+
+    kafka.kill();
+    post_all(&bridge, numbered(10..300)).await;
+    eventually("known to be down", SOON, async || (!bridge.bridge.is_connected()).then_some(())).await;
+    // An output known to be down is not waited for.
+    let start = Instant::now();
+    post_all(&bridge, numbered(300..310)).await;
+    assert!(start.elapsed() < Duration::from_millis(900 * 10), "{:?}", start.elapsed());
+    assert_eq!(outcomes(&bridge, "published") + outcomes(&bridge, "spooled"), 310.0);
+    assert_eq!(bridge.metric("apsara_bridge_spool_events"), outcomes(&bridge, "spooled"));
+    assert!(bridge.metric("apsara_bridge_spool_bytes") > 310.0 * 500.0);
+    assert!(bridge.metric("apsara_bridge_spool_oldest_seconds") > 0.0);
+    let mut admin = Client::connect(bridge.admin).await;
+    let ready = admin.request("GET", "/readyz", "", &[]).await;
+    assert_eq!(ready.status.as_u16(), 200);
+    assert_eq!(ready.body.as_ref(), b"ready; spooling for outputs not connected: kafka\n");
+    drop(admin);
+    assert_eq!(bridge.stop().await, 0);
+
+    let bridge = TestBridge::start(&settings).await;
+    assert!(bridge.metric("apsara_bridge_spool_events") > 200.0, "what lay in the spool is there after a restart");
+    post_all(&bridge, numbered(310..320)).await;
+    kafka.restart().await;
+    spooled(&bridge, 0.0).await;
+    post_all(&bridge, numbered(320..321)).await;
+    assert_eq!(outcomes(&bridge, "published"), 1.0, "once the spool is empty it is not in the way");
+    assert_eq!(bridge.metric("apsara_bridge_spool_oldest_seconds"), 0.0);
+    let mut found = keys(&kafka.consume("bridged", 321, SOON).await);
+    let repeats = found.len() - 321;
+    assert!(repeats <= 2, "only what was on its way when the broker died may be there twice, not {repeats}");
+    found.dedup();
+    let mut in_order = found.clone();
+    in_order.sort();
+    in_order.dedup();
+    assert_eq!(in_order, numbered(0..321).collect::<Vec<_>>(), "nothing is lost");
+    // The few that were in flight when the broker died may have been overtaken; what was spooled was not.
+    assert_eq!(found[found.len() - 300..], in_order[in_order.len() - 300..]);
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_destinations_only_the_one_that_failed_is_sent_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (kafka, nats) = (Kafka::shared().await, Nats::start(NatsOptions::default()).await);
+    kafka.create_topic("pair", 1, &[]).await;
+    let bridge = TestBridge::start_connected(&format!(
+        "{}{}[outputs.nats]\nkind = 'nats'\nservers = ['{}']\n\
+         stream = {{ name = 'PAIR', subjects = ['pair.>'], create = true }}\n\
+         [[routes]]\nname = 'both'\nto = [{{ output = 'kafka', topic = 'pair' }}, {{ output = 'nats', topic = 'pair.all' }}]\n{}",
+        http_input(""),
+        kafka_output(kafka.brokers()),
+        nats.url(),
+        spool(&folder, "")
+    ))
+    .await;
+    nats.kill();
+    post_all(&bridge, numbered(0..5)).await;
+    assert_eq!(outcomes(&bridge, "spooled"), 5.0);
+    assert_eq!(bridge.metric("apsara_bridge_spool_events"), 5.0, "a record for NATS, none for Kafka");
+    nats.restart().await;
+    spooled(&bridge, 0.0).await;
+    assert_eq!(nats.messages("PAIR", 5, SOON).await.len(), 5);
+    assert_eq!(kafka.consume("pair", 5, SOON).await.len(), 5, "what had it didn't get it again");
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_answer_never_takes_longer_than_the_deadline_and_one_write() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("late", 1, 1).expect("created");
+    let settings = configuration(&cluster.bootstrap_servers(), "late", &folder, "[delivery]\ndeadline = '700ms'\n");
+    let bridge = TestBridge::start_connected(&settings).await;
+    post_all(&bridge, numbered(0..1)).await;
+    // Slow by seconds, an acknowledgement that comes after the deadline included.
+    cluster.broker_round_trip_time(1, Duration::from_millis(1500)).expect("set");
+    let start = Instant::now();
+    post_all(&bridge, numbered(1..2)).await;
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(500) && took < Duration::from_millis(1400), "{took:?}");
+    assert_eq!(outcomes(&bridge, "spooled"), 1.0);
+    // The next one queues up behind it, and isn't kept waiting.
+    let start = Instant::now();
+    post_all(&bridge, numbered(2..3)).await;
+    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    // A bus that takes seconds for each record still empties the spool.
+    spooled(&bridge, 0.0).await;
+    assert_eq!(bridge.stop().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_after_the_deadline_makes_a_repeat_with_the_same_id_at_most() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let kafka = Kafka::start(KafkaOptions::default()).await;
+    kafka.create_topic("repeat", 1, &[]).await;
+    let bridge = TestBridge::start_connected(&configuration(kafka.brokers(), "repeat", &folder, "")).await;
+    kafka.stop();
+    post_all(&bridge, numbered(0..3)).await;
+    assert_eq!(outcomes(&bridge, "spooled"), 3.0);
+    kafka.cont();
+    spooled(&bridge, 0.0).await;
+    let records = kafka.consume("repeat", 3, SOON).await;
+    let mut ids: Vec<(Vec<u8>, String)> = records
+        .iter()
+        .map(|record| (record.key.clone().expect("a key"), record.header("ce_id").expect("an id").to_owned()))
+        .collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 3, "one id each, however often: {records:?}");
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_bus_will_never_take_becomes_a_dead_letter_and_stops_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("poison", 1, 1).expect("created");
+    let bridge = TestBridge::start_connected(&configuration(&cluster.bootstrap_servers(), "poison", &folder, "")).await;
+    post_all(&bridge, numbered(0..1)).await;
+    cluster.broker_down(1).expect("down");
+    post_all(&bridge, numbered(1..4)).await;
+    spooled(&bridge, 3.0).await;
+    // The whole first batch is refused for good; what comes behind it isn't.
+    cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_POLICY_VIOLATION]);
+    cluster.broker_up(1).expect("up");
+    spooled(&bridge, 0.0).await;
+    let letters = bridge.metric(r#"apsara_bridge_dead_letters_total{reason="rejected"}"#);
+    assert!(letters >= 1.0);
+    assert_eq!(bridge.metric("apsara_bridge_dead_letters_stored"), letters);
+    assert_eq!(bridge.metric(r#"apsara_bridge_published_total{output="kafka"}"#) + letters, 4.0);
+    post_all(&bridge, numbered(4..5)).await;
+    assert_eq!(outcomes(&bridge, "published"), 2.0);
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_spool_means_503_until_there_is_room() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let kafka = Kafka::start(KafkaOptions::default()).await;
+    kafka.create_topic("full", 1, &[]).await;
+    let settings = configuration(kafka.brokers(), "full", &folder, "max_bytes = '20KiB'");
+    let bridge = TestBridge::start_connected(&settings).await;
+    kafka.kill();
+    let mut taken = 0;
+    let refused = loop {
+        let answer = bridge.post(callback(&format!("v{taken:04}"))).await;
+        match answer.status.as_u16() {
+            200 => taken += 1,
+            _ => break answer,
+        }
+        assert!(taken < 100, "20 KiB hold no hundred of them");
+    };
+    assert!(taken > 5, "{taken}");
+    let (problem, detail) = refused.problem();
+    assert_eq!((refused.status.as_u16(), problem.as_str()), (503, "refused"));
+    assert_eq!(refused.headers["retry-after"], "1");
+    assert_eq!(detail, "not every destination acknowledged the event in time, and the spool is full");
+    assert!(bridge.metric("apsara_bridge_spool_bytes") <= 20.0 * 1024.0);
+    assert_eq!(bridge.metric("apsara_bridge_spool_max_bytes"), 20.0 * 1024.0);
+    assert!(bridge.metric(r#"apsara_bridge_spool_failures_total{reason="spool_full"}"#) >= 1.0);
+    let mut admin = Client::connect(bridge.admin).await;
+    assert_eq!(admin.request("GET", "/readyz", "", &[]).await.status.as_u16(), 503);
+    kafka.restart().await;
+    spooled(&bridge, 0.0).await;
+    assert_eq!(admin.request("GET", "/readyz", "", &[]).await.status.as_u16(), 200);
+    post_all(&bridge, [format!("v{taken:04}")]).await;
+    assert!(kafka.consume("full", taken + 1, SOON).await.len() > taken);
+    bridge.stop().await;
+}
+
+/// The bridge as a process of its own, in whatever surroundings the command gives it.
+struct Served {
+    process: Process,
+    input: std::net::SocketAddr,
+    admin: std::net::SocketAddr,
+}
+
+impl Served {
+    fn start(folder: &TempDir, path: &Path, wrap: impl FnOnce(&Path) -> Command) -> Served {
+        let (input, admin) = (free_port(), free_port());
+        let file = folder.path().join("bridge.toml");
+        let text = format!(
+            "[inputs.http]\nkind = 'http'\nlisten = '127.0.0.1:{input}'\n[[inputs.http.endpoints]]\nurls = ['{URL}']\n\
+             keys = ['{KEY}']\n{}{}[spool]\npath = '{}'\n[admin]\nlisten = '127.0.0.1:{admin}'\n",
+            kafka_output(NOWHERE),
+            to_kafka("anything"),
+            path.display()
+        );
+        std::fs::write(&file, text).expect("written");
+        let process = Process::start("apsara-bridge", &wrap(&file), &folder.path().join("log"), None);
+        let address = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        Served { process, input: address(input), admin: address(admin) }
+    }
+
+    fn plainly(file: &Path) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
+        command.args(["serve", "--config"]).arg(file);
+        command
+    }
+
+    fn taking(&self) {
+        self.process.wait_log("taking callbacks", SOON);
+    }
+
+    async fn post(&self, id: &str, size: usize) -> u16 {
+        let body = callback(id).replace("\"42\"", &format!("\"{}\"", "4".repeat(size)));
+        Client::connect(self.input).await.post("/callbacks", body, &signed_headers("VOD")).await.status.as_u16()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_means_503_and_the_service_goes_on_when_there_is_room() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mount = folder.path().join("disk");
+    std::fs::create_dir(&mount).expect("made");
+    // A disk of two megabytes that only this process sees; most of it is taken by another file.
+    let bridge = Served::start(&folder, &mount.join("spool"), |file| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]).arg(
+            "mount -t tmpfs -o size=2m disk \"$1\" && head -c 1400000 /dev/zero >\"$1/ballast\" && exec \"$2\" serve --config \"$3\"",
+        );
+        command.arg("sh").arg(&mount).arg(env!("CARGO_BIN_EXE_apsara-bridge")).arg(file);
+        command
+    });
+    bridge.taking();
+    let mut taken = 0;
+    while bridge.post(&format!("v{taken}"), 20_000).await == 200 {
+        taken += 1;
+        assert!(taken < 100, "the disk is full by now");
+    }
+    assert!(taken >= 2, "{taken}\n{}", bridge.process.log_tail());
+    assert_eq!(bridge.post("another", 20_000).await, 503);
+    bridge.process.wait_log("the spool can't be written", SOON);
+    assert!(bridge.process.log().contains("disk_full"), "{}", bridge.process.log_tail());
+    let mut admin = Client::connect(bridge.admin).await;
+    assert_eq!(admin.request("GET", "/readyz", "", &[]).await.status.as_u16(), 503);
+    let inside = format!("/proc/{}/root{}/ballast", bridge.process.id(), mount.display());
+    std::fs::remove_file(inside).expect("the ballast is there");
+    eventually("room again", SOON, async || (bridge.post("v-after", 20_000).await == 200).then_some(())).await;
+    assert_eq!(admin.request("GET", "/readyz", "", &[]).await.status.as_u16(), 200);
+    bridge.process.signal("TERM");
+    assert_eq!(bridge.process.wait(SOON), Some(0), "{}", bridge.process.log_tail());
+    assert!(!bridge.process.log().contains("panicked"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_cant_be_written_is_refused_at_the_start_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mount = folder.path().join("disk");
+    std::fs::create_dir(&mount).expect("made");
+    let bridge = Served::start(&folder, &mount.join("spool"), |file| {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
+            .arg("mount -t tmpfs -o ro disk \"$1\" && exec \"$2\" serve --config \"$3\"");
+        command.arg("sh").arg(&mount).arg(env!("CARGO_BIN_EXE_apsara-bridge")).arg(file);
+        command
+    });
+    assert_eq!(bridge.process.wait(SOON), Some(1));
+    let log = bridge.process.log();
+    assert!(log.contains("spool.path: ") && log.contains("Read-only file system"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_with_200_survives_kill_9() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("spool");
+    let bridge = Served::start(&folder, &path, Served::plainly);
+    bridge.taking();
+    for number in 0..20 {
+        assert_eq!(bridge.post(&format!("v{number}"), 2).await, 200);
+    }
+    bridge.process.kill();
+    let database = apsara_bridge::bridge::store::database::Database::open(
+        &path,
+        apsara_bridge::bridge::store::database::Access::Read,
+    )
+    .expect("it can be read");
+    assert_eq!(database.backlogs().expect("readable")[0].records, 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_database_is_set_aside_and_what_can_be_read_is_taken_over() {
+    // At the head, in the pages of the structure, and in the middle of records.
+    for (place, at_least) in [(0usize, 0), (16 << 10, 0), (200_000, 150), (0xF0F0F, 150)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = configuration(NOWHERE, "damaged", &folder, "");
+        let bridge = TestBridge::start(&settings).await;
+        let mut client = Client::connect(bridge.input).await;
+        for number in 0..200 {
+            let body = callback(&format!("v{number}")).replace("\"42\"", &format!("\"{}\"", "4".repeat(3000)));
+            assert_eq!(client.post("/callbacks", body, &signed_headers("VOD")).await.status.as_u16(), 200);
+        }
+        drop(client);
+        assert_eq!(bridge.stop().await, 0);
+        let file = folder.path().join("spool").join(FILE);
+        let mut bytes = std::fs::read(&file).expect("readable");
+        bytes[place..place + 600].fill(0xA5);
+        std::fs::write(&file, bytes).expect("written");
+
+        let bridge = TestBridge::start(&settings).await;
+        let names: Vec<String> = std::fs::read_dir(folder.path().join("spool"))
+            .expect("readable")
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
+            .collect();
+        let left = bridge.metric("apsara_bridge_spool_events");
+        let aside = names.iter().any(|name| name.starts_with("spool.db.damaged-"));
+        assert!(aside || left == 200.0, "{place}: set aside, or all there: {names:?} {left}");
+        assert!(left >= f64::from(at_least), "{place}: {left} taken over");
+        post_all(&bridge, numbered(500..501)).await;
+        assert_eq!(bridge.metric("apsara_bridge_spool_events"), left + 1.0, "the service goes on");
+        bridge.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_while_the_service_runs_is_mended_without_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = configuration(NOWHERE, "damaged", &folder, "");
+    let bridge = TestBridge::start(&settings).await;
+    post_all(&bridge, numbered(0..50)).await;
+    let file = folder.path().join("spool").join(FILE);
+    // The log of the database is written over, and the database below it.
+    for (path, length) in [(file.with_extension("db-wal"), 64 << 10), (file.clone(), 64 << 10)] {
+        let bytes = vec![0xA5; length];
+        let target = std::fs::OpenOptions::new().write(true).open(path).expect("there");
+        std::os::unix::fs::FileExt::write_all_at(&target, &bytes, 0).expect("written");
+    }
+    eventually("the service goes on", SOON, async || {
+        let answer = bridge.post(callback(&format!("after-{:?}", Instant::now()))).await;
+        (answer.status.as_u16() == 200).then_some(())
+    })
+    .await;
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_was_changed_on_the_disk_is_not_published() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let kafka = Kafka::start(KafkaOptions::default()).await;
+    kafka.create_topic("changed", 1, &[]).await;
+    kafka.kill();
+    let settings = configuration(kafka.brokers(), "changed", &folder, "");
+    let bridge = TestBridge::start(&settings).await;
+    post_all(&bridge, numbered(0..3)).await;
+    bridge.stop().await;
+    let file = folder.path().join("spool").join(FILE);
+    let mut bytes = std::fs::read(&file).expect("readable");
+    let place = bytes.windows(5).position(|bytes| bytes == b"v0001").expect("the record is in the file");
+    bytes[place + 4] = b'7';
+    std::fs::write(&file, bytes).expect("written");
+    let bridge = TestBridge::start(&settings).await;
+    kafka.restart().await;
+    spooled(&bridge, 0.0).await;
+    assert_eq!(keys(&kafka.consume("changed", 2, SOON).await), ["v0000", "v0002"]);
+    assert_eq!(bridge.metric(r#"apsara_bridge_dead_letters_total{reason="damaged"}"#), 1.0);
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_database_is_refused_with_words_and_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = configuration(NOWHERE, "newer", &folder, "");
+    TestBridge::start(&settings).await.stop().await;
+    let path = folder.path().join("spool");
+    let connection = rusqlite::Connection::open(path.join(FILE)).expect("opened");
+    connection.pragma_update(None, "user_version", 99).expect("set");
+    drop(connection);
+    let error = TestBridge::try_start(&settings).await.err().expect("refused");
+    assert!(error.starts_with("spool.path: "), "{error}");
+    assert!(error.ends_with("its format is 99, this program knows up to 1"), "{error}");
+    assert_eq!(std::fs::read_dir(&path).expect("readable").count(), 2, "database and lock, nothing set aside");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_flight_when_the_drain_time_ends_goes_to_the_spool() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("hurry", 1, 1).expect("created");
+    let more = "[delivery]\ndeadline = '2900ms'\n[shutdown]\ndrain = '300ms'\n";
+    let settings = configuration(&cluster.bootstrap_servers(), "hurry", &folder, more);
+    let mut bridge = TestBridge::start_connected(&settings).await;
+    post_all(&bridge, numbered(0..1)).await;
+    cluster.broker_round_trip_time(1, Duration::from_secs(10)).expect("set");
+    let mut client = Client::connect(bridge.input).await;
+    let answer = tokio::spawn(async move { client.post("/callbacks", callback("last"), &signed_headers("VOD")).await });
+    eventually("under way", SOON, async || (bridge.metric("apsara_bridge_in_flight") == 1.0).then_some(())).await;
+    let start = Instant::now();
+    bridge.begin_stop();
+    assert_eq!(answer.await.expect("answered").status.as_u16(), 200);
+    assert_eq!(bridge.stop().await, 0);
+    assert!(start.elapsed() < Duration::from_millis(2500), "{:?}", start.elapsed());
+    let database = apsara_bridge::bridge::store::database::Database::open(
+        &folder.path().join("spool"),
+        apsara_bridge::bridge::store::database::Access::Read,
+    )
+    .expect("it can be read");
+    assert_eq!(database.backlogs().expect("readable")[0].records, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_read_the_spool_beside_the_service_and_without_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("spool");
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"))
+            .arg("spool")
+            .args(arguments)
+            .arg("--path")
+            .arg(&path)
+            .output()
+            .expect("the program runs");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        (output.status.code().expect("a code"), text(output.stdout), text(output.stderr))
+    };
+    let (code, _, error) = run(&["status"]);
+    assert!(code == 1 && error.contains("there is no spool at"), "{error}");
+    let mut bridge = Some(TestBridge::start(&configuration(NOWHERE, "status", &folder, "")).await);
+    post_all(bridge.as_ref().expect("it runs"), numbered(0..7)).await;
+    for is_running in [true, false] {
+        let (code, out, error) = run(&["status", "--json"]);
+        assert_eq!(code, 0, "{error}");
+        let status: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+        assert_eq!((&status["records"], &status["outputs"][0]["output"]), (&7.into(), &"kafka".into()));
+        assert_eq!(status["bridge_is_running"], is_running);
+        let (code, out, _) = run(&["status"]);
+        assert!(code == 0 && out.contains("7 records"), "{out}");
+        assert_eq!(run(&["verify"]).1, "sound: 7 records\n");
+        if let Some(bridge) = bridge.take() {
+            bridge.stop().await;
+        }
+    }
+    let file = path.join(FILE);
+    let mut bytes = std::fs::read(&file).expect("readable");
+    let place = bytes.windows(5).position(|bytes| bytes == b"v0003").expect("the record is in the file");
+    bytes[place] = b'w';
+    std::fs::write(&file, bytes).expect("written");
+    let (code, _, error) = run(&["verify"]);
+    assert!(code == 1 && error.contains("1 of 7 records were changed on the disk"), "{error}");
+}
+
+#[test]
+fn a_folder_that_is_in_use_is_known_by_its_lock_and_not_by_its_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("lock"), "process 1\n").expect("written");
+    assert!(!apsara_bridge::bridge::store::is_running(folder.path()), "a file that was left behind");
+}
