@@ -8,6 +8,7 @@ mod support;
 
 mod cli;
 mod config;
+mod dead_letters;
 mod http;
 mod kafka;
 mod nats;

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use apsara_bridge::bridge::store::database::FILE;
+use apsara_bridge::bridge::store::database::{Access, Database, FILE};
+use apsara_bridge::output::ErrorKind;
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use tempfile::TempDir;
@@ -208,6 +209,108 @@ async fn what_the_bus_will_never_take_becomes_a_dead_letter_and_stops_nothing() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_kafkas_errors_ends_in_the_spool_or_in_a_dead_letter() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    // A topic each: the client remembers for a while that one is not allowed.
+    for kind in ErrorKind::ALL {
+        cluster.create_topic(&format!("kinds.{}", kind.as_str()), 1, 1).expect("created");
+    }
+    // A queue of one record, so that a second one finds it full.
+    let settings =
+        configuration(&cluster.bootstrap_servers(), "kinds.{mediaid}", &folder, "[delivery]\ndeadline = '500ms'\n")
+            .replace("kind = 'kafka'\n", "kind = 'kafka'\nclient = { \"queue.buffering.max.messages\" = 1 }\n");
+    let bridge = TestBridge::start_connected(&settings).await;
+    use RDKafkaRespErr as Answer;
+    let refused_for_good = [
+        (Answer::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "unauthorized"),
+        (Answer::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, "too_large"),
+        (Answer::RD_KAFKA_RESP_ERR_POLICY_VIOLATION, "rejected"),
+        (Answer::RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS, "misconfigured"),
+    ];
+    for (answer, kind) in refused_for_good {
+        cluster.request_errors(RDKafkaApiKey::Produce, &[answer]);
+        post_all(&bridge, [kind.to_owned()]).await;
+        assert_eq!(bridge.metric(&format!(r#"apsara_bridge_dead_letters_total{{reason="{kind}"}}"#)), 1.0, "{kind}");
+    }
+    assert_eq!(bridge.metric("apsara_bridge_spool_events"), 0.0);
+    // No answer in time, and meanwhile no room in the queue.
+    cluster.broker_round_trip_time(1, Duration::from_secs(2)).expect("set");
+    let post = async |id: &str| bridge.post(callback(id)).await.status.as_u16();
+    assert_eq!(tokio::join!(post("timed_out"), post("queue_full")), (200, 200));
+    for kind in ["timed_out", "queue_full"] {
+        let failures = format!(r#"apsara_bridge_publish_failures_total{{kind="{kind}",output="kafka"}}"#);
+        assert!(bridge.metric(&failures) >= 1.0, "{kind}");
+    }
+    assert_eq!(outcomes(&bridge, "spooled"), 2.0);
+    cluster.broker_round_trip_time(1, Duration::from_millis(1)).expect("set");
+    spooled(&bridge, 0.0).await;
+    cluster.broker_down(1).expect("down");
+    eventually("known to be down", SOON, async || (!bridge.bridge.is_connected()).then_some(())).await;
+    post_all(&bridge, ["unavailable".to_owned()]).await;
+    assert_eq!(outcomes(&bridge, "spooled"), 3.0);
+    cluster.broker_up(1).expect("up");
+    spooled(&bridge, 0.0).await;
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_natss_errors_ends_in_the_spool_or_in_a_dead_letter() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nats = Nats::start(NatsOptions { max_payload: Some(4000), ..NatsOptions::default() }).await;
+    let jetstream = nats.jetstream().await;
+    let config = async_nats::jetstream::stream::Config {
+        name: "KINDS".to_owned(),
+        subjects: vec!["kinds.>".to_owned()],
+        max_messages: 2,
+        discard: async_nats::jetstream::stream::DiscardPolicy::New,
+        ..Default::default()
+    };
+    let mut stream = jetstream.create_stream(config.clone()).await.expect("created");
+    let route = |name: &str, media: &str, topic: &str| {
+        format!(
+            "[[routes]]\nname = '{name}'\nmatch = {{ mediaid = '{media}' }}\n\
+             to = {{ output = 'nats', topic = '{topic}' }}\n"
+        )
+    };
+    let bridge = TestBridge::start_connected(&format!(
+        "{}[outputs.nats]\nkind = 'nats'\nservers = ['{}']\n{}{}{}",
+        http_input(""),
+        nats.url(),
+        route("elsewhere", "elsewhere", "no.stream.has.this"),
+        route("all", "*", "kinds.{status}"),
+        spool(&folder, "")
+    ))
+    .await;
+    let long = callback("long").replace("\"42\"", &format!("\"{}\"", "4".repeat(6000)));
+    assert_eq!(bridge.post(long).await.status.as_u16(), 200);
+    post_all(&bridge, ["elsewhere".to_owned()]).await;
+    for kind in ["too_large", "no_such_destination"] {
+        assert_eq!(bridge.metric(&format!(r#"apsara_bridge_dead_letters_total{{reason="{kind}"}}"#)), 1.0, "{kind}");
+    }
+    // A stream that is full: the third message waits until there is room.
+    post_all(&bridge, numbered(0..3)).await;
+    assert_eq!(outcomes(&bridge, "spooled"), 1.0);
+    stream.purge().await.expect("purged");
+    spooled(&bridge, 0.0).await;
+    assert_eq!(stream.info().await.expect("an answer").state.messages, 1);
+    // Accepting and never answering, and then gone.
+    nats.stop();
+    post_all(&bridge, ["frozen".to_owned()]).await;
+    nats.cont();
+    spooled(&bridge, 0.0).await;
+    nats.kill();
+    eventually("known to be down", SOON, async || (!bridge.bridge.is_connected()).then_some(())).await;
+    stream = jetstream.get_stream_no_info("KINDS").await.map(|_| stream).expect("a handle");
+    post_all(&bridge, ["gone".to_owned()]).await;
+    nats.restart().await;
+    bridge.connected().await;
+    stream.purge().await.expect("purged");
+    spooled(&bridge, 0.0).await;
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_spool_means_503_until_there_is_room() {
     let folder = tempfile::tempdir().expect("a folder");
     let kafka = Kafka::start(KafkaOptions::default()).await;
@@ -345,11 +448,7 @@ async fn what_was_answered_with_200_survives_kill_9() {
         assert_eq!(bridge.post(&format!("v{number}"), 2).await, 200);
     }
     bridge.process.kill();
-    let database = apsara_bridge::bridge::store::database::Database::open(
-        &path,
-        apsara_bridge::bridge::store::database::Access::Read,
-    )
-    .expect("it can be read");
+    let database = Database::open(&path, Access::Read).expect("it can be read");
     assert_eq!(database.backlogs().expect("readable")[0].records, 20);
 }
 
@@ -464,11 +563,7 @@ async fn what_is_in_flight_when_the_drain_time_ends_goes_to_the_spool() {
     assert_eq!(answer.await.expect("answered").status.as_u16(), 200);
     assert_eq!(bridge.stop().await, 0);
     assert!(start.elapsed() < Duration::from_millis(2500), "{:?}", start.elapsed());
-    let database = apsara_bridge::bridge::store::database::Database::open(
-        &folder.path().join("spool"),
-        apsara_bridge::bridge::store::database::Access::Read,
-    )
-    .expect("it can be read");
+    let database = Database::open(&folder.path().join("spool"), Access::Read).expect("it can be read");
     assert_eq!(database.backlogs().expect("readable")[0].records, 1);
 }
 

@@ -752,3 +752,82 @@ fn end_replays(
 pub fn file(folder: &Path) -> PathBuf {
     folder.join(FILE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(folder: &Path) -> Store {
+        let settings =
+            StoreSettings { path: folder.to_owned(), spool_max_bytes: 1 << 20, dead_letters_max_bytes: 1 << 20 };
+        Store::open(settings, &Metrics::new()).expect("it opens")
+    }
+
+    fn record(output: &str, topic: &str, spooled_at: i64) -> SpoolRecord {
+        SpoolRecord {
+            output: output.to_owned(),
+            route: "all".to_owned(),
+            topic: topic.to_owned(),
+            key: None,
+            mode: Some(crate::event::Mode::Binary),
+            attempts: 1,
+            spooled_at,
+            envelope: "{}".into(),
+            body: "{}".into(),
+        }
+    }
+
+    fn topics(store: &Store, output: &str) -> Vec<String> {
+        let read = store.reader().read(output, 0, 100, 1 << 20).expect("readable");
+        assert!(read.iter().all(|spooled| spooled.is_sound));
+        read.into_iter().map(|spooled| spooled.record.topic).collect()
+    }
+
+    /// The order is that of coming, whatever the clock says, and an age is never below zero.
+    #[tokio::test]
+    async fn a_clock_that_steps_back_changes_no_order() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = open(folder.path());
+        let hour = 3_600_000;
+        for (topic, at) in [("first", now() + hour), ("second", now() - hour), ("third", now())] {
+            store.keep(vec![record("kafka", topic, at)], Vec::new()).await.expect("kept");
+        }
+        assert_eq!(topics(&store, "kafka"), ["first", "second", "third"]);
+        store.observe();
+        assert_eq!(store.shared.metrics.spool_oldest_seconds.get(), 0.0);
+        store.close().await;
+        assert_eq!(topics(&open(folder.path()), "kafka"), ["first", "second", "third"]);
+    }
+
+    #[tokio::test]
+    async fn places_are_not_given_twice_while_a_reader_remembers_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = open(folder.path());
+        let mut last = 0;
+        for round in 0..3 {
+            store.keep(vec![record("kafka", &format!("round-{round}"), now())], Vec::new()).await.expect("kept");
+            let read = store.reader().read("kafka", last, 10, 1 << 20).expect("readable");
+            assert_eq!(read.len(), 1);
+            last = read[0].seq;
+            store.settle(vec![Settled { seq: last, letter: None }]).await.expect("settled");
+            assert!(!store.lane("kafka").has_backlog());
+        }
+    }
+
+    #[tokio::test]
+    async fn all_of_a_job_is_kept_or_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = open(folder.path());
+        let letter = |body: usize| NewLetter {
+            reason: "unrouted".to_owned(),
+            body: vec![b'x'; body].into(),
+            ..NewLetter::default()
+        };
+        let kept = store.keep(vec![record("kafka", "a", now())], vec![letter(10), letter(2 << 20)]).await;
+        assert_eq!(kept.expect_err("no room").kind, FailureKind::DeadLettersFull);
+        assert!(topics(&store, "kafka").is_empty());
+        assert_eq!(store.shared.metrics.dead_letters_stored.get(), 0);
+        store.keep(vec![record("kafka", "a", now())], vec![letter(10)]).await.expect("kept");
+        assert_eq!((topics(&store, "kafka").len(), store.shared.metrics.dead_letters_stored.get()), (1, 1));
+    }
+}

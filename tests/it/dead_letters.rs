@@ -1,0 +1,375 @@
+//! Dead letters, kept with their reason, listed, replayed and deleted beside the running service; repeats; reloading.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use rdkafka::mocking::MockCluster;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::bridge::{Client, KEY, TestBridge, URL, callback, headers_signed_at, http_input, signed_headers};
+use crate::support::judges::{self, Message};
+use crate::support::kafka::{Kafka, KafkaOptions};
+use crate::support::process::Process;
+use crate::support::{eventually, free_port};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// A folder with the spool of a test, and the program run on it.
+struct Letters {
+    folder: TempDir,
+}
+
+impl Letters {
+    fn new() -> Letters {
+        Letters { folder: tempfile::tempdir().expect("a folder") }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("spool")
+    }
+
+    fn configuration(&self, brokers: &str, routes: &str, more: &str) -> String {
+        format!(
+            "{}[outputs.kafka]\nkind = 'kafka'\nbrokers = ['{brokers}']\n{routes}\n[spool]\npath = '{}'\n{more}\n",
+            http_input(""),
+            self.path().display()
+        )
+    }
+
+    /// Runs `dead-letters`; exit code, standard output and standard error.
+    async fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
+        command.arg("dead-letters").args(arguments).arg("--path").arg(self.path());
+        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("it ends").expect("it runs");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        (output.status.code().expect("a code"), text(output.stdout), text(output.stderr))
+    }
+
+    async fn list(&self, conditions: &[&str]) -> Vec<Value> {
+        let (code, out, error) = self.run(&[&["list", "--json"], conditions].concat()).await;
+        assert_eq!(code, 0, "{error}");
+        serde_json::from_str(&out).expect("a JSON array")
+    }
+}
+
+const TO_IMS: &str = "[[routes]]\nname = 'ims'\nmatch = { dialect = 'ims' }\nto = { output = 'kafka', topic = 'ims' }\n\
+                      [[routes]]\nname = 'audits'\nmatch = { type = '*Audit*' }\ndead_letter = true\n";
+
+fn everything(topic: &str) -> String {
+    format!("[[routes]]\nname = 'all'\nto = {{ output = 'kafka', topic = '{topic}' }}\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_is_kept_with_what_a_person_needs_and_a_retry_is_counted() {
+    let letters = Letters::new();
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("ims", 1, 1).expect("created");
+    let configuration = letters.configuration(&cluster.bootstrap_servers(), TO_IMS, "");
+    let bridge = TestBridge::start_connected(&configuration).await;
+    // No route, three times; a route that says so; no callback at all, twice, the second time with another body.
+    for _ in 0..3 {
+        assert_eq!(bridge.post(callback("nowhere")).await.status.as_u16(), 200);
+    }
+    let audit = callback("audit").replace("FileUploadComplete", "CreateAuditComplete");
+    assert_eq!(bridge.post(audit).await.status.as_u16(), 200);
+    for body in [&b"no \xFF JSON"[..], b"{}", b"{}"] {
+        assert_eq!(bridge.post(body.to_vec()).await.status.as_u16(), 400);
+    }
+    // What a bus refuses for good.
+    cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_POLICY_VIOLATION]);
+    let ims = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/callbacks/ims-FileUploadComplete.json"
+    ))
+    .expect("a fixture");
+    assert_eq!(bridge.post(ims.clone()).await.status.as_u16(), 200);
+    // What is not let in is not kept.
+    let forged = headers_signed_at("VOD", URL, 1_700_000_000, KEY);
+    assert_eq!(bridge.post_with("forged", &forged).await.status.as_u16(), 401);
+
+    let listed = letters.list(&[]).await;
+    let told: Vec<(&str, &Value)> =
+        listed.iter().map(|letter| (letter["reason"].as_str().expect("a reason"), &letter["count"])).collect();
+    let (one, two, three) = (Value::from(1), Value::from(2), Value::from(3));
+    assert_eq!(
+        told,
+        [
+            ("unrouted", &three),
+            ("routed", &one),
+            ("not_a_callback", &one),
+            ("not_a_callback", &two),
+            ("rejected", &one)
+        ]
+    );
+    assert_eq!(bridge.metric(r#"apsara_bridge_callbacks_total{input="http",outcome="dead_lettered"}"#), 8.0);
+    assert_eq!(bridge.metric(r#"apsara_bridge_dead_letters_total{reason="not_a_callback"}"#), 3.0);
+    assert_eq!(bridge.metric("apsara_bridge_dead_letters_stored"), 5.0);
+
+    let rejected = &listed[4];
+    for (field, value) in [
+        ("route", "ims"),
+        ("output", "kafka"),
+        ("topic", "ims"),
+        ("input", "http"),
+        ("type", "com.aliyun.media.FileUploadComplete"),
+    ] {
+        assert_eq!(rejected[field], value, "{rejected}");
+    }
+    assert_eq!(rejected["attempts"], 1);
+    assert!(rejected["code"].as_str().expect("the words of the bus").contains("olicy"), "{rejected}");
+    let (code, out, _) = letters.run(&["show", "5", "--json"]).await;
+    let shown: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((code, shown["body"].as_str()), (0, Some(ims.as_str())), "the body as it came");
+    assert_eq!(shown["envelope"]["id"], rejected["event_id"]);
+    let (_, out, _) = letters.run(&["show", "3", "--json"]).await;
+    let shown: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((&shown["envelope"], &shown["body_is_text"]), (&Value::Null, &false.into()));
+    assert!(shown["code"].as_str().expect("why").contains("byte"), "{shown}");
+    let (_, out, _) = letters.run(&["list"]).await;
+    assert!(out.starts_with("ID") && out.lines().count() == 6, "{out}");
+    let (_, out, _) = letters.run(&["show", "1"]).await;
+    assert!(out.contains("Envelope:\n{") && out.contains("Body:\n{"), "{out}");
+
+    assert_eq!(letters.list(&["--reason", "not_a_callback"]).await.len(), 2);
+    assert_eq!(letters.list(&["--type", "FileUploadComplete"]).await.len(), 2);
+    assert_eq!(letters.list(&["--type", "com.aliyun.media.CreateAuditComplete"]).await.len(), 1);
+    assert_eq!(letters.list(&["--since", "1h"]).await.len(), 5);
+    assert_eq!(letters.list(&["--before", "1h"]).await.len(), 0);
+    assert_eq!(letters.list(&["--before", "2999-01-01T00:00:00Z", "--reason", "routed"]).await.len(), 1);
+    let (code, _, error) = letters.run(&["list", "--reason", "unroted"]).await;
+    assert!(code == 2 && error.contains("did you mean `unrouted`?"), "{error}");
+
+    let (code, out, _) = letters.run(&["delete", "--reason", "not_a_callback"]).await;
+    assert_eq!((code, out.as_str()), (0, "2 dead letters deleted\n"));
+    let (code, _, error) = letters.run(&["delete"]).await;
+    assert!(code == 2 && error.contains("say which"), "{error}");
+    let (code, _, error) = letters.run(&["delete", "1", "99"]).await;
+    assert!(code == 1 && error.contains("there is no such dead letter: 99"), "{error}");
+    eventually("the service knows", SOON, async || {
+        (bridge.metric("apsara_bridge_dead_letters_stored") == 3.0).then_some(())
+    })
+    .await;
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_goes_by_the_present_routes_with_the_same_id_past_the_window() {
+    let letters = Letters::new();
+    let kafka = Kafka::shared().await;
+    kafka.create_topic("replayed", 1, &[]).await;
+    let bridge = TestBridge::start_connected(&letters.configuration(kafka.brokers(), TO_IMS, "")).await;
+    for id in ["a", "b"] {
+        assert_eq!(bridge.post(callback(id)).await.status.as_u16(), 200);
+    }
+    assert_eq!(bridge.post("{}").await.status.as_u16(), 400);
+    let (code, out, error) = letters.run(&["replay", "--all"]).await;
+    assert_eq!((code, out.as_str()), (1, "0 dead letters replayed\n"));
+    assert!(error.contains("dead letter 1: not replayed: no route takes it"), "{error}");
+    assert!(error.contains("dead letter 3: not replayed: it is still no callback: "), "{error}");
+    let kept = letters.list(&[]).await;
+    assert_eq!(kept[0]["replay_error"], "no route takes it");
+    bridge.stop().await;
+
+    // Without a bridge a replay waits for one.
+    let (code, out, _) = letters.run(&["replay", "1"]).await;
+    assert_eq!((code, out.as_str()), (0, "1 dead letter: no bridge is running; they are replayed when one starts\n"));
+    let bridge =
+        TestBridge::start_connected(&letters.configuration(kafka.brokers(), &everything("replayed"), "")).await;
+    let (code, out, error) = letters.run(&["replay", "--reason", "unrouted"]).await;
+    assert_eq!((code, error.as_str()), (0, ""), "{out}");
+    let records = kafka.consume("replayed", 2, SOON).await;
+    let event = judges::accepted(&Message::kafka(&records[0]));
+    assert_eq!(event.attribute("id"), kept[0]["event_id"].as_str(), "the id it had");
+    assert_eq!((event.attribute("dlqreason"), event.attribute("subject")), (None, Some("a")));
+    assert_eq!(letters.list(&[]).await.len(), 1, "only what is no callback is left");
+    // It is accepted now: a repeat from outside is a duplicate.
+    assert_eq!(bridge.post(callback("b")).await.status.as_u16(), 200);
+    assert_eq!(bridge.metric(r#"apsara_bridge_callbacks_total{input="http",outcome="duplicate"}"#), 1.0);
+    assert!(bridge.metric(r#"apsara_bridge_dead_letters_replayed_total{result="success"}"#) >= 2.0);
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_in_an_outage_keeps_the_letter() {
+    let letters = Letters::new();
+    let kafka = Kafka::start(KafkaOptions { message_max_bytes: Some(2000), ..Default::default() }).await;
+    kafka.create_topic("outage", 1, &[]).await;
+    let configuration = letters.configuration(kafka.brokers(), &everything("outage"), "");
+    let bridge = TestBridge::start_connected(&configuration).await;
+    let long = callback("long").replace("\"42\"", &format!("\"{}\"", "4".repeat(4000)));
+    assert_eq!(bridge.post(long).await.status.as_u16(), 200);
+    assert_eq!(letters.list(&[]).await[0]["reason"], "too_large");
+    kafka.kill();
+    eventually("known to be down", SOON, async || (!bridge.bridge.is_connected()).then_some(())).await;
+    let (code, _, error) = letters.run(&["replay", "1"]).await;
+    assert!(code == 1 && error.contains("kafka/outage: unavailable"), "{error}");
+    assert_eq!(letters.list(&[]).await.len(), 1);
+    assert_eq!(bridge.metric("apsara_bridge_spool_events"), 0.0, "a replay is not spooled");
+    kafka.restart().await;
+    bridge.connected().await;
+    let (code, _, error) = letters.run(&["replay", "1"]).await;
+    assert!(code == 1 && error.contains("kafka/outage: too_large"), "{error}");
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_dead_letters_mean_503_for_an_event_and_400_for_what_is_none() {
+    let letters = Letters::new();
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    let more = "[dead_letters]\nmax_bytes = '4KiB'\n";
+    let configuration = letters.configuration(&cluster.bootstrap_servers(), TO_IMS, more);
+    let bridge = TestBridge::start_connected(&configuration).await;
+    let mut kept = 0;
+    while bridge.post(callback(&format!("v{kept}"))).await.status.as_u16() == 200 {
+        kept += 1;
+        assert!(kept < 20, "4 KiB hold no twenty of them");
+    }
+    assert!(kept >= 2, "{kept}");
+    let (problem, detail) = bridge.post(callback("more")).await.problem();
+    assert_eq!(problem, "refused");
+    assert_eq!(detail, "the event can't be published, and there is no room for dead letters");
+    assert_eq!(bridge.post(vec![b'x'; 4000]).await.status.as_u16(), 400);
+    assert_eq!(bridge.metric(r#"apsara_bridge_dead_letters_not_kept_total{reason="not_a_callback"}"#), 1.0);
+    assert_eq!(bridge.metric(r#"apsara_bridge_dead_letters_not_kept_total{reason="unrouted"}"#), 2.0);
+    // One that is there is counted once more, and needs no room; nothing old was thrown away.
+    assert_eq!(bridge.post(callback("v0")).await.status.as_u16(), 200);
+    let listed = letters.list(&[]).await;
+    assert_eq!((listed.len(), &listed[0]["count"]), (kept, &2.into()));
+    letters.run(&["delete", "1"]).await;
+    eventually("room again", SOON, async || (bridge.post(callback("more")).await.status.as_u16() == 200).then_some(()))
+        .await;
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_is_published_too_at_once_or_later() {
+    let letters = Letters::new();
+    let kafka = Kafka::start(KafkaOptions::default()).await;
+    kafka.create_topic("letters", 1, &[]).await;
+    let more = "[dead_letters]\nto = { output = 'kafka', topic = 'letters' }\n";
+    let bridge = TestBridge::start_connected(&letters.configuration(kafka.brokers(), TO_IMS, more)).await;
+    assert_eq!(bridge.post(callback("at-once")).await.status.as_u16(), 200);
+    kafka.kill();
+    assert_eq!(bridge.post(callback("later")).await.status.as_u16(), 200);
+    assert_eq!(bridge.metric("apsara_bridge_spool_events"), 1.0);
+    assert_eq!(letters.list(&[]).await.len(), 2, "in the database in any case");
+    kafka.restart().await;
+    let records = kafka.consume("letters", 2, SOON).await;
+    for (record, key) in records.iter().zip(["at-once", "later"]) {
+        let event = judges::accepted(&Message::kafka(record));
+        assert_eq!(event.attribute("dlqreason"), Some("unrouted"));
+        assert_eq!(event.attribute("dlqattempts"), Some("0"));
+        assert_eq!(record.key.as_deref(), Some(key.as_bytes()));
+    }
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_copies_at_once_are_published_once_and_answered_alike() {
+    let letters = Letters::new();
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("copies", 1, 1).expect("created");
+    let configuration = letters.configuration(&cluster.bootstrap_servers(), &everything("copies"), "");
+    let bridge = TestBridge::start_connected(&configuration).await;
+    cluster.broker_round_trip_time(1, Duration::from_millis(200)).expect("set");
+    let post = async |body: &str| bridge.post(body.to_owned()).await.status.as_u16();
+    let spaced = callback("a").replace("\":\"", "\" : \"");
+    let plain = callback("a");
+    assert_eq!(tokio::join!(post(&plain), post(&plain), post(&spaced)), (200, 200, 200));
+    let outcome =
+        |outcome: &str| bridge.metric(&format!(r#"apsara_bridge_callbacks_total{{input="http",outcome="{outcome}"}}"#));
+    assert_eq!((outcome("published"), outcome("duplicate")), (1.0, 2.0));
+    assert_eq!(bridge.metric("apsara_bridge_dedupe_ids"), 1.0);
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_refused_one_is_tried_for_real() {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("refused", 1, 1).expect("created");
+    // Without a spool, so that there is such a thing as a refusal.
+    let bridge = TestBridge::start_connected(&format!(
+        "{}[outputs.kafka]\nkind = 'kafka'\nbrokers = ['{}']\n{}",
+        http_input(""),
+        cluster.bootstrap_servers(),
+        everything("refused")
+    ))
+    .await;
+    cluster.broker_round_trip_time(1, Duration::from_secs(3)).expect("set");
+    assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 503);
+    cluster.broker_round_trip_time(1, Duration::from_millis(1)).expect("set");
+    eventually("the broker answers again", SOON, async || {
+        (bridge.post(callback("a")).await.status.as_u16() == 200).then_some(())
+    })
+    .await;
+    assert_eq!(bridge.metric(r#"apsara_bridge_callbacks_total{input="http",outcome="published"}"#), 1.0);
+    assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
+    assert_eq!(bridge.metric(r#"apsara_bridge_callbacks_total{input="http",outcome="duplicate"}"#), 1.0);
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_takes_over_routes_and_keys_all_or_nothing() {
+    let letters = Letters::new();
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    for topic in ["one", "two"] {
+        cluster.create_topic(topic, 1, 1).expect("created");
+    }
+    let (input, admin) = (free_port(), free_port());
+    let file = letters.folder.path().join("bridge.toml");
+    let write = |keys: &str, topic: &str, more: &str| {
+        let text = format!(
+            "[inputs.http]\nkind = 'http'\nlisten = '127.0.0.1:{input}'\n{more}\n[[inputs.http.endpoints]]\n\
+             urls = ['{URL}']\nkeys = {keys}\n[outputs.kafka]\nkind = 'kafka'\nbrokers = ['{}']\n{}\
+             [spool]\npath = '{}'\n[admin]\nlisten = '127.0.0.1:{admin}'\n",
+            cluster.bootstrap_servers(),
+            everything(topic),
+            letters.path().display()
+        );
+        std::fs::write(&file, text).expect("written");
+    };
+    write(&format!("['{KEY}']"), "one", "");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
+    command.args(["serve", "--config"]).arg(&file);
+    let bridge = Process::start("apsara-bridge", &command, &letters.folder.path().join("log"), None);
+    bridge.wait_log("output is connected", SOON);
+    let address = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let mut client = Client::connect(address(input)).await;
+    let with_new_key = || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+        headers_signed_at("VOD", URL, now, "AnotherKey1")
+    };
+    assert_eq!(client.post("/callbacks", callback("a"), &signed_headers("VOD")).await.status.as_u16(), 200);
+    assert_eq!(client.post("/callbacks", callback("b"), &with_new_key()).await.status.as_u16(), 401);
+
+    write(&format!("['{KEY}', 'AnotherKey1']"), "two", "max_body = '1KiB'");
+    bridge.signal("HUP");
+    bridge.wait_log("the configuration is reloaded", SOON);
+    bridge.wait_log("inputs.http.max_body", SOON);
+    assert_eq!(client.post("/callbacks", callback("b"), &with_new_key()).await.status.as_u16(), 200);
+    let long = callback("long").replace("42", &"4".repeat(2000));
+    assert_eq!(client.post("/callbacks", long, &signed_headers("VOD")).await.status.as_u16(), 200, "needs a restart");
+
+    // Wrong in one place: nothing of it holds.
+    write("['ThirdKey1']", "{status}", "");
+    bridge.signal("HUP");
+    bridge.wait_log("nothing has changed", SOON);
+    assert!(bridge.log().contains("starts with an attribute"), "{}", bridge.log());
+    assert_eq!(client.post("/callbacks", callback("c"), &with_new_key()).await.status.as_u16(), 200);
+    // An output that doesn't run can't be routed to.
+    let text = std::fs::read_to_string(&file).expect("readable").replace("'{status}'", "'two'");
+    std::fs::write(&file, text.replace("outputs.kafka]", "outputs.other]").replace("'kafka', topic", "'other', topic"))
+        .expect("written");
+    bridge.signal("HUP");
+    bridge.wait_log("events are to go to output `other`, which is not running: restart", SOON);
+    let metrics = Client::connect(address(admin)).await.request("GET", "/metrics", "", &[]).await.body;
+    let metrics = String::from_utf8(metrics.to_vec()).expect("UTF-8");
+    assert!(metrics.contains("apsara_bridge_config_reloads_total{result=\"success\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("apsara_bridge_config_reloads_total{result=\"failure\"} 2\n"), "{metrics}");
+    assert!(metrics.contains("apsara_bridge_published_total{output=\"kafka\"} 4\n"), "{metrics}");
+    bridge.signal("TERM");
+    assert_eq!(bridge.wait(SOON), Some(0));
+}
