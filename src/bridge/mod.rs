@@ -280,12 +280,22 @@ impl Bridge {
             metrics.dead_letters_total.with_label_values(&[reason.as_str()]);
             metrics.dead_letters_not_kept_total.with_label_values(&[reason.as_str()]);
         }
+        let outputs: FxHashMap<String, Target> = outputs.collect();
+        for (output, records) in store.iter().flat_map(Store::backlogs) {
+            if !outputs.contains_key(&output) {
+                tracing::warn!(
+                    output,
+                    records,
+                    "the spool has records for an output that is not configured; they stay"
+                );
+            }
+        }
         for result in replay::RESULTS {
             metrics.dead_letters_replayed_total.with_label_values(&[result]);
         }
         Bridge {
             rules: RwLock::new(Arc::new(rules)),
-            outputs: outputs.collect(),
+            outputs,
             room: Semaphore::new(delivery.max_in_flight),
             window: Window::new(delivery.dedupe, metrics.dedupe_ids.clone()),
             delivery,

@@ -23,7 +23,7 @@ const APPLICATION_ID: i32 = 0x6170_6272;
 pub const FORMAT: i32 = 1;
 
 /// Rows are callbacks of a few kilobytes, twice: in pages of SQLite's usual 4 KiB a third would be waste.
-const PAGE_BYTES: u32 = 16 << 10;
+pub(super) const PAGE_BYTES: u32 = 16 << 10;
 
 /// How long a connection waits for another's transaction, as when a command deletes dead letters.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,13 +32,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const ROW_BYTES: usize = 256;
 
 const SCHEMA: &str = "
-CREATE TABLE outputs (
-    id INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE
-) STRICT;
 CREATE TABLE spool (
     seq INTEGER PRIMARY KEY,
-    output INTEGER NOT NULL REFERENCES outputs (id),
+    output TEXT NOT NULL,
     bytes INTEGER NOT NULL,
     spooled_at INTEGER NOT NULL,
     attempts INTEGER NOT NULL,
@@ -472,18 +468,16 @@ impl Database {
     /// SQLite's.
     pub fn backlogs(&self) -> Result<Vec<Backlog>, StoreError> {
         let mut statement = self.connection.prepare(
-            "SELECT output, name, records, bytes, \
-                 (SELECT spooled_at FROM spool WHERE spool.output = totals.output AND spool.seq = totals.first) \
+            "SELECT output, records, bytes, (SELECT spooled_at FROM spool WHERE spool.seq = totals.first) \
              FROM (SELECT output, count(*) AS records, sum(bytes) AS bytes, min(seq) AS first \
-                   FROM spool INDEXED BY spool_by_output GROUP BY output) AS totals \
-             JOIN outputs ON outputs.id = totals.output ORDER BY name",
+                   FROM spool INDEXED BY spool_by_output GROUP BY output) AS totals ORDER BY output",
         )?;
         let rows = statement.query_map([], |row| {
             Ok(Backlog {
-                output: row.get(1)?,
-                records: unsigned(row, 2)?,
-                bytes: unsigned(row, 3)?,
-                oldest: row.get(4)?,
+                output: row.get(0)?,
+                records: unsigned(row, 1)?,
+                bytes: unsigned(row, 2)?,
+                oldest: row.get(3)?,
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -512,11 +506,9 @@ impl Database {
     /// # Errors
     /// SQLite's.
     pub fn read(&self, output: &str, after: i64, records: usize, bytes: u64) -> Result<Vec<Spooled>, StoreError> {
-        let mut statement = self.connection.prepare(
-            "SELECT seq, (SELECT name FROM outputs WHERE id = spool.output), bytes, spooled_at, attempts, checksum, \
-                 mode, route, topic, record_key, envelope, body \
-             FROM spool WHERE output = (SELECT id FROM outputs WHERE name = ?1) AND seq > ?2 ORDER BY seq LIMIT ?3",
-        )?;
+        let mut statement = self
+            .connection
+            .prepare(&format!("{SELECT_SPOOLED} WHERE output = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3"))?;
         let mut rows = statement.query(params![output, after, i64::try_from(records).unwrap_or(i64::MAX)])?;
         let mut read = Vec::new();
         let mut size = 0;
@@ -695,16 +687,16 @@ pub struct Verified {
     pub is_complete: bool,
 }
 
-/// Columns of a record, with the output by its name.
-const SELECT_SPOOLED: &str = "SELECT seq, (SELECT name FROM outputs WHERE id = spool.output), bytes, spooled_at, \
-    attempts, checksum, mode, route, topic, record_key, envelope, body FROM spool";
+/// Columns of a record.
+const SELECT_SPOOLED: &str = "SELECT seq, output, bytes, spooled_at, attempts, checksum, mode, route, topic, record_key, \
+    envelope, body FROM spool";
 
 fn spooled(row: &Row<'_>) -> rusqlite::Result<Spooled> {
     let seq: i64 = row.get(0)?;
     let mode: Option<String> = row.get(6)?;
     let known = mode.as_deref().map(Mode::parse);
     let record = SpoolRecord {
-        output: row.get::<_, Option<String>>(1)?.unwrap_or_default(),
+        output: row.get(1)?,
         route: row.get(7)?,
         topic: row.get(8)?,
         key: row.get(9)?,
@@ -818,22 +810,12 @@ impl Writing<'_> {
 
     /// Appends a record at a place behind all others.
     pub(super) fn append(&self, seq: i64, record: &SpoolRecord) -> Result<(), StoreError> {
-        let name = &record.output;
-        let find = "SELECT id FROM outputs WHERE name = ?1";
-        let known: Option<i64> = self.transaction.query_row(find, [name], |row| row.get(0)).optional()?;
-        let output = match known {
-            Some(id) => id,
-            None => {
-                self.transaction.execute("INSERT INTO outputs (name) VALUES (?1)", [name])?;
-                self.transaction.last_insert_rowid()
-            }
-        };
         self.transaction.execute(
             "INSERT INTO spool (seq, output, bytes, spooled_at, attempts, checksum, mode, route, topic, record_key, \
                  envelope, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
             params![
                 seq,
-                output,
+                record.output,
                 i64::try_from(record.bytes()).unwrap_or(i64::MAX),
                 record.spooled_at,
                 record.attempts,
@@ -851,7 +833,7 @@ impl Writing<'_> {
 
     /// Takes a record out. Returns its output and bytes, if it was there.
     pub(super) fn remove(&self, seq: i64) -> Result<Option<(String, u64)>, StoreError> {
-        let sql = "DELETE FROM spool WHERE seq = ?1 RETURNING (SELECT name FROM outputs WHERE id = output), bytes";
+        let sql = "DELETE FROM spool WHERE seq = ?1 RETURNING output, bytes";
         Ok(self.transaction.query_row(sql, [seq], |row| Ok((row.get(0)?, unsigned(row, 1)?))).optional()?)
     }
 

@@ -10,6 +10,7 @@
 
 pub mod database;
 mod recover;
+mod wal;
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
@@ -166,7 +167,8 @@ impl Store {
         })?;
         let lock = lock(&folder)?;
         let start = Instant::now();
-        let checked = Database::open(&folder, Access::Own)
+        let checked = recover::check_log(&folder)
+            .and_then(|()| Database::open(&folder, Access::Own))
             .and_then(|mut database| database.verify(Some(CHECK_AT_START)).map(|verified| (database, verified)));
         let (database, verified) = match checked {
             Ok(sound) => sound,
@@ -232,6 +234,13 @@ impl Store {
         self.shared.lane(output)
     }
 
+    /// Outputs that records lie in the spool for, and how many.
+    pub(super) fn backlogs(&self) -> Vec<(String, u64)> {
+        let lanes = self.shared.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let spooled = lanes.iter().map(|(output, lane)| (output.clone(), lane.spooled()));
+        spooled.filter(|(_, records)| *records > 0).collect()
+    }
+
     /// Whether a record would be taken now, as far as is known.
     pub fn has_room(&self) -> bool {
         self.shared.is_well.load(Ordering::Relaxed) && !self.shared.is_full.load(Ordering::Relaxed)
@@ -260,7 +269,10 @@ impl Store {
     }
 
     async fn work(&self, work: Work) -> Result<usize, StoreError> {
-        let gone = |_| StoreError::new(FailureKind::Io, "the spool is closed");
+        let gone = |()| {
+            self.shared.is_well.store(false, Ordering::Relaxed);
+            StoreError::new(FailureKind::Io, "the spool is closed")
+        };
         let (done, answer) = oneshot::channel();
         self.jobs.send(Job::Work(work, done)).map_err(|_| gone(()))?;
         answer.await.unwrap_or_else(|_| Err(gone(())))
