@@ -4,7 +4,10 @@ CARGO ?= cargo
 SETUP := tests/support/setup
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench tools clean-tools
+# How long `make chaos` goes on, in seconds.
+TIME ?= 3600
+
+.PHONY: help demo test chaos bench tools clean-tools
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -17,10 +20,15 @@ test: ## run all tests, against a real Kafka and NATS
 	@$(SETUP) build kafka nats kcat promtool judges
 	$(CARGO) test
 
+chaos: ## kill brokers and bridge at random for an hour (TIME=120: two minutes), and count what was lost
+	@$(SETUP) build kafka nats
+	CHAOS_SECONDS=$(TIME) $(CARGO) test --test chaos
+
 bench: ## run the benchmarks
 	@$(SETUP) build kafka nats
 	$(CARGO) bench --bench normalize --bench routes
 	$(CARGO) bench --bench end_to_end
+	$(CARGO) bench --bench spool
 
 tools: ## install whatever any of these needs
 	@$(SETUP) build kafka nats kcat promtool judges
