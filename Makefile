@@ -17,7 +17,7 @@ demo: ## show the bridge at work, with an embedded Kafka and sample callbacks
 	$(CARGO) run -- demo
 
 test: ## run all tests, against a real Kafka and NATS
-	@$(SETUP) build kafka nats kcat promtool judges
+	@$(SETUP) build kafka nats kcat promtool judges mns
 	$(CARGO) test
 
 chaos: ## kill brokers and bridge at random for an hour (TIME=120: two minutes), and count what was lost
@@ -31,7 +31,7 @@ bench: ## run the benchmarks
 	$(CARGO) bench --bench spool
 
 tools: ## install whatever any of these needs
-	@$(SETUP) build kafka nats kcat promtool judges
+	@$(SETUP) build kafka nats kcat promtool judges mns
 
 clean-tools: ## remove what was installed into .tools
 	rm -rf .tools

@@ -12,61 +12,31 @@
 //! for Kafka, 15 for JetStream), BENCH_CONNECTIONS (64), BENCH_RATE of requests per second in the rounds (none: as
 //! many as are answered; an idle service batches less and pays more for each, so the ratios differ). `cargo bench --bench end_to_end -- kafka` takes one bus.
 
+mod bridge;
+mod broker;
 mod forwarder;
 mod load;
+mod observe;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use async_nats::jetstream::stream;
-use tokio::runtime::Runtime;
-
-use load::{Tally, drive};
+use bridge::Bridge;
+use broker::{Broker, Bus};
+use load::{Figures, drive};
+use observe::{cpu_time, median, number, peak_memory, seconds};
 use support::free_port;
-use support::kafka::{Kafka, KafkaOptions};
-use support::nats::{Nats, NatsOptions};
 use support::process::Process;
 
 /// Turns in the warm-up: short, so that both services are warm, too.
 const WARM_UP_TURN: Duration = Duration::from_secs(5);
 
-/// How much a topic or stream keeps. The runs write gigabytes that nobody reads.
-const KEPT_BYTES: i64 = 512 << 20;
-
-/// How long a service may take to be ready.
+/// How long the forwarder may take to be ready.
 const START: Duration = Duration::from_secs(20);
-
-/// Linux counts a process's CPU time in hundredths of a second, on every architecture.
-const TICK: Duration = Duration::from_millis(10);
-
-/// The buses measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bus {
-    /// Apache Kafka.
-    Kafka,
-    /// NATS JetStream.
-    Jetstream,
-}
-
-impl Bus {
-    const ALL: [Bus; 2] = [Bus::Kafka, Bus::Jetstream];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Bus::Kafka => "kafka",
-            Bus::Jetstream => "jetstream",
-        }
-    }
-
-    pub(crate) fn from_name(name: &str) -> Option<Bus> {
-        Bus::ALL.into_iter().find(|bus| bus.name() == name)
-    }
-}
 
 /// How long and how hard.
 #[derive(Clone, Copy, Debug)]
@@ -80,11 +50,6 @@ struct Plan {
 
 impl Plan {
     fn from_environment() -> Plan {
-        let number = |name: &str| {
-            let text = std::env::var(name).ok()?;
-            Some(text.parse::<usize>().unwrap_or_else(|_| panic!("{name}={text}: expected a whole number")))
-        };
-        let seconds = |name: &str| number(name).map(|seconds| Duration::from_secs(seconds as u64));
         Plan {
             rounds: number("BENCH_ROUNDS").unwrap_or(5).max(1),
             turn: seconds("BENCH_SECONDS").unwrap_or(Duration::from_secs(8)),
@@ -141,16 +106,16 @@ fn measure(bus: Bus, plan: Plan) -> usize {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let folder = tempfile::tempdir().expect("the folder for temporary files is writable");
     eprintln!("{}: starting the broker and both services", bus.name());
-    let broker = Broker::start(bus, &runtime);
+    let broker = Broker::start(bus, &runtime, &["bridge", "forwarder"]);
     // The order doesn't matter: the one that waits costs nothing.
-    let bridge = start_bridge(bus, broker.address(), folder.path());
+    let bridge = start_bridge(&broker, folder.path());
     let forwarder = start_forwarder(bus, broker.address(), folder.path());
     let services = [&bridge, &forwarder];
     let mut failed = 0;
     let mut turn = |service: &Service, time: Duration, rate: Option<u32>| {
-        let before = cpu_time(&service.process);
+        let before = cpu_time(service.process.id());
         let tally = runtime.block_on(drive(service.address, plan.connections, time, rate));
-        let cpu = cpu_time(&service.process) - before;
+        let cpu = cpu_time(service.process.id()) - before;
         if let Some(reason) = &tally.first_failure {
             eprintln!("{}: {} requests failed, the first with: {reason}", service.name, tally.failed);
             eprintln!("{}", service.process.log_tail());
@@ -179,37 +144,6 @@ fn measure(bus: Bus, plan: Plan) -> usize {
     let peaks = services.map(|service| peak_memory(&service.process));
     print_table(bus, plan, &rounds, peaks);
     failed
-}
-
-/// What is read off one turn.
-#[derive(Clone, Copy, Debug)]
-struct Figures {
-    requests_per_second: f64,
-    cpu_per_event: f64,
-    p50: f64,
-    p99: f64,
-}
-
-impl Figures {
-    fn new(tally: &Tally, cpu: Duration) -> Figures {
-        let milliseconds = |share| tally.percentile(share).as_secs_f64() * 1e3;
-        Figures {
-            requests_per_second: tally.answered as f64 / tally.elapsed.as_secs_f64(),
-            cpu_per_event: cpu.as_secs_f64() * 1e6 / tally.answered.max(1) as f64,
-            p50: milliseconds(0.50),
-            p99: milliseconds(0.99),
-        }
-    }
-}
-
-impl std::fmt::Display for Figures {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Figures { requests_per_second, cpu_per_event, p50, p99 } = self;
-        write!(
-            formatter,
-            "{requests_per_second:>8.0} requests/s {cpu_per_event:>7.1} µs CPU {p50:>7.2} ms p50 {p99:>7.2} ms p99"
-        )
-    }
 }
 
 fn print_table(bus: Bus, plan: Plan, [bridge, forwarder]: &[Vec<Figures>; 2], peaks: [f64; 2]) {
@@ -245,120 +179,18 @@ fn print_table(bus: Bus, plan: Plan, [bridge, forwarder]: &[Vec<Figures>; 2], pe
     println!();
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 // --- the parts of a run -------------------------------------------------------------------------------------------
 
-/// A broker with a topic for each service.
-enum Broker {
-    Kafka(Kafka),
-    Nats(Nats),
-}
-
-impl Broker {
-    fn start(bus: Bus, runtime: &Runtime) -> Broker {
-        match bus {
-            Bus::Kafka => {
-                let properties = vec![("log.retention.check.interval.ms".to_owned(), "5000".to_owned())];
-                let kafka = Kafka::start_blocking(KafkaOptions { bench: true, properties, ..KafkaOptions::default() });
-                let kept = KEPT_BYTES.to_string();
-                let segment = (KEPT_BYTES / 4).to_string();
-                let config = [("retention.bytes", kept.as_str()), ("segment.bytes", segment.as_str())];
-                // One partition: records without a key, as the forwarder's, would otherwise be batched better.
-                runtime.block_on(kafka.create_topic("bench.bridge", 1, &config));
-                runtime.block_on(kafka.create_topic("bench.forwarder", 1, &config));
-                Broker::Kafka(kafka)
-            }
-            Bus::Jetstream => {
-                let nats = Nats::start_blocking(NatsOptions::default());
-                let streams = async {
-                    for name in ["bridge", "forwarder"] {
-                        let config = stream::Config {
-                            name: name.to_owned(),
-                            subjects: vec![format!("bench.{name}")],
-                            max_bytes: KEPT_BYTES,
-                            ..stream::Config::default()
-                        };
-                        nats.jetstream().await.create_stream(config).await.expect("a stream can be made");
-                    }
-                };
-                runtime.block_on(streams);
-                Broker::Nats(nats)
-            }
-        }
-    }
-
-    fn address(&self) -> &str {
-        match self {
-            Broker::Kafka(kafka) => kafka.brokers(),
-            Broker::Nats(nats) => nats.url(),
-        }
-    }
-}
-
-fn start_bridge(bus: Bus, bus_address: &str, folder: &Path) -> Service {
-    let [address, admin] = [loopback(), loopback()];
-    let output = match bus {
-        Bus::Kafka => format!("kind = 'kafka'\nbrokers = ['{bus_address}']"),
-        Bus::Jetstream => format!("kind = 'nats'\nservers = ['{bus_address}']"),
-    };
-    let (url, key) = (load::URL, load::KEY);
-    let config = format!(
-        "[inputs.http]\nkind = 'http'\nlisten = '{address}'\n\
-         [[inputs.http.endpoints]]\npath = '/callbacks'\nurls = ['{url}']\nkeys = ['{key}']\n\
-         [outputs.bus]\n{output}\n\
-         [[routes]]\nname = 'all'\nto = {{ output = 'bus', topic = 'bench.bridge' }}\n\
-         [admin]\nlisten = '{admin}'\n\
-         [log]\nfilter = 'warn'\n"
-    );
-    let file = folder.join("bridge.toml");
-    std::fs::write(&file, config).expect("the temporary folder is writable");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
-    command.arg("serve").arg("--config").arg(&file);
-    let process = Process::start("the bridge", &command, &folder.join("bridge.log"), None);
-    process.wait_ready(START, || is_ready(admin).then_some(()));
-    Service { name: "bridge", address, process }
+fn start_bridge(broker: &Broker, folder: &Path) -> Service {
+    let bridge = Bridge::start(folder, &broker.output(), bridge::PUBLISH, "");
+    bridge.wait_direct();
+    Service { name: "bridge", address: bridge.input, process: bridge.process }
 }
 
 fn start_forwarder(bus: Bus, bus_address: &str, folder: &Path) -> Service {
-    let address = loopback();
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let command = forwarder::command(bus, bus_address, "bench.forwarder", address);
     let process = Process::start("the forwarder", &command, &folder.join("forwarder.log"), None);
     process.wait_ready(START, || TcpStream::connect(address).ok());
     Service { name: "forwarder", address, process }
-}
-
-fn loopback() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], free_port()))
-}
-
-fn is_ready(admin: SocketAddr) -> bool {
-    let ask = || -> std::io::Result<bool> {
-        let mut stream = TcpStream::connect(admin)?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer)?;
-        Ok(answer == *b"HTTP/1.1 200")
-    };
-    ask().unwrap_or(false)
-}
-
-/// The CPU time of a process so far, in user and system mode.
-fn cpu_time(process: &Process) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).expect("the process still runs");
-    // The fields behind the program's name, which may hold blanks itself; utime and stime are 14th and 15th of all.
-    let (_, fields) = stat.rsplit_once(") ").expect("the name stands in parentheses");
-    let ticks: u32 = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u32>().expect("a count")).sum();
-    TICK * ticks
-}
-
-/// The most memory a process had resident, in MiB.
-fn peak_memory(process: &Process) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).expect("the process still runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells the peak");
-    let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number of kB");
-    kilobytes / 1024.0
 }

@@ -61,6 +61,38 @@ impl Tally {
     }
 }
 
+/// What is read off one turn of load.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Figures {
+    pub(crate) requests_per_second: f64,
+    pub(crate) cpu_per_event: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+}
+
+impl Figures {
+    /// Puts together what the load saw and the CPU time that the service took for it.
+    pub(crate) fn new(tally: &Tally, cpu: Duration) -> Figures {
+        let milliseconds = |share| tally.percentile(share).as_secs_f64() * 1e3;
+        Figures {
+            requests_per_second: tally.answered as f64 / tally.elapsed.as_secs_f64(),
+            cpu_per_event: cpu.as_secs_f64() * 1e6 / tally.answered.max(1) as f64,
+            p50: milliseconds(0.50),
+            p99: milliseconds(0.99),
+        }
+    }
+}
+
+impl std::fmt::Display for Figures {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Figures { requests_per_second, cpu_per_event, p50, p99 } = self;
+        write!(
+            formatter,
+            "{requests_per_second:>8.0} requests/s {cpu_per_event:>7.1} µs CPU {p50:>7.2} ms p50 {p99:>7.2} ms p99"
+        )
+    }
+}
+
 /// The size of a body.
 pub(crate) fn body_bytes() -> usize {
     BODY.len()

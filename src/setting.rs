@@ -272,6 +272,15 @@ impl Secret {
     }
 }
 
+/// A pause of which the second half is random, so that many who wait for the same don't come all at once.
+pub fn jittered(pause: Duration) -> Duration {
+    use std::hash::{BuildHasher, RandomState};
+    // The randomness that the standard library gives its hash tables.
+    let number = RandomState::new().hash_one(0);
+    let part = f64::from((number >> 32) as u32) / f64::from(u32::MAX);
+    pause / 2 + (pause / 2).mul_f64(part)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,7 @@
 //! * `GET /metrics`: the metrics, for Prometheus.
 //! * `GET /healthz`: 200 while the process answers.
 //! * `GET /readyz`: 200 when events can be taken and the service isn't stopping: every output has connected and is not
-//!   known to be down, or the spool takes what they don't; 503 with the reasons otherwise.
+//!   known to be down, or the spool takes what they don't, and no input is set up wrongly; 503 with the reasons otherwise.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -97,6 +97,10 @@ fn answer(request: &Request<Incoming>, bridge: &Bridge, stopping: bool) -> Respo
     match request.uri().path() {
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" if stopping => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+        "/readyz" if !bridge.troubled().is_empty() => {
+            let inputs = bridge.troubled().join(", ");
+            text(StatusCode::SERVICE_UNAVAILABLE, format!("inputs that somebody must mend: {inputs}; see the log\n"))
+        }
         "/readyz" => match bridge.disconnected().as_slice() {
             [] => text(StatusCode::OK, "ready\n"),
             outputs if bridge.can_spool() => {

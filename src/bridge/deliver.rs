@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use crate::event::{DLQATTEMPTS, DLQCODE, DLQDESTINATION, DLQREASON, Event, SOURCE, SUBJECT, TYPE};
-use crate::output::{ErrorKind, PublishError, Record};
+use crate::output::{ErrorKind, PATIENCE, PublishError, Record};
 use crate::route::{Destination, Route};
 
 use super::store::database::{FailureKind, NewLetter, SpoolRecord};
@@ -17,6 +17,26 @@ use super::{Bridge, Callback, DeadLetterReason, Outcome, Refusal, Rules, Target}
 
 /// Pause before a record is tried again inside the deadline: doubles up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
+
+/// How often a patient delivery looks whether the spool is empty.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long a delivery may take, and whether it waits for outputs that are down.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Pace {
+    /// Somebody waits for the answer.
+    Prompt(Instant),
+    /// The input keeps the callback meanwhile.
+    Patient(Instant),
+}
+
+impl Pace {
+    fn deadline(self) -> Instant {
+        match self {
+            Pace::Prompt(deadline) | Pace::Patient(deadline) => deadline,
+        }
+    }
+}
 
 /// A destination that didn't take the event.
 #[derive(Clone, Debug)]
@@ -46,17 +66,24 @@ pub(super) struct Taken {
 impl Bridge {
     /// Routes an event, publishes it, and keeps what is left of it.
     pub(super) async fn take(&self, rules: &Rules, callback: &Callback, event: &Arc<Event>) -> Taken {
-        let deadline = callback.arrived + self.delivery.deadline;
+        let deadline = callback.arrived + callback.patience.unwrap_or(self.delivery.deadline);
+        let pace = if callback.patience.is_some() { Pace::Patient(deadline) } else { Pace::Prompt(deadline) };
         let decision = rules.router.decide(event);
         for index in &decision.taken_by {
             rules.route_matches[*index].inc();
         }
-        let failures = self.deliver(rules, event, &decision.destinations, deadline).await;
+        let failures = self.deliver(rules, event, &decision.destinations, pace).await;
         let destinations = decision.destinations.len();
         let published = destinations - failures.len();
         let mut leftover = Leftover::default();
         for failure in failures {
-            if failure.error.kind.is_retriable() {
+            if failure.error.kind.is_retriable() && callback.is_last_try {
+                let letter = NewLetter {
+                    reason: DeadLetterReason::Exhausted.as_str().to_owned(),
+                    ..letter_of(&failure, callback, event)
+                };
+                leftover.letters.push((DeadLetterReason::Exhausted, letter));
+            } else if failure.error.kind.is_retriable() {
                 leftover.outputs.push(failure.output.clone());
                 leftover.records.push(spool_record(&failure, &callback.body));
             } else {
@@ -90,23 +117,23 @@ impl Bridge {
         rules: &Rules,
         event: &Arc<Event>,
         destinations: &[(&Route, &Destination)],
-        deadline: Instant,
+        pace: Pace,
     ) -> Vec<Box<Failure>> {
         let room = match self.room.try_acquire() {
             Ok(room) => Some(room),
             Err(_) => {
                 tokio::select! {
                     room = self.room.acquire() => room.ok(),
-                    () = tokio::time::sleep_until(deadline) => None,
+                    () = tokio::time::sleep_until(pace.deadline()) => None,
                     () = self.hurry.cancelled() => None,
                 }
             }
         };
-        let deadline = room.is_some().then_some(deadline);
+        let pace = room.is_some().then_some(pace);
         match destinations {
-            [only] => self.publish_to(rules, event, *only, deadline).await.err().into_iter().collect(),
+            [only] => self.publish_to(rules, event, *only, pace).await.err().into_iter().collect(),
             several => {
-                let results = join_all(several.iter().map(|to| self.publish_to(rules, event, *to, deadline))).await;
+                let results = join_all(several.iter().map(|to| self.publish_to(rules, event, *to, pace))).await;
                 results.into_iter().filter_map(Result::err).collect()
             }
         }
@@ -117,10 +144,10 @@ impl Bridge {
         rules: &Rules,
         event: &Arc<Event>,
         (route, destination): (&Route, &Destination),
-        deadline: Option<Instant>,
+        pace: Option<Pace>,
     ) -> Result<(), Box<Failure>> {
         let record = self.record(rules, event, destination);
-        self.publish(&route.name, &destination.output, record, deadline).await
+        self.publish(&route.name, &destination.output, record, pace).await
     }
 
     pub(super) fn record(&self, rules: &Rules, event: &Arc<Event>, destination: &Destination) -> Record {
@@ -132,14 +159,15 @@ impl Bridge {
         }
     }
 
-    /// Publishes to one destination, trying again inside the deadline while that can help. An output known to be
-    /// down is not waited for, nor one that has older records in the spool: this one queues up behind them.
+    /// Publishes to one destination, trying again inside the deadline while that can help. A prompt one doesn't wait
+    /// for an output known to be down, nor for one that has older records in the spool: it queues up behind them. A
+    /// patient one waits for both. Without a pace there was no room to try at all.
     pub(super) async fn publish(
         &self,
         route: &str,
         output: &str,
         record: Record,
-        deadline: Option<Instant>,
+        pace: Option<Pace>,
     ) -> Result<(), Box<Failure>> {
         let mut attempts = 0;
         let failed = |record, attempts, error| {
@@ -148,24 +176,34 @@ impl Bridge {
         let Some(target) = self.outputs.get(output) else {
             return failed(record, 0, PublishError::new(ErrorKind::Misconfigured, "no such output"));
         };
-        let Some(deadline) = deadline else {
+        let Some(pace) = pace else {
             let error = PublishError::new(ErrorKind::QueueFull, "as many callbacks as may be in flight are in flight");
             return failed(record, 0, error);
         };
-        if target.has_backlog() {
-            let error = PublishError::new(ErrorKind::Unavailable, "older events wait in the spool");
-            return failed(record, 0, error);
-        }
+        let deadline = pace.deadline();
         let mut pause = RETRY.0;
         let error = loop {
+            if let Pace::Patient(_) = pace {
+                tokio::select! {
+                    biased;
+                    () = target.wait_until_free() => {}
+                    () = tokio::time::sleep_until(deadline) => {}
+                    () = self.hurry.cancelled() => {}
+                }
+            }
+            if target.has_backlog() {
+                let error = PublishError::new(ErrorKind::Unavailable, "older events wait in the spool");
+                return failed(record, attempts, error);
+            }
             attempts += 1;
             let tried = tokio::select! {
-                tried = target.attempt(&record, deadline) => tried,
+                tried = target.attempt(&record, deadline.min(Instant::now() + PATIENCE)) => tried,
                 () = self.hurry.cancelled() => Err(PublishError::new(ErrorKind::TimedOut, "the bridge is stopping")),
             };
             let Err(error) = tried else { return Ok(()) };
-            let up = target.output.health().is_up();
-            if !error.kind.is_retriable() || !up || Instant::now() + pause >= deadline || self.hurry.is_cancelled() {
+            let is_over = Instant::now() + pause >= deadline || self.hurry.is_cancelled();
+            let is_waited_for = matches!(pace, Pace::Patient(_)) || target.output.health().is_up();
+            if !error.kind.is_retriable() || !is_waited_for || is_over {
                 break error;
             }
             tokio::time::sleep(pause).await;
@@ -274,7 +312,7 @@ impl Bridge {
             return Err(Refusal::NoDeadLetters(reason));
         };
         // Even late, it is tried once: the letter has nowhere else to go without a store.
-        match self.publish("", &output, record, Some(deadline)).await {
+        match self.publish("", &output, record, Some(Pace::Prompt(deadline))).await {
             Ok(()) => Ok(None),
             Err(failure) if self.store.is_some() && failure.error.kind.is_retriable() => {
                 Ok(Some(spool_record(&failure, &[])))
@@ -312,6 +350,17 @@ impl Target {
     /// Whether records for it lie in the spool.
     pub(super) fn has_backlog(&self) -> bool {
         self.lane.as_ref().is_some_and(|lane| lane.has_backlog())
+    }
+
+    /// Waits until the output is up and nothing older waits for it.
+    async fn wait_until_free(&self) {
+        loop {
+            self.output.health().wait_until_up().await;
+            if !self.has_backlog() {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Publishes once, and counts it.

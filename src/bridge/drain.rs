@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use crate::event::{Event, SUBJECT, TYPE};
 use crate::output::{ErrorKind, PATIENCE, PublishError, Record};
 
+use crate::setting::jittered;
+
 use super::deliver::{Failure, spool_record};
 use super::store::database::{FailureKind, NewLetter, SpoolRecord, Spooled};
 use super::store::{BecameLetter, Lane, Reader, Settled, Store, now};
@@ -140,10 +142,9 @@ impl Drain<'_> {
     }
 
     async fn rest(&self, pause: &mut Duration, stopping: &CancellationToken) {
-        let half = *pause / 2;
         tokio::select! {
             () = stopping.cancelled() => {}
-            () = tokio::time::sleep(half + half.mul_f64(random())) => {}
+            () = tokio::time::sleep(jittered(*pause)) => {}
         }
         *pause = (*pause * 2).min(PAUSE.1);
     }
@@ -289,11 +290,4 @@ impl Drain<'_> {
             }
         }
     }
-}
-
-/// A number from 0 to 1, from the randomness that the standard library gives its hash tables.
-fn random() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    let number = RandomState::new().hash_one(0);
-    f64::from((number >> 32) as u32) / f64::from(u32::MAX)
 }

@@ -14,8 +14,9 @@ mod drain;
 mod replay;
 pub mod store;
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -52,6 +53,11 @@ pub struct Callback {
     pub sender: Arc<Sender>,
     /// W3C trace context of the sender.
     pub traceparent: Option<String>,
+    /// How long the buses have before it is spooled, where its input keeps it meanwhile; none is the delivery
+    /// deadline. Within this time an output that is down is waited for.
+    pub patience: Option<Duration>,
+    /// Whether it becomes a dead letter if it can't be published now, for it has come too often.
+    pub is_last_try: bool,
 }
 
 /// What the configuration knows of the sender of callbacks.
@@ -119,6 +125,8 @@ pub enum DeadLetterReason {
     NotACallback,
     /// It was changed on the disk.
     Damaged,
+    /// It came from a queue as often as may be, and could not be published.
+    Exhausted,
     /// A bus will never take it.
     Publish(ErrorKind),
 }
@@ -132,6 +140,7 @@ impl DeadLetterReason {
             DeadLetterReason::Routed,
             DeadLetterReason::NotACallback,
             DeadLetterReason::Damaged,
+            DeadLetterReason::Exhausted,
         ];
         others.into_iter().chain(publish)
     }
@@ -143,6 +152,7 @@ impl DeadLetterReason {
             DeadLetterReason::Routed => "routed",
             DeadLetterReason::NotACallback => "not_a_callback",
             DeadLetterReason::Damaged => "damaged",
+            DeadLetterReason::Exhausted => "exhausted",
             DeadLetterReason::Publish(kind) => kind.as_str(),
         }
     }
@@ -260,6 +270,8 @@ pub struct Bridge {
     room: Semaphore,
     /// Ends what is being published: to the spool with it.
     hurry: CancellationToken,
+    /// Inputs that a person must mend, and why.
+    troubles: Mutex<BTreeMap<String, String>>,
     metrics: Metrics,
 }
 
@@ -301,6 +313,7 @@ impl Bridge {
             delivery,
             store,
             hurry: CancellationToken::new(),
+            troubles: Mutex::default(),
             metrics,
         }
     }
@@ -364,6 +377,20 @@ impl Bridge {
     /// Whether every output has connected and is not known to be down.
     pub fn is_connected(&self) -> bool {
         self.outputs.values().all(|target| target.output.health().is_up())
+    }
+
+    /// Tells that an input can take nothing until a person mends it, or that it can again.
+    pub fn set_trouble(&self, input: &str, trouble: Option<String>) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        match trouble {
+            Some(trouble) => drop(troubles.insert(input.to_owned(), trouble)),
+            None => drop(troubles.remove(input)),
+        }
+    }
+
+    /// Names of the inputs that a person must mend.
+    pub fn troubled(&self) -> Vec<String> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
     /// Names of the outputs that are not connected.

@@ -29,7 +29,7 @@ pub(super) struct Explain {
     /// File with one callback; `-` or none is standard input.
     #[arg(value_name = "FILE", default_value = "-")]
     file: PathBuf,
-    /// Path of the HTTP endpoint that the callback would come to; the first one, if not given.
+    /// Path of the HTTP endpoint, or name of the queue, that the callback would come by; the first one, if not given.
     #[arg(long, value_name = "PATH")]
     endpoint: Option<String>,
     #[command(flatten)]
@@ -56,12 +56,15 @@ impl Explain {
         let endpoints: Vec<(&str, &Sender)> = settings
             .iter()
             .flat_map(|settings| &settings.inputs)
-            .flat_map(|InputSettings::Http(http)| http.endpoints())
+            .flat_map(|input| match input {
+                InputSettings::Http(http) => http.endpoints().collect(),
+                InputSettings::Mns(mns) => vec![(mns.queue(), mns.sender())],
+            })
             .collect();
         let sender = match &self.endpoint {
             Some(path) => match endpoints.iter().find(|(known, _)| known == path) {
                 Some((_, sender)) => Some(*sender),
-                None => return fail(format!("the configuration has no endpoint {path}")),
+                None => return fail(format!("the configuration has no endpoint or queue {path}")),
             },
             None => endpoints.first().map(|(_, sender)| *sender),
         };

@@ -18,6 +18,7 @@ use crate::bridge::store::StoreSettings;
 use crate::bridge::{DedupeSettings, Delivery};
 use crate::dialect::{Catalogue, Normalizer};
 use crate::input::http::HttpConfig;
+use crate::input::mns::MnsConfig;
 use crate::output::console::ConsoleConfig;
 use crate::output::kafka::KafkaConfig;
 use crate::output::nats::{NatsConfig, NatsDelivery};
@@ -153,9 +154,12 @@ pub fn load(layers: &[Layer]) -> Result<Loaded, Vec<ConfigError>> {
 
     let mut input_settings = Vec::new();
     for (name, input) in inputs {
-        let InputConfig::Http(http) = input;
-        match http.validate(&name) {
-            Ok(settings) => input_settings.push(InputSettings::Http(settings)),
+        let settings = match input {
+            InputConfig::Http(http) => http.validate(&name).map(|http| InputSettings::Http(Box::new(http))),
+            InputConfig::Mns(mns) => mns.validate(&name, deadline).map(|mns| InputSettings::Mns(Box::new(mns))),
+        };
+        match settings {
+            Ok(settings) => input_settings.push(settings),
             Err(errors) => check.below(&format!("inputs.{name}"), errors),
         }
     }
@@ -305,6 +309,16 @@ fn leaves_unrouted(router: &Router, dead_letters: bool) -> Option<String> {
 #[derive(Debug)]
 enum InputConfig {
     Http(HttpConfig),
+    Mns(Box<MnsConfig>),
+}
+
+impl InputConfig {
+    fn kind(&self) -> &'static str {
+        match self {
+            InputConfig::Http(_) => "http",
+            InputConfig::Mns(_) => "mns",
+        }
+    }
 }
 
 /// Settings of an output of any kind.
@@ -328,6 +342,7 @@ impl OutputConfig {
 fn read_input(reader: &mut Reader, kind: &str, path: &[&str]) -> Result<InputConfig, &'static [&'static str]> {
     match kind {
         "http" => Ok(InputConfig::Http(reader.section(path))),
+        "mns" => Ok(InputConfig::Mns(Box::new(reader.section(path)))),
         _ => Err(crate::input::KINDS),
     }
 }
@@ -524,8 +539,12 @@ fn effective(raw: &Raw, inputs: &[(String, InputConfig)], outputs: &[(String, Ou
             section.insert(name.to_owned(), toml::Value::Table(plugin));
         }
     };
-    for (name, InputConfig::Http(http)) in inputs {
-        put("inputs", name, "http", toml::Table::try_from(http));
+    for (name, input) in inputs {
+        let table = match input {
+            InputConfig::Http(http) => toml::Table::try_from(http),
+            InputConfig::Mns(mns) => toml::Table::try_from(mns),
+        };
+        put("inputs", name, input.kind(), table);
     }
     for (name, output) in outputs {
         let table = match output {

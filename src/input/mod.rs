@@ -4,6 +4,7 @@
 //! A new input is one folder with its settings, and one line in [`KINDS`].
 
 pub mod http;
+pub mod mns;
 
 /// The kinds of inputs, as `kind` names them.
-pub const KINDS: &[&str] = &["http"];
+pub const KINDS: &[&str] = &["http", "mns"];

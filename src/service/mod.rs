@@ -19,6 +19,7 @@ use crate::bridge::store::{Store, StoreSettings};
 use crate::bridge::{Bridge, Delivery, Rules};
 use crate::dialect::{Catalogue, Normalizer};
 use crate::input::http::{Endpoints, HttpInput, HttpSettings};
+use crate::input::mns::{MnsInput, MnsSettings};
 use crate::output::Output;
 use crate::output::console::Console;
 use crate::output::kafka::{Kafka, KafkaSettings};
@@ -60,7 +61,9 @@ pub struct Settings {
 #[derive(Debug)]
 pub enum InputSettings {
     /// By HTTP.
-    Http(HttpSettings),
+    Http(Box<HttpSettings>),
+    /// From an MNS queue.
+    Mns(Box<MnsSettings>),
 }
 
 /// Checked settings of an output.
@@ -122,9 +125,11 @@ impl Reloader {
         self.bridge
             .change_rules(rules)
             .map_err(|output| format!("events are to go to output `{output}`, which is not running: restart"))?;
-        for InputSettings::Http(http) in settings.inputs {
-            if let Some((_, endpoints)) = self.endpoints.iter().find(|(name, _)| name == http.name()) {
-                endpoints.replace(http, self.bridge.metrics());
+        for input in settings.inputs {
+            if let InputSettings::Http(http) = input
+                && let Some((_, endpoints)) = self.endpoints.iter().find(|(name, _)| name == http.name())
+            {
+                endpoints.replace(*http, self.bridge.metrics());
             }
         }
         Ok(())
@@ -145,6 +150,7 @@ const RELOAD_RESULTS: [&str; 2] = ["success", "failure"];
 pub struct Service {
     bridge: Arc<Bridge>,
     inputs: Vec<(String, HttpInput)>,
+    queues: Vec<(String, MnsInput)>,
     admin: Admin,
     shutdown_delay: Duration,
     shutdown_drain: Duration,
@@ -183,11 +189,20 @@ impl Service {
         }
         let rules = Rules::new(normalizer, settings.router, settings.dead_letters, &metrics);
         let bridge = Arc::new(Bridge::new(rules, outputs, settings.delivery, store, metrics));
-        let mut inputs = Vec::new();
-        for InputSettings::Http(http) in settings.inputs {
+        let (mut inputs, mut queues) = (Vec::new(), Vec::new());
+        for input in settings.inputs {
+            let http = match input {
+                InputSettings::Http(http) => http,
+                InputSettings::Mns(mns) => {
+                    let name = mns.name().to_owned();
+                    let key = format!("inputs.{name}.endpoint");
+                    queues.push((name, MnsInput::new(*mns).map_err(|reason| StartError { key, reason })?));
+                    continue;
+                }
+            };
             let name = http.name().to_owned();
             let address = shown(http.listen());
-            let bound = HttpInput::bind(http).await.map_err(|error| StartError {
+            let bound = HttpInput::bind(*http).await.map_err(|error| StartError {
                 key: format!("inputs.{name}.listen"),
                 reason: format!("{address} can't be had: {error}"),
             })?;
@@ -200,6 +215,7 @@ impl Service {
         Ok(Service {
             bridge,
             inputs,
+            queues,
             admin,
             shutdown_delay: settings.shutdown_delay,
             shutdown_drain: settings.shutdown_drain,
@@ -244,6 +260,10 @@ impl Service {
         tracing::info!(address = %self.admin.address(), "serving metrics and probes");
         for (_, input) in self.inputs {
             listeners.spawn(input.run(self.bridge.clone(), stopping.clone(), closed.clone(), callbacks.clone()));
+        }
+        for (name, input) in self.queues {
+            tracing::info!(input = name, queue = input.queue(), "taking callbacks");
+            listeners.spawn(input.run(self.bridge.clone(), stopping.clone(), callbacks.clone()));
         }
         let unready = self.admin.stopping();
         listeners.spawn(self.admin.run(closed.clone()));

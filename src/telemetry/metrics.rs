@@ -3,8 +3,8 @@
 //! No label takes a value that a callback can invent: event types outside the catalogue are `other`.
 
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
-    process_collector::ProcessCollector,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder, process_collector::ProcessCollector,
 };
 
 /// What every metric's name starts with.
@@ -42,6 +42,13 @@ impl Build for IntCounterVec {
     const KIND: &'static str = "counter";
     fn build(metric: &Metric, _: &[f64]) -> prometheus::Result<Self> {
         IntCounterVec::new(opts(metric), metric.labels)
+    }
+}
+
+impl Build for IntCounter {
+    const KIND: &'static str = "counter";
+    fn build(metric: &Metric, _: &[f64]) -> prometheus::Result<Self> {
+        IntCounter::with_opts(opts(metric))
     }
 }
 
@@ -142,6 +149,11 @@ metrics! {
     dead_letters_stored_bytes: IntGauge [] = "What they count against dead_letters.max_bytes.";
     dead_letters_max_bytes: IntGauge [] = "The bound of dead_letters_stored_bytes.";
     dedupe_ids: IntGauge [] = "Ids of accepted events that are remembered.";
+    mns_receives_total: IntCounterVec ["queue", "result"] = "Requests for messages of a queue, by what came.";
+    mns_messages: GaugeVec ["queue", "state"] = "Messages of a queue by its own count, asked once a minute.";
+    mns_lease_extensions_total: IntCounter [] = "Leases of messages that were extended.";
+    mns_late_deletes_total: IntCounter [] = "Messages deleted after their lease had ended: they come again.";
+    mns_clock_offset_seconds: GaugeVec ["queue"] = "How far Alibaba's clock is ahead of the one here.";
     config_reloads_total: IntCounterVec ["result"] = "Reloads of the configuration, by result.";
     build_info: GaugeVec ["version"] = "Always 1; the label tells the version.";
 }

@@ -109,7 +109,7 @@ fn every_kind_of_mistake_is_told_at_once() {
         "inputs.http.max_body: `1 parsec` is no size; expected one with its unit, as \"256KiB\" or \"1GiB\"",
         "inputs.http.tls: /nonexistent.pem can't be read: ",
         "inputs.nothing.kind: missing; it tells what this is",
-        "inputs.queue.kind: `htp` is none of http; did you mean `http`?",
+        "inputs.queue.kind: `htp` is none of http, mns; did you mean `http`?",
         "log.filter: `nonsense==` is no log filter: ",
         "log.format: `xml` is none of auto, text, json",
         "outputs.kafka.brokers: expected at least one host:port",

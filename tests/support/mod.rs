@@ -9,7 +9,8 @@
 //!
 //! Taken in by `#[path = "../support/mod.rs"] mod support;` so that tests and benchmarks need no crate for it.
 //!
-//! Layout: [`process`] children that die with us; [`kafka`] and [`nats`] the brokers; [`certificates`] the TLS
+//! Layout: [`process`] children that die with us; [`kafka`] and [`nats`] the brokers; [`mns`] a server that plays
+//! Alibaba's queue; [`certificates`] the TLS
 //! material for both; [`judges`] the CloudEvents SDKs of other languages; here, ports, tools and waiting.
 
 #![allow(dead_code)] // each binary that takes this in uses its own part of it
@@ -18,6 +19,7 @@ pub mod bridge;
 pub mod certificates;
 pub mod judges;
 pub mod kafka;
+pub mod mns;
 pub mod nats;
 pub mod process;
 

@@ -444,6 +444,8 @@ impl Service {
             arrived: Instant::now(),
             sender: endpoint.sender.clone(),
             traceparent: traceparent(&head.headers),
+            patience: None,
+            is_last_try: false,
         };
         let bridge = self.bridge.clone();
         let accepted = async move {

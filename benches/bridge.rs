@@ -1,0 +1,115 @@
+//! The bridge's own program as the benchmarks start it: signatures checked, one route, its spool in a folder.
+
+#![allow(dead_code)] // each benchmark that takes this in uses its own part of it
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::load;
+use crate::support::process::Process;
+use crate::support::{free_port, wait_for};
+
+/// What the route does when it publishes; the topic is the one of [`crate::broker::Broker::start`].
+pub(crate) const PUBLISH: &str = "to = { output = 'bus', topic = 'bench.bridge' }";
+
+/// The database inside the folder that a bridge is started with.
+pub(crate) const DATABASE: &str = "spool/spool.db";
+
+/// How long a bridge may take to be ready, to connect and to stop.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often a bridge that starts is asked whether it is ready: a start is timed by that.
+const ASK_EVERY: Duration = Duration::from_millis(1);
+
+/// A bridge that runs; dropped, it is killed.
+pub(crate) struct Bridge {
+    pub(crate) input: SocketAddr,
+    pub(crate) process: Process,
+    /// From its start until it was ready.
+    pub(crate) took: Duration,
+    admin: SocketAddr,
+    database: PathBuf,
+}
+
+impl Bridge {
+    /// Starts a bridge with an output, what its route does, and further settings, and waits until it is ready.
+    pub(crate) fn start(folder: &Path, output: &str, route: &str, more: &str) -> Bridge {
+        let [input, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let (url, key) = (load::URL, load::KEY);
+        let config = format!(
+            "[inputs.http]\nkind = 'http'\nlisten = '{input}'\n\
+             [[inputs.http.endpoints]]\npath = '/callbacks'\nurls = ['{url}']\nkeys = ['{key}']\n\
+             [outputs.bus]\n{output}\n\
+             [[routes]]\nname = 'all'\n{route}\n\
+             [spool]\npath = '{}'\nmax_bytes = '8GiB'\n\
+             [admin]\nlisten = '{admin}'\n\
+             [log]\nfilter = 'warn'\n{more}",
+            folder.join("spool").display()
+        );
+        let file = folder.join("bridge.toml");
+        std::fs::write(&file, config).expect("the temporary folder is writable");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
+        command.arg("serve").arg("--config").arg(&file);
+        let start = Instant::now();
+        let process = Process::start("the bridge", &command, &folder.join("bridge.log"), None);
+        while get(admin, "/readyz").is_none() {
+            let is_over = process.exit_code().is_some() || start.elapsed() > PATIENCE;
+            assert!(!is_over, "the bridge isn't ready:\n{}", process.log_tail());
+            std::thread::sleep(ASK_EVERY);
+        }
+        Bridge { input, process, took: start.elapsed(), admin, database: folder.join(DATABASE) }
+    }
+
+    /// Waits until its output is connected and its spool empty: from then on it publishes directly.
+    pub(crate) fn wait_direct(&self) {
+        wait_for("the bridge to publish directly", PATIENCE, || {
+            let metrics = self.metrics();
+            (metrics.value("output_up{output=\"bus\"}") == 1.0 && metrics.value("spool_events") == 0.0).then_some(())
+        });
+    }
+
+    /// Its metrics as they are now.
+    pub(crate) fn metrics(&self) -> Metrics {
+        Metrics(get(self.admin, "/metrics").expect("a bridge that runs tells its metrics"))
+    }
+
+    /// Tells it to stop and waits until it has.
+    pub(crate) fn stop(self) {
+        self.process.signal("TERM");
+        let code = self.process.wait(PATIENCE);
+        assert_eq!(code, Some(0), "the bridge didn't stop well:\n{}", self.process.log_tail());
+        // What was in the log beside the database is in it now, so that the file alone can be copied.
+        assert!(!self.database.with_extension("db-wal").exists(), "a stop closes the database");
+    }
+}
+
+/// The text of the metrics.
+pub(crate) struct Metrics(String);
+
+impl Metrics {
+    /// A value by its name, which stands without the prefix and with the labels; 0 where there is none.
+    pub(crate) fn value(&self, name: &str) -> f64 {
+        let line = self.0.lines().find_map(|line| line.strip_prefix("apsara_bridge_")?.strip_prefix(name));
+        line.and_then(|rest| rest.strip_prefix(' ')).map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
+    /// Callbacks that ended so.
+    pub(crate) fn outcomes(&self, outcome: &str) -> f64 {
+        self.value(&format!("callbacks_total{{input=\"http\",outcome=\"{outcome}\"}}"))
+    }
+}
+
+/// What the admin listener answers, if that is 200.
+fn get(admin: SocketAddr, path: &str) -> Option<String> {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(admin)?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().ok().filter(|answer| answer.starts_with("HTTP/1.1 200"))
+}

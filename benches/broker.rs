@@ -1,0 +1,112 @@
+//! The brokers that the benchmarks publish to: real ones, each with a topic or stream for every service.
+
+#![allow(dead_code)] // each benchmark that takes this in uses its own part of it
+
+use async_nats::jetstream::stream;
+use tokio::runtime::Runtime;
+
+use crate::support::kafka::{Kafka, KafkaOptions};
+use crate::support::nats::{Nats, NatsOptions};
+
+/// How much a topic or stream keeps. The runs write gigabytes that nobody reads.
+const KEPT_BYTES: i64 = 512 << 20;
+
+/// The buses measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bus {
+    /// Apache Kafka.
+    Kafka,
+    /// NATS JetStream.
+    Jetstream,
+}
+
+impl Bus {
+    pub(crate) const ALL: [Bus; 2] = [Bus::Kafka, Bus::Jetstream];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Bus::Kafka => "kafka",
+            Bus::Jetstream => "jetstream",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Bus> {
+        Bus::ALL.into_iter().find(|bus| bus.name() == name)
+    }
+}
+
+/// A broker of a bus.
+pub(crate) enum Broker {
+    Kafka(Kafka),
+    Nats(Nats),
+}
+
+impl Broker {
+    /// Starts a broker with the topics `bench.NAME`.
+    pub(crate) fn start(bus: Bus, runtime: &Runtime, names: &[&str]) -> Broker {
+        match bus {
+            Bus::Kafka => {
+                let properties = vec![("log.retention.check.interval.ms".to_owned(), "5000".to_owned())];
+                let kafka = Kafka::start_blocking(KafkaOptions { bench: true, properties, ..KafkaOptions::default() });
+                let kept = KEPT_BYTES.to_string();
+                let segment = (KEPT_BYTES / 4).to_string();
+                let config = [("retention.bytes", kept.as_str()), ("segment.bytes", segment.as_str())];
+                for name in names {
+                    // One partition: records without a key, as the forwarder's, would otherwise be batched better.
+                    runtime.block_on(kafka.create_topic(&format!("bench.{name}"), 1, &config));
+                }
+                Broker::Kafka(kafka)
+            }
+            Bus::Jetstream => {
+                let nats = Nats::start_blocking(NatsOptions::default());
+                for name in names {
+                    runtime.block_on(create_stream(&nats, name));
+                }
+                Broker::Nats(nats)
+            }
+        }
+    }
+
+    /// Makes a topic forget the ids it has seen, where the bus knows ids.
+    pub(crate) fn forget(&self, runtime: &Runtime, name: &str) {
+        if let Broker::Nats(nats) = self {
+            runtime.block_on(async {
+                nats.jetstream().await.delete_stream(name).await.expect("the stream was made here");
+                create_stream(nats, name).await;
+            });
+        }
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        match self {
+            Broker::Kafka(kafka) => kafka.brokers(),
+            Broker::Nats(nats) => nats.url(),
+        }
+    }
+
+    /// What a bridge's configuration says of it.
+    pub(crate) fn output(&self) -> String {
+        match self {
+            Broker::Kafka(kafka) => format!("kind = 'kafka'\nbrokers = ['{}']", kafka.brokers()),
+            Broker::Nats(nats) => format!("kind = 'nats'\nservers = ['{}']", nats.url()),
+        }
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        match self {
+            Broker::Kafka(kafka) => kafka.id(),
+            Broker::Nats(nats) => nats.id(),
+        }
+    }
+}
+
+async fn create_stream(nats: &Nats, name: &str) {
+    let config = stream::Config {
+        name: name.to_owned(),
+        subjects: vec![format!("bench.{name}")],
+        max_bytes: KEPT_BYTES,
+        ..stream::Config::default()
+    };
+    nats.jetstream().await.create_stream(config).await.expect("a stream can be made");
+}

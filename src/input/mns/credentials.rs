@@ -1,0 +1,174 @@
+//! The access key of the queue: given in the configuration, or found by the usual chain of Alibaba's SDKs, which are
+//! the environment, the role of a Kubernetes service account (OIDC), and the role of the instance. Keys that lapse
+//! are renewed two minutes before they do. The chain is that of `reqsign`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use reqsign_aliyun_oss::{
+    AssumeRoleWithOidcCredentialProvider, Credential, EcsRamRoleCredentialProvider, EnvCredentialProvider,
+};
+use reqsign_core::{Context, FileRead, HttpSend, OsEnv, ProvideCredential, ProvideCredentialChain, SigningCredential};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use super::answer::{MnsError, MnsErrorKind};
+use super::http::Http;
+use crate::setting::{Mistake, Secret, SecretSource};
+
+/// Variables of the environment that the chain begins with: with one of them set, there is a chain.
+const CHAIN: [&str; 2] = ["ALIBABA_CLOUD_ACCESS_KEY_ID", "ALIBABA_CLOUD_ROLE_ARN"];
+
+/// How long a service that gives keys may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An access key in the configuration.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialsConfig {
+    /// Its id.
+    pub access_key_id: SecretSource,
+    /// Its secret.
+    pub access_key_secret: SecretSource,
+    /// The token of a key that lapses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_token: Option<SecretSource>,
+}
+
+/// A key that is given in the configuration.
+#[derive(Debug)]
+pub(super) struct GivenKey {
+    id: Secret,
+    secret: Secret,
+    token: Option<Secret>,
+}
+
+impl CredentialsConfig {
+    /// Reads the key.
+    pub(super) fn validate(&self) -> Result<GivenKey, Vec<Mistake>> {
+        let mut errors = Vec::new();
+        let mut read = |field: &str, source: &SecretSource| {
+            Secret::read(source).map_err(|error| errors.push((format!("credentials.{field}"), error))).ok()
+        };
+        let id = read("access_key_id", &self.access_key_id);
+        let secret = read("access_key_secret", &self.access_key_secret);
+        let token = self.security_token.as_ref().map(|token| read("security_token", token));
+        let taken_from = |name: &str| matches!(&self.access_key_id, SecretSource::Env(env) if env == name);
+        if let Some(name) = CHAIN.iter().find(|name| std::env::var_os(name).is_some() && !taken_from(name)) {
+            errors.push((
+                "credentials".to_owned(),
+                format!("given here, and by {name} in the environment; leave one of them out"),
+            ));
+        }
+        match (id, secret, token) {
+            (Some(id), Some(secret), token) if errors.is_empty() => Ok(GivenKey { id, secret, token: token.flatten() }),
+            _ => Err(errors),
+        }
+    }
+}
+
+/// A key to sign with.
+#[derive(Clone, Debug)]
+pub(super) struct AccessKey {
+    pub(super) id: String,
+    pub(super) secret: String,
+    pub(super) token: Option<String>,
+}
+
+/// Gives the key, the same one for as long as it holds.
+#[derive(Debug)]
+pub(super) struct Credentials {
+    given: Option<GivenKey>,
+    context: Context,
+    chain: ProvideCredentialChain<Credential>,
+    held: Mutex<Option<Credential>>,
+}
+
+impl Credentials {
+    /// Of the key that is given, or of the chain.
+    pub(super) fn new(given: Option<GivenKey>, http: Http) -> Credentials {
+        Credentials {
+            given,
+            context: Context::new().with_env(OsEnv).with_file_read(Files).with_http_send(Keys(http)),
+            chain: ProvideCredentialChain::new()
+                .push(EnvCredentialProvider::new())
+                .push(AssumeRoleWithOidcCredentialProvider::new())
+                .push(EcsRamRoleCredentialProvider::new()),
+            held: Mutex::default(),
+        }
+    }
+
+    /// The key as it is now. Those who ask while it is being renewed wait for that.
+    pub(super) async fn key(&self) -> Result<AccessKey, MnsError> {
+        if let Some(GivenKey { id, secret, token }) = &self.given {
+            let token = token.as_ref().map(Secret::value);
+            return Ok(AccessKey { id: id.value(), secret: secret.value(), token });
+        }
+        let mut held = self.held.lock().await;
+        if held.as_ref().is_none_or(|held| !held.is_valid()) {
+            let found = tokio::time::timeout(TIMEOUT, self.chain.provide_credential(&self.context)).await;
+            let trouble = match found {
+                Ok(Ok(Some(found))) => {
+                    *held = Some(found);
+                    None
+                }
+                Ok(Ok(None)) => Some((
+                    MnsErrorKind::Misconfigured,
+                    "no access key: neither `credentials` nor the environment, a service account's role or an \
+                     instance's role gives one"
+                        .to_owned(),
+                )),
+                Ok(Err(error)) => Some((MnsErrorKind::Unavailable, format!("no access key: {error}"))),
+                Err(_) => Some((MnsErrorKind::Unavailable, "no access key: no answer in time".to_owned())),
+            };
+            // An old key that has some time left is better than none.
+            let still_holds = held.as_ref().is_some_and(|held| held.is_valid_at(reqsign_core::time::Timestamp::now()));
+            if let Some((kind, message)) = trouble.filter(|_| !still_holds) {
+                return Err(MnsError { kind, code: String::new(), message });
+            }
+        }
+        match &*held {
+            Some(held) => Ok(AccessKey {
+                id: held.access_key_id.clone(),
+                secret: held.access_key_secret.clone(),
+                token: held.security_token.clone(),
+            }),
+            None => Err(MnsError::unavailable("no access key")),
+        }
+    }
+
+    /// Forgets a key that was refused, so that the next request asks for another.
+    pub(super) async fn forget(&self) {
+        *self.held.lock().await = None;
+    }
+}
+
+/// Reads the token of a service account.
+#[derive(Debug)]
+struct Files;
+
+impl FileRead for Files {
+    async fn file_read(&self, path: &str) -> reqsign_core::Result<Vec<u8>> {
+        let owned = path.to_owned();
+        let read = tokio::task::spawn_blocking(move || std::fs::read(owned)).await;
+        let read = read.map_err(|error| error.to_string()).and_then(|read| read.map_err(|error| error.to_string()));
+        read.map_err(|error| reqsign_core::Error::config_invalid(format!("{path} can't be read: {error}")))
+    }
+}
+
+/// Asks the services that give keys.
+#[derive(Debug)]
+struct Keys(Http);
+
+impl HttpSend for Keys {
+    async fn http_send(&self, request: hyper::Request<Bytes>) -> reqsign_core::Result<hyper::Response<Bytes>> {
+        let failed = |error: MnsError| reqsign_core::Error::unexpected(error.to_string());
+        let answer = self.0.send(request.map(Full::new)).await.map_err(failed)?;
+        Http::read(answer).await.map_err(failed)
+    }
+}
+
+/// The credentials of settings, shared by all requests to a queue.
+pub(super) type SharedCredentials = Arc<Credentials>;
