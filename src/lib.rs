@@ -17,6 +17,7 @@
 //! * [`dialect`]: the catalogue of event types, and what makes an event of a callback.
 //! * [`event`]: the envelope, its JSON, and its bindings to Kafka and NATS.
 //! * [`telemetry`]: metrics and logs.
+//! * [`http`]: a client, for the queue and for commands.
 //! * [`setting`]: spans of time, sizes and secrets, which the settings of several parts are made of.
 //!
 //! The library works without the service: [`dialect::Normalizer::normalize`] is a pure function from bytes to an
@@ -45,6 +46,7 @@ pub mod cli;
 pub mod config;
 pub mod dialect;
 pub mod event;
+pub mod http;
 pub mod input;
 pub mod output;
 pub mod route;

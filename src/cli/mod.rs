@@ -8,7 +8,9 @@ mod check;
 mod dead_letters;
 mod demo;
 mod explain;
+mod health;
 mod normalize;
+mod send;
 mod serve;
 mod spool;
 
@@ -60,6 +62,10 @@ enum Command {
     Normalize(normalize::Normalize),
     /// Tell what would become of a callback: dialect, envelope, each route with why or why not, topic, key, headers.
     Explain(explain::Explain),
+    /// Post a signed callback, as Alibaba does: it has no test button.
+    Send(send::Send),
+    /// Ask a running bridge how it is: for container health checks.
+    Health(health::Health),
     /// List the event types that are known, or the fields of one.
     Catalogue(catalogue::List),
     /// Look at what could not be published, replay it, delete it.
@@ -156,11 +162,19 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check.run(),
         Command::Normalize(normalize) => normalize.run(),
         Command::Explain(explain) => explain.run(),
+        Command::Send(send) => send.run(),
+        Command::Health(health) => health.run(),
         Command::Catalogue(list) => list.run(),
         Command::DeadLetters(dead_letters) => dead_letters.run(),
         Command::Spool(spool) => spool.run(),
         Command::Demo(demo) => demo.run(),
     }
+}
+
+/// Runs a future to its end.
+fn block_on<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.map_err(|error| format!("no runtime: {error}"))?.block_on(future))
 }
 
 /// Tells an error and gives the code of a failure.

@@ -27,7 +27,7 @@ use crate::route::{Action, Destination, Filter, Route, Router, Template, nearest
 use crate::service::{InputSettings, OutputSettings, Settings};
 use crate::setting::Mistake;
 use crate::telemetry::logs;
-use raw::{Raw, RawCatalogue, RawDeadLetters, RawDestination, RawEvent, RawRoute, RawSpool};
+use raw::{Raw, RawAdmin, RawCatalogue, RawDeadLetters, RawDestination, RawEvent, RawRoute, RawSpool};
 use read::Reader;
 
 /// What every environment variable of the configuration starts with.
@@ -256,6 +256,16 @@ pub fn load_store(layers: &[Layer]) -> Result<StoreSettings, Vec<ConfigError>> {
     let spool: RawSpool = reader.section(&["spool"]);
     let dead_letters: RawDeadLetters = reader.section(&["dead_letters"]);
     if reader.errors.is_empty() { Ok(store_settings(&spool, &dead_letters)) } else { Err(reader.into_errors()) }
+}
+
+/// Loads the address of the admin listener. The rest of the configuration may be missing, or wrong.
+///
+/// # Errors
+/// Every mistake in that section, and files that can't be read.
+pub fn load_admin_listen(layers: &[Layer]) -> Result<String, Vec<ConfigError>> {
+    let mut reader = Reader::new(layers)?;
+    let admin: RawAdmin = reader.section(&["admin"]);
+    if reader.errors.is_empty() { Ok(admin.listen) } else { Err(reader.into_errors()) }
 }
 
 fn store_settings(spool: &RawSpool, dead_letters: &RawDeadLetters) -> StoreSettings {

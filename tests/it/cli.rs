@@ -208,6 +208,28 @@ async fn serve_runs_until_it_is_told_to_stop() {
     let (code, out, error) = told(check.wait_with_output().expect("it ends"));
     assert_eq!((code, out.as_str(), error.as_str()), (0, "", ""), "promtool finds nothing to say");
 
+    // A callback as Alibaba sends it, and the question that a container's health check asks.
+    let (target, metrics_url) =
+        (format!("http://127.0.0.1:{input}/callbacks"), format!("http://127.0.0.1:{admin}/metrics"));
+    let send = ["send", &target, "--url", URL, "--key-env", "CALLBACK_KEY", "--metrics", &metrics_url];
+    let (code, out, error) = told(program(&send).env("CALLBACK_KEY", KEY).output().expect("the program runs"));
+    assert_eq!((code, error.as_str()), (0, ""));
+    assert_eq!(out, "answered with 200, and counted: 1 before, 2 after\n");
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/callbacks/ims-FileUploadComplete.json");
+    let send = ["send", &target, fixture, "--url", URL, "--key-env", "CALLBACK_KEY"];
+    let (code, out, _) = told(program(&send).env("CALLBACK_KEY", KEY).output().expect("the program runs"));
+    assert_eq!((code, out.as_str()), (0, "answered with 200\n"));
+    let (code, _, error) = told(program(&send).env("CALLBACK_KEY", "AnotherKey1").output().expect("the program runs"));
+    assert!(code == 1 && error.contains("answered with 401") && error.contains("signature-wrong"), "{error}");
+    for (arguments, expected) in [(&[][..], "ok\n"), (&["--ready"][..], "ready\n")] {
+        let arguments = [&["health", "--config", &path], arguments].concat();
+        let (code, out, _) = told(program(&arguments).output().expect("the program runs"));
+        assert_eq!((code, out.as_str()), (0, expected));
+    }
+    let elsewhere = format!("admin.listen=127.0.0.1:{}", free_port());
+    let (code, _, error) = run(&["health", "--set", &elsewhere]);
+    assert!(code == 1 && error.contains("/healthz: "), "{error}");
+
     // A second service can't have the spool, nor the port, and says which key it is about.
     let (code, _, error) = told(command.output().expect("the program runs"));
     assert_eq!(code, 1);

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::{Attributes, Element, Message, MnsError, MnsErrorKind, failed_deletes};
 use super::credentials::SharedCredentials;
-use super::http::Http;
 use super::signature::{Key, Signable, SignatureVersion, http_date};
+use crate::http::Http;
 
 /// Version of the protocol.
 const VERSION: &str = "2015-06-06";
@@ -209,7 +209,7 @@ impl Queue {
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
             .map_err(|error| MnsError::unavailable(format!("the request can't be made: {error}")))?;
         let answer = tokio::time::timeout(timeout, self.http.send(request)).await;
-        let answer = answer.unwrap_or_else(|_| Err(MnsError::unavailable("no answer in time")))?;
+        let answer = answer.unwrap_or_else(|_| Err("no answer in time".to_owned())).map_err(MnsError::unavailable)?;
         self.clock.learn(&answer);
         Ok(answer)
     }
@@ -219,7 +219,7 @@ impl Queue {
         begun: Result<Response<hyper::body::Incoming>, MnsError>,
     ) -> Result<Response<Bytes>, MnsError> {
         let read = tokio::time::timeout(TIMEOUT, Http::read(begun?)).await;
-        read.unwrap_or_else(|_| Err(MnsError::unavailable("the answer didn't end in time")))
+        read.unwrap_or_else(|_| Err("the answer didn't end in time".to_owned())).map_err(MnsError::unavailable)
     }
 
     /// The body of a success as text; the error of all else.

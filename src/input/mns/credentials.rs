@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use super::answer::{MnsError, MnsErrorKind};
-use super::http::Http;
+use crate::http::Http;
 use crate::setting::{Mistake, Secret, SecretSource};
 
 /// Variables of the environment that the chain begins with: with one of them set, there is a chain.
@@ -164,9 +164,8 @@ struct Keys(Http);
 
 impl HttpSend for Keys {
     async fn http_send(&self, request: hyper::Request<Bytes>) -> reqsign_core::Result<hyper::Response<Bytes>> {
-        let failed = |error: MnsError| reqsign_core::Error::unexpected(error.to_string());
-        let answer = self.0.send(request.map(Full::new)).await.map_err(failed)?;
-        Http::read(answer).await.map_err(failed)
+        let answer = self.0.send(request.map(Full::new)).await.map_err(reqsign_core::Error::unexpected)?;
+        Http::read(answer).await.map_err(reqsign_core::Error::unexpected)
     }
 }
 

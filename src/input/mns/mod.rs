@@ -5,14 +5,13 @@
 //! refused is left alone and comes again. As many messages are in the bridge as may be; more stay where they are.
 //!
 //! Layout: here, settings; [`consume`] the way of a message; [`client`] the calls; [`signature`], [`answer`], [`body`]
-//! the protocol; [`credentials`] the access key; [`http`] the connections.
+//! the protocol; [`credentials`] the access key.
 
 mod answer;
 mod body;
 mod client;
 mod consume;
 mod credentials;
-mod http;
 pub mod signature;
 
 use std::sync::Arc;

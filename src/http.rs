@@ -1,5 +1,5 @@
-//! HTTP for requests to Alibaba: connections kept alive, TLS with the authorities that the system trusts, no answer
-//! larger than a bound.
+//! A client for HTTP and HTTPS: connections kept alive, TLS with the authorities that the system trusts, no answer
+//! larger than a bound. Errors are phrases.
 
 use std::time::Duration;
 
@@ -12,22 +12,22 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
-use super::answer::MnsError;
-
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Largest answer: 16 messages of 64 KiB whose every character is escaped.
+/// Largest answer that is read: 16 messages of a queue, of 64 KiB each, whose every character is escaped.
 const MAX_ANSWER: usize = 8 << 20;
 
-/// Speaks HTTP and HTTPS.
+/// The client; its copies share connections.
 #[derive(Clone, Debug)]
-pub(super) struct Http(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub struct Http(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 impl Http {
+    /// Makes a client, which has no connection yet.
+    ///
     /// # Errors
     /// When the system has no authorities to trust, which HTTPS needs.
-    pub(super) fn new() -> Result<Http, String> {
+    pub fn new() -> Result<Http, String> {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
@@ -41,19 +41,25 @@ impl Http {
         Ok(Http(Client::builder(TokioExecutor::new()).build(connector)))
     }
 
-    /// Sends a request; the answer's head has come when this returns. May be dropped.
-    pub(super) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, MnsError> {
+    /// Sends a request; the answer's head has come when this returns. Sets no time: the caller drops it.
+    ///
+    /// # Errors
+    /// What went wrong on the way.
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {
         self.0.request(request).await.map_err(|error| {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            MnsError::unavailable(format!("{error}{cause}"))
+            format!("{error}{cause}")
         })
     }
 
     /// Reads the rest of an answer.
-    pub(super) async fn read(answer: Response<Incoming>) -> Result<Response<Bytes>, MnsError> {
+    ///
+    /// # Errors
+    /// When it breaks off, or is too large.
+    pub async fn read(answer: Response<Incoming>) -> Result<Response<Bytes>, String> {
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await;
-        let body = body.map_err(|error| MnsError::unavailable(format!("the answer broke off: {error}")))?;
+        let body = body.map_err(|error| format!("the answer broke off: {error}"))?;
         Ok(Response::from_parts(head, body.to_bytes()))
     }
 }

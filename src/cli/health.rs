@@ -1,0 +1,70 @@
+//! `health`: asks the admin listener of a running bridge.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Request;
+
+use super::{ConfigArgs, fail, print, tell};
+use crate::config;
+use crate::http::Http;
+
+/// How long the answer may take: shorter than the three seconds that health checks of containers give a command.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Ends with 0 when the answer is 200, and with 1 otherwise.
+
+Examples:
+  apsara-bridge health --config bridge.toml
+  apsara-bridge health --config bridge.toml --ready
+")]
+pub(super) struct Health {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Ask whether it is ready for callbacks, not only whether it is alive.
+    #[arg(long)]
+    ready: bool,
+}
+
+impl Health {
+    pub(super) fn run(self) -> ExitCode {
+        let listen = match config::load_admin_listen(&self.config.layers()) {
+            Ok(listen) => listen,
+            Err(errors) => return tell(errors),
+        };
+        let path = if self.ready { "/readyz" } else { "/healthz" };
+        match super::block_on(ask(&format!("http://{}{path}", reachable(&listen)))) {
+            Ok(Ok(answer)) => {
+                print(answer);
+                ExitCode::SUCCESS
+            }
+            Ok(Err(error)) => fail(error),
+            Err(error) => fail(error),
+        }
+    }
+}
+
+/// An address that listens on all is reached by the local one.
+fn reachable(listen: &str) -> String {
+    match listen.rsplit_once(':') {
+        Some(("0.0.0.0" | "", port)) => format!("127.0.0.1:{port}"),
+        Some(("[::]", port)) => format!("[::1]:{port}"),
+        _ => listen.to_owned(),
+    }
+}
+
+async fn ask(url: &str) -> Result<Bytes, String> {
+    let request = Request::get(url).body(Full::default()).map_err(|error| format!("{url}: {error}"))?;
+    let answer = tokio::time::timeout(TIMEOUT, async { Http::read(Http::new()?.send(request).await?).await }).await;
+    let answer = answer.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+    let answer = answer.map_err(|error| format!("{url}: {error}"))?;
+    if answer.status().is_success() {
+        return Ok(answer.into_body());
+    }
+    Err(format!("{url}: {}: {}", answer.status(), String::from_utf8_lossy(answer.body()).trim()))
+}
