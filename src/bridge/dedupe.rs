@@ -72,6 +72,8 @@ pub(super) enum Claim<'w> {
     Duplicate,
     /// It is this caller's to accept; copies wait until the claim is dropped.
     First(Claimed<'w>),
+    /// A copy is still being accepted, and this one can't wait any longer.
+    Late,
 }
 
 /// The claim on an event that is being accepted.
@@ -88,8 +90,9 @@ impl Window {
     }
 
     /// Claims an event. A copy of one that is being accepted waits for that one's end, and is then a duplicate, or
-    /// the first to be tried again.
-    pub(super) async fn claim(&self, event: &Event) -> Claim<'_> {
+    /// the first to be tried again; but it waits no longer than its own deadline, for the other may be one that has
+    /// more time.
+    pub(super) async fn claim(&self, event: &Event, deadline: Instant) -> Claim<'_> {
         let key = Key::of(event);
         loop {
             let mut other = {
@@ -108,7 +111,9 @@ impl Window {
                 }
             };
             // Nothing is ever sent: this ends with an error, when the sender is dropped.
-            let _ = other.changed().await;
+            if tokio::time::timeout_at(deadline, other.changed()).await.is_err() {
+                return Claim::Late;
+            }
         }
     }
 
@@ -186,8 +191,13 @@ mod tests {
         event
     }
 
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(1)
+    }
+
     async fn is_new(window: &Window, number: u32) -> bool {
-        match window.claim(&event(number)).await {
+        match window.claim(&event(number), soon()).await {
+            Claim::Late => panic!("nobody else has it"),
             Claim::Duplicate => false,
             Claim::First(claimed) => {
                 claimed.accepted();
@@ -221,15 +231,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_copy_waits_for_the_first_and_is_tried_when_that_was_refused() {
         let (window, event) = (window(10, 100), event(1));
-        let Claim::First(first) = window.claim(&event).await else { panic!("it is new") };
-        let mut second = std::pin::pin!(window.claim(&event));
+        let Claim::First(first) = window.claim(&event, soon()).await else { panic!("it is new") };
+        let mut second = std::pin::pin!(window.claim(&event, soon()));
         assert!(futures_util::poll!(&mut second).is_pending());
         drop(first);
         let Claim::First(second) = second.await else { panic!("the first was refused") };
-        let mut third = std::pin::pin!(window.claim(&event));
+        let mut third = std::pin::pin!(window.claim(&event, soon()));
         assert!(futures_util::poll!(&mut third).is_pending());
         second.accepted();
         assert!(matches!(third.await, Claim::Duplicate));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_waits_no_longer_than_its_own_deadline() {
+        let (window, event) = (window(10, 100), event(1));
+        let Claim::First(_first) = window.claim(&event, soon()).await else { panic!("it is new") };
+        let start = Instant::now();
+        assert!(matches!(window.claim(&event, soon()).await, Claim::Late));
+        assert_eq!(start.elapsed(), Duration::from_secs(1));
     }
 
     #[tokio::test(start_paused = true)]
@@ -238,7 +257,7 @@ mod tests {
         assert!(is_new(&window, 1).await);
         let mut other = event(1);
         other.set(&SOURCE, "acs:vod:cn-shanghai:2");
-        assert!(matches!(window.claim(&other).await, Claim::First(_)));
+        assert!(matches!(window.claim(&other, soon()).await, Claim::First(_)));
     }
 
     #[tokio::test(start_paused = true)]

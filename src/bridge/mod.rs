@@ -434,8 +434,10 @@ impl Bridge {
         };
         self.count(&rules, callback, &normalized);
         let event = Arc::new(normalized.event);
-        let outcome = match self.window.claim(&event).await {
+        let deadline = callback.arrived + callback.patience.unwrap_or(self.delivery.deadline);
+        let outcome = match self.window.claim(&event, deadline).await {
             Claim::Duplicate => Outcome::Duplicate,
+            Claim::Late => self.take(&rules, callback, &event).await.outcome,
             Claim::First(claimed) => {
                 let Taken { outcome, is_delivered } = self.take(&rules, callback, &event).await;
                 if is_delivered {

@@ -148,6 +148,8 @@ struct Consumer {
 impl Consumer {
     /// One long poll after the other.
     async fn receive(self: Arc<Self>) {
+        // Whoever drains waits for what a poll has brought, too.
+        let _receiver = self.tasks.token();
         let batch = BATCH.min(self.max_in_flight);
         let mut pause = PAUSE.0;
         loop {
