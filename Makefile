@@ -6,6 +6,8 @@ SETUP := tests/support/setup
 .DEFAULT_GOAL := help
 # How long `make chaos` goes on, in seconds.
 TIME ?= 3600
+# How its events reach the bridge: http or queue.
+MODE ?= http
 
 .PHONY: help demo test chaos bench tools clean-tools
 
@@ -17,12 +19,12 @@ demo: ## show the bridge at work, with an embedded Kafka and sample callbacks
 	$(CARGO) run -- demo
 
 test: ## run all tests, against a real Kafka and NATS
-	@$(SETUP) build kafka nats kcat promtool judges mns
+	@$(SETUP) build kafka nats kcat promtool judges mns hadolint
 	$(CARGO) test
 
-chaos: ## kill brokers and bridge at random for an hour (TIME=120: two minutes), and count what was lost
+chaos: ## kill brokers and bridge at random for an hour (TIME=120: two minutes; MODE=queue: by MNS); count what was lost
 	@$(SETUP) build kafka nats
-	CHAOS_SECONDS=$(TIME) $(CARGO) test --test chaos
+	CHAOS_MODE=$(MODE) CHAOS_SECONDS=$(TIME) $(CARGO) test --test chaos
 
 bench: ## run the benchmarks
 	@$(SETUP) build kafka nats
@@ -31,7 +33,7 @@ bench: ## run the benchmarks
 	$(CARGO) bench --bench spool
 
 tools: ## install whatever any of these needs
-	@$(SETUP) build kafka nats kcat promtool judges mns
+	@$(SETUP) build kafka nats kcat promtool judges mns hadolint
 
 clean-tools: ## remove what was installed into .tools
 	rm -rf .tools

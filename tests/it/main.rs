@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod dead_letters;
 mod http;
+mod image;
 mod kafka;
 mod mns;
 mod nats;

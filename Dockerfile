@@ -1,0 +1,47 @@
+# The image: the program, the libraries that it links, certificates to trust, and a user; no shell and no packages.
+#
+#     docker buildx build --platform linux/amd64,linux/arm64 --tag apsara-bridge .
+#
+# Mount a configuration at /etc/apsara-bridge/bridge.toml and a volume at /var/lib/apsara-bridge, the spool's default.
+# Everything else may be read-only. It runs as user 65532 and needs no capability.
+
+FROM rust:1.95-slim-bookworm AS build
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+# The versions are those of the release that the base image is of.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates gcc libc6-dev make perl \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /source
+COPY Cargo.toml Cargo.lock ./
+COPY benches benches
+COPY src src
+# The sample callbacks that `demo` posts are part of the program.
+COPY tests/fixtures/callbacks tests/fixtures/callbacks
+# Dependencies that are built stay between builds, for each platform its own.
+ARG TARGETPLATFORM
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/source/target,id=target-${TARGETPLATFORM} \
+    cargo build --release --locked --bin apsara-bridge \
+    && install -D target/release/apsara-bridge /image/apsara-bridge
+# What the loader would load, at the places where it looks.
+RUN ldd /image/apsara-bridge | grep -o '/[^ ]*' | xargs -I '{}' cp --parents --dereference '{}' /image \
+    && cp --parents --dereference /etc/ssl/certs/ca-certificates.crt /image \
+    && printf 'nonroot:x:65532:65532:nonroot:/:/sbin/nologin\n' >/image/etc/passwd \
+    && printf 'nonroot:x:65532:\n' >/image/etc/group \
+    && install -d -o 65532 -g 65532 /image/var/lib/apsara-bridge
+
+FROM scratch
+LABEL org.opencontainers.image.title="apsara-bridge" \
+    org.opencontainers.image.description="Takes the callbacks of ApsaraVideo VOD and Intelligent Media Services and publishes them as CloudEvents to Kafka and NATS" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="0.1.0"
+COPY --from=build /image /
+ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
+USER 65532:65532
+EXPOSE 8080 9464
+VOLUME /var/lib/apsara-bridge
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
+    CMD ["/apsara-bridge", "health", "--config", "/etc/apsara-bridge/bridge.toml"]
+ENTRYPOINT ["/apsara-bridge"]
+CMD ["serve", "--config", "/etc/apsara-bridge/bridge.toml"]
