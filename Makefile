@@ -31,6 +31,7 @@ bench: ## run the benchmarks
 	$(CARGO) bench --bench normalize --bench routes
 	$(CARGO) bench --bench end_to_end
 	$(CARGO) bench --bench spool
+	$(CARGO) bench --bench queue
 
 tools: ## install whatever any of these needs
 	@$(SETUP) build kafka nats kcat promtool judges mns hadolint

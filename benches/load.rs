@@ -98,6 +98,13 @@ pub(crate) fn body_bytes() -> usize {
     BODY.len()
 }
 
+/// A body with an id of its own.
+#[allow(dead_code)] // one benchmark puts bodies into a queue
+pub(crate) fn body() -> String {
+    let id = IDS.fetch_add(1, Ordering::Relaxed);
+    BODY.replace(ID, &format!("{id:0width$}", width = ID.len()))
+}
+
 /// Drives a service for a while, at a rate of requests per second over all connections or as fast as it answers.
 pub(crate) async fn drive(address: SocketAddr, connections: usize, time: Duration, rate: Option<u32>) -> Tally {
     let request = Arc::new(Request::signed_now());

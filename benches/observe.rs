@@ -33,6 +33,16 @@ pub(crate) fn cpu_time(process: u32) -> Duration {
     cpu_time_of(&Path::new("/proc").join(process.to_string())).map(|(_, time)| time).expect("the process still runs")
 }
 
+/// The time that a process's threads ran on a core so far, to the nanosecond; threads that have ended are left out.
+pub(crate) fn run_time(process: u32) -> Duration {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("the process still runs").flatten();
+    let nanoseconds = threads.filter_map(|thread| {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanoseconds.sum())
+}
+
 /// The same by the names of its threads, those that share one together.
 pub(crate) fn thread_times(process: u32) -> BTreeMap<String, Duration> {
     let mut times = BTreeMap::new();

@@ -76,6 +76,10 @@ const FILL: Duration = Duration::from_secs(1);
 /// Ids after which the growth of the window's memory begins to count: what grows before is the service's.
 const FIRST_IDS: usize = 20_000;
 
+/// What memory may grow by and still be called flat: of what the check at the start took, an allocator keeps a
+/// megabyte or two.
+const FLAT: f64 = 1.2;
+
 /// How long and how hard.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
@@ -143,7 +147,7 @@ fn main() -> ExitCode {
         failed: 0,
         missed: 0,
     };
-    time_disk(folder().path());
+    introduce(folder().path());
     for (_, part) in PARTS.iter().filter(|(name, _)| is_wanted(name)) {
         part(&mut bench);
     }
@@ -377,10 +381,10 @@ impl Bench {
         let rate = |visit: &Visit| visit.figures.requests_per_second;
         self.compared("accepted durably/s", &full, &empty, rate, Goal::AtLeast(0.9));
         self.compared("p99 ms", &full, &empty, |visit| visit.figures.p99, Goal::None);
-        self.compared("memory MiB: ready", &full, &empty, |visit| visit.started, Goal::AtMost(1.1));
-        self.compared("memory MiB: after the load", &full, &empty, |visit| visit.loaded, Goal::AtMost(1.1));
-        self.compared("memory MiB: peak", &full, &empty, |visit| visit.peak, Goal::AtMost(1.1));
-        self.line("memory MiB: all, a tenth taken", &[all, a_tenth, all / a_tenth], Goal::AtMost(1.1));
+        self.compared("memory MiB: ready", &full, &empty, |visit| visit.started, Goal::AtMost(FLAT));
+        self.compared("memory MiB: after the load", &full, &empty, |visit| visit.loaded, Goal::AtMost(FLAT));
+        self.compared("memory MiB: peak", &full, &empty, |visit| visit.peak, Goal::AtMost(FLAT));
+        self.line("memory MiB: all, a tenth taken", &[all, a_tenth, all / a_tenth], Goal::AtMost(FLAT));
         self.heading(&format!("full: starting with {events} events spooled"), &["spooled", "empty"]);
         let seconds = |visits: &[Visit]| median(visits.iter().map(|visit| visit.took).collect());
         self.line("seconds to ready", &[seconds(&full), seconds(&empty)], Goal::AtMost(2.0));
@@ -667,8 +671,9 @@ fn milliseconds(tally: &Tally, share: f64) -> f64 {
 
 // --- the disk -----------------------------------------------------------------------------------------------------
 
-/// What the disk can do at best, whoever writes: one small piece after the other, each made durable.
-fn time_disk(folder: &Path) {
+/// Tells what all figures hang on: who else is at work, and what the disk can do at best, whoever writes: one small
+/// piece after the other, each made durable.
+fn introduce(folder: &Path) {
     let mut file = File::create(folder.join("appended")).expect("the temporary folder is writable");
     let piece = [b'x'; 4096];
     let start = Instant::now();
@@ -680,8 +685,14 @@ fn time_disk(folder: &Path) {
     }
     latencies.sort_unstable();
     let tally = Tally { answered: latencies.len(), elapsed: start.elapsed(), latencies, ..Tally::default() };
+    let load = std::fs::read_to_string("/proc/loadavg").expect("Linux tells");
     println!(
-        "\nthe disk: 4 KiB appended with fdatasync {:.0} times a second, p50 {:.2} ms, p99 {:.2} ms",
+        "\nthe machine: {} cores, load average {} before the start",
+        std::thread::available_parallelism().map_or(0, usize::from),
+        load.split(' ').next().unwrap_or_default()
+    );
+    println!(
+        "the disk: 4 KiB appended with fdatasync {:.0} times a second, p50 {:.2} ms, p99 {:.2} ms",
         tally.answered as f64 / tally.elapsed.as_secs_f64(),
         milliseconds(&tally, 0.5),
         milliseconds(&tally, 0.99)

@@ -66,9 +66,9 @@ pub(super) struct Taken {
 impl Bridge {
     /// Routes an event, publishes it, and keeps what is left of it.
     pub(super) async fn take(&self, rules: &Rules, callback: &Callback, event: &Arc<Event>) -> Taken {
-        let deadline = callback.arrived + callback.patience.unwrap_or(self.delivery.deadline);
-        let pace = if callback.patience.is_some() { Pace::Patient(deadline) } else { Pace::Prompt(deadline) };
         let decision = rules.router.decide(event);
+        let pace = self.pace(callback, &decision.destinations);
+        let deadline = pace.deadline();
         for index in &decision.taken_by {
             rules.route_matches[*index].inc();
         }
@@ -109,6 +109,23 @@ impl Bridge {
             Ok(()) => Taken { outcome, is_delivered },
             Err(refusal) => Taken { outcome: Outcome::Refused(refusal), is_delivered: false },
         }
+    }
+
+    /// How long a callback may take. One that its input keeps meanwhile waits for buses that are away, unless another
+    /// bus of its destinations is there: that one must not suffer, so that the spool takes what the others don't.
+    fn pace(&self, callback: &Callback, destinations: &[(&Route, &Destination)]) -> Pace {
+        let prompt = Pace::Prompt(callback.arrived + self.delivery.deadline);
+        let Some(patience) = callback.patience else { return prompt };
+        let is_free = |(_, destination): &(&Route, &Destination)| {
+            self.outputs
+                .get(&destination.output)
+                .is_some_and(|target| target.output.health().is_up() && !target.has_backlog())
+        };
+        let free = destinations.iter().filter(|destination| is_free(destination)).count();
+        if self.can_spool() && free > 0 && free < destinations.len() {
+            return prompt;
+        }
+        Pace::Patient(callback.arrived + patience)
     }
 
     /// Publishes to all destinations at once and gives back those that failed.

@@ -152,7 +152,7 @@ metrics! {
     mns_receives_total: IntCounterVec ["queue", "result"] = "Requests for messages of a queue, by what came.";
     mns_messages: GaugeVec ["queue", "state"] = "Messages of a queue by its own count, asked once a minute.";
     mns_lease_extensions_total: IntCounter [] = "Leases of messages that were extended.";
-    mns_late_deletes_total: IntCounter [] = "Messages deleted after their lease had ended: they come again.";
+    mns_late_deletes_total: IntCounter [] = "Messages that could not be deleted before their lease ended: they come again.";
     mns_clock_offset_seconds: GaugeVec ["queue"] = "How far Alibaba's clock is ahead of the one here.";
     config_reloads_total: IntCounterVec ["result"] = "Reloads of the configuration, by result.";
     build_info: GaugeVec ["version"] = "Always 1; the label tells the version.";

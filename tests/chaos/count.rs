@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::events::Run;
+use crate::events::{Mode, Run};
 
 /// Attributes that may differ between two deliveries of one event.
 const OF_THE_DELIVERY: [&str; 2] = ["recordedtime", "traceparent"];
@@ -268,7 +268,7 @@ fn hash(value: &(impl Hash + ?Sized)) -> u64 {
 /// # Panics
 /// When it judges wrongly.
 pub fn prove() {
-    let run = Run { seed: 7, length: Duration::from_secs(1), rate: 4 };
+    let run = Run { mode: Mode::Http, seed: 7, length: Duration::from_secs(1), rate: 4 };
     let sound: Vec<Record> =
         (0..run.total()).flat_map(|number| Bus::ALL.map(|bus| sample(&run, bus, number))).collect();
     let judge = |records: &[Record]| {

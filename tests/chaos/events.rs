@@ -23,16 +23,26 @@ pub const NATS_SUBJECT: &str = "media.chaos";
 /// The parts that follow.
 pub const STATUSES: [&str; 2] = ["success", "failure"];
 
+/// How events reach the bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// They are posted.
+    Http,
+    /// They are put into a queue that the bridge reads.
+    Queue,
+}
+
 /// What makes a run.
 #[derive(Clone, Debug)]
 pub struct Run {
+    pub mode: Mode,
     pub seed: u64,
     pub length: Duration,
     /// Events per second.
     pub rate: u32,
 }
 
-/// One event, as it is posted: in each try the same bytes.
+/// One event, as it is sent: in each try the same bytes.
 #[derive(Clone, Debug)]
 pub struct Callback {
     pub dialect: Dialect,
@@ -47,15 +57,20 @@ pub enum Dialect {
 }
 
 impl Run {
-    /// What CHAOS_SEED, CHAOS_SECONDS and CHAOS_RATE say.
+    /// What CHAOS_MODE, CHAOS_SEED, CHAOS_SECONDS and CHAOS_RATE say.
     ///
     /// # Panics
-    /// When one of them is not a whole number, or is 0 where that makes no sense.
+    /// When the mode is none, or another of them is not a whole number, or is 0 where that makes no sense.
     pub fn from_environment() -> Run {
         let number = |name: &str, default: u64| {
             std::env::var(name).map_or(default, |text| {
                 text.parse().unwrap_or_else(|_| panic!("{name}={text}: expected a whole number"))
             })
+        };
+        let mode = match std::env::var("CHAOS_MODE").as_deref() {
+            Err(_) | Ok("http") => Mode::Http,
+            Ok("queue") => Mode::Queue,
+            Ok(other) => panic!("CHAOS_MODE={other}: expected http or queue"),
         };
         // Nine digits of the clock: enough for another plan each time, and short enough to be typed.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis();
@@ -63,7 +78,7 @@ impl Run {
         let length = Duration::from_secs(number("CHAOS_SECONDS", 3_600));
         let rate = u32::try_from(number("CHAOS_RATE", 300)).expect("CHAOS_RATE fits in 32 bits");
         assert!(rate > 0 && !length.is_zero(), "CHAOS_RATE and CHAOS_SECONDS are more than 0");
-        Run { seed, length, rate }
+        Run { mode, seed, length, rate }
     }
 
     /// How many events are sent; they are numbered from 0.
@@ -113,7 +128,7 @@ impl Run {
         }
     }
 
-    /// An event as Alibaba would post it now. Its number stands in it a second time, as the file's size, so that
+    /// An event as Alibaba would send it now. Its number stands in it a second time, as the file's size, so that
     /// content which got under another event's id is found out.
     pub fn callback(&self, number: usize) -> Callback {
         let dialect = Run::dialect(number);
@@ -137,6 +152,15 @@ impl Run {
             }
         };
         Callback { dialect, body: body.into() }
+    }
+}
+
+impl Mode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Http => "http",
+            Mode::Queue => "queue",
+        }
     }
 }
 
@@ -168,7 +192,8 @@ impl Dialect {
 /// As it is typed to repeat the run.
 impl fmt::Display for Run {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Run { seed, length, rate } = self;
-        write!(formatter, "CHAOS_SEED={seed} CHAOS_SECONDS={} CHAOS_RATE={rate}", length.as_secs())
+        let Run { mode, seed, length, rate } = self;
+        let (mode, seconds) = (mode.name(), length.as_secs());
+        write!(formatter, "CHAOS_MODE={mode} CHAOS_SEED={seed} CHAOS_SECONDS={seconds} CHAOS_RATE={rate}")
     }
 }

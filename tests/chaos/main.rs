@@ -2,27 +2,30 @@
 //! are killed, frozen, stopped and brought back at random; then both buses are read to their end, and counted.
 //!
 //! What must hold, or the run fails:
-//! - what was answered with 200 is on both buses;
+//! - what was answered with 200, or put into the queue, is on both buses;
 //! - an event has one id wherever it is found, no two events share one, and copies of an event, on one bus or on both,
 //!   agree in all but `recordedtime` and `traceparent`; each is the event that was sent, in the place it belongs to;
 //! - the bridge ends by itself never, and by SIGTERM with exit code 0; it answers what is sound with 200, 503 or 408;
-//! - three minutes after all is back, its spool is empty.
+//! - three minutes after all is back, the queue is empty, and as long after that the spool.
 //!
 //! How many repeats there were, how many events the sender had to give up, and how long the answers took is printed.
 //!
-//! The sender behaves as Alibaba: see [`send`]. What is done to whom is a pure function of the seed: see [`plan`]. A
+//! The sender behaves as Alibaba: it posts events, see [`send`], or puts them into an MNS queue, which then can be out
+//! of reach as well, see [`queue`]. What is done to whom is a pure function of the seed and that mode: see [`plan`]. A
 //! failure can so be run again with the same plan, though the machine's own timing is never the same.
 //!
-//! Environment: CHAOS_SECONDS (3600), CHAOS_RATE events per second (300), CHAOS_SEED (the clock's). An hour at that
-//! rate takes about 4 GB where temporary files lie. After a failure the bridge's log, configuration and spool, the
-//! brokers' logs, and lists of what is missing or disputed stay below `target/tmp`, where the last line says.
+//! Environment: CHAOS_MODE, http or queue (http); CHAOS_SECONDS (3600); CHAOS_RATE, events per second (300); CHAOS_SEED
+//! (the clock's). An hour at that rate takes about 4 GB where temporary files lie. After a failure the bridge's log,
+//! configuration and spool, the brokers' logs, and lists of what is missing or disputed stay below `target/tmp`, where
+//! the last line says.
 //!
-//! Layout: [`events`] what is sent; [`send`] how; [`plan`] what is done when; [`stage`] the processes it is done to;
-//! [`read`] the buses at the end; [`count`] the judge; here, the run and its report.
+//! Layout: [`events`] what is sent; [`send`] and [`queue`] how; [`plan`] what is done when; [`stage`] the processes it
+//! is done to; [`read`] the buses at the end; [`count`] the judge; here, the run and its report.
 
 mod count;
 mod events;
 mod plan;
+mod queue;
 mod read;
 mod send;
 mod stage;
@@ -40,9 +43,10 @@ use std::time::Duration;
 use tokio::task::block_in_place;
 
 use count::{Bus, Count, EXAMPLES, Record, Verdict};
-use events::Run;
+use events::{Mode, Run};
+use queue::Messages;
 use send::{Alibaba, Tally};
-use stage::{DEADLINE, Stage};
+use stage::{DEADLINE, Stage, TOLD_COUNTERS};
 
 /// Answers that a sound callback may get. 408 is that of a machine too busy to pass a body on in time.
 const EXPECTED_STATUSES: [u16; 3] = [200, 408, 503];
@@ -80,16 +84,20 @@ fn main() -> ExitCode {
 
 /// The whole run; gives back what was wrong.
 async fn chaos(run: Run, folder: PathBuf) -> Vec<String> {
-    let stage = Arc::new(Stage::start(&folder).await);
+    let stage = Arc::new(Stage::start(&folder, run.mode).await);
     let sender = Arc::new(Alibaba::new(stage.bridge.input));
-    let playing = tokio::spawn(stage::play(stage.clone(), plan::plan(run.seed, run.length), run.length));
-    let sending = tokio::spawn(send::send_all(sender.clone(), run.clone()));
+    let playing = tokio::spawn(stage::play(stage.clone(), plan::plan(run.mode, run.seed, run.length), run.length));
+    let sending = match &stage.queue {
+        None => tokio::spawn(send::send_all(sender.clone(), run.clone())),
+        Some(queue) => tokio::spawn(send::send_all(queue.clone(), run.clone())),
+    };
     // The first of them to panic ends the run, not only the last to finish.
     let ended = tokio::try_join!(sending, playing);
     let (answered_for, ()) = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
     stage.tell("all is sent, all is back");
+    stage.emptied().await;
     stage.drained().await;
-    stage.stop_bridge();
+    stage.stop_bridge().await;
 
     let mut count = Count::new(&run);
     if let Err(error) = read_both(&stage, |record| count.add(&record)).await {
@@ -104,7 +112,7 @@ async fn chaos(run: Run, folder: PathBuf) -> Vec<String> {
     faults.extend(odd.map(|(status, times)| format!("{times} answers had status {status}")));
     // Where next to nothing was taken, next to nothing could be lost.
     if verdict.answered_for * 2 < run.total() {
-        faults.push("fewer than half of the events were answered with 200: the run proves little".to_owned());
+        faults.push("fewer than half of the events were answered for: the run proves little".to_owned());
     }
     if !faults.is_empty() {
         stage.keep_logs();
@@ -131,7 +139,11 @@ fn report(run: &Run, stage: &Stage, tally: &Tally, verdict: &Verdict) -> String 
     line("chaos", run.to_string());
     line("done", counts(&done));
     line("events sent", format!("{total}, {twins} of them twice at once"));
-    line("answered with 200", verdict.answered_for.to_string());
+    let answered_for = match run.mode {
+        Mode::Http => "answered with 200",
+        Mode::Queue => "put into the queue",
+    };
+    line(answered_for, verdict.answered_for.to_string());
     let given_up = total - verdict.answered_for;
     line("given up by the sender", format!("{given_up}, {} of them arrived anyway", verdict.arrived_anyway));
     let on_both = |value: fn(&count::OnBus) -> String| {
@@ -139,19 +151,35 @@ fn report(run: &Run, stage: &Stage, tally: &Tally, verdict: &Verdict) -> String 
     };
     line("", Bus::ALL.map(|bus| format!("{:>12}", bus.name())).concat());
     line("found", on_both(|on_bus| on_bus.found.to_string()));
-    line("answered with 200, missing", on_both(|on_bus| on_bus.missing.len().to_string()));
+    line(&format!("{answered_for}, missing"), on_both(|on_bus| on_bus.missing.len().to_string()));
     line("repeats", on_both(|on_bus| on_bus.repeats.to_string()));
     line("with different ids", verdict.two_ids.to_string());
     line("with different content", verdict.differing.to_string());
     line("with an id of another", verdict.shared_ids.to_string());
     line("not as sent", verdict.wrong.to_string());
-    line("tries answered", counts(&tally.statuses));
-    line("tries not answered", counts(&tally.unanswered));
-    let seconds = |share: f64| format!("{:.3} s", tally.percentile(share).as_secs_f64());
-    let [p50, p99, p999, longest] = [0.5, 0.99, 0.999, 1.0].map(seconds);
-    line("answer times", format!("p50 {p50}, p99 {p99}, p99.9 {p999}, longest {longest}"));
-    let limit = DEADLINE + GRACE;
-    line(&format!("answers over {limit:?}"), tally.slower_than(limit).to_string());
+    match &stage.queue {
+        None => {
+            line("tries answered", counts(&tally.statuses));
+            line("tries not answered", counts(&tally.unanswered));
+            let seconds = |share: f64| format!("{:.3} s", tally.percentile(share).as_secs_f64());
+            let [p50, p99, p999, longest] = [0.5, 0.99, 0.999, 1.0].map(seconds);
+            line("answer times", format!("p50 {p50}, p99 {p99}, p99.9 {p999}, longest {longest}"));
+            let limit = DEADLINE + GRACE;
+            line(&format!("answers over {limit:?}"), tally.slower_than(limit).to_string());
+        }
+        Some(queue) => {
+            let Messages { put, longest, deleted, lapsed, receives } = queue.messages();
+            line("messages put", put.to_string());
+            line("messages deleted", format!("{deleted}, dropped by the queue {lapsed}"));
+            let again: usize = receives.iter().filter(|(times, _)| **times > 1).map(|(_, messages)| messages).sum();
+            let by_times = receives.iter().map(|(times, messages)| (format!("{times} times"), messages)).collect();
+            line("received more than once", format!("{again} ({})", counts(&by_times)));
+            line("longest queue", longest.to_string());
+            for ((name, _), times) in TOLD_COUNTERS.iter().zip(stage.counted()) {
+                line(name, times.to_string());
+            }
+        }
+    }
     for (bus, on_bus) in Bus::ALL.iter().zip(&verdict.buses) {
         for &number in on_bus.missing.iter().take(SHOWN) {
             line(&format!("missing on {}", bus.name()), missing(run, number));

@@ -1,4 +1,4 @@
-//! What is done to whom, and when: a pure function of the seed.
+//! What is done to whom, and when: a pure function of the seed and the mode.
 //!
 //! Promises: a longer run of the same seed begins with the same steps; what happens to one target doesn't overlap by
 //! the plan, while two targets may well be away at once. A machine that is slower than planned performs a step later,
@@ -7,20 +7,23 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::events::Mode;
+
 /// Between the begins of two steps, in milliseconds.
 const PAUSE: RangeInclusive<u64> = 2_000..=8_000;
 
-/// How long a bus is away, in milliseconds.
+/// How long a bus or MNS is away, in milliseconds.
 const ABSENCE: RangeInclusive<u64> = 1_000..=12_000;
 
 /// What can be done, and how often each is drawn.
-const DEEDS: [(Deed, u64); 6] = [
+const DEEDS: [(Deed, u64); 7] = [
     (Deed::KillKafka, 3),
     (Deed::FreezeKafka, 3),
     (Deed::KillNats, 3),
     (Deed::FreezeNats, 3),
     (Deed::KillBridge, 2),
     (Deed::StopBridge, 1),
+    (Deed::CutOffMns, 3),
 ];
 
 /// Something that is done to a target, and undone.
@@ -38,18 +41,26 @@ pub enum Deed {
     KillBridge,
     /// SIGTERM, and a start as soon as it has ended.
     StopBridge,
+    /// Connections break, and new ones are refused for some seconds.
+    CutOffMns,
 }
 
-/// A process that something is done to.
+/// What something is done to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     Kafka,
     Nats,
     Bridge,
+    Mns,
 }
 
 impl Target {
-    pub const ALL: [Target; 3] = [Target::Kafka, Target::Nats, Target::Bridge];
+    pub const ALL: [Target; 4] = [Target::Kafka, Target::Nats, Target::Bridge, Target::Mns];
+
+    /// Whether a mode has it.
+    fn is_in(self, mode: Mode) -> bool {
+        self != Target::Mns || mode == Mode::Queue
+    }
 }
 
 impl Deed {
@@ -58,6 +69,7 @@ impl Deed {
             Deed::KillKafka | Deed::FreezeKafka => Target::Kafka,
             Deed::KillNats | Deed::FreezeNats => Target::Nats,
             Deed::KillBridge | Deed::StopBridge => Target::Bridge,
+            Deed::CutOffMns => Target::Mns,
         }
     }
 
@@ -70,6 +82,7 @@ impl Deed {
             Deed::FreezeNats => "NATS frozen",
             Deed::KillBridge => "bridge killed",
             Deed::StopBridge => "bridge stopped",
+            Deed::CutOffMns => "MNS out of reach",
         }
     }
 
@@ -95,8 +108,9 @@ pub struct Step {
 }
 
 /// The steps that begin within `length`, in their order.
-pub fn plan(seed: u64, length: Duration) -> Vec<Step> {
+pub fn plan(mode: Mode, seed: u64, length: Duration) -> Vec<Step> {
     let mut random = Random::new(seed);
+    let targets: Vec<Target> = Target::ALL.into_iter().filter(|target| target.is_in(mode)).collect();
     let mut free_from = [Duration::ZERO; Target::ALL.len()];
     let mut steps = Vec::new();
     let mut at = Duration::ZERO;
@@ -105,11 +119,11 @@ pub fn plan(seed: u64, length: Duration) -> Vec<Step> {
         if at >= length {
             return steps;
         }
-        if free_from.iter().all(|&free| free > at) {
+        if targets.iter().all(|&target| free_from[target as usize] > at) {
             continue;
         }
         let deed = loop {
-            let deed = random.deed();
+            let deed = random.deed(mode);
             if free_from[deed.target() as usize] <= at {
                 break deed;
             }
@@ -152,9 +166,10 @@ impl Random {
         Duration::from_millis(range.start() + self.below(range.end() - range.start() + 1))
     }
 
-    fn deed(&mut self) -> Deed {
-        let mut left = self.below(DEEDS.iter().map(|(_, weight)| weight).sum());
-        for (deed, weight) in DEEDS {
+    fn deed(&mut self, mode: Mode) -> Deed {
+        let deeds = || DEEDS.into_iter().filter(|(deed, _)| deed.target().is_in(mode));
+        let mut left = self.below(deeds().map(|(_, weight)| weight).sum());
+        for (deed, weight) in deeds() {
             if left < weight {
                 return deed;
             }

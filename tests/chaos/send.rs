@@ -1,7 +1,7 @@
 //! Events go out at their rate, whatever becomes of those before them, each by a [`Sender`].
 //!
-//! [`Alibaba`] posts them as Alibaba does. Another way in, such as a queue that the bridge reads, is another sender:
-//! what it says of an event is what the run is judged by.
+//! [`Alibaba`] posts them as Alibaba does; a [queue](crate::queue) that the bridge reads is another sender. What a
+//! sender says of an event is what the run is judged by.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

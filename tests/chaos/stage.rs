@@ -1,4 +1,5 @@
-//! What the run plays on: a Kafka, a nats-server and the bridge's own program, and what is done to them.
+//! What the run plays on: a Kafka, a nats-server, the bridge's own program and, where the mode has one, a queue; and
+//! what is done to them.
 //!
 //! Promises: after [`play`] everything runs again; each deed is printed with its time; a bridge that ends by itself, or
 //! ends otherwise than with 0 when it is told to stop, is a fault.
@@ -14,8 +15,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::{sleep, sleep_until, timeout};
 
-use crate::events::{KAFKA_TOPIC, NATS_SUBJECT, STATUSES};
+use crate::events::{KAFKA_TOPIC, Mode, NATS_SUBJECT, STATUSES};
 use crate::plan::{Deed, Step, Target};
+use crate::queue::Queue;
 use crate::support::bridge::{KEY, URL};
 use crate::support::free_port;
 use crate::support::kafka::{Kafka, KafkaOptions};
@@ -37,11 +39,20 @@ const START: Duration = Duration::from_secs(30);
 /// How long it may take to stop: its drain and time to write down what is left.
 const STOP: Duration = Duration::from_secs(20);
 
-/// How long it may take until the spool is empty, when all is back.
+/// How long it may take until the queue is empty, when all is back, and then the spool.
 const DRAINED: Duration = Duration::from_secs(180);
+
+/// How many messages are told that are left in a queue.
+const LEFT_TOLD: usize = 10;
 
 /// How often the bridge is asked while something is awaited of it.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Counters of the bridge that the report tells.
+pub const TOLD_COUNTERS: [(&str, &str); 2] = [
+    ("lease extensions", "apsara_bridge_mns_lease_extensions_total"),
+    ("late deletes", "apsara_bridge_mns_late_deletes_total"),
+];
 
 /// The topics that a run's events go to. They are made beforehand and no others come to be, so that an event which
 /// lands elsewhere is missed.
@@ -54,10 +65,14 @@ pub fn kafka_topics() -> [String; 2] {
 pub struct Stage {
     pub kafka: Kafka,
     pub nats: Nats,
+    /// Only in the mode of that name.
+    pub queue: Option<Arc<Queue>>,
     pub bridge: Bridge,
     started: Instant,
     done: Mutex<BTreeMap<Deed, u32>>,
     faults: Mutex<Vec<String>>,
+    /// What [`TOLD_COUNTERS`] were at the ends of the bridge's lives, summed up.
+    counted: Mutex<[u64; TOLD_COUNTERS.len()]>,
 }
 
 /// The bridge's program; it comes back with the same ports, configuration and spool.
@@ -71,7 +86,7 @@ pub struct Bridge {
 
 impl Stage {
     /// Starts all of it, with the bridge's files in `folder`.
-    pub async fn start(folder: &Path) -> Stage {
+    pub async fn start(folder: &Path, mode: Mode) -> Stage {
         let options = KafkaOptions { auto_create_topics: false, ..KafkaOptions::default() };
         let (kafka, nats) = tokio::join!(Kafka::start(options), Nats::start(NatsOptions::default()));
         for topic in kafka_topics() {
@@ -80,14 +95,15 @@ impl Stage {
             kafka.create_topic(&topic, PARTITIONS, &[("segment.bytes", "67108864")]).await;
         }
         nats.create_stream(STREAM, &[&format!("{NATS_SUBJECT}.>")]).await;
-        let bridge = block_in_place(|| Bridge::start(&kafka, &nats, folder));
+        let queue = (mode == Mode::Queue).then(|| Arc::new(Queue::start()));
+        let bridge = block_in_place(|| Bridge::start(&kafka, &nats, queue.as_deref(), folder));
         let deadline = Instant::now() + START;
         while !bridge.ask("/readyz").await.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
             assert!(Instant::now() < deadline, "the bridge isn't connected to both buses after {START:?}");
             sleep(LOOK_AGAIN).await;
         }
-        let (started, done, faults) = (Instant::now(), Mutex::default(), Mutex::default());
-        Stage { kafka, nats, bridge, started, done, faults }
+        let (done, faults, counted) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Stage { kafka, nats, queue, bridge, started: Instant::now(), done, faults, counted }
     }
 
     /// Tells something with its time.
@@ -109,6 +125,11 @@ impl Stage {
     /// How often each deed was done.
     pub fn done(&self) -> BTreeMap<Deed, u32> {
         lock(&self.done).clone()
+    }
+
+    /// What [`TOLD_COUNTERS`] came to. What the bridge counted in its last moments is not in it.
+    pub fn counted(&self) -> [u64; TOLD_COUNTERS.len()] {
+        *lock(&self.counted)
     }
 
     /// Performs a step and undoes it.
@@ -141,28 +162,35 @@ impl Stage {
                 self.nats.cont();
             }
             Deed::KillBridge => {
-                self.check_bridge();
+                self.before_end().await;
                 block_in_place(|| {
                     lock(&self.bridge.process).kill();
                     self.bridge.start_again();
                 });
             }
             Deed::StopBridge => {
-                self.stop_bridge();
+                self.stop_bridge().await;
                 block_in_place(|| self.bridge.start_again());
+            }
+            Deed::CutOffMns => {
+                let queue = self.queue.as_ref().expect("the plan knows that there is one");
+                block_in_place(|| queue.down());
+                sleep(lasting).await;
+                block_in_place(|| queue.up());
             }
         }
         let back = match deed.target() {
             Target::Kafka => "Kafka is back",
             Target::Nats => "NATS is back",
             Target::Bridge => "bridge is back",
+            Target::Mns => "MNS is back",
         };
         self.tell(back);
     }
 
     /// Stops the bridge by SIGTERM.
-    pub fn stop_bridge(&self) {
-        self.check_bridge();
+    pub async fn stop_bridge(&self) {
+        self.before_end().await;
         let code = block_in_place(|| {
             let process = lock(&self.bridge.process);
             process.signal("TERM");
@@ -178,11 +206,38 @@ impl Stage {
         }
     }
 
-    /// A bridge that has ended before anybody did something to it is a fault.
-    fn check_bridge(&self) {
+    /// A bridge that has ended before anybody did something to it is a fault. Keeps what it has counted.
+    async fn before_end(&self) {
+        if self.queue.is_some()
+            && let Ok(metrics) = self.bridge.ask("/metrics").await
+        {
+            let mut counted = lock(&self.counted);
+            for (sum, (_, name)) in counted.iter_mut().zip(TOLD_COUNTERS) {
+                *sum += values(&metrics, name).iter().sum::<f64>() as u64;
+            }
+        }
         if let Some(code) = lock(&self.bridge.process).exit_code() {
             self.fault(format!("the bridge has ended by itself, with exit code {code}"));
         }
+    }
+
+    /// Waits until the bridge has deleted all messages from the queue, if there is one; if it doesn't, that is a fault.
+    pub async fn emptied(&self) {
+        let Some(queue) = &self.queue else { return };
+        self.tell(&format!("{} messages are in the queue", queue.left()));
+        let deadline = Instant::now() + DRAINED;
+        while queue.left() > 0 {
+            if Instant::now() >= deadline {
+                let (left, examples) = (queue.left(), queue.examples(LEFT_TOLD).join("\n"));
+                let log = lock(&self.bridge.process).log_tail();
+                self.fault(format!(
+                    "{DRAINED:?} after all was back {left} messages are in the queue:\n{examples}\n{log}"
+                ));
+                return;
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        self.tell("the queue is empty");
     }
 
     /// Waits until the bridge has sent what lay in its spool; if it can't, that is a fault.
@@ -244,11 +299,12 @@ pub async fn play(stage: Arc<Stage>, steps: Vec<Step>, length: Duration) {
 }
 
 impl Bridge {
-    fn start(kafka: &Kafka, nats: &Nats, folder: &Path) -> Bridge {
+    fn start(kafka: &Kafka, nats: &Nats, queue: Option<&Queue>, folder: &Path) -> Bridge {
         let [input, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let spool = folder.join("spool");
         std::fs::create_dir(&spool).expect("the temporary folder is writable");
-        let config = configuration(input, admin, kafka.brokers(), nats.url(), &spool);
+        let queue = queue.map(Queue::input).unwrap_or_default();
+        let config = configuration(input, admin, kafka.brokers(), nats.url(), &spool) + &queue;
         std::fs::write(folder.join("bridge.toml"), config).expect("the temporary folder is writable");
         let process = Mutex::new(run(folder, input));
         Bridge { input, admin, folder: folder.to_owned(), process }

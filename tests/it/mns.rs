@@ -144,6 +144,32 @@ async fn a_lease_is_kept_while_the_bus_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_two_buses_the_one_that_is_away_does_not_slow_the_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mns = queue(Duration::from_secs(30));
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("one", 1, 1).expect("created");
+    let bridge = TestBridge::start(&format!(
+        "{}[outputs.kafka]\nkind = 'kafka'\nbrokers = ['{}']\n[outputs.away]\nkind = 'kafka'\nbrokers = ['127.0.0.1:9']\n\
+         [[routes]]\nname = 'all'\n\
+         to = [{{ output = 'kafka', topic = 'one' }}, {{ output = 'away', topic = 'other' }}]\n{}",
+        input(&mns, "max_in_flight = 16"),
+        cluster.bootstrap_servers(),
+        spool(&folder)
+    ))
+    .await;
+    eventually("one is up", SOON, async || {
+        (bridge.metric(r#"apsara_bridge_output_up{output="kafka"}"#) == 1.0).then_some(())
+    })
+    .await;
+    mns.put_all(QUEUE, (0..200).map(|number| callback(&format!("v{number}"))));
+    emptied(&mns).await;
+    assert_eq!(bridge.metric(r#"apsara_bridge_published_total{output="kafka"}"#), 200.0);
+    assert_eq!(bridge.metric("apsara_bridge_spool_events"), 200.0);
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn polling_pauses_when_the_bridge_is_full() {
     let mns = queue(Duration::from_secs(30));
     let cluster = MockCluster::new(1).expect("a mock cluster");

@@ -223,6 +223,23 @@ fn polls_end_when_time_advances_or_the_queue_goes() {
 }
 
 #[test]
+fn a_forgotten_request_ends_like_any_other() {
+    let mns = start("forget");
+    std::thread::scope(|scope| {
+        let poll = scope.spawn(|| ask(&mns, "GET", "/queues/forget/messages?waitseconds=30", "").status);
+        wait_for("the poll", SOON, || (mns.waiting() == 1).then_some(()));
+        mns.forget_requests();
+        assert_eq!(mns.count(Operation::ReceiveMessage), 0);
+        ask(&mns, "GET", "/queues/forget", "");
+        mns.put("forget", "x");
+        assert_eq!(poll.join().expect("an answer"), 200);
+    });
+    let answers: Vec<_> = mns.requests().into_iter().map(|request| (request.operation, request.answer)).collect();
+    let [(Operation::GetQueueAttributes, Some(answer))] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!((answer.status, answer.messages), (200, 0));
+}
+
+#[test]
 fn one_message_wakes_polls_but_only_one_gets_it() {
     let mns = start("race");
     std::thread::scope(|scope| {

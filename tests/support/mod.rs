@@ -19,6 +19,7 @@ pub mod bridge;
 pub mod certificates;
 pub mod judges;
 pub mod kafka;
+pub mod kubernetes;
 pub mod mns;
 pub mod nats;
 pub mod process;

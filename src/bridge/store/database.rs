@@ -810,31 +810,32 @@ impl Writing<'_> {
 
     /// Appends a record at a place behind all others.
     pub(super) fn append(&self, seq: i64, record: &SpoolRecord) -> Result<(), StoreError> {
-        self.transaction.execute(
+        let mut insert = self.transaction.prepare_cached(
             "INSERT INTO spool (seq, output, bytes, spooled_at, attempts, checksum, mode, route, topic, record_key, \
                  envelope, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-            params![
-                seq,
-                record.output,
-                i64::try_from(record.bytes()).unwrap_or(i64::MAX),
-                record.spooled_at,
-                record.attempts,
-                record.checksum(seq),
-                record.mode.map(Mode::as_str),
-                record.route,
-                record.topic,
-                record.key,
-                &record.envelope[..],
-                &record.body[..],
-            ],
         )?;
+        insert.execute(params![
+            seq,
+            record.output,
+            i64::try_from(record.bytes()).unwrap_or(i64::MAX),
+            record.spooled_at,
+            record.attempts,
+            record.checksum(seq),
+            record.mode.map(Mode::as_str),
+            record.route,
+            record.topic,
+            record.key,
+            &record.envelope[..],
+            &record.body[..],
+        ])?;
         Ok(())
     }
 
     /// Takes a record out. Returns its output and bytes, if it was there.
     pub(super) fn remove(&self, seq: i64) -> Result<Option<(String, u64)>, StoreError> {
         let sql = "DELETE FROM spool WHERE seq = ?1 RETURNING output, bytes";
-        Ok(self.transaction.query_row(sql, [seq], |row| Ok((row.get(0)?, unsigned(row, 1)?))).optional()?)
+        let mut delete = self.transaction.prepare_cached(sql)?;
+        Ok(delete.query_row([seq], |row| Ok((row.get(0)?, unsigned(row, 1)?))).optional()?)
     }
 
     /// Keeps a dead letter, if it fits into the room that is left; one that was there is counted once more, and

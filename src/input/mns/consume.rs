@@ -387,6 +387,7 @@ impl Consumer {
                     break;
                 }
                 Err(error) if is_final(&error) || attempt == DELETE_TRIES => {
+                    self.metrics.mns_late_deletes_total.inc_by(handles.len() as u64);
                     tracing::warn!(
                         input = %self.input,
                         messages = handles.len(),

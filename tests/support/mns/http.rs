@@ -136,7 +136,7 @@ async fn answer(shared: &Shared, request: hyper::Request<Incoming>) -> Result<Re
     let started = Instant::now();
     let (entry, fault) = {
         let mut state = shared.lock();
-        state.requests.push(Request {
+        let entry = state.log(Request {
             at: started,
             operation: call.operation,
             queue: call.queue.clone(),
@@ -144,11 +144,13 @@ async fn answer(shared: &Shared, request: hyper::Request<Incoming>) -> Result<Re
             signed: None,
             answer: None,
         });
-        (state.requests.len() - 1, state.fault(call.operation))
+        (entry, state.fault(call.operation))
     };
     let end = |status, code, messages| {
         let answer = Answer { after: started.elapsed(), status, code, messages };
-        shared.lock().requests[entry].answer = Some(answer);
+        if let Some(request) = shared.lock().logged(entry) {
+            request.answer = Some(answer);
+        }
     };
     let (mut is_lost, mut delay) = (false, None);
     let struck = match fault {
@@ -211,7 +213,9 @@ fn authorize(shared: &Shared, signable: &Signable, body: &[u8], entry: usize) ->
     let mut state = shared.lock();
     signable.header("x-mns-version").ok_or("MissingVersionHeader")?;
     let signed = verify(signable, &state.rules, state.time())?;
-    state.requests[entry].signed = Some(signed);
+    if let Some(request) = state.logged(entry) {
+        request.signed = Some(signed);
+    }
     if let Some(claimed) = signable.header("content-md5") {
         let md5 = Md5::digest(body);
         // The SDKs encode the digits, as the service seems to want it; the header's own definition is the bytes.

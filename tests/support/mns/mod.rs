@@ -239,6 +239,8 @@ struct State {
     /// Each with the operations that it strikes and how many more times.
     faults: Vec<(Vec<Operation>, usize, Fault)>,
     requests: Vec<Request>,
+    /// How many requests came before those.
+    forgotten: usize,
     /// How far the clock that clients see is ahead, in seconds.
     clock_offset: i64,
     /// How far leases and polls are ahead.
@@ -269,6 +271,7 @@ impl Mns {
                 queues_made: 0,
                 faults: Vec::new(),
                 requests: Vec::new(),
+                forgotten: 0,
                 clock_offset: 0,
                 skipped: Duration::ZERO,
             }),
@@ -369,6 +372,13 @@ impl Mns {
     /// Every request so far.
     pub fn requests(&self) -> Vec<Request> {
         self.lock().requests.clone()
+    }
+
+    /// Forgets every request so far, also those that are still being answered: for a test that runs for long.
+    pub fn forget_requests(&self) {
+        let state = &mut *self.lock();
+        state.forgotten += state.requests.len();
+        state.requests = Vec::new();
     }
 
     /// How many requests came for an operation.
@@ -484,6 +494,17 @@ impl State {
         self.queues_made += 1;
         let queue = Queue::new(self.queues_made, attributes, self.now());
         self.queues.insert(name.to_owned(), queue);
+    }
+
+    /// Writes a request down: its number.
+    fn log(&mut self, request: Request) -> usize {
+        self.requests.push(request);
+        self.forgotten + self.requests.len() - 1
+    }
+
+    /// The request of that number, unless it is forgotten.
+    fn logged(&mut self, number: usize) -> Option<&mut Request> {
+        self.requests.get_mut(number.checked_sub(self.forgotten)?)
     }
 
     /// What strikes this request, if anything does.

@@ -1,0 +1,180 @@
+//! The queue as an input, beside HTTP: the same callbacks to the same warm Kafka, in turns.
+//!
+//! - `throughput`: messages per second from a full queue through to Kafka with acknowledgements, until the last is
+//!   deleted, and the bridge's CPU time for each; 64 connections that post do the same by HTTP. The queue's server
+//!   runs in this process, on a thread of its own whose CPU time is told apart: it shares the two cores with the
+//!   bridge and the broker, so that what it takes is missing to them.
+//! - `idle`: the bridge's CPU time while it polls an empty queue, beside a bridge without that input.
+//!
+//! Figures are medians over the rounds, ratios medians of the rounds' ratios. A goal that is missed is marked.
+//!
+//! Environment: BENCH_ROUNDS (5), BENCH_SECONDS of a turn by HTTP (8), BENCH_WARMUP seconds for Kafka (40),
+//! BENCH_CONNECTIONS (64), BENCH_MESSAGES in a turn of the queue (100000), BENCH_IDLE seconds (30).
+
+mod bridge;
+mod broker;
+mod load;
+mod observe;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+
+use bridge::{Bridge, PUBLISH};
+use broker::{Broker, Bus};
+use load::{Figures, drive};
+use observe::{cpu_time, median, number, run_time, seconds, thread_times};
+use support::mns::queue::QueueAttributes;
+use support::mns::{Mns, MnsOptions};
+
+const QUEUE: &str = "ice-callback-bench";
+
+/// How long a queue may take to become empty.
+const EMPTIED: Duration = Duration::from_secs(300);
+
+/// How often it is looked whether the queue is empty: seldom, for looking takes its lock.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long a bridge settles before it is called idle.
+const SETTLE: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    if !std::env::args().any(|argument| argument == "--bench") {
+        println!("queue measures under `cargo bench` only");
+        return ExitCode::SUCCESS;
+    }
+    let runtime = Runtime::new().expect("a runtime");
+    let mut missed = throughput(&runtime);
+    missed += idle(&runtime);
+    println!("\ngoals missed: {missed}");
+    ExitCode::SUCCESS
+}
+
+/// An MNS input that reads a queue of the server.
+fn input(mns: &Mns) -> String {
+    format!(
+        "[inputs.queue]\nkind = 'mns'\nendpoint = '{}'\nqueue = '{QUEUE}'\n\
+         credentials = {{ access_key_id = '{}', access_key_secret = '{}' }}\n",
+        mns.endpoint(),
+        Mns::KEY_ID,
+        Mns::KEY_SECRET
+    )
+}
+
+/// CPU time of the server's thread so far.
+fn server_time() -> Duration {
+    thread_times(std::process::id()).remove("mns").expect("the server's thread runs")
+}
+
+fn throughput(runtime: &Runtime) -> usize {
+    let rounds = number("BENCH_ROUNDS").unwrap_or(5).max(1);
+    let turn = seconds("BENCH_SECONDS").unwrap_or(Duration::from_secs(8));
+    let warm_up = seconds("BENCH_WARMUP").unwrap_or(Duration::from_secs(40));
+    let connections = number("BENCH_CONNECTIONS").unwrap_or(64).max(1);
+    let messages = number("BENCH_MESSAGES").unwrap_or(100_000).max(1);
+    let kafka = Broker::start(Bus::Kafka, runtime, &["bridge"]);
+    let mns = Mns::start(MnsOptions::default());
+    mns.create_queue(QUEUE, QueueAttributes { visibility_timeout: EMPTIED, ..QueueAttributes::default() });
+    let folder = tempfile::tempdir().expect("a folder");
+    let bridge = Bridge::start(folder.path(), &kafka.output(), PUBLISH, &input(&mns));
+    bridge.wait_direct();
+    runtime.block_on(drive(bridge.input, connections, warm_up, None));
+    let (mut http, mut queue, mut server) = (Vec::new(), Vec::new(), Vec::new());
+    let mut failed = 0;
+    for round in 0..rounds {
+        eprintln!("throughput: round {} of {rounds}", round + 1);
+        // Who goes first changes, so that neither always has the other's leftovers.
+        for is_queue in if round % 2 == 0 { [true, false] } else { [false, true] } {
+            let before = cpu_time(bridge.process.id());
+            if is_queue {
+                let bodies: Vec<String> = (0..messages).map(|_| load::body()).collect();
+                let (start, server_before) = (Instant::now(), server_time());
+                mns.put_all(QUEUE, bodies);
+                support::wait_for("the queue to be empty", EMPTIED, || {
+                    let counts = mns.counts(QUEUE);
+                    let is_empty = counts.active + counts.inactive == 0;
+                    if !is_empty {
+                        std::thread::sleep(LOOK);
+                    }
+                    is_empty.then_some(())
+                });
+                let cpu = cpu_time(bridge.process.id()) - before;
+                queue.push((messages as f64 / start.elapsed().as_secs_f64(), per(cpu, messages)));
+                server.push(per(server_time() - server_before, messages));
+            } else {
+                let tally = runtime.block_on(drive(bridge.input, connections, turn, None));
+                failed += tally.failed;
+                let figures = Figures::new(&tally, cpu_time(bridge.process.id()) - before);
+                http.push((figures.requests_per_second, figures.cpu_per_event));
+            }
+        }
+    }
+    let late = bridge.metrics().value("mns_late_deletes_total");
+    bridge.stop();
+    let ratios = |column: fn(&(f64, f64)) -> f64| {
+        median(queue.iter().zip(&http).map(|(queue, http)| column(queue) / column(http)).collect())
+    };
+    let column = |rows: &[(f64, f64)], column: fn(&(f64, f64)) -> f64| median(rows.iter().map(column).collect());
+    let (rate, cpu): (fn(&(f64, f64)) -> f64, fn(&(f64, f64)) -> f64) = (|row| row.0, |row| row.1);
+    println!(
+        "\nthroughput: {messages} messages of {} bytes, {connections} connections by HTTP, {rounds} rounds",
+        load::body_bytes()
+    );
+    println!("{:<34}{:>12}{:>12}{:>12}", "", "queue", "HTTP", "ratio");
+    let per_second = column(&queue, rate);
+    let ratio = ratios(cpu);
+    println!(
+        "{:<34}{per_second:>12.0}{:>12.0}{:>12.2}{}",
+        "per second",
+        column(&http, rate),
+        ratios(rate),
+        goal(per_second >= 10_000.0, "at least 10000")
+    );
+    println!(
+        "{:<34}{:>12.1}{:>12.1}{ratio:>12.2}{}",
+        "CPU µs of the bridge",
+        column(&queue, cpu),
+        column(&http, cpu),
+        goal(ratio <= 1.3, "at most 1.3")
+    );
+    println!("{:<34}{:>12.1}", "CPU µs of the queue's server", median(server));
+    println!("{:<34}{late:>12.0}", "deleted too late");
+    assert_eq!(failed, 0, "a request by HTTP was not answered with 200: the figures mean nothing");
+    usize::from(per_second < 10_000.0) + usize::from(ratio > 1.3)
+}
+
+fn idle(runtime: &Runtime) -> usize {
+    let time = seconds("BENCH_IDLE").unwrap_or(Duration::from_secs(30));
+    let kafka = Broker::start(Bus::Kafka, runtime, &["bridge"]);
+    let mns = Mns::start(MnsOptions::default());
+    mns.create_queue(QUEUE, QueueAttributes::default());
+    let share = |more: &str| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let bridge = Bridge::start(folder.path(), &kafka.output(), PUBLISH, more);
+        bridge.wait_direct();
+        std::thread::sleep(SETTLE);
+        let (start, before) = (Instant::now(), run_time(bridge.process.id()));
+        std::thread::sleep(time);
+        let share = (run_time(bridge.process.id()) - before).as_secs_f64() / start.elapsed().as_secs_f64();
+        bridge.stop();
+        share * 100.0
+    };
+    let (without, with) = (share(""), share(&input(&mns)));
+    let polling = (with - without).max(0.0);
+    println!("\nidle: {} s, an empty queue, two receivers", time.as_secs());
+    println!("{:<34}{with:>12.3}", "% of a core, with the queue");
+    println!("{:<34}{without:>12.3}", "% of a core, without");
+    println!("{:<34}{polling:>12.3}{}", "% of a core for the queue", goal(polling < 0.1, "below 0.1"));
+    usize::from(polling >= 0.1)
+}
+
+fn per(time: Duration, events: usize) -> f64 {
+    time.as_secs_f64() * 1e6 / events as f64
+}
+
+fn goal(is_met: bool, words: &str) -> String {
+    format!("   goal: {words}{}", if is_met { "" } else { "  MISSED" })
+}

@@ -1,0 +1,256 @@
+//! A real Kubernetes API server with its etcd, and kubectl and helm to speak with it.
+//!
+//! Promises: started means that the server says it is ready, and that it knows the kinds whose definitions the setup
+//! brought (Prometheus operator, KEDA, Gateway API); kubectl and helm see this server only, and none of the user's own
+//! settings; a namespace of [`Kubernetes::namespace`] enforces the pod security standard "restricted".
+//!
+//! No controller, scheduler or kubelet runs beside it: objects are validated, defaulted, admitted and stored, and that
+//! is all. A Deployment gets no pods, a claim no volume, and a namespace that is deleted never goes.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::certificates::Certificates;
+use super::process::Process;
+use super::{free_port, installed, tool};
+
+/// The server is there within seconds; a busy machine may take many times that.
+const START: Duration = Duration::from_secs(120);
+
+/// What the server lets do everything.
+const TOKEN: &str = "token-of-the-tests";
+
+/// A server; dropped, it is killed and its data removed.
+#[derive(Debug)]
+pub struct Kubernetes {
+    _apiserver: Process,
+    _etcd: Process, // after its only client
+    folder: TempDir,
+}
+
+/// What a program has said in the end.
+#[derive(Debug, Clone)]
+pub struct Ran {
+    /// The program and its arguments, for an error message.
+    pub command: String,
+    /// Its exit code.
+    pub code: i32,
+    /// Its standard output.
+    pub out: String,
+    /// Its standard error.
+    pub error: String,
+}
+
+impl Ran {
+    /// Itself, if it succeeded without a word on standard error: that is where a server's warnings are shown.
+    pub fn quietly(self) -> Result<Self, String> {
+        if self.code == 0 && self.error.is_empty() { Ok(self) } else { Err(self.told()) }
+    }
+
+    /// Its standard error if it failed as it should.
+    pub fn refused(self) -> Result<String, String> {
+        if self.code == 0 { Err(format!("{} succeeded", self.command)) } else { Ok(self.error) }
+    }
+
+    /// What it was and what it said, for an error message.
+    pub fn told(&self) -> String {
+        format!("{} ended with {}:\n{}{}", self.command, self.code, self.error, self.out)
+    }
+}
+
+impl Kubernetes {
+    /// The server of this test process, started by whoever asks first. Tests keep apart by their namespaces.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Kubernetes> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// Starts a server of one's own.
+    pub fn start() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("kubernetes-")
+            .tempdir()
+            .expect("the folder for temporary files is writable");
+        let (etcd, port) = start_etcd(folder.path());
+        let apiserver = start_apiserver(folder.path(), port);
+        let kubernetes = Self { _apiserver: apiserver, _etcd: etcd, folder };
+        kubernetes._apiserver.wait_ready(START, || {
+            (kubernetes.kubectl(&["get", "--raw=/readyz"]).quietly().is_ok_and(|ran| ran.out == "ok")).then_some(())
+        });
+        let definitions = installed("kubernetes/crds", "kubernetes");
+        let definitions = definitions.to_str().expect("UTF-8");
+        let established = ["wait", "--for=condition=Established", "--timeout=60s", "-f", definitions];
+        for arguments in [&["create", "-f", definitions][..], &established] {
+            kubernetes.kubectl(arguments).quietly().expect("the definitions are taken");
+        }
+        kubernetes
+    }
+
+    /// Makes a namespace that refuses pods below the pod security standard "restricted", and warns of workloads that
+    /// would make such; its name begins with `name`.
+    pub fn namespace(&self, name: &str) -> String {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let labels: serde_json::Map<String, Value> = ["enforce", "warn", "audit"]
+            .into_iter()
+            .flat_map(|mode| [(mode.to_owned(), "restricted"), (format!("{mode}-version"), "latest")])
+            .map(|(mode, value)| (format!("pod-security.kubernetes.io/{mode}"), json!(value)))
+            .collect();
+        let namespace =
+            json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": labels } });
+        self.kubectl_with(&["create", "-f", "-"], &namespace.to_string()).quietly().expect("a namespace is made");
+        name
+    }
+
+    /// Runs kubectl against this server.
+    pub fn kubectl(&self, arguments: &[&str]) -> Ran {
+        self.kubectl_with(arguments, "")
+    }
+
+    /// Runs kubectl against this server with something on standard input.
+    pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Ran {
+        let mut command = Command::new(installed("kubernetes/kubectl", "kubernetes"));
+        command.arg("--kubeconfig").arg(kubeconfig(self.folder.path())).args(arguments);
+        command.env("KUBECACHEDIR", self.folder.path().join("kubectl")).env("KUBERC", "off");
+        run(command, input)
+    }
+
+    /// The objects in a text of YAML documents, as kubectl reads them.
+    pub fn objects(&self, text: &str) -> Result<Vec<Value>, String> {
+        let read = ["create", "--dry-run=client", "--validate=false", "--output=json", "--filename=-"];
+        Self::read(&self.kubectl_with(&read, text).quietly()?.out)
+    }
+
+    /// The objects in what kubectl writes as JSON: one, one after the other, or a list.
+    pub fn read(text: &str) -> Result<Vec<Value>, String> {
+        let mut objects = Vec::new();
+        for document in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
+            let mut document = document.map_err(|error| format!("kubectl wrote no JSON: {error}"))?;
+            match document.get_mut("items").map(Value::take) {
+                Some(Value::Array(items)) => objects.extend(items),
+                _ => objects.push(document),
+            }
+        }
+        Ok(objects)
+    }
+
+    /// The names of all resources that can lie in a namespace, for `kubectl get`.
+    pub fn resources(&self) -> Result<Vec<String>, String> {
+        let ran = self.kubectl(&["api-resources", "--verbs=list", "--namespaced=true", "--output=name"]).quietly()?;
+        Ok(ran.out.lines().map(str::to_owned).collect())
+    }
+
+    /// Runs helm against this server.
+    pub fn helm(&self, arguments: &[&str]) -> Ran {
+        let mut command = helm_command(self.folder.path());
+        command.env("KUBECONFIG", kubeconfig(self.folder.path())).args(arguments);
+        run(command, "")
+    }
+}
+
+/// Runs helm without any server: to render, to lint.
+pub fn helm(arguments: &[&str]) -> Ran {
+    let home = tempfile::tempdir().expect("the folder for temporary files is writable");
+    let mut command = helm_command(home.path());
+    command.env("KUBECONFIG", "/dev/null").args(arguments);
+    run(command, "")
+}
+
+/// Runs a program to its end.
+pub fn run(mut command: Command, input: &str) -> Ran {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<_> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{} can't be run: {error}", words[0]));
+    let mut pipe = child.stdin.take().expect("standard input is a pipe");
+    let output = std::thread::scope(|scope| {
+        // Beside the reading, or two full pipes would wait for one another. Who doesn't read to the end may do so.
+        scope.spawn(move || drop(pipe.write_all(input.as_bytes())));
+        child.wait_with_output().expect("it is our child")
+    });
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        out: text(&output.stdout),
+        error: text(&output.stderr),
+        command: words.join(" "),
+    }
+}
+
+fn helm_command(home: &Path) -> Command {
+    let mut command = Command::new(tool("helm", "chart"));
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_str().is_some_and(|name| name.starts_with("HELM_")) {
+            command.env_remove(variable);
+        }
+    }
+    for part in ["CACHE", "CONFIG", "DATA"] {
+        command.env(format!("HELM_{part}_HOME"), home.join("helm").join(part.to_lowercase()));
+    }
+    command
+}
+
+fn start_etcd(folder: &Path) -> (Process, u16) {
+    let (port, peers) = (free_port(), free_port());
+    let (url, peers) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peers}"));
+    let mut command = Command::new(installed("kubernetes/etcd", "kubernetes"));
+    command.arg("--data-dir").arg(folder.join("etcd"));
+    for flag in ["--listen-client-urls", "--advertise-client-urls"] {
+        command.args([flag, &url]);
+    }
+    for flag in ["--listen-peer-urls", "--initial-advertise-peer-urls"] {
+        command.args([flag, &peers]);
+    }
+    // Nobody will want the data after a power failure.
+    command.args(["--initial-cluster", &format!("default={peers}"), "--unsafe-no-fsync"]);
+    (Process::start("etcd", &command, &folder.join("etcd.log"), Some(folder)), port)
+}
+
+fn start_apiserver(folder: &Path, etcd: u16) -> Process {
+    let port = free_port();
+    let certificates = Certificates::make(&folder.join("tls"));
+    let tokens = folder.join("tokens.csv");
+    std::fs::write(&tokens, format!("{TOKEN},tests,tests,system:masters\n")).expect("the folder can be written to");
+    std::fs::write(
+        kubeconfig(folder),
+        json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{ "name": "tests", "cluster": {
+                "server": format!("https://127.0.0.1:{port}"),
+                "certificate-authority": certificates.authority,
+            }}],
+            "users": [{ "name": "tests", "user": { "token": TOKEN } }],
+            "contexts": [{ "name": "tests", "context": { "cluster": "tests", "user": "tests" } }],
+            "current-context": "tests",
+        })
+        .to_string(),
+    )
+    .expect("the folder can be written to");
+    let mut command = Command::new(installed("kubernetes/kube-apiserver", "kubernetes"));
+    command.args(["--etcd-servers", &format!("http://127.0.0.1:{etcd}")]);
+    command.args(["--bind-address", "127.0.0.1", "--secure-port", &port.to_string()]);
+    command.arg("--tls-cert-file").arg(&certificates.server);
+    command.arg("--tls-private-key-file").arg(&certificates.server_key);
+    command.arg("--token-auth-file").arg(&tokens).args(["--authorization-mode", "RBAC"]);
+    // Flags that have to be given, for tokens that nobody asks for: any key will do.
+    command.arg("--service-account-key-file").arg(&certificates.server);
+    command.arg("--service-account-signing-key-file").arg(&certificates.server_key);
+    command.args(["--service-account-issuer", "https://tests.invalid"]);
+    command.args(["--service-cluster-ip-range", "10.96.0.0/16"]);
+    // A controller makes a namespace's default account, and there are none; the server's own endpoint may not be
+    // loopback, and nobody looks for it.
+    command.args(["--disable-admission-plugins", "ServiceAccount", "--endpoint-reconciler-type", "none"]);
+    Process::start("kube-apiserver", &command, &folder.join("kube-apiserver.log"), Some(folder))
+}
+
+fn kubeconfig(folder: &Path) -> PathBuf {
+    folder.join("kubeconfig.json")
+}
