@@ -38,6 +38,10 @@ const EMPTIED: Duration = Duration::from_secs(300);
 /// How often it is looked whether the queue is empty: seldom, for looking takes its lock.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Events per second and CPU µs for each, of one turn; and one of the two.
+type Turn = (f64, f64);
+type Column = fn(&Turn) -> f64;
+
 /// How long a bridge settles before it is called idle.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -114,11 +118,11 @@ fn throughput(runtime: &Runtime) -> usize {
     }
     let late = bridge.metrics().value("mns_late_deletes_total");
     bridge.stop();
-    let ratios = |column: fn(&(f64, f64)) -> f64| {
+    let ratios = |column: Column| {
         median(queue.iter().zip(&http).map(|(queue, http)| column(queue) / column(http)).collect())
     };
-    let column = |rows: &[(f64, f64)], column: fn(&(f64, f64)) -> f64| median(rows.iter().map(column).collect());
-    let (rate, cpu): (fn(&(f64, f64)) -> f64, fn(&(f64, f64)) -> f64) = (|row| row.0, |row| row.1);
+    let column = |rows: &[Turn], column: Column| median(rows.iter().map(column).collect());
+    let (rate, cpu): (Column, Column) = (|row| row.0, |row| row.1);
     println!(
         "\nthroughput: {messages} messages of {} bytes, {connections} connections by HTTP, {rounds} rounds",
         load::body_bytes()
