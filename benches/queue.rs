@@ -118,9 +118,8 @@ fn throughput(runtime: &Runtime) -> usize {
     }
     let late = bridge.metrics().value("mns_late_deletes_total");
     bridge.stop();
-    let ratios = |column: Column| {
-        median(queue.iter().zip(&http).map(|(queue, http)| column(queue) / column(http)).collect())
-    };
+    let ratios =
+        |column: Column| median(queue.iter().zip(&http).map(|(queue, http)| column(queue) / column(http)).collect());
     let column = |rows: &[Turn], column: Column| median(rows.iter().map(column).collect());
     let (rate, cpu): (Column, Column) = (|row| row.0, |row| row.1);
     println!(

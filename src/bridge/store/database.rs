@@ -25,6 +25,9 @@ pub const FORMAT: i32 = 1;
 /// Rows are callbacks of a few kilobytes, twice: in pages of SQLite's usual 4 KiB a third would be waste.
 pub(super) const PAGE_BYTES: u32 = 16 << 10;
 
+/// Memory of a connection for pages, in KiB: SQLite's own default, which it takes for pages of 4 KiB.
+const CACHE_KIB: i64 = 2 << 10;
+
 /// How long a connection waits for another's transaction, as when a command deletes dead letters.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -397,6 +400,7 @@ impl Database {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         let mut database = Database { connection, path: path.to_owned() };
         database.prepare(access)?;
         Ok(database)
