@@ -19,7 +19,7 @@ demo: ## show the bridge at work, with an embedded Kafka and sample callbacks
 	$(CARGO) run -- demo
 
 test: ## run all tests, against a real Kafka and NATS
-	@$(SETUP) build kafka nats kcat promtool judges mns hadolint
+	@$(SETUP) build kafka nats kcat promtool judges mns hadolint chart kubernetes
 	$(CARGO) test
 
 chaos: ## kill brokers and bridge at random for an hour (TIME=120: two minutes; MODE=queue: by MNS); count what was lost
@@ -34,7 +34,7 @@ bench: ## run the benchmarks
 	$(CARGO) bench --bench queue
 
 tools: ## install whatever any of these needs
-	@$(SETUP) build kafka nats kcat promtool judges mns hadolint
+	@$(SETUP) build kafka nats kcat promtool judges mns hadolint chart kubernetes
 
 clean-tools: ## remove what was installed into .tools
 	rm -rf .tools

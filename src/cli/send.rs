@@ -1,13 +1,15 @@
 //! `send`: posts a signed callback, as Alibaba does, and looks whether it was counted.
 
+use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::CONTENT_TYPE;
-use hyper::{Request, StatusCode};
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Request, StatusCode, Uri};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -46,7 +48,8 @@ pub(super) struct Send {
     /// Environment variable with the key that signs. Without a key the callback is not signed.
     #[arg(long, value_name = "NAME")]
     key_env: Option<String>,
-    /// Address of the bridge's metrics: look there, before and after, whether the callback was counted.
+    /// Address of the bridge's metrics, by http: look there, before and after, whether the callback was counted. Of a
+    /// name that stands for several replicas all are asked.
     #[arg(long, value_name = "URL")]
     metrics: Option<String>,
 }
@@ -121,20 +124,34 @@ async fn fetch(http: &Http, url: &str, request: Request<Full<Bytes>>) -> Result<
     answer.unwrap_or_else(|_| Err("no answer in time".to_owned())).map_err(|error| format!("{url}: {error}"))
 }
 
-/// How many callbacks the metrics count as answered with 200, whatever became of them.
+/// How many callbacks the metrics of all replicas count as answered with 200, whatever became of them.
 async fn counted(http: &Http, metrics: &str) -> Result<u64, String> {
-    let request = Request::get(metrics).body(Full::default()).map_err(|error| format!("{metrics}: {error}"))?;
-    let answer = fetch(http, metrics, request).await?;
-    if !answer.status().is_success() {
-        return Err(format!("{metrics}: answered with {}", answer.status()));
+    let uri: Uri = metrics.parse().map_err(|error| format!("{metrics}: {error}"))?;
+    let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http"));
+    let authority = authority.ok_or_else(|| format!("{metrics}: expected http://host:port/metrics"))?;
+    let place = (authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80));
+    let addresses: HashSet<SocketAddr> =
+        tokio::net::lookup_host(place).await.map_err(|error| format!("{metrics}: {error}"))?.collect();
+    let mut count = 0;
+    for address in addresses {
+        let url = format!("http://{address}{}", uri.path());
+        let request = Request::get(&url).header(HOST, authority.as_str()).body(Full::default());
+        let answer = fetch(http, &url, request.map_err(|error| format!("{url}: {error}"))?).await?;
+        if !answer.status().is_success() {
+            return Err(format!("{url}: answered with {}", answer.status()));
+        }
+        count += count_in(&String::from_utf8_lossy(answer.body()));
     }
-    let text = String::from_utf8_lossy(answer.body()).into_owned();
+    Ok(count)
+}
+
+fn count_in(text: &str) -> u64 {
     let name = format!("{PREFIX}callbacks_total{{");
     let taken = Outcome::LABELS.iter().filter(|label| !matches!(**label, "refused" | "not_accepted"));
     let taken: Vec<String> = taken.map(|label| format!("outcome=\"{label}\"")).collect();
     let counts = text.lines().filter(|line| line.starts_with(&name) && taken.iter().any(|label| line.contains(label)));
     let counts = counts.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
-    Ok(counts.map(|count| count as u64).sum())
+    counts.map(|count| count as u64).sum()
 }
 
 /// A callback of VOD's with an id that no other has.

@@ -21,3 +21,4 @@ mod support_kafka;
 mod support_mns;
 mod support_nats;
 mod support_process;
+mod watching;

@@ -141,10 +141,12 @@ impl Kubernetes {
         Ok(objects)
     }
 
-    /// The names of all resources that can lie in a namespace, for `kubectl get`.
+    /// The names of all resources that can lie in a namespace, for `kubectl get`. Left out are events, which the server
+    /// writes by itself, and `endpoints`, whose mere reading it warns of.
     pub fn resources(&self) -> Result<Vec<String>, String> {
         let ran = self.kubectl(&["api-resources", "--verbs=list", "--namespaced=true", "--output=name"]).quietly()?;
-        Ok(ran.out.lines().map(str::to_owned).collect())
+        let is_told = |name: &&str| !["endpoints", "events", "events.events.k8s.io"].contains(name);
+        Ok(ran.out.lines().filter(is_told).map(str::to_owned).collect())
     }
 
     /// Runs helm against this server.

@@ -10,8 +10,8 @@
 //! Taken in by `#[path = "../support/mod.rs"] mod support;` so that tests and benchmarks need no crate for it.
 //!
 //! Layout: [`process`] children that die with us; [`kafka`] and [`nats`] the brokers; [`mns`] a server that plays
-//! Alibaba's queue; [`certificates`] the TLS
-//! material for both; [`judges`] the CloudEvents SDKs of other languages; here, ports, tools and waiting.
+//! Alibaba's queue; [`kubernetes`] an API server with its clients; [`certificates`] the TLS material for all of them;
+//! [`judges`] the CloudEvents SDKs of other languages; here, ports, tools and waiting.
 
 #![allow(dead_code)] // each binary that takes this in uses its own part of it
 

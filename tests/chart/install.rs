@@ -1,0 +1,238 @@
+//! The life of a release on a real server: installed, changed, rolled back, taken away.
+
+use std::collections::BTreeSet;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use figment::providers::{Format as _, Yaml};
+use serde_json::{Value, json};
+
+use crate::rendered::{CHART, RELEASE, Values, for_all, identity, of_kind, workload};
+use crate::support::kubernetes::Kubernetes;
+
+/// What the upgrade changes: an annotation of the pod.
+const CHANGE: &[&str] = &["--set-string", "podAnnotations.changed=by-the-upgrade"];
+
+/// Nothing is waited for: no controller runs that would do it. Should something be, then not for helm's five minutes.
+const TIMEOUT: &str = "--timeout=30s";
+
+#[test]
+fn every_values_file_is_installed_changed_rolled_back_and_taken_away() {
+    let kubernetes = Kubernetes::shared();
+    for_all(|values| live(kubernetes, values));
+}
+
+/// A warning of the server is a word on standard error, and so an error here.
+fn live(kubernetes: &Kubernetes, values: &Values) -> Result<(), String> {
+    let namespace = kubernetes.namespace("life");
+    let before = left(kubernetes, &namespace)?;
+
+    let text = values.template(&namespace, &[]).quietly()?.out;
+    let rendered = kubernetes.objects(&text)?;
+    are_inside(&namespace, &rendered)?;
+    let strict = ["apply", "--server-side", "--validate=strict", "--dry-run=server", "--output=json", "--filename=-"];
+    let taken = kubernetes.kubectl_with(&strict, &text).quietly()?;
+    is_whole(&rendered, &Kubernetes::read(&taken.out)?)?;
+    pods_are_let_in(kubernetes, &rendered, &namespace)?;
+
+    let arguments = [RELEASE, CHART, "--namespace", &namespace, "--values", values.file(), TIMEOUT];
+    let notes = kubernetes.helm(&[&["install"], &arguments[..]].concat()).quietly()?.out;
+    are_told(&urls(&rendered)?, &notes)?;
+    let installed = stored(kubernetes, &namespace)?;
+    is_whole(&without_hooks(&rendered), &installed)?;
+    if annotation(&installed).is_some() {
+        return Err("the change is no change".to_owned());
+    }
+
+    kubernetes.helm(&[&["upgrade"], &arguments[..], CHANGE].concat()).quietly()?;
+    let changed = kubernetes.objects(&values.template(&namespace, CHANGE).quietly()?.out)?;
+    let upgraded = stored(kubernetes, &namespace)?;
+    is_whole(&without_hooks(&changed), &upgraded)?;
+    if annotation(&upgraded) != Some("by-the-upgrade") {
+        return Err("the upgrade has not changed the pods".to_owned());
+    }
+
+    kubernetes.helm(&["rollback", RELEASE, "1", "--namespace", &namespace, TIMEOUT]).quietly()?;
+    let rolled_back = stored(kubernetes, &namespace)?;
+    for (was, is) in installed.iter().zip(&rolled_back) {
+        if settled(was) != settled(is) {
+            return Err(format!("the rollback gives\n{}\nin place of\n{}", settled(is), settled(was)));
+        }
+    }
+
+    kubernetes.helm(&["uninstall", RELEASE, "--namespace", &namespace, TIMEOUT]).quietly()?;
+    let after = left(kubernetes, &namespace)?;
+    let forgotten: Vec<_> =
+        after.difference(&before).filter(|name| !name.starts_with("persistentvolumeclaim/")).collect();
+    if forgotten.is_empty() { Ok(()) } else { Err(format!("left behind: {forgotten:?}")) }
+}
+
+/// What the bridge is asked for in one file is switched on, and off again with the next, while it runs.
+#[test]
+fn one_release_takes_all_values_files_in_turn() {
+    // What a StatefulSet can't change: see `refused`.
+    const SAME: &str =
+        "persistence.enabled=true,persistence.size=20Gi,persistence.storageClassName=,persistence.annotations=null";
+    let kubernetes = Kubernetes::shared();
+    let namespace = kubernetes.namespace("turn");
+    let before = left(kubernetes, &namespace).unwrap();
+    for values in Values::all() {
+        let arguments = ["upgrade", "--install", RELEASE, CHART, "--namespace", &namespace, TIMEOUT];
+        let flags = ["--values", values.file(), "--set", SAME];
+        let taken = kubernetes.helm(&[&arguments[..], &flags].concat()).quietly().and_then(|_| {
+            let rendered = kubernetes.objects(&values.template(&namespace, &flags[2..]).quietly()?.out)?;
+            is_whole(&without_hooks(&rendered), &stored(kubernetes, &namespace)?)
+        });
+        taken.unwrap_or_else(|told| panic!("{}: {told}", values.name));
+    }
+    kubernetes.helm(&["uninstall", RELEASE, "--namespace", &namespace, TIMEOUT]).quietly().unwrap();
+    assert_eq!(left(kubernetes, &namespace).unwrap(), before);
+}
+
+/// The URLs whose signatures the rendered configuration checks.
+fn urls(objects: &[Value]) -> Result<Vec<String>, String> {
+    let texts = of_kind(objects, "ConfigMap").into_iter().filter_map(|map| map["data"]["bridge.yaml"].as_str());
+    let mut urls = Vec::new();
+    for text in texts {
+        let config: Value = Yaml::from_str(text).map_err(|error| error.to_string())?;
+        for input in config["inputs"].as_object().into_iter().flat_map(|inputs| inputs.values()) {
+            for endpoint in input["endpoints"].as_array().into_iter().flatten() {
+                urls.extend(
+                    endpoint["urls"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned),
+                );
+            }
+        }
+    }
+    Ok(urls)
+}
+
+/// The notes say what to type at Alibaba, and what to do next.
+fn are_told(urls: &[String], notes: &str) -> Result<(), String> {
+    for wanted in urls.iter().map(String::as_str).chain(["\nNEXT\n"]) {
+        if !notes.contains(wanted) {
+            return Err(format!("the notes don't say {wanted:?}:\n{notes}"));
+        }
+    }
+    Ok(())
+}
+
+/// Everything that lies in a namespace.
+fn left(kubernetes: &Kubernetes, namespace: &str) -> Result<BTreeSet<String>, String> {
+    let kinds = kubernetes.resources()?.join(",");
+    let listed = kubernetes.kubectl(&["get", &kinds, "--namespace", namespace, "--output=name", "--ignore-not-found"]);
+    Ok(listed.quietly()?.out.lines().map(str::to_owned).collect())
+}
+
+/// The objects of the release as the server has them.
+fn stored(kubernetes: &Kubernetes, namespace: &str) -> Result<Vec<Value>, String> {
+    let manifest = kubernetes.helm(&["get", "manifest", RELEASE, "--namespace", namespace]).quietly()?.out;
+    Kubernetes::read(&kubernetes.kubectl_with(&["get", "--output=json", "--filename=-"], &manifest).quietly()?.out)
+}
+
+fn without_hooks(objects: &[Value]) -> Vec<Value> {
+    let is_hook = |object: &&Value| !object["metadata"]["annotations"]["helm.sh/hook"].is_null();
+    objects.iter().filter(|object| !is_hook(object)).cloned().collect()
+}
+
+/// What lies outside of the release's namespace could not be made by whoever may only work inside of it, and is not
+/// looked for in the end. kubectl gives no namespace to a kind that knows none.
+fn are_inside(namespace: &str, objects: &[Value]) -> Result<(), String> {
+    let outside = objects.iter().filter(|object| object["metadata"]["namespace"] != namespace);
+    let outside: Vec<_> = outside.map(identity).collect();
+    if outside.is_empty() { Ok(()) } else { Err(format!("not in {namespace}: {outside:?}")) }
+}
+
+/// No controller makes pods of the workload here, so a bare one of its template is offered to the server, which
+/// enforces "restricted" on pods only.
+fn pods_are_let_in(kubernetes: &Kubernetes, objects: &[Value], namespace: &str) -> Result<(), String> {
+    let workload = workload(objects);
+    let template = &workload["spec"]["template"];
+    let mut pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": template["metadata"],
+        "spec": template["spec"],
+    });
+    pod["metadata"]["name"] = json!("template");
+    for claim in workload["spec"]["volumeClaimTemplates"].as_array().into_iter().flatten() {
+        let name = &claim["metadata"]["name"];
+        let volume = json!({ "name": name, "persistentVolumeClaim": { "claimName": name } });
+        match pod["spec"]["volumes"].as_array_mut() {
+            Some(volumes) => volumes.push(volume),
+            None => pod["spec"]["volumes"] = json!([volume]),
+        }
+    }
+    let create = ["create", "--dry-run=server", "--validate=strict", "--namespace", namespace, "--filename=-"];
+    kubernetes.kubectl_with(&create, &pod.to_string()).quietly().map(drop)
+}
+
+fn annotation(objects: &[Value]) -> Option<&str> {
+    workload(objects)["spec"]["template"]["metadata"]["annotations"]["changed"].as_str()
+}
+
+/// An object without what the server counts and notes by itself.
+fn settled(object: &Value) -> Value {
+    let mut object = object.clone();
+    object.as_object_mut().map(|object| object.remove("status"));
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.retain(|key, _| matches!(key.as_str(), "name" | "namespace" | "labels" | "annotations"));
+    }
+    object
+}
+
+/// Whether the server has every field of every object with the value that was rendered.
+fn is_whole(rendered: &[Value], stored: &[Value]) -> Result<(), String> {
+    let mut wrong = Vec::new();
+    for object in rendered {
+        let name = identity(object);
+        match stored.iter().find(|stored| identity(stored) == name && stored["apiVersion"] == object["apiVersion"]) {
+            Some(stored) => compare(object, stored, &name, &mut wrong),
+            None => wrong.push(format!("{name} isn't there")),
+        }
+    }
+    if stored.len() != rendered.len() {
+        wrong.push(format!("{} objects in place of {}", stored.len(), rendered.len()));
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+}
+
+fn compare(rendered: &Value, stored: &Value, path: &str, wrong: &mut Vec<String>) {
+    match (rendered, stored) {
+        (Value::Object(rendered), Value::Object(stored)) => {
+            for (key, value) in rendered {
+                let path = format!("{path}.{key}");
+                match stored.get(key) {
+                    // A Secret's texts are stored encoded, under another key.
+                    None if key == "stringData" => compare(&encoded(value), &json!(stored["data"]), &path, wrong),
+                    None if !is_empty(value) => wrong.push(format!("{path} was dropped: {value}")),
+                    None => {}
+                    Some(stored) => compare(value, stored, &path, wrong),
+                }
+            }
+        }
+        (Value::Array(rendered), Value::Array(stored)) if rendered.len() == stored.len() => {
+            for (index, (rendered, stored)) in rendered.iter().zip(stored).enumerate() {
+                compare(rendered, stored, &format!("{path}[{index}]"), wrong);
+            }
+        }
+        (rendered, stored) if rendered == stored => {}
+        (rendered, stored) => wrong.push(format!("{path} is {stored} in place of {rendered}")),
+    }
+}
+
+/// What the server may leave out, because it means the same as nothing.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(values) => values.is_empty(),
+        Value::Object(fields) => fields.values().all(is_empty),
+        Value::Bool(true) => false,
+    }
+}
+
+fn encoded(texts: &Value) -> Value {
+    let fields = texts.as_object().into_iter().flatten();
+    fields.map(|(key, text)| (key.clone(), json!(STANDARD.encode(text.as_str().unwrap_or_default())))).collect()
+}

@@ -1,0 +1,19 @@
+//! The chart: every values file of `ci/` rendered, held against its papers, installed into a real Kubernetes API
+//! server, and what it renders really run.
+//!
+//! Layout: [`rendered`] what helm makes of a values file; `install` the life of a release on the server; `refused` the
+//! values and changes that the chart says no to; `references` what the objects say of one another; `papers` lint, unit
+//! tests, README, schema, rules, package; [`pod`] and `run` the program on the rendered files, as the rendered pod would
+//! run it. What these say rests on the server being real: `support_server`.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod install;
+mod papers;
+mod pod;
+mod references;
+mod refused;
+mod rendered;
+mod run;
+mod support_server;

@@ -1,0 +1,143 @@
+//! What the chart says no to, and how: a sentence that names the key.
+
+use std::path::Path;
+
+use figment::providers::{Format as _, Yaml};
+use serde_json::Value;
+
+use crate::rendered::{CHART, NAMESPACE, RELEASE, Values, of_kind, workload};
+use crate::support::kubernetes::{Kubernetes, helm};
+
+/// Flags that make a good values file a bad one, and what must be said of it.
+const MISTAKES: &[(&str, &[&str], &str)] = &[
+    ("a key is misspelt", &["--set", "replicasCount=3"], "replicasCount"),
+    ("a key inside of a block is misspelt", &["--set", "service.prot=80"], "prot"),
+    (
+        "a disruption budget has both bounds",
+        &[
+            "--set",
+            "podDisruptionBudget.enabled=true,podDisruptionBudget.minAvailable=1,podDisruptionBudget.maxUnavailable=1",
+        ],
+        "podDisruptionBudget has both minAvailable and maxUnavailable: ",
+    ),
+    (
+        "a disruption budget has none",
+        &["--set", "podDisruptionBudget.enabled=true"],
+        "podDisruptionBudget has neither minAvailable nor maxUnavailable: ",
+    ),
+    (
+        "fewer pods at most than at least",
+        &["--set", "autoscaling.enabled=true,autoscaling.minReplicas=4,autoscaling.maxReplicas=3"],
+        "autoscaling.maxReplicas is 3, less than autoscaling.minReplicas, which is 4",
+    ),
+    (
+        "the same with KEDA",
+        &["--set", "keda.enabled=true,keda.minReplicas=4,keda.maxReplicas=3"],
+        "keda.maxReplicas is 3, less than keda.minReplicas, which is 4",
+    ),
+    ("an ingress has no host", &["--set", "ingress.enabled=true"], "ingress.hosts is empty: "),
+    (
+        "a route of the gateway has no gateway",
+        &["--set", "httpRoutes.main.enabled=true"],
+        "httpRoutes.main.parentRefs is empty: ",
+    ),
+    (
+        "a Secret is named without keys",
+        &["--set-json", "secrets.callback.keys=[]"],
+        "secrets.callback names a Secret without keys: ",
+    ),
+    (
+        "a file comes from no Secret",
+        &["--set", "secrets.callback=null"],
+        "but there is no secrets.callback to mount it",
+    ),
+    (
+        "a secret stands in the configuration",
+        &["--set", "config.outputs.kafka.password=hunter2"],
+        "config.outputs.kafka.password holds a secret as text",
+    ),
+    (
+        "there is too little time to stop in",
+        &["--set", "terminationGracePeriodSeconds=20"],
+        "terminationGracePeriodSeconds is 20, but stopping may take ",
+    ),
+    (
+        "a policy lets no callback in",
+        &["--set", "networkPolicy.enabled=true"],
+        "networkPolicy lets nobody post callbacks: ",
+    ),
+];
+
+#[test]
+fn every_mistake_is_told_at_the_rendering() {
+    let good = Values::named("kafka");
+    good.template(NAMESPACE, &[]).quietly().expect("the file is good");
+    let mut wrong = Vec::new();
+    for (mistake, flags, said) in MISTAKES {
+        match good.template(NAMESPACE, flags).refused() {
+            Ok(error) if error.contains(said) => {}
+            Ok(error) => wrong.push(format!("{mistake}: not a word of `{said}` in\n{error}")),
+            Err(_) => wrong.push(format!("{mistake}: rendered all the same")),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn without_an_input_an_output_or_a_route_nothing_is_rendered() {
+    let good = std::fs::read_to_string(&Values::named("kafka").path).expect("the file is there");
+    let good: Value = Yaml::from_str(&good).expect("it is YAML");
+    let folder = tempfile::tempdir().expect("the folder for temporary files is writable");
+    for section in ["inputs", "outputs", "routes"] {
+        let mut bad = good.clone();
+        bad["config"].as_object_mut().expect("a configuration").remove(section).expect("it was there");
+        let path = folder.path().join(section);
+        std::fs::write(&path, bad.to_string()).expect("the temporary folder is writable");
+        let error = Values { name: section.to_owned(), path }.template(NAMESPACE, &[]).refused().expect("refused");
+        assert!(error.contains(&format!("config.{section} is empty: ")), "{error}");
+    }
+}
+
+#[test]
+fn without_values_the_chart_tells_what_is_missing() {
+    let error = helm(&["template", RELEASE, CHART]).refused().expect("nothing to run");
+    assert!(error.contains("config is empty: "), "{error}");
+}
+
+#[test]
+fn a_volume_is_neither_given_nor_taken_away_by_an_upgrade() {
+    let kubernetes = Kubernetes::shared();
+    let with = "persistence.enabled is true, but the release runs as a Deployment";
+    let without = "persistence.enabled is false, but the release runs as a StatefulSet";
+    for (before, after, said) in [("true", "false", without), ("false", "true", with)] {
+        let namespace = kubernetes.namespace("volumes");
+        let file = Path::new(CHART).join("ci/kafka-values.yaml");
+        let helm = |command: &str, persistence: &str, more: &[&str]| {
+            let persistence = format!("persistence.enabled={persistence}");
+            let file = file.to_str().expect("UTF-8");
+            let arguments =
+                [command, RELEASE, CHART, "--namespace", &namespace, "--values", file, "--set", &persistence];
+            kubernetes.helm(&[&arguments, more].concat())
+        };
+        helm("install", before, &[]).quietly().expect("installed");
+        let error = helm("upgrade", after, &[]).refused().expect("refused");
+        assert!(error.contains(said), "{error}");
+        if before == "true" {
+            for (change, said) in [
+                ("persistence.size=40Gi", "persistence.size is 40Gi, but the volumes were made with 20Gi"),
+                ("persistence.storageClassName=fast", "persistence.storageClassName is \"fast\", but"),
+                ("persistence.annotations.backup=no", "persistence.annotations is {\"backup\":\"no\"}, but"),
+            ] {
+                let error = helm("upgrade", before, &["--set", change]).refused().expect("refused");
+                assert!(error.contains(said), "{error}");
+            }
+        }
+        // And what runs goes on as if nothing had been asked.
+        helm("upgrade", before, &[]).quietly().expect("upgraded");
+        let manifest =
+            kubernetes.helm(&["get", "manifest", RELEASE, "--namespace", &namespace]).quietly().expect("told");
+        let objects = kubernetes.objects(&manifest.out).expect("read");
+        assert_eq!(workload(&objects)["kind"], if before == "true" { "StatefulSet" } else { "Deployment" });
+        assert_eq!(of_kind(&objects, "StatefulSet").len() + of_kind(&objects, "Deployment").len(), 1);
+    }
+}

@@ -1,0 +1,114 @@
+//! What helm makes of a values file.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+
+use crate::support::kubernetes::{Kubernetes, Ran, helm};
+
+/// The chart's folder.
+pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/apsara-bridge");
+
+/// Name of every release.
+pub const RELEASE: &str = "media";
+
+/// The namespace of what is only rendered, and of which no server needs to know.
+pub const NAMESPACE: &str = "media-events";
+
+/// A file of values, one for each feature of the chart.
+#[derive(Debug, Clone)]
+pub struct Values {
+    /// Its name without the ending `-values.yaml`.
+    pub name: String,
+    /// Where it lies.
+    pub path: PathBuf,
+}
+
+impl Values {
+    /// All of them, by name.
+    pub fn all() -> Vec<Self> {
+        let folder = Path::new(CHART).join("ci");
+        let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        let paths = entries.map(|entry| entry.expect("a folder can be read").path());
+        let mut all: Vec<_> = paths.filter_map(Self::of).collect();
+        assert!(all.len() > 10, "too few files of values: {all:?}");
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// The one of that name.
+    pub fn named(name: &str) -> Self {
+        Self::all().into_iter().find(|values| values.name == name).unwrap_or_else(|| panic!("no file for {name}"))
+    }
+
+    /// The file as an argument.
+    pub fn file(&self) -> &str {
+        self.path.to_str().expect("UTF-8")
+    }
+
+    fn of(path: PathBuf) -> Option<Self> {
+        let name = path.file_name()?.to_str()?.strip_suffix("-values.yaml")?.to_owned();
+        Some(Self { name, path })
+    }
+
+    /// What `helm template` says of it for a namespace.
+    pub fn template(&self, namespace: &str, more: &[&str]) -> Ran {
+        helm(&[&["template", RELEASE, CHART, "--namespace", namespace, "--values", self.file()], more].concat())
+    }
+
+    /// The objects that are rendered for a namespace, hooks (which a test of the release is) included.
+    pub fn objects(&self, kubernetes: &Kubernetes, namespace: &str) -> Result<Vec<Value>, String> {
+        kubernetes.objects(&self.template(namespace, &[]).quietly()?.out)
+    }
+}
+
+/// Does the same with every file, on both of the cores that such a machine has at least.
+///
+/// # Panics
+/// In the end, with what went wrong in each of them.
+pub fn for_all(work: impl Fn(&Values) -> Result<(), String> + Sync) {
+    let (all, next, wrong) = (Values::all(), AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let worker = || {
+        while let Some(values) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+            // A panic in one file shall not hide the others.
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(values)));
+            let said = match done {
+                Ok(Ok(())) => continue,
+                Ok(Err(said)) => said,
+                Err(panic) => text(&*panic),
+            };
+            wrong.lock().expect("nobody panics in here").push(format!("== {}\n{said}", values.name));
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(worker);
+        worker();
+    });
+    let wrong = wrong.into_inner().expect("nobody panicked in there");
+    assert!(wrong.is_empty(), "{} of {} files:\n{}", wrong.len(), all.len(), wrong.join("\n"));
+}
+
+fn text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
+/// Kind and name, by which an object is found again.
+pub fn identity(object: &Value) -> String {
+    let field = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or("(none)").to_owned();
+    format!("{}/{}", field("/kind"), field("/metadata/name"))
+}
+
+/// The objects of a kind.
+pub fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    objects.iter().filter(|object| object["kind"] == kind).collect()
+}
+
+/// The one that runs the bridge.
+pub fn workload(objects: &[Value]) -> &Value {
+    let found: Vec<_> = ["StatefulSet", "Deployment"].iter().flat_map(|kind| of_kind(objects, kind)).collect();
+    assert_eq!(found.len(), 1, "one workload: {:?}", objects.iter().map(identity).collect::<Vec<_>>());
+    found[0]
+}

@@ -1,0 +1,558 @@
+//! What operators watch: the alerts, the dashboard, the runbook. They name no metric or label that isn't there, leave
+//! none out, and show something: a real Prometheus scrapes the running program while everything happens to it that a
+//! panel is for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use apsara_bridge::telemetry::metrics::{METRICS, Metrics, PREFIX};
+use figment::providers::{Format as _, Yaml};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rdkafka::mocking::MockCluster;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::task::JoinSet;
+
+use crate::support::bridge::{Client, KEY, URL, headers_signed_at, signed_headers};
+use crate::support::mns::queue::QueueAttributes;
+use crate::support::mns::{Fault, Mns, MnsOptions, Operation};
+use crate::support::nats::{Nats, NatsOptions};
+use crate::support::process::Process;
+use crate::support::{eventually, free_port, tool};
+
+const SOON: Duration = Duration::from_secs(30);
+
+const ALERTS: &str = "charts/apsara-bridge/files/alerts/apsara-bridge.yaml";
+const ALERTS_TEST: &str = "charts/apsara-bridge/files/alerts/tests/apsara-bridge_test.yaml";
+const DASHBOARD: &str = "charts/apsara-bridge/files/dashboards/apsara-bridge.json";
+const RUNBOOK: &str = "docs/runbook.md";
+
+/// What the link of an alert begins with.
+const RUNBOOK_URL: &str = "https://github.com/apsara-bridge/apsara-bridge/blob/main/docs/runbook.md#";
+
+/// Metrics of others: of Prometheus itself, and of kube-state-metrics.
+const FOREIGN: [&str; 2] = ["up", "kube_pod_status_ready"];
+
+/// Labels that a scrape gives, or that those metrics of others have.
+const TARGET_LABELS: [&str; 5] = ["namespace", "pod", "job", "instance", "condition"];
+
+const QUEUE: &str = "ice-callback-watched";
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn text(name: &str) -> String {
+    std::fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn yaml(name: &str) -> Value {
+    Yaml::from_str(&text(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn string<'v>(value: &'v Value, key: &str) -> &'v str {
+    value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}"))
+}
+
+fn items<'v>(value: &'v Value, key: &str) -> &'v [Value] {
+    value[key].as_array().unwrap_or_else(|| panic!("no {key} in {value}"))
+}
+
+/// Every metric of the running service, by the name that a query has for it, with its labels.
+fn exported() -> BTreeMap<String, Vec<&'static str>> {
+    let mut exported = BTreeMap::new();
+    for metric in METRICS {
+        let name = format!("{PREFIX}{}", metric.name);
+        if metric.kind != "histogram" {
+            exported.insert(name, metric.labels.to_vec());
+            continue;
+        }
+        for part in ["sum", "count"] {
+            exported.insert(format!("{name}_{part}"), metric.labels.to_vec());
+        }
+        exported.insert(format!("{name}_bucket"), [metric.labels, &["le"]].concat());
+    }
+    let text = Metrics::new().text().expect("can be written");
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE process_")?.split(' ').next());
+    exported.extend(types.map(|name| (format!("process_{name}"), Vec::new())));
+    exported
+}
+
+/// The metric of the table that a name in a query belongs to.
+fn of_table(name: &str) -> &str {
+    let name = name.strip_prefix(PREFIX).unwrap_or(name);
+    let is_histogram = |name: &str| METRICS.iter().any(|metric| metric.name == name && metric.kind == "histogram");
+    let whole = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
+    whole.filter(|whole| is_histogram(whole)).unwrap_or(name)
+}
+
+/// What a query names: metrics with the labels that they are chosen by, and the labels that it groups or joins by.
+#[derive(Debug, Default, PartialEq)]
+struct Names {
+    metrics: Vec<(String, Vec<String>)>,
+    labels: Vec<String>,
+}
+
+impl Names {
+    /// Takes the names out of a query that is right: whether it is, Prometheus says.
+    fn of(query: &str) -> Names {
+        const OPERATORS: [&str; 6] = ["and", "or", "unless", "offset", "bool", "inf"];
+        const BEFORE_LABELS: [&str; 6] = ["by", "without", "on", "ignoring", "group_left", "group_right"];
+        let is_word = |token: &str| token.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+        let tokens = tokens(query);
+        let mut names = Names::default();
+        let mut at = 0;
+        while let Some(token) = tokens.get(at) {
+            at += 1;
+            // The words between two brackets, where those come next.
+            let mut inside = |open: &str, close: &str| {
+                if tokens.get(at) != Some(&open) {
+                    return Vec::new();
+                }
+                let end = at + tokens[at..].iter().position(|token| *token == close).expect("the bracket is closed");
+                let words = tokens[at..end].iter().filter(|token| is_word(token)).map(ToString::to_string).collect();
+                at = end;
+                words
+            };
+            if BEFORE_LABELS.contains(token) {
+                names.labels.extend(inside("(", ")"));
+            } else if is_word(token) && !OPERATORS.contains(token) {
+                let labels = inside("{", "}");
+                let next = tokens.get(at).copied().unwrap_or_default();
+                if next != "(" && next != "by" && next != "without" {
+                    names.metrics.push((token.to_string(), labels));
+                }
+            }
+        }
+        names
+    }
+
+    /// Takes them out of what Grafana asks for the values of a variable: `label_values(selector, label)`.
+    fn of_variable(query: &str) -> (Names, &str, &str) {
+        let inner = query.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(")"));
+        let (selector, label) = inner.and_then(|inner| inner.rsplit_once(", ")).expect("label_values(selector, label)");
+        let mut names = Names::of(selector);
+        names.labels.push(label.to_owned());
+        (names, selector, label)
+    }
+
+    fn check(&self, place: &str, exported: &BTreeMap<String, Vec<&str>>) {
+        assert!(!self.metrics.is_empty(), "{place}: asks for no metric");
+        let mut known: Vec<&str> = TARGET_LABELS.to_vec();
+        for (name, labels) in &self.metrics {
+            let own = exported.get(name);
+            assert!(own.is_some() || FOREIGN.contains(&name.as_str()), "{place}: there is no metric {name}");
+            known.extend(own.into_iter().flatten());
+            for label in labels {
+                let is_own = own.is_some_and(|own| own.contains(&label.as_str()));
+                assert!(is_own || TARGET_LABELS.contains(&label.as_str()), "{place}: {name} has no label {label}");
+            }
+        }
+        for label in &self.labels {
+            assert!(known.contains(&label.as_str()), "{place}: none of its metrics has the label {label}");
+        }
+    }
+}
+
+/// Words, numbers, texts in quotes, windows in brackets, and single signs.
+fn tokens(query: &str) -> Vec<&str> {
+    let mut tokens = Vec::new();
+    let mut rest = query.trim_start();
+    while let Some(first) = rest.chars().next() {
+        let length = match first {
+            '"' => 2 + rest[1..].find('"').expect("the quotes are closed"),
+            '[' => 1 + rest.find(']').expect("the bracket is closed"),
+            _ if first.is_ascii_alphanumeric() || first == '_' => {
+                rest.find(|next: char| !(next.is_ascii_alphanumeric() || "_.:".contains(next))).unwrap_or(rest.len())
+            }
+            _ => first.len_utf8(),
+        };
+        let (token, after) = rest.split_at(length);
+        tokens.push(token);
+        rest = after.trim_start();
+    }
+    tokens
+}
+
+/// The queries of the dashboard, each with the title of its panel; rows that are folded in hold panels of their own.
+fn panels(of: &Value) -> Vec<(String, String)> {
+    let mut queries = Vec::new();
+    for panel in items(of, "panels") {
+        let title = string(panel, "title");
+        if panel["type"] == "row" {
+            queries.extend(panels(panel));
+            continue;
+        }
+        assert!(!string(panel, "description").is_empty(), "{title} says what it shows");
+        assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}");
+        for target in items(panel, "targets") {
+            assert_eq!(target["datasource"]["uid"], "${datasource}", "{title}");
+            queries.push((title.to_owned(), string(target, "expr").to_owned()));
+        }
+    }
+    queries
+}
+
+fn variables(dashboard: &Value) -> Vec<&str> {
+    let variables = items(&dashboard["templating"], "list");
+    variables
+        .iter()
+        .filter(|variable| variable["type"] == "query")
+        .map(|each| string(&each["query"], "query"))
+        .collect()
+}
+
+fn dashboard() -> Value {
+    serde_json::from_str(&text(DASHBOARD)).expect("JSON")
+}
+
+/// The rules, each with its name.
+fn rules(file: &Value) -> Vec<(&str, &Value)> {
+    let rules = items(file, "groups").iter().flat_map(|group| items(group, "rules"));
+    rules.map(|rule| (string(rule, "alert"), rule)).collect()
+}
+
+/// The queries of the runbook: what stands in its blocks of PromQL.
+fn runbook_queries(runbook: &str) -> Vec<&str> {
+    runbook.split("```promql\n").skip(1).map(|after| after.split("```").next().unwrap_or_default().trim()).collect()
+}
+
+/// The anchors of a Markdown text as GitHub makes them.
+fn anchors(markdown: &str) -> BTreeSet<String> {
+    let headings =
+        markdown.lines().filter_map(|line| line.strip_prefix('#')?.trim_start_matches('#').strip_prefix(' '));
+    let anchor = |heading: &str| {
+        let lower = heading.to_lowercase();
+        let kept = lower.chars().filter(|each| each.is_alphanumeric() || " -_".contains(*each));
+        kept.map(|each| if each == ' ' { '-' } else { each }).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn names_are_found_in_queries() {
+    let names =
+        Names::of(r#"sum by (le, pod) (rate(a_bucket{b="x) c", d=~"e"}[5m])) / on (f) group_left () g > bool 2.5e3"#);
+    let metric = |name: &str, labels: &[&str]| (name.to_owned(), labels.iter().map(ToString::to_string).collect());
+    assert_eq!(names.metrics, [metric("a_bucket", &["b", "d"]), metric("g", &[])]);
+    assert_eq!(names.labels, ["le", "pod", "f"]);
+}
+
+#[test]
+fn every_metric_that_is_named_is_there_and_all_are_shown() {
+    let exported = exported();
+    let dashboard = dashboard();
+    let mut shown = BTreeSet::new();
+    for (title, query) in panels(&dashboard) {
+        let names = Names::of(&query);
+        names.check(&format!("panel {title}"), &exported);
+        shown.extend(names.metrics.iter().map(|(name, _)| of_table(name).to_owned()));
+    }
+    for query in variables(&dashboard) {
+        Names::of_variable(query).0.check(query, &exported);
+    }
+    for metric in METRICS {
+        assert!(shown.contains(metric.name), "the dashboard doesn't show {}", metric.name);
+    }
+
+    for (alert, rule) in rules(&yaml(ALERTS)) {
+        Names::of(string(rule, "expr")).check(alert, &exported);
+    }
+
+    let runbook = text(RUNBOOK);
+    for query in runbook_queries(&runbook) {
+        Names::of(query).check("the runbook", &exported);
+    }
+    for word in runbook.split(|each: char| !(each.is_ascii_alphanumeric() || each == '_')) {
+        let is_known =
+            exported.contains_key(word) || METRICS.iter().any(|metric| word == format!("{PREFIX}{}", metric.name));
+        assert!(!word.starts_with(PREFIX) || is_known, "the runbook names {word}");
+    }
+}
+
+#[test]
+fn the_readme_tells_of_the_same_metrics() {
+    let readme = text("README.md");
+    let quoted = |cell: &str| -> Vec<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let rows = readme.lines().skip_while(|line| !line.starts_with("| metric | kind | labels |")).skip(2);
+    let mut told = BTreeMap::new();
+    for row in rows.take_while(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        for name in quoted(cells[1]) {
+            assert!(told.insert(name, (cells[2].to_owned(), quoted(cells[3]))).is_none(), "twice: {row}");
+        }
+    }
+    let labels = |labels: &[&str]| labels.iter().map(ToString::to_string).collect();
+    let table = METRICS.iter().map(|metric| (metric.name.to_owned(), (metric.kind.to_owned(), labels(metric.labels))));
+    assert_eq!(told, table.collect());
+}
+
+#[test]
+fn alerts_are_sound_explained_and_tested_both_ways() {
+    let promtool = tool("promtool", "promtool");
+    for arguments in [["check", "rules", ALERTS], ["test", "rules", ALERTS_TEST]] {
+        let output = Command::new(&promtool)
+            .args(arguments)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .expect("promtool runs");
+        let told = [output.stdout, output.stderr].map(|told| String::from_utf8_lossy(&told).into_owned()).concat();
+        assert!(output.status.success(), "{told}");
+    }
+    let (file, tests, runbook) = (yaml(ALERTS), yaml(ALERTS_TEST), text(RUNBOOK));
+    let anchors = anchors(&runbook);
+    let cases: Vec<&Value> = items(&tests, "tests").iter().flat_map(|test| items(test, "alert_rule_test")).collect();
+    let rules = rules(&file);
+    for (alert, rule) in &rules {
+        let annotation = |name: &str| string(&rule["annotations"], name);
+        assert!(["critical", "warning"].contains(&string(&rule["labels"], "severity")), "{alert}");
+        assert!(!annotation("summary").is_empty() && !annotation("description").is_empty(), "{alert}");
+        let anchor = annotation("runbook_url").strip_prefix(RUNBOOK_URL).expect("a link to the runbook");
+        assert_eq!(anchor, alert.to_lowercase());
+        assert!(anchors.contains(anchor), "the runbook has no section {anchor}");
+        let is_tested = |fires: bool| {
+            let of_alert = cases.iter().filter(|case| string(case, "alertname") == *alert);
+            of_alert.into_iter().any(|case| items(case, "exp_alerts").is_empty() != fires)
+        };
+        assert!(is_tested(true), "no test shows that {alert} fires");
+        assert!(is_tested(false), "no test shows that {alert} stays silent");
+    }
+    for case in &cases {
+        assert!(rules.iter().any(|(alert, _)| string(case, "alertname") == *alert), "no alert of this name: {case}");
+    }
+    for link in runbook.split("](#").skip(1) {
+        let anchor = link.split(')').next().unwrap_or_default();
+        assert!(anchors.contains(anchor), "the runbook links to #{anchor}");
+    }
+}
+
+/// A Prometheus server that scrapes one address every second, as a pod of a cluster, with the alerts as its rules.
+struct Prometheus {
+    address: SocketAddr,
+    process: Process,
+}
+
+impl Prometheus {
+    async fn start(folder: &Path, target: u16) -> Prometheus {
+        let port = free_port();
+        let file = folder.join("prometheus.yaml");
+        let configuration = format!(
+            "global: {{ scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s }}\n\
+             rule_files: ['{}']\nscrape_configs:\n- job_name: bridge\n  static_configs:\n\
+             \x20 - targets: ['127.0.0.1:{target}']\n    labels: {{ namespace: media, pod: bridge-0 }}\n",
+            path(ALERTS).display()
+        );
+        std::fs::write(&file, configuration).expect("the temporary folder is writable");
+        let mut command = Command::new(tool("prometheus", "promtool"));
+        command.arg(format!("--config.file={}", file.display()));
+        command.arg(format!("--storage.tsdb.path={}", folder.join("prometheus").display()));
+        command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
+        let process = Process::start("prometheus", &command, &folder.join("prometheus.log"), Some(folder));
+        process.wait_log("Server is ready to receive web requests", SOON);
+        Prometheus { address: SocketAddr::from(([127, 0, 0, 1], port)), process }
+    }
+
+    /// The data of an answer of its API.
+    async fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
+        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let parameters: Vec<String> =
+            parameters.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
+        let target = format!("/api/v1/{path}?{}", parameters.join("&"));
+        let answer = Client::connect(self.address).await.request("GET", &target, "", &[]).await;
+        let mut answer: Value = serde_json::from_slice(&answer.body).expect("JSON");
+        assert_eq!(answer["status"], "success", "{parameters:?}: {answer}\n{}", self.process.log_tail());
+        answer["data"].take()
+    }
+
+    /// What a query gives for every second from a time until now: the series with their values.
+    async fn range(&self, query: &str, from: SystemTime) -> Vec<(Value, Vec<f64>)> {
+        let seconds = |time: SystemTime| {
+            let since = time.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+            since.as_secs_f64().to_string()
+        };
+        let (start, end) = (seconds(from), seconds(SystemTime::now()));
+        let parameters = [("query", query), ("start", &start), ("end", &end), ("step", "1")];
+        let data = self.get("query_range", &parameters).await;
+        let value = |sample: &Value| sample[1].as_str().and_then(|text| text.parse().ok()).expect("a number");
+        let series = items(&data, "result").iter();
+        series.map(|series| (series["metric"].clone(), items(series, "values").iter().map(value).collect())).collect()
+    }
+
+    /// Waits until a query gives something.
+    async fn sees(&self, query: &str) {
+        eventually(&format!("Prometheus sees {query}"), SOON, async || {
+            let data = self.get("query", &[("query", query)]).await;
+            (!items(&data, "result").is_empty()).then_some(())
+        })
+        .await;
+    }
+}
+
+fn event(id: &str, status: &str) -> String {
+    let now = OffsetDateTime::now_utc().replace_nanosecond(0).expect("in range").format(&Rfc3339).expect("RFC 3339");
+    format!(
+        r#"{{"EventType":"FileUploadComplete","EventTime":"{now}","Status":"{status}","VideoId":"{id}","Size":"42"}}"#
+    )
+}
+
+/// Posts callbacks and puts messages, of every fate, for as long as it is let run.
+async fn load(worker: u32, input: SocketAddr, mns: Arc<Mns>) {
+    let mut client = Client::connect(input).await;
+    let mut beat = tokio::time::interval(Duration::from_millis(40));
+    for number in 0_u32.. {
+        beat.tick().await;
+        let id = format!("{worker}-{number}");
+        let good = event(&id, if number.is_multiple_of(3) { "fail" } else { "success" });
+        client.post("/callbacks", good.clone(), &signed_headers("VOD")).await;
+        match number % 8 {
+            0 => drop(client.post("/callbacks", good, &signed_headers("VOD")).await),
+            1 => {
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
+                client.post("/callbacks", good, &headers_signed_at("VOD", URL, now, "AnotherKey1")).await;
+            }
+            2 => drop(client.post("/callbacks", good, &[]).await),
+            3 => drop(client.post("/elsewhere", good, &signed_headers("VOD")).await),
+            4 => drop(client.post("/callbacks", "{}", &signed_headers("VOD")).await),
+            5 => drop(client.post("/callbacks", event(&format!("drop-{id}"), "success"), &signed_headers("VOD")).await),
+            6 if number < 20 => {
+                client.post("/callbacks", event(&format!("letter-{id}"), "success"), &signed_headers("VOD")).await;
+            }
+            _ => drop(mns.put(QUEUE, event(&format!("queue-{id}"), "success"))),
+        }
+    }
+}
+
+fn dead_letters(folder: &Path, arguments: &[&str]) -> Option<i32> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
+    command.arg("dead-letters").args(arguments).arg("--path").arg(folder.join("spool"));
+    command.output().expect("it runs").status.code()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_panel_shows_something_while_it_all_happens() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mns = Arc::new(Mns::start(MnsOptions::default()));
+    let visibility_timeout = Duration::from_secs(2);
+    mns.create_queue(QUEUE, QueueAttributes { visibility_timeout, ..QueueAttributes::default() });
+    mns.set_clock_offset(30);
+    // The queue is asked once a minute how many it has: now is the time to have some.
+    mns.put_all(QUEUE, (0..40).map(|number| event(&format!("early-{number}"), "success")));
+    mns.fail_next(Operation::RECEIVES, 1, Fault::bad_gateway());
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("watched", 1, 1).expect("created");
+    let nats = Nats::start(NatsOptions::default()).await;
+    let (input, admin) = (free_port(), free_port());
+    let file = folder.path().join("bridge.toml");
+    let configuration = format!(
+        "[inputs.http]\nkind = 'http'\nlisten = '127.0.0.1:{input}'\nmax_body = '2MiB'\n\
+         [[inputs.http.endpoints]]\nurls = ['{URL}']\nkeys = ['{KEY}']\n\
+         [inputs.queue]\nkind = 'mns'\nendpoint = '{}'\nqueue = '{QUEUE}'\nwait = '1s'\nvisibility = '2s'\n\
+         deadline = '3s'\ncredentials = {{ access_key_id = '{}', access_key_secret = '{}' }}\n\
+         [outputs.kafka]\nkind = 'kafka'\nbrokers = ['{}']\n[outputs.nats]\nkind = 'nats'\nservers = ['{}']\n\
+         stream = {{ name = 'WATCHED', subjects = ['watched.>'], create = true }}\n\
+         [[routes]]\nname = 'dropped'\nmatch = {{ mediaid = 'drop-*' }}\ndrop = true\n\
+         [[routes]]\nname = 'kept'\nmatch = {{ mediaid = 'letter-*' }}\ndead_letter = true\n\
+         [[routes]]\nname = 'all'\n\
+         to = [{{ output = 'kafka', topic = 'watched' }}, {{ output = 'nats', topic = 'watched.{{status}}' }}]\n\
+         [delivery]\ndeadline = '500ms'\n[spool]\npath = '{}'\nmax_bytes = '128KiB'\n\
+         [dead_letters]\nmax_bytes = '1MiB'\n[admin]\nlisten = '127.0.0.1:{admin}'\n",
+        mns.endpoint(),
+        Mns::KEY_ID,
+        Mns::KEY_SECRET,
+        cluster.bootstrap_servers(),
+        nats.url(),
+        folder.path().join("spool").display(),
+    );
+    std::fs::write(&file, &configuration).expect("the temporary folder is writable");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
+    command.args(["serve", "--config"]).arg(&file);
+    let bridge = Process::start("apsara-bridge", &command, &folder.path().join("bridge.log"), Some(folder.path()));
+    bridge.wait_log("serving metrics and probes", SOON);
+    let began = SystemTime::now();
+    let prometheus = Prometheus::start(folder.path(), admin).await;
+
+    let input = SocketAddr::from(([127, 0, 0, 1], input));
+    let mut workers = JoinSet::new();
+    for worker in 0..4 {
+        workers.spawn(load(worker, input, mns.clone()));
+    }
+    for output in ["kafka", "nats"] {
+        prometheus.sees(&format!(r#"rate(apsara_bridge_published_total{{output="{output}"}}[5s]) > 0"#)).await;
+    }
+    // A record that the bus refuses, and a body that is no callback and too large to be kept.
+    cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_POLICY_VIOLATION]);
+    Client::connect(input).await.post("/callbacks", vec![b'x'; 1_200_000], &signed_headers("VOD")).await;
+    prometheus.sees(r#"apsara_bridge_dead_letters_total{reason="rejected"} > 0"#).await;
+
+    // A bus goes away; the spool fills, and is full. A message is held by its lease, and then deleted too late.
+    nats.kill();
+    prometheus.sees("apsara_bridge_output_up == 0").await;
+    let late = mns.put(QUEUE, event("late", "success"));
+    mns.fail_deletes(QUEUE, &late, 1, "MessageNotExist");
+    prometheus.sees("rate(apsara_bridge_mns_lease_extensions_total[5s]) > 0").await;
+    prometheus.sees(r#"rate(apsara_bridge_callbacks_total{outcome="refused"}[5s]) > 0"#).await;
+    prometheus.sees(r#"rate(apsara_bridge_spool_failures_total{reason="spool_full"}[5s]) > 0"#).await;
+
+    // It is back, and somebody mends what can be mended.
+    nats.restart().await;
+    prometheus.sees("apsara_bridge_spool_events == 0").await;
+    prometheus.sees("apsara_bridge_mns_late_deletes_total > 0").await;
+    assert_eq!(dead_letters(folder.path(), &["replay", "--reason", "rejected"]), Some(0));
+    assert_eq!(dead_letters(folder.path(), &["replay", "--reason", "routed"]), Some(1));
+    bridge.signal("HUP");
+    bridge.wait_log("the configuration is reloaded", SOON);
+    std::fs::write(&file, configuration.replace("[[routes]]", "[[rutes]]")).expect("written");
+    bridge.signal("HUP");
+    bridge.wait_log("nothing has changed", SOON);
+
+    let filled = |query: &str| {
+        let query = query.replace("$namespace", "media").replace("$pod", "bridge-0").replace("$input", "http|queue");
+        let query = query.replace("$__rate_interval", "5s");
+        assert!(!query.contains('$'), "a variable is left: {query}");
+        query
+    };
+    // None may be empty, or all zero: for each of them something has happened.
+    let dashboard = dashboard();
+    for (title, query) in panels(&dashboard) {
+        let query = filled(&query);
+        eventually(&format!("panel {title} to show something: {query}"), SOON, async || {
+            let series = prometheus.range(&query, began).await;
+            let shows = series.iter().any(|(_, values)| values.iter().any(|value| value.is_finite() && *value != 0.0));
+            shows.then_some(())
+        })
+        .await;
+    }
+    let scraped = prometheus.get("label/__name__/values", &[]).await;
+    for name in exported().keys() {
+        assert!(scraped.as_array().expect("an array").iter().any(|known| known == name), "{name} is not exported");
+    }
+    for variable in variables(&dashboard) {
+        let (_, selector, label) = Names::of_variable(variable);
+        let values = prometheus.get(&format!("label/{label}/values"), &[("match[]", &filled(selector))]).await;
+        assert!(!values.as_array().expect("an array").is_empty(), "{variable}");
+    }
+    for query in runbook_queries(&text(RUNBOOK)) {
+        prometheus.get("query", &[("query", query)]).await;
+    }
+
+    // The alerts can be evaluated, and those that needn't wait, or began to, have seen what happened.
+    let loaded = prometheus.get("rules", &[]).await;
+    for rule in items(&loaded, "groups").iter().flat_map(|group| items(group, "rules")) {
+        assert_eq!(rule["health"], "ok", "{rule}");
+    }
+    for alert in ["EventsRefused", "SpoolWriteFailures", "DeadLettersGrowing", "OutputDown", "SignatureFailures"] {
+        let query = format!(r#"ALERTS{{alertname="ApsaraBridge{alert}"}}"#);
+        assert!(!prometheus.range(&query, began).await.is_empty(), "{alert} has not begun to fire");
+    }
+    prometheus.sees(r#"ALERTS{alertname="ApsaraBridgeConfigReloadFailed"}"#).await;
+    assert!(workers.try_join_next().is_none(), "the load went on to the end");
+    workers.shutdown().await;
+    bridge.signal("TERM");
+    assert_eq!(bridge.wait(SOON), Some(0), "{}", bridge.log_tail());
+}
