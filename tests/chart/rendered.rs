@@ -69,6 +69,11 @@ impl Values {
 /// # Panics
 /// In the end, with what went wrong in each of them.
 pub fn for_all(work: impl Fn(&Values) -> Result<(), String> + Sync) {
+    for_several(2, work);
+}
+
+/// [`for_all`], with more of them at a time, for work that mostly waits.
+pub fn for_several(workers: usize, work: impl Fn(&Values) -> Result<(), String> + Sync) {
     let (all, next, wrong) = (Values::all(), AtomicUsize::new(0), Mutex::new(Vec::new()));
     let worker = || {
         while let Some(values) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -83,8 +88,9 @@ pub fn for_all(work: impl Fn(&Values) -> Result<(), String> + Sync) {
         }
     };
     std::thread::scope(|scope| {
-        scope.spawn(worker);
-        worker();
+        for _ in 0..workers {
+            scope.spawn(worker);
+        }
     });
     let wrong = wrong.into_inner().expect("nobody panicked in there");
     assert!(wrong.is_empty(), "{} of {} files:\n{}", wrong.len(), all.len(), wrong.join("\n"));

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::pod::{Pod, list, text};
-use crate::rendered::{NAMESPACE, RELEASE, for_all, identity, of_kind, workload};
+use crate::rendered::{NAMESPACE, RELEASE, for_several, identity, of_kind, workload};
 use crate::support::free_port;
 use crate::support::kubernetes::{Kubernetes, Ran, run};
 use crate::support::process::Process;
@@ -25,7 +25,8 @@ const START: Duration = Duration::from_secs(60);
 fn what_every_values_file_renders_runs() {
     let kubernetes = Kubernetes::shared();
     let tested = AtomicUsize::new(0);
-    for_all(|values| {
+    // Half of the time each waits for it to stop, as a load balancer gets it to notice.
+    for_several(6, |values| {
         tested.fetch_add(runs(&values.objects(kubernetes, NAMESPACE)?)?, Ordering::Relaxed);
         Ok(())
     });

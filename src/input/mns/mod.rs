@@ -4,8 +4,8 @@
 //! to the bridge, its lease extended for as long as that takes, and deleted when a bus or the disk has it. What is
 //! refused is left alone and comes again. As many messages are in the bridge as may be; more stay where they are.
 //!
-//! Layout: here, settings; [`consume`] the way of a message; [`client`] the calls; [`signature`], [`answer`], [`body`]
-//! the protocol; [`credentials`] the access key.
+//! Layout: here, settings; `consume` the way of a message; `client` the calls; [`signature`], `answer`, `body` the
+//! protocol; `credentials` the access key.
 
 mod answer;
 mod body;
