@@ -93,7 +93,7 @@ fn status(settings: &StoreSettings, as_json: bool) -> ExitCode {
     let mut rows = vec![
         vec!["Path".to_owned(), store::file(&settings.path).display().to_string()],
         vec!["Bridge".to_owned(), if is_running { "running" } else { "not running" }.to_owned()],
-        vec!["Spool".to_owned(), format!("{records} records, {}", share(bytes, settings.spool_max_bytes))],
+        vec!["Spool".to_owned(), format!("{}, {}", counted(records), share(bytes, settings.spool_max_bytes))],
         vec!["Dead letters".to_owned(), format!("{letters}, {}", share(letter_bytes, settings.dead_letters_max_bytes))],
     ];
     for backlog in &backlogs {
@@ -102,7 +102,7 @@ fn status(settings: &StoreSettings, as_json: bool) -> ExitCode {
         });
         rows.push(vec![
             format!("For {}", backlog.output),
-            format!("{} records, {}{oldest}", backlog.records, Size(backlog.bytes)),
+            format!("{}, {}{oldest}", counted(backlog.records), Size(backlog.bytes)),
         ]);
     }
     print(table(&rows));
@@ -112,7 +112,7 @@ fn status(settings: &StoreSettings, as_json: bool) -> ExitCode {
 fn verify(settings: &StoreSettings) -> ExitCode {
     match Database::open(&settings.path, Access::Read).and_then(|mut database| database.verify(None)) {
         Ok(verified) if verified.damaged.is_empty() => {
-            print(format!("sound: {} records\n", verified.records));
+            print(format!("sound: {}\n", counted(verified.records)));
             ExitCode::SUCCESS
         }
         Ok(verified) => {
@@ -130,4 +130,8 @@ fn verify(settings: &StoreSettings) -> ExitCode {
         )),
         Err(error) => fail(super::unreadable(settings, &error)),
     }
+}
+
+fn counted(records: u64) -> String {
+    if records == 1 { "1 record".to_owned() } else { format!("{records} records") }
 }

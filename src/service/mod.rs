@@ -105,6 +105,10 @@ pub struct StartError {
 /// How long what goes to the spool at the end may take, beyond the drain time.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
+/// How long a batch that is on its way out of the spool has to be confirmed, when all callbacks have ended. A bus that
+/// answers needs less; for one that doesn't nobody should wait, for the batch is still in the spool.
+const LAST_BATCH: Duration = Duration::from_secs(1);
+
 /// Changes what of a running service can be changed: routes, the catalogue and the prefix of types, the destination
 /// of dead letters, and the endpoints of HTTP inputs with their keys.
 #[derive(Clone, Debug)]
@@ -282,6 +286,7 @@ impl Service {
                 self.bridge.hurry();
                 let _ = tokio::time::timeout(LAST_WRITES, callbacks.wait()).await;
             }
+            let deadline = deadline.min(Instant::now() + LAST_BATCH);
             for mut task in background {
                 // What of the spool is cut off here is published again by the next start.
                 if tokio::time::timeout_at(deadline, &mut task).await.is_err() {

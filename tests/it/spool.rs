@@ -596,6 +596,25 @@ async fn what_is_in_flight_when_the_drain_time_ends_goes_to_the_spool() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_a_bus_that_hangs_while_the_spool_drains() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("hangs", 1, 1).expect("created");
+    let more = "[delivery]\ndeadline = '500ms'\n";
+    let settings = configuration(&cluster.bootstrap_servers(), "hangs", &folder, more);
+    let bridge = TestBridge::start_connected(&settings).await;
+    post_all(&bridge, numbered(0..1)).await;
+    cluster.broker_round_trip_time(1, Duration::from_secs(20)).expect("set");
+    post_all(&bridge, numbered(1..5)).await;
+    assert_eq!(outcomes(&bridge, "spooled"), 4.0);
+    let start = Instant::now();
+    assert_eq!(bridge.stop().await, 0);
+    assert!(start.elapsed() < Duration::from_secs(10), "the drain time is 20 s: {:?}", start.elapsed());
+    let database = Database::open(&folder.path().join("spool"), Access::Read).expect("it can be read");
+    assert_eq!(database.backlogs().expect("readable")[0].records, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_commands_read_the_spool_beside_the_service_and_without_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("spool");
