@@ -15,7 +15,9 @@ use crate::support::mns::queue::{Put, QueueAttributes};
 use crate::support::mns::signature::{Key, SignatureVersion};
 use crate::support::mns::{Fault, Mns, MnsOptions, Operation};
 
-const SOON: Duration = Duration::from_secs(30);
+/// Longer than librdkafka's time-out of a connection: one that the mock cluster closes can be held open by a process
+/// that was started meanwhile.
+const SOON: Duration = Duration::from_secs(90);
 
 const QUEUE: &str = "ice-callback-media";
 
@@ -178,7 +180,6 @@ async fn polling_pauses_when_the_bridge_is_full() {
         format!("{}{}", input(&mns, "max_in_flight = 32"), to_kafka(&cluster.bootstrap_servers(), "full"));
     let bridge = TestBridge::start_connected(&configuration).await;
     cluster.broker_down(1).expect("down");
-    eventually("known to be down", SOON, async || (!bridge.bridge.is_connected()).then_some(())).await;
     mns.put_all(QUEUE, (0..200).map(|number| callback(&format!("v{number}"))));
     eventually("full", SOON, async || (bridge.metric("apsara_bridge_in_flight") == 32.0).then_some(())).await;
     let counts = mns.counts(QUEUE);

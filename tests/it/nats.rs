@@ -197,7 +197,10 @@ async fn a_server_that_dies_means_503_until_it_is_back() {
     .await;
     nats.restart().await;
     bridge.connected().await;
-    assert_eq!(bridge.post(callback("after")).await.status.as_u16(), 200);
+    eventually("taken again", SOON, async || {
+        (bridge.post(callback("after")).await.status.as_u16() == 200).then_some(())
+    })
+    .await;
     let found = nats.messages("OUTAGE", 2, SOON).await;
     for id in ["before", "after"] {
         let is_it = |payload: &[u8]| String::from_utf8_lossy(payload).contains(&format!("\"subject\":\"{id}\""));
