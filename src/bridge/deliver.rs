@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
@@ -11,8 +12,8 @@ use crate::event::{DLQATTEMPTS, DLQCODE, DLQDESTINATION, DLQREASON, Event, SOURC
 use crate::output::{ErrorKind, PATIENCE, PublishError, Record};
 use crate::route::{Destination, Route};
 
+use super::store;
 use super::store::database::{FailureKind, NewLetter, SpoolRecord};
-use super::store::{self};
 use super::{Bridge, Callback, DeadLetterReason, Outcome, Refusal, Rules, Target};
 
 /// Pause before a record is tried again inside the deadline: doubles up to the second.
@@ -78,25 +79,22 @@ impl Bridge {
         let mut leftover = Leftover::default();
         for failure in failures {
             if failure.error.kind.is_retriable() && callback.is_last_try {
-                let letter = NewLetter {
-                    reason: DeadLetterReason::Exhausted.as_str().to_owned(),
-                    ..letter_of(&failure, callback, event)
-                };
-                leftover.letters.push((DeadLetterReason::Exhausted, letter));
+                let reason = DeadLetterReason::Exhausted;
+                leftover.letters.push((reason, letter_of(reason, &failure, callback, event)));
             } else if failure.error.kind.is_retriable() {
                 leftover.outputs.push(failure.output.clone());
-                leftover.records.push(spool_record(&failure, &callback.body));
+                leftover.records.push(spool_record(&failure, callback.body.clone()));
             } else {
                 let reason = DeadLetterReason::Publish(failure.error.kind);
-                leftover.letters.push((reason, letter_of(&failure, callback, event)));
+                leftover.letters.push((reason, letter_of(reason, &failure, callback, event)));
             }
         }
         if decision.is_unrouted() {
-            let letter = letter(callback, event, None, "no route took the event");
-            leftover.letters.push((DeadLetterReason::Unrouted, letter));
+            let reason = DeadLetterReason::Unrouted;
+            leftover.letters.push((reason, letter(reason, callback, event, None, "no route took the event")));
         } else if let Some(route) = decision.dead_letter_by {
-            let letter = letter(callback, event, Some(&route.name), &format!("route {}", route.name));
-            leftover.letters.push((DeadLetterReason::Routed, letter));
+            let (reason, code) = (DeadLetterReason::Routed, format!("route {}", route.name));
+            leftover.letters.push((reason, letter(reason, callback, event, Some(&route.name), &code)));
         }
         let outcome = match (leftover.letters.first(), leftover.records.is_empty()) {
             (Some((reason, _)), _) => Outcome::DeadLettered(*reason),
@@ -332,7 +330,7 @@ impl Bridge {
         match self.publish("", &output, record, Some(Pace::Prompt(deadline))).await {
             Ok(()) => Ok(None),
             Err(failure) if self.store.is_some() && failure.error.kind.is_retriable() => {
-                Ok(Some(spool_record(&failure, &[])))
+                Ok(Some(spool_record(&failure, Bytes::new())))
             }
             Err(failure) => {
                 lost(&failure.error.to_string());
@@ -403,7 +401,7 @@ impl Target {
 }
 
 /// The record of a failure, for the spool.
-pub(super) fn spool_record(failure: &Failure, body: &[u8]) -> SpoolRecord {
+pub(super) fn spool_record(failure: &Failure, body: Bytes) -> SpoolRecord {
     SpoolRecord {
         output: failure.output.clone(),
         route: failure.route.clone(),
@@ -413,13 +411,12 @@ pub(super) fn spool_record(failure: &Failure, body: &[u8]) -> SpoolRecord {
         attempts: failure.attempts,
         spooled_at: store::now(),
         envelope: failure.record.event.to_json().into(),
-        body: bytes::Bytes::copy_from_slice(body),
+        body,
     }
 }
 
-fn letter(callback: &Callback, event: &Event, route: Option<&str>, code: &str) -> NewLetter {
+fn letter(reason: DeadLetterReason, callback: &Callback, event: &Event, route: Option<&str>, code: &str) -> NewLetter {
     let text = |attribute| event.get(attribute).map(str::to_owned);
-    let reason = if route.is_some() { DeadLetterReason::Routed } else { DeadLetterReason::Unrouted };
     NewLetter {
         reason: reason.as_str().to_owned(),
         code: code.to_owned(),
@@ -434,14 +431,13 @@ fn letter(callback: &Callback, event: &Event, route: Option<&str>, code: &str) -
     }
 }
 
-fn letter_of(failure: &Failure, callback: &Callback, event: &Event) -> NewLetter {
+fn letter_of(reason: DeadLetterReason, failure: &Failure, callback: &Callback, event: &Event) -> NewLetter {
     NewLetter {
-        reason: failure.error.kind.as_str().to_owned(),
         attempts: failure.attempts,
         output: Some(failure.output.clone()),
         topic: Some(failure.record.topic.clone()),
         key: failure.record.key.clone(),
-        ..letter(callback, event, Some(&failure.route), &failure.error.message)
+        ..letter(reason, callback, event, Some(&failure.route), &failure.error.message)
     }
 }
 

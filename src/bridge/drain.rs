@@ -8,13 +8,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::event::{Event, SUBJECT, TYPE};
 use crate::output::{ErrorKind, PATIENCE, PublishError, Record};
-
 use crate::setting::jittered;
 
 use super::deliver::{Failure, spool_record};
@@ -63,10 +63,6 @@ struct Outcome {
 
 impl Drain<'_> {
     async fn run(self, stopping: CancellationToken) {
-        tokio::select! {
-            () = stopping.cancelled() => return,
-            () = self.wait() => {}
-        }
         let mut reader = Some(self.store.reader());
         let mut after = 0;
         let mut batch = BATCH.0;
@@ -171,12 +167,10 @@ impl Drain<'_> {
     async fn publish(&self, batch: Vec<Spooled>, tries: u32) -> Outcome {
         let deadline = Instant::now() + PATIENCE;
         let published = join_all(batch.into_iter().map(async |Spooled { seq, record, is_sound }| {
-            let event = Event::from_json(&record.envelope).map(Arc::new);
-            let Ok(event) = event
-                .map_err(|error| error.to_string())
-                .and_then(|event| if is_sound { Ok(event) } else { Err("its checksum is wrong".to_owned()) })
-            else {
-                return (seq, Err((None, record, self.damaged())));
+            let event = Event::from_json(&record.envelope).ok().filter(|_| is_sound).map(Arc::new);
+            let Some(event) = event else {
+                let error = PublishError::new(ErrorKind::Rejected, "the record was changed on the disk");
+                return (seq, Err((None, record, error)));
             };
             let publish = Record {
                 event: event.clone(),
@@ -209,10 +203,6 @@ impl Drain<'_> {
         outcome
     }
 
-    fn damaged(&self) -> PublishError {
-        PublishError::new(ErrorKind::Rejected, "the record was changed on the disk")
-    }
-
     /// The dead letter of a record, and the record that publishes that one. A dead letter that its own destination
     /// doesn't take makes no other: it is in the database already.
     fn letter(
@@ -242,7 +232,6 @@ impl Drain<'_> {
         if is_letter {
             return None;
         }
-        self.bridge.metrics.dead_letters_total.with_label_values(&[reason.as_str()]).inc();
         let text = |attribute| event.and_then(|event| event.get(attribute)).map(str::to_owned);
         let letter = NewLetter {
             reason: reason.as_str().to_owned(),
@@ -261,7 +250,7 @@ impl Drain<'_> {
         let announcement = event.and_then(|event| {
             let (output, publish) = self.bridge.announcement(&self.bridge.rules(), event, &letter)?;
             let failure = Failure { route: String::new(), record: publish, output, attempts: 0, error };
-            Some(spool_record(&failure, &[]))
+            Some(spool_record(&failure, Bytes::new()))
         });
         Some((letter, announcement))
     }
@@ -271,13 +260,18 @@ impl Drain<'_> {
         let mut pause = PAUSE.0;
         while !settled.is_empty() {
             match self.store.settle(settled.clone()).await {
-                Ok(0) => return,
-                Ok(without_room) => {
-                    tracing::warn!(
-                        output = self.output,
-                        records = without_room,
-                        "records that can't be published stay in the spool, for the dead letters are full"
-                    );
+                Ok(stayed) => {
+                    let kept = settled.iter().filter(|settled| !stayed.contains(&settled.seq));
+                    for (letter, _) in kept.filter_map(|settled| settled.letter.as_ref()) {
+                        self.bridge.metrics.dead_letters_total.with_label_values(&[letter.reason.as_str()]).inc();
+                    }
+                    if !stayed.is_empty() {
+                        tracing::warn!(
+                            output = self.output,
+                            records = stayed.len(),
+                            "records that can't be published stay in the spool, for the dead letters are full"
+                        );
+                    }
                     return;
                 }
                 Err(error) => {

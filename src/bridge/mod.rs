@@ -14,7 +14,7 @@ mod drain;
 mod replay;
 pub mod store;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -270,8 +270,8 @@ pub struct Bridge {
     room: Semaphore,
     /// Ends what is being published: to the spool with it.
     hurry: CancellationToken,
-    /// Inputs that a person must mend, and why.
-    troubles: Mutex<BTreeMap<String, String>>,
+    /// Inputs that a person must mend.
+    troubled: Mutex<BTreeSet<String>>,
     metrics: Metrics,
 }
 
@@ -313,7 +313,7 @@ impl Bridge {
             delivery,
             store,
             hurry: CancellationToken::new(),
-            troubles: Mutex::default(),
+            troubled: Mutex::default(),
             metrics,
         }
     }
@@ -379,18 +379,16 @@ impl Bridge {
         self.outputs.values().all(|target| target.output.health().is_up())
     }
 
-    /// Tells that an input can take nothing until a person mends it, or that it can again.
-    pub fn set_trouble(&self, input: &str, trouble: Option<String>) {
-        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        match trouble {
-            Some(trouble) => drop(troubles.insert(input.to_owned(), trouble)),
-            None => drop(troubles.remove(input)),
-        }
+    /// Tells that an input can take nothing until a person mends it, or that it can again. Returns whether that is
+    /// news.
+    pub fn set_trouble(&self, input: &str, is_troubled: bool) -> bool {
+        let mut troubled = self.troubled.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_troubled { troubled.insert(input.to_owned()) } else { troubled.remove(input) }
     }
 
     /// Names of the inputs that a person must mend.
     pub fn troubled(&self) -> Vec<String> {
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+        self.troubled.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// Names of the outputs that are not connected.

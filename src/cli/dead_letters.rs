@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::normalize::pretty;
 use super::{StoreArgs, USAGE, fail, print, table};
 use crate::bridge::DeadLetterReason;
 use crate::bridge::store::database::{Access, Database, Letter, LetterFilter, StoreError};
@@ -292,11 +293,7 @@ fn show(settings: &StoreSettings, id: i64, as_json: bool, body_only: bool) -> Re
     }
     let mut text = table(&rows);
     if letter.letter.envelope.is_some() {
-        let shown = serde_json::from_slice::<&RawValue>(envelope)
-            .ok()
-            .and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok())
-            .map_or_else(|| String::from_utf8_lossy(envelope).into_owned(), |value| format!("{value:#}"));
-        let _ = write!(text, "\nEnvelope:\n{shown}\n");
+        let _ = write!(text, "\nEnvelope:\n{}\n", String::from_utf8_lossy(&pretty(envelope)));
     }
     if !body.is_empty() {
         let _ = write!(text, "\nBody:\n{}\n", printable(&String::from_utf8_lossy(body), usize::MAX));

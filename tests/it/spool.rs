@@ -211,6 +211,34 @@ async fn what_the_bus_will_never_take_becomes_a_dead_letter_and_stops_nothing() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_record_whose_dead_letter_has_no_room_stays_and_is_not_counted_as_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("stays", 1, 1).expect("created");
+    let settings =
+        configuration(&cluster.bootstrap_servers(), "stays", &folder, "[dead_letters]\nmax_bytes = '100B'\n");
+    let bridge = TestBridge::start_connected(&settings).await;
+    post_all(&bridge, numbered(0..1)).await;
+    cluster.broker_down(1).expect("down");
+    post_all(&bridge, numbered(1..2)).await;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_POLICY_VIOLATION]);
+    cluster.broker_up(1).expect("up");
+    eventually("refused for good", SOON, async || {
+        let failures = r#"apsara_bridge_publish_failures_total{kind="rejected",output="kafka"}"#;
+        (bridge.metric(failures) == 1.0).then_some(())
+    })
+    .await;
+    let middle = bridge.bridge.clone();
+    assert_eq!(bridge.stop().await, 0);
+    let metrics = middle.metrics_text().expect("metrics can be written");
+    assert!(metrics.contains("apsara_bridge_dead_letters_total{reason=\"rejected\"} 0\n"), "{metrics}");
+    let bridge = TestBridge::start(&settings).await;
+    spooled(&bridge, 0.0).await;
+    assert_eq!(bridge.metric(r#"apsara_bridge_published_total{output="kafka"}"#), 1.0, "it stayed, and is taken now");
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_kafkas_errors_ends_in_the_spool_or_in_a_dead_letter() {
     let folder = tempfile::tempdir().expect("a folder");
     let cluster = MockCluster::new(1).expect("a mock cluster");

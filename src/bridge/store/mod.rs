@@ -73,6 +73,9 @@ pub(super) struct Settled {
     pub(super) letter: Option<BecameLetter>,
 }
 
+/// Places of records that stay in the spool, for their dead letters found no room.
+type Stayed = Vec<i64>;
+
 /// Something to write.
 #[derive(Debug)]
 enum Work {
@@ -88,7 +91,7 @@ enum Work {
 
 #[derive(Debug)]
 enum Job {
-    Work(Work, oneshot::Sender<Result<usize, StoreError>>),
+    Work(Work, oneshot::Sender<Result<Stayed, StoreError>>),
     Stop,
 }
 
@@ -257,9 +260,9 @@ impl Store {
         self.work(Work::Keep(records, letters)).await.map(|_| ())
     }
 
-    /// Takes records out of the spool that were published or became dead letters. Returns how many dead letters had
-    /// no room, so that their records stay.
-    pub(super) async fn settle(&self, settled: Vec<Settled>) -> Result<usize, StoreError> {
+    /// Takes records out of the spool that were published or became dead letters. Returns the places of those that
+    /// stay, for their dead letters had no room.
+    pub(super) async fn settle(&self, settled: Vec<Settled>) -> Result<Stayed, StoreError> {
         self.work(Work::Settle(settled)).await
     }
 
@@ -268,7 +271,7 @@ impl Store {
         self.work(Work::EndReplays(ended)).await.map(|_| ())
     }
 
-    async fn work(&self, work: Work) -> Result<usize, StoreError> {
+    async fn work(&self, work: Work) -> Result<Stayed, StoreError> {
         let gone = |()| {
             self.shared.is_well.store(false, Ordering::Relaxed);
             StoreError::new(FailureKind::Io, "the spool is closed")
@@ -440,7 +443,7 @@ struct Writer {
     _lock: File,
 }
 
-type Answers = Vec<(Work, oneshot::Sender<Result<usize, StoreError>>)>;
+type Answers = Vec<(Work, oneshot::Sender<Result<Stayed, StoreError>>)>;
 
 impl Writer {
     fn run(mut self) {
@@ -507,7 +510,7 @@ impl Writer {
     }
 
     /// One transaction. The outer error is that of the transaction, the inner ones are those of single jobs.
-    fn attempt(&mut self, jobs: &Answers) -> Result<Vec<Result<usize, StoreError>>, StoreError> {
+    fn attempt(&mut self, jobs: &Answers) -> Result<Vec<Result<Stayed, StoreError>>, StoreError> {
         for (work, _) in jobs {
             if let Work::Mend(generation, error) = work
                 && *generation == self.shared.generation.load(Ordering::Acquire)
@@ -525,7 +528,7 @@ impl Writer {
                 Work::Keep(records, new) => keep(&writing, &mut totals, records, new, (spool, letters))?,
                 Work::Settle(settled) => Ok(settle(&writing, &mut totals, settled, letters)?),
                 Work::EndReplays(ended) => Ok(end_replays(&writing, &mut totals, ended)?),
-                Work::Mend(..) => Ok(0),
+                Work::Mend(..) => Ok(Stayed::new()),
             });
         }
         writing.commit()?;
@@ -655,7 +658,7 @@ fn keep(
     records: &[SpoolRecord],
     letters: &[NewLetter],
     (spool_max, letters_max): (u64, u64),
-) -> Result<Result<usize, StoreError>, StoreError> {
+) -> Result<Result<Stayed, StoreError>, StoreError> {
     let bytes: u64 = records.iter().map(SpoolRecord::bytes).sum();
     if totals.bytes + bytes > spool_max && !records.is_empty() {
         return Ok(Err(no_room(FailureKind::SpoolFull)));
@@ -681,7 +684,7 @@ fn keep(
     }
     *totals = after;
     append(writing, totals, records)?;
-    Ok(Ok(0))
+    Ok(Ok(Stayed::new()))
 }
 
 fn no_room(kind: FailureKind) -> StoreError {
@@ -707,14 +710,13 @@ fn append(writing: &Writing<'_>, totals: &mut Totals, records: &[SpoolRecord]) -
     Ok(())
 }
 
-/// Returns how many dead letters had no room.
 fn settle(
     writing: &Writing<'_>,
     totals: &mut Totals,
     settled: &[Settled],
     letters_max: u64,
-) -> Result<usize, StoreError> {
-    let mut without_room = 0;
+) -> Result<Stayed, StoreError> {
+    let mut stayed = Stayed::new();
     for Settled { seq, letter } in settled {
         if let Some((letter, published)) = letter {
             match writing.keep(letter, letters_max.saturating_sub(totals.letter_bytes))? {
@@ -724,7 +726,7 @@ fn settle(
                 }
                 LetterKept::Again => {}
                 LetterKept::NoRoom => {
-                    without_room += 1;
+                    stayed.push(*seq);
                     continue;
                 }
             }
@@ -738,14 +740,14 @@ fn settle(
             }
         }
     }
-    Ok(without_room)
+    Ok(stayed)
 }
 
 fn end_replays(
     writing: &Writing<'_>,
     totals: &mut Totals,
     ended: &[(i64, Option<String>)],
-) -> Result<usize, StoreError> {
+) -> Result<Stayed, StoreError> {
     for (id, error) in ended {
         match error {
             Some(error) => writing.replay_failed(*id, error)?,
@@ -757,7 +759,7 @@ fn end_replays(
             }
         }
     }
-    Ok(0)
+    Ok(Stayed::new())
 }
 
 /// Where a database is: for the commands.

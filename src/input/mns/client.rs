@@ -1,7 +1,6 @@
 //! The calls to a queue that consuming needs. Each is signed anew, and tried once: trying again is the caller's.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{Attributes, Element, Message, MnsError, MnsErrorKind, failed_deletes};
-use super::credentials::SharedCredentials;
+use super::credentials::Credentials;
 use super::signature::{Key, Signable, SignatureVersion, http_date};
 use crate::http::Http;
 
@@ -72,9 +71,9 @@ impl Clock {
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) place: Place,
-    pub(super) credentials: SharedCredentials,
+    pub(super) credentials: Credentials,
     pub(super) http: Http,
-    pub(super) clock: Arc<Clock>,
+    pub(super) clock: Clock,
 }
 
 type Query<'q> = [(&'q str, Cow<'q, str>)];

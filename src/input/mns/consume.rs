@@ -7,7 +7,7 @@
 //! Stopping ends the polls that have brought nothing yet; what is in flight is finished and deleted, within the time
 //! that the service gives; the rest is left to its lease.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::OptionFuture;
@@ -91,8 +91,8 @@ impl MnsInput {
         for result in RECEIVE_RESULTS {
             metrics.mns_receives_total.with_label_values(&[queue.as_str(), result]);
         }
-        let clock = Arc::new(Clock::new(metrics.mns_clock_offset_seconds.with_label_values(&[queue.as_str()])));
-        let credentials = Arc::new(Credentials::new(settings.credentials, http.clone()));
+        let clock = Clock::new(metrics.mns_clock_offset_seconds.with_label_values(&[queue.as_str()]));
+        let credentials = Credentials::new(settings.credentials, http.clone());
         let (deletes, gathered) = mpsc::unbounded_channel();
         let consumer = Arc::new(Consumer {
             input: name.into(),
@@ -111,7 +111,6 @@ impl MnsInput {
             metrics,
             said: Seldom::every(REMIND),
             said_of_clock: Seldom::every(REMIND),
-            trouble: Mutex::default(),
         });
         // Ends when the last message has let go of the consumer, or with the runtime.
         tokio::spawn(gather(Arc::downgrade(&consumer), gathered));
@@ -141,8 +140,6 @@ struct Consumer {
     metrics: Metrics,
     said: Seldom,
     said_of_clock: Seldom,
-    /// What a person must mend, while there is such a thing.
-    trouble: Mutex<Option<String>>,
 }
 
 impl Consumer {
@@ -205,8 +202,7 @@ impl Consumer {
 
     fn is_well(&self) {
         self.said.reset();
-        if self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
-            self.bridge.set_trouble(&self.input, None);
+        if self.bridge.set_trouble(&self.input, false) {
             tracing::info!(input = %self.input, "the queue can be received from again");
         }
     }
@@ -216,9 +212,7 @@ impl Consumer {
         let queue = self.queue.place.queue.as_str();
         let is_due = self.said.is_due(&error.message);
         if error.kind == MnsErrorKind::Misconfigured {
-            let message = format!("queue {queue}: {error}");
-            *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(message.clone());
-            self.bridge.set_trouble(&self.input, Some(message));
+            self.bridge.set_trouble(&self.input, true);
             if is_due {
                 tracing::error!(
                     input = %self.input,

@@ -2,7 +2,6 @@
 //! the environment, the role of a Kubernetes service account (OIDC), and the role of the instance. Keys that lapse
 //! are renewed two minutes before they do. The chain is that of `reqsign`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -168,6 +167,3 @@ impl HttpSend for Keys {
         Http::read(answer).await.map_err(reqsign_core::Error::unexpected)
     }
 }
-
-/// The credentials of settings, shared by all requests to a queue.
-pub(super) type SharedCredentials = Arc<Credentials>;
