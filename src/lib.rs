@@ -52,4 +52,5 @@ pub mod output;
 pub mod route;
 pub mod service;
 pub mod setting;
+pub mod store;
 pub mod telemetry;

@@ -12,8 +12,8 @@ use crate::event::{DLQATTEMPTS, DLQCODE, DLQDESTINATION, DLQREASON, Event, SOURC
 use crate::output::{ErrorKind, PATIENCE, PublishError, Record};
 use crate::route::{Destination, Route};
 
-use super::store;
-use super::store::database::{FailureKind, NewLetter, SpoolRecord};
+use crate::store;
+use crate::store::database::{FailureKind, NewLetter, SpoolRecord};
 use super::{Bridge, Callback, DeadLetterReason, Outcome, Refusal, Rules, Target};
 
 /// Pause before a record is tried again inside the deadline: doubles up to the second.

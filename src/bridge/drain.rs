@@ -18,8 +18,8 @@ use crate::output::{ErrorKind, PATIENCE, PublishError, Record};
 use crate::setting::jittered;
 
 use super::deliver::{Failure, spool_record};
-use super::store::database::{FailureKind, NewLetter, SpoolRecord, Spooled};
-use super::store::{BecameLetter, Lane, Reader, Settled, Store, now};
+use crate::store::database::{FailureKind, NewLetter, SpoolRecord, Spooled};
+use crate::store::{BecameLetter, Lane, Reader, Settled, Store, now};
 use super::{Bridge, DeadLetterReason, Target};
 
 /// Largest batch. Kafka's client takes a hundred thousand records and 64 MiB into its queue.

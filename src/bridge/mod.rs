@@ -12,7 +12,7 @@ mod dedupe;
 mod deliver;
 mod drain;
 mod replay;
-pub mod store;
+
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -35,8 +35,8 @@ use crate::telemetry::metrics::{Metrics, set_to_now};
 pub use dedupe::DedupeSettings;
 use dedupe::{Claim, Window};
 use deliver::{Taken, not_kept};
-use store::database::{FailureKind, NewLetter};
-use store::{Lane, Store};
+use crate::store::database::{FailureKind, NewLetter};
+use crate::store::{self, Lane, Store};
 
 /// A callback as an input received it.
 #[derive(Clone, Debug)]

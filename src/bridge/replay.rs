@@ -14,8 +14,8 @@ use crate::dialect::Origin;
 use crate::event::{DLQATTEMPTS, DLQCODE, DLQDESTINATION, DLQREASON, Event, TYPE};
 
 use super::Bridge;
-use super::store::Store;
-use super::store::database::Letter;
+use crate::store::Store;
+use crate::store::database::Letter;
 
 /// Letters that are replayed at once.
 const AT_ONCE: usize = 64;

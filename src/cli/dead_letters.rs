@@ -11,8 +11,8 @@ use time::format_description::well_known::Rfc3339;
 use super::normalize::pretty;
 use super::{StoreArgs, USAGE, fail, print, table};
 use crate::bridge::DeadLetterReason;
-use crate::bridge::store::database::{Access, Database, Letter, LetterFilter, StoreError};
-use crate::bridge::store::{self, StoreSettings};
+use crate::store::database::{Access, Database, Letter, LetterFilter, StoreError};
+use crate::store::{self, StoreSettings};
 use crate::route::nearest;
 use crate::setting::Span;
 

@@ -22,8 +22,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use time::OffsetDateTime;
 
-use crate::bridge::store::database::StoreError;
-use crate::bridge::store::{self, StoreSettings};
+use crate::store::database::StoreError;
+use crate::store::{self, StoreSettings};
 use crate::config::{self, ConfigError, Layer, Loaded};
 use crate::dialect::Normalizer;
 

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::{StoreArgs, age, fail, print, table};
-use crate::bridge::store::database::{Access, Backlog, Database, FailureKind};
-use crate::bridge::store::{self, StoreSettings};
+use crate::store::database::{Access, Backlog, Database, FailureKind};
+use crate::store::{self, StoreSettings};
 use crate::setting::Size;
 
 /// Arguments.

@@ -14,7 +14,7 @@ use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::bridge::store::StoreSettings;
+use crate::store::StoreSettings;
 use crate::bridge::{DedupeSettings, Delivery};
 use crate::dialect::{Catalogue, Normalizer};
 use crate::input::http::HttpConfig;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::Admin;
-use crate::bridge::store::{Store, StoreSettings};
+use crate::store::{Store, StoreSettings};
 use crate::bridge::{Bridge, Delivery, Rules};
 use crate::dialect::{Catalogue, Normalizer};
 use crate::input::http::{Endpoints, HttpInput, HttpSettings};

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use apsara_bridge::bridge::store::database::{Access, Database, FILE};
+use apsara_bridge::store::database::{Access, Database, FILE};
 use apsara_bridge::output::ErrorKind;
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -688,5 +688,5 @@ async fn the_commands_read_the_spool_beside_the_service_and_without_it() {
 fn a_folder_that_is_in_use_is_known_by_its_lock_and_not_by_its_file() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("lock"), "process 1\n").expect("written");
-    assert!(!apsara_bridge::bridge::store::is_running(folder.path()), "a file that was left behind");
+    assert!(!apsara_bridge::store::is_running(folder.path()), "a file that was left behind");
 }

@@ -23,7 +23,7 @@ const APPLICATION_ID: i32 = 0x6170_6272;
 pub const FORMAT: i32 = 1;
 
 /// Rows are callbacks of a few kilobytes, twice: in pages of SQLite's usual 4 KiB a third would be waste.
-pub(super) const PAGE_BYTES: u32 = 16 << 10;
+pub const PAGE_BYTES: u32 = 16 << 10;
 
 /// Memory of a connection for pages, in KiB: SQLite's own default, which it takes for pages of 4 KiB.
 const CACHE_KIB: i64 = 2 << 10;
@@ -617,7 +617,7 @@ impl Database {
 
     /// Everything that can still be read of a damaged database, row by row where it must be, handed over in order:
     /// records with their places, then dead letters. Returns how many rows are known to be lost.
-    pub(super) fn salvage(
+    pub fn salvage(
         &self,
         mut keep_record: impl FnMut(i64, SpoolRecord) -> Result<(), StoreError>,
         mut keep_letter: impl FnMut(Letter) -> Result<(), StoreError>,
@@ -788,7 +788,7 @@ impl LetterFilter {
 
 /// What became of a dead letter that was to be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LetterKept {
+pub enum LetterKept {
     /// It is a new one, under this number.
     New(i64),
     /// It is counted with the one that was there.
@@ -813,7 +813,7 @@ impl Writing<'_> {
     }
 
     /// Appends a record at a place behind all others.
-    pub(super) fn append(&self, seq: i64, record: &SpoolRecord) -> Result<(), StoreError> {
+    pub fn append(&self, seq: i64, record: &SpoolRecord) -> Result<(), StoreError> {
         let mut insert = self.transaction.prepare_cached(
             "INSERT INTO spool (seq, output, bytes, spooled_at, attempts, checksum, mode, route, topic, record_key, \
                  envelope, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
@@ -836,7 +836,7 @@ impl Writing<'_> {
     }
 
     /// Takes a record out. Returns its output and bytes, if it was there.
-    pub(super) fn remove(&self, seq: i64) -> Result<Option<(String, u64)>, StoreError> {
+    pub fn remove(&self, seq: i64) -> Result<Option<(String, u64)>, StoreError> {
         let sql = "DELETE FROM spool WHERE seq = ?1 RETURNING output, bytes";
         let mut delete = self.transaction.prepare_cached(sql)?;
         Ok(delete.query_row([seq], |row| Ok((row.get(0)?, unsigned(row, 1)?))).optional()?)
@@ -844,7 +844,7 @@ impl Writing<'_> {
 
     /// Keeps a dead letter, if it fits into the room that is left; one that was there is counted once more, and
     /// needs none.
-    pub(super) fn keep(&self, letter: &NewLetter, room: u64) -> Result<LetterKept, StoreError> {
+    pub fn keep(&self, letter: &NewLetter, room: u64) -> Result<LetterKept, StoreError> {
         let fingerprint = letter.fingerprint();
         let again = self.transaction.execute(
             "UPDATE dead_letters SET count = count + 1, last_at = max(last_at, ?2), attempts = attempts + ?3, \
@@ -873,7 +873,7 @@ impl Writing<'_> {
     }
 
     /// Puts a dead letter in as it is, under a number of its own if it has one.
-    pub(super) fn insert_letter(&self, id: Option<i64>, kept: &Letter) -> Result<(), StoreError> {
+    pub fn insert_letter(&self, id: Option<i64>, kept: &Letter) -> Result<(), StoreError> {
         let letter = &kept.letter;
         let (event_id, event_type, subject) = match &letter.event {
             Some((id, event_type, subject)) => (Some(id), Some(event_type), subject.as_ref()),
@@ -938,14 +938,14 @@ impl Writing<'_> {
     }
 
     /// Notes that a replay ended without success.
-    pub(super) fn replay_failed(&self, id: i64, error: &str) -> Result<(), StoreError> {
+    pub fn replay_failed(&self, id: i64, error: &str) -> Result<(), StoreError> {
         let sql = "UPDATE dead_letters SET replay_requested = 0, replay_error = ?2 WHERE id = ?1";
         self.transaction.execute(sql, params![id, error])?;
         Ok(())
     }
 
     /// Writes to the disk without changing anything: finds out whether it can be written.
-    pub(super) fn touch(&self) -> Result<(), StoreError> {
+    pub fn touch(&self) -> Result<(), StoreError> {
         let format: i32 = self.transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
         Ok(self.transaction.pragma_update(None, "user_version", format)?)
     }

@@ -22,7 +22,7 @@ const PARTS: [&str; 3] = ["", "-wal", "-shm"];
 ///
 /// # Errors
 /// When the files can't be renamed or the new one can't be made. What was renamed stays so.
-pub(super) fn set_aside(folder: &Path, damage: &StoreError) -> Result<Database, StoreError> {
+pub fn set_aside(folder: &Path, damage: &StoreError) -> Result<Database, StoreError> {
     let aside = free_name(folder);
     tracing::error!(
         %damage,
@@ -62,7 +62,7 @@ pub(super) fn set_aside(folder: &Path, damage: &StoreError) -> Result<Database, 
 ///
 /// # Errors
 /// The damage, or why the log can't be read.
-pub(super) fn check_log(folder: &Path) -> Result<(), StoreError> {
+pub fn check_log(folder: &Path) -> Result<(), StoreError> {
     let path = with_suffix(&folder.join(FILE), "-wal");
     let mut log = match std::fs::read(&path) {
         Ok(log) => log,

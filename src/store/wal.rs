@@ -43,7 +43,7 @@ fn sum(is_big_endian: bool, seed: Sum, bytes: &[u8]) -> Sum {
 
 /// Rewrites a log that has good frames behind bad ones. Returns how many frames were bad, 0 for a log that is sound
 /// or ends as SQLite thinks; a log that holds nothing is sound.
-pub(super) fn mend(log: &mut [u8], page_bytes: usize) -> usize {
+pub fn mend(log: &mut [u8], page_bytes: usize) -> usize {
     let frame_bytes = FRAME_HEADER + page_bytes;
     if log.len() < HEADER + frame_bytes {
         return 0;

@@ -59,18 +59,18 @@ pub struct StoreSettings {
 }
 
 /// The present time in Unix milliseconds.
-pub(super) fn now() -> i64 {
+pub fn now() -> i64 {
     i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
 
 /// A dead letter that a record became, and the record that publishes it.
-pub(super) type BecameLetter = (NewLetter, Option<SpoolRecord>);
+pub type BecameLetter = (NewLetter, Option<SpoolRecord>);
 
 /// A record that was published, or became a dead letter, and leaves the spool.
 #[derive(Clone, Debug)]
-pub(super) struct Settled {
-    pub(super) seq: i64,
-    pub(super) letter: Option<BecameLetter>,
+pub struct Settled {
+    pub seq: i64,
+    pub letter: Option<BecameLetter>,
 }
 
 /// Places of records that stay in the spool, for their dead letters found no room.
@@ -97,23 +97,23 @@ enum Job {
 
 /// The spool of one output.
 #[derive(Debug, Default)]
-pub(super) struct Lane {
+pub struct Lane {
     /// Records on the disk.
     spooled: AtomicU64,
     /// Records on their way there.
     coming: AtomicU64,
     /// Rings when there are more records on the disk.
-    pub(super) filled: Notify,
+    pub filled: Notify,
 }
 
 impl Lane {
     /// Whether records of the output lie in the spool or are on their way there: later ones queue up behind them.
-    pub(super) fn has_backlog(&self) -> bool {
+    pub fn has_backlog(&self) -> bool {
         self.spooled() > 0 || self.coming.load(Ordering::Acquire) > 0
     }
 
     /// Records on the disk.
-    pub(super) fn spooled(&self) -> u64 {
+    pub fn spooled(&self) -> u64 {
         self.spooled.load(Ordering::Acquire)
     }
 }
@@ -233,12 +233,12 @@ impl Store {
     }
 
     /// The spool of an output.
-    pub(super) fn lane(&self, output: &str) -> Arc<Lane> {
+    pub fn lane(&self, output: &str) -> Arc<Lane> {
         self.shared.lane(output)
     }
 
     /// Outputs that records lie in the spool for, and how many.
-    pub(super) fn backlogs(&self) -> Vec<(String, u64)> {
+    pub fn backlogs(&self) -> Vec<(String, u64)> {
         let lanes = self.shared.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let spooled = lanes.iter().map(|(output, lane)| (output.clone(), lane.spooled()));
         spooled.filter(|(_, records)| *records > 0).collect()
@@ -251,7 +251,7 @@ impl Store {
 
     /// Keeps records and dead letters: all of them, durably, when this returns, or none. Not to be cancelled by
     /// whoever answers a sender: a future that is dropped may have kept them all the same.
-    pub(super) async fn keep(&self, records: Vec<SpoolRecord>, letters: Vec<NewLetter>) -> Result<(), StoreError> {
+    pub async fn keep(&self, records: Vec<SpoolRecord>, letters: Vec<NewLetter>) -> Result<(), StoreError> {
         let lanes: Vec<Arc<Lane>> = records.iter().map(|record| self.lane(&record.output)).collect();
         for lane in &lanes {
             lane.coming.fetch_add(1, Ordering::AcqRel);
@@ -262,12 +262,12 @@ impl Store {
 
     /// Takes records out of the spool that were published or became dead letters. Returns the places of those that
     /// stay, for their dead letters had no room.
-    pub(super) async fn settle(&self, settled: Vec<Settled>) -> Result<Stayed, StoreError> {
+    pub async fn settle(&self, settled: Vec<Settled>) -> Result<Stayed, StoreError> {
         self.work(Work::Settle(settled)).await
     }
 
     /// Notes how replays ended.
-    pub(super) async fn end_replays(&self, ended: Vec<(i64, Option<String>)>) -> Result<(), StoreError> {
+    pub async fn end_replays(&self, ended: Vec<(i64, Option<String>)>) -> Result<(), StoreError> {
         self.work(Work::EndReplays(ended)).await.map(|_| ())
     }
 
@@ -282,17 +282,17 @@ impl Store {
     }
 
     /// A reader of the spool and the dead letters.
-    pub(super) fn reader(&self) -> Reader {
+    pub fn reader(&self) -> Reader {
         Reader { shared: self.shared.clone(), jobs: self.jobs.clone(), open: None }
     }
 
     /// Waits until a command has asked for replays.
-    pub(super) async fn replays_wanted(&self) {
+    pub async fn replays_wanted(&self) {
         self.shared.replays.notified().await;
     }
 
     /// Brings the metrics that change with time up to date.
-    pub(super) fn observe(&self) {
+    pub fn observe(&self) {
         let oldest = self.shared.oldest.load(Ordering::Relaxed);
         let age = if oldest == NONE { 0 } else { now().saturating_sub(oldest).max(0) };
         self.shared.metrics.spool_oldest_seconds.set(Duration::from_millis(age.unsigned_abs()).as_secs_f64());
@@ -352,7 +352,7 @@ pub fn is_running(folder: &Path) -> bool {
 
 /// Reads beside the writer. Blocks.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub struct Reader {
     shared: Arc<Shared>,
     jobs: Sender<Job>,
     open: Option<(u64, Database)>,
@@ -360,7 +360,7 @@ pub(super) struct Reader {
 
 impl Reader {
     /// The next records of an output; see [`Database::read`].
-    pub(super) fn read(
+    pub fn read(
         &mut self,
         output: &str,
         after: i64,
@@ -371,7 +371,7 @@ impl Reader {
     }
 
     /// The dead letters to replay; see [`Database::letters_to_replay`].
-    pub(super) fn letters_to_replay(&mut self, after: i64, limit: usize) -> Result<Vec<Letter>, StoreError> {
+    pub fn letters_to_replay(&mut self, after: i64, limit: usize) -> Result<Vec<Letter>, StoreError> {
         self.with(|database| database.letters_to_replay(after, limit))
     }
 
