@@ -13,7 +13,7 @@ use crate::output::{ErrorKind, PATIENCE, PublishError, Record};
 use crate::route::{Destination, Route};
 
 use crate::store;
-use crate::store::database::{FailureKind, NewLetter, SpoolRecord};
+use crate::store::{AWAITS_DEAD_LETTERS, DeadLetter, FailureKind, SpoolRecord, StoreError};
 use super::{Bridge, Callback, DeadLetterReason, Outcome, Refusal, Rules, Target};
 
 /// Pause before a record is tried again inside the deadline: doubles up to the second.
@@ -21,6 +21,13 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_m
 
 /// How often a patient delivery looks whether the spool is empty.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How long after its receipt a callback waits for the store: IMS waits 3 s for an answer (Alibaba's page on IMS
+/// callbacks).
+const STORE_ANSWERS: Duration = Duration::from_millis(2500);
+
+/// The least time for publishing what the store could not take.
+const LAST_TRY: Duration = Duration::from_millis(400);
 
 /// How long a delivery may take, and whether it waits for outputs that are down.
 #[derive(Clone, Copy, Debug)]
@@ -51,22 +58,69 @@ pub(super) struct Failure {
 
 /// What could not be published of one callback, and is to be kept.
 #[derive(Debug, Default)]
-struct Leftover {
-    records: Vec<SpoolRecord>,
-    letters: Vec<(DeadLetterReason, NewLetter)>,
-    /// Outputs of destinations that have not acknowledged.
-    outputs: Vec<String>,
+struct Undelivered {
+    /// To be published later.
+    failures: Vec<Box<Failure>>,
+    /// Not publishable as it is.
+    letters: Vec<PendingLetter>,
 }
 
-/// How an event was taken, and whether a destination has it: then it must not be published again.
-pub(super) struct Taken {
+/// A dead letter that is to be kept.
+#[derive(Debug)]
+struct PendingLetter {
+    reason: DeadLetterReason,
+    letter: DeadLetter,
+    /// The destination that failed, if there is one.
+    failure: Option<Box<Failure>>,
+    /// Whether the destination of dead letters has acknowledged it.
+    is_announced: bool,
+}
+
+impl PendingLetter {
+    fn new(reason: DeadLetterReason, letter: DeadLetter, failure: Option<Box<Failure>>) -> PendingLetter {
+        PendingLetter { reason, letter, failure, is_announced: false }
+    }
+
+    /// The record that waits in the spool until there is room among the dead letters: for its own destination, where
+    /// publishing is tried again, or for none.
+    fn record(&self, body: &Bytes) -> SpoolRecord {
+        match &self.failure {
+            Some(failure) => spool_record(failure, body.clone()),
+            None => SpoolRecord {
+                output: AWAITS_DEAD_LETTERS.to_owned(),
+                route: self.letter.route.clone().unwrap_or_default(),
+                topic: self.reason.as_str().to_owned(),
+                key: None,
+                mode: None,
+                attempts: 0,
+                spooled_at: store::now(),
+                envelope: self.letter.envelope.clone().unwrap_or_default(),
+                body: body.clone(),
+            },
+        }
+    }
+}
+
+/// Where what could not be published went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum KeptIn {
+    /// Records are in the spool, dead letters among those.
+    Places,
+    /// The dead letters are full: all of it is in the spool.
+    SpoolOnly,
+    /// The store failed; the buses have it after all.
+    Buses,
+}
+
+/// What became of an event, and whether a destination has it: then a repeat of it is a duplicate.
+pub(super) struct Delivered {
     pub(super) outcome: Outcome,
     pub(super) is_delivered: bool,
 }
 
 impl Bridge {
     /// Routes an event, publishes it, and keeps what is left of it.
-    pub(super) async fn take(&self, rules: &Rules, callback: &Callback, event: &Arc<Event>) -> Taken {
+    pub(super) async fn take(&self, rules: &Rules, callback: &Callback, event: &Arc<Event>) -> Delivered {
         let decision = rules.router.decide(event);
         let pace = self.pace(callback, &decision.destinations);
         let deadline = pace.deadline();
@@ -76,36 +130,44 @@ impl Bridge {
         let failures = self.deliver(rules, event, &decision.destinations, pace).await;
         let destinations = decision.destinations.len();
         let published = destinations - failures.len();
-        let mut leftover = Leftover::default();
+        let mut undelivered = Undelivered::default();
         for failure in failures {
-            if failure.error.kind.is_retriable() && callback.is_last_try {
-                let reason = DeadLetterReason::Exhausted;
-                leftover.letters.push((reason, letter_of(reason, &failure, callback, event)));
-            } else if failure.error.kind.is_retriable() {
-                leftover.outputs.push(failure.output.clone());
-                leftover.records.push(spool_record(&failure, callback.body.clone()));
-            } else {
-                let reason = DeadLetterReason::Publish(failure.error.kind);
-                leftover.letters.push((reason, letter_of(reason, &failure, callback, event)));
-            }
+            let reason = match failure.error.kind {
+                kind if !kind.is_retriable() => DeadLetterReason::Publish(kind),
+                _ if callback.is_last_try => DeadLetterReason::Exhausted,
+                _ => {
+                    undelivered.failures.push(failure);
+                    continue;
+                }
+            };
+            let letter = letter_of(reason, &failure, callback, event);
+            undelivered.letters.push(PendingLetter::new(reason, letter, Some(failure)));
         }
         if decision.is_unrouted() {
             let reason = DeadLetterReason::Unrouted;
-            leftover.letters.push((reason, letter(reason, callback, event, None, "no route took the event")));
+            let letter = letter(reason, callback, event, None, reason.code(""));
+            undelivered.letters.push(PendingLetter::new(reason, letter, None));
         } else if let Some(route) = decision.dead_letter_by {
-            let (reason, code) = (DeadLetterReason::Routed, format!("route {}", route.name));
-            leftover.letters.push((reason, letter(reason, callback, event, Some(&route.name), &code)));
+            let reason = DeadLetterReason::Routed;
+            let letter = letter(reason, callback, event, Some(&route.name), reason.code(&route.name));
+            undelivered.letters.push(PendingLetter::new(reason, letter, None));
         }
-        let outcome = match (leftover.letters.first(), leftover.records.is_empty()) {
-            (Some((reason, _)), _) => Outcome::DeadLettered(*reason),
-            (None, false) => Outcome::Spooled,
-            (None, true) if destinations == 0 => Outcome::Dropped,
-            (None, true) => return Taken { outcome: Outcome::Published, is_delivered: true },
+        let is_spooled = !undelivered.failures.is_empty();
+        let outcome = match (undelivered.letters.first(), is_spooled) {
+            (Some(first), _) => Outcome::DeadLettered(first.reason),
+            (None, true) => Outcome::Spooled,
+            (None, false) if destinations == 0 => Outcome::Dropped,
+            (None, false) => return Delivered { outcome: Outcome::Published, is_delivered: true },
         };
-        let is_delivered = published > 0 || !leftover.records.is_empty() || outcome == Outcome::Dropped;
-        match self.keep(rules, event, leftover, destinations, deadline).await {
-            Ok(()) => Taken { outcome, is_delivered },
-            Err(refusal) => Taken { outcome: Outcome::Refused(refusal), is_delivered: false },
+        let is_delivered = published > 0 || is_spooled || outcome == Outcome::Dropped;
+        match self.keep(rules, callback, event, undelivered, destinations, deadline).await {
+            Ok(KeptIn::Places) => Delivered { outcome, is_delivered },
+            Ok(KeptIn::SpoolOnly) => Delivered { outcome: Outcome::Spooled, is_delivered: true },
+            Ok(KeptIn::Buses) if outcome == Outcome::Spooled => {
+                Delivered { outcome: Outcome::Published, is_delivered: true }
+            }
+            Ok(KeptIn::Buses) => Delivered { outcome, is_delivered },
+            Err(refusal) => Delivered { outcome: Outcome::Refused(refusal), is_delivered: false },
         }
     }
 
@@ -239,59 +301,106 @@ impl Bridge {
         failed(record, attempts, error)
     }
 
-    /// Keeps what is left of an event: all of it, or nothing.
+    /// Keeps what is left of an event: all of it, or nothing. Order yields to loss: what the store cannot take is
+    /// published past older events, if its output is up.
     async fn keep(
         &self,
         rules: &Rules,
+        callback: &Callback,
         event: &Arc<Event>,
-        mut leftover: Leftover,
+        undelivered: Undelivered,
         destinations: usize,
         deadline: Instant,
-    ) -> Result<(), Refusal> {
-        for (reason, letter) in &leftover.letters {
-            if let Some(record) = self.announce(rules, event, *reason, letter, deadline).await? {
-                leftover.records.push(record);
+    ) -> Result<KeptIn, Refusal> {
+        let Undelivered { failures, mut letters } = undelivered;
+        let mut announcements = Vec::new();
+        for pending in &mut letters {
+            match self.announce(rules, event, pending.reason, &pending.letter, deadline).await? {
+                Announced::Published => pending.is_announced = true,
+                Announced::Later(record) => announcements.push(record),
+                Announced::No => {}
             }
         }
-        let Leftover { records, letters, mut outputs } = leftover;
-        let (reasons, letters): (Vec<_>, Vec<_>) = letters.into_iter().unzip();
-        let kept = match &self.store {
-            Some(_) if records.is_empty() && letters.is_empty() => return Ok(()),
-            Some(store) => store.keep(records, letters).await,
-            None if records.is_empty() => Ok(()),
-            None => {
-                let failed = outputs.len();
-                outputs.sort_unstable();
-                outputs.dedup();
-                return Err(Refusal::NotPublished { outputs, failed, destinations });
-            }
+        let Some(store) = &self.store else {
+            return match failures.is_empty() {
+                true => {
+                    letters.iter().for_each(|pending| self.letter_kept(&pending.letter));
+                    Ok(KeptIn::Places)
+                }
+                false => Err(not_published(&failures, destinations)),
+            };
         };
-        match kept {
+        if failures.is_empty() && letters.is_empty() {
+            return Ok(KeptIn::Places);
+        }
+        let records = || failures.iter().map(|failure| spool_record(failure, callback.body.clone()));
+        let wanted: Vec<SpoolRecord> = records().chain(announcements).collect();
+        let rows = letters.iter().map(|pending| pending.letter.clone()).collect();
+        let until = (callback.arrived + STORE_ANSWERS).max(Instant::now() + STORE_ANSWERS / 2).max(deadline);
+        let error = match in_time(until, store.keep(wanted, rows)).await {
             Ok(()) => {
-                for reason in reasons {
-                    self.metrics.dead_letters_total.with_label_values(&[reason.as_str()]).inc();
-                    tracing::warn!(
-                        id = event.id(),
-                        r#type = event.get(&TYPE),
-                        subject = event.get(&SUBJECT),
-                        source = event.get(&SOURCE),
-                        reason = reason.as_str(),
-                        "dead letter"
-                    );
-                }
-                Ok(())
+                letters.iter().for_each(|pending| self.letter_kept(&pending.letter));
+                return Ok(KeptIn::Places);
             }
-            Err(error) => {
-                for reason in reasons {
-                    self.metrics.dead_letters_not_kept_total.with_label_values(&[reason.as_str()]).inc();
-                }
-                Err(Refusal::NotKept(error.kind))
+            Err(error) => error,
+        };
+        if error.kind == FailureKind::DeadLettersFull {
+            let waiting = letters.iter().map(|pending| pending.record(&callback.body));
+            let spooled = in_time(until, store.keep(records().chain(waiting).collect(), Vec::new())).await;
+            if spooled.is_ok() {
+                return Ok(KeptIn::SpoolOnly);
             }
         }
+        let tries = failures.iter().map(|failure| self.publish_past(failure, deadline));
+        let is_published = join_all(tries).await.into_iter().all(|is_published| is_published);
+        if is_published && letters.iter().all(|pending| pending.is_announced) {
+            letters.iter().for_each(|pending| self.letter_kept(&pending.letter));
+            return Ok(KeptIn::Buses);
+        }
+        for pending in &letters {
+            self.metrics.dead_letters_not_kept_total.with_label_values(&[pending.reason.as_str()]).inc();
+        }
+        Err(Refusal::NotKept(error.kind))
+    }
+
+    /// Publishes a record past older ones of its output, because the store cannot take it.
+    async fn publish_past(&self, failure: &Failure, deadline: Instant) -> bool {
+        let Some(target) = self.outputs.get(&failure.output) else { return false };
+        if !target.output.health().is_up() {
+            return false;
+        }
+        let deadline = deadline.max(Instant::now() + LAST_TRY);
+        let published = target.attempt(&failure.record, deadline).await;
+        tracing::debug!(
+            id = failure.record.event.id(),
+            output = failure.output,
+            is_published = published.is_ok(),
+            "the spool cannot take the event; it was published directly"
+        );
+        published.is_ok()
+    }
+
+    /// Counts and logs a dead letter that was kept.
+    pub(super) fn letter_kept(&self, letter: &DeadLetter) {
+        self.metrics.dead_letters_total.with_label_values(&[letter.reason.as_str()]).inc();
+        let (id, event_type, subject) = match &letter.event {
+            Some((id, event_type, subject)) => (Some(id), Some(event_type), subject.as_ref()),
+            None => (None, None, None),
+        };
+        tracing::warn!(
+            id,
+            r#type = event_type,
+            subject,
+            output = letter.output,
+            topic = letter.topic,
+            reason = letter.reason,
+            cause = letter.code,
+            "dead letter"
+        );
     }
 
     /// Publishes a dead letter to the destination for those, if there is one; it keeps the key the event would have
-    /// had. Gives back the record when that destination has yet to take it.
+    /// had. Gives back the record when that destination has not acknowledged it yet.
     ///
     /// # Errors
     /// When there is no store, so that the destination is the only place, and it doesn't take the letter.
@@ -300,9 +409,9 @@ impl Bridge {
         rules: &Rules,
         event: &Event,
         reason: DeadLetterReason,
-        letter: &NewLetter,
+        letter: &DeadLetter,
         deadline: Instant,
-    ) -> Result<Option<SpoolRecord>, Refusal> {
+    ) -> Result<Announced, Refusal> {
         let lost = |error: &str| {
             let place = if self.store.is_some() { "and is kept in the database only" } else { "and is not kept" };
             tracing::error!(
@@ -320,22 +429,22 @@ impl Bridge {
         };
         let Some((output, record)) = self.announcement(rules, event, letter) else {
             if self.store.is_some() {
-                return Ok(None);
+                return Ok(Announced::No);
             }
-            lost("there is no spool and dead_letters.to is not set; set one of them, or mend the cause");
+            lost("there is no spool and dead_letters.to is not set; set one of them, or fix the cause");
             self.metrics.dead_letters_not_kept_total.with_label_values(&[reason.as_str()]).inc();
             return Err(Refusal::NoDeadLetters(reason));
         };
         // Even late, it is tried once: the letter has nowhere else to go without a store.
         match self.publish("", &output, record, Some(Pace::Prompt(deadline))).await {
-            Ok(()) => Ok(None),
+            Ok(()) => Ok(Announced::Published),
             Err(failure) if self.store.is_some() && failure.error.kind.is_retriable() => {
-                Ok(Some(spool_record(&failure, Bytes::new())))
+                Ok(Announced::Later(spool_record(&failure, Bytes::new())))
             }
             Err(failure) => {
                 lost(&failure.error.to_string());
                 if self.store.is_some() {
-                    return Ok(None);
+                    return Ok(Announced::No);
                 }
                 self.metrics.dead_letters_not_kept_total.with_label_values(&[reason.as_str()]).inc();
                 Err(Refusal::NoDeadLetters(reason))
@@ -344,7 +453,7 @@ impl Bridge {
     }
 
     /// The record that publishes a dead letter, and its output.
-    pub(super) fn announcement(&self, rules: &Rules, event: &Event, letter: &NewLetter) -> Option<(String, Record)> {
+    pub(super) fn announcement(&self, rules: &Rules, event: &Event, letter: &DeadLetter) -> Option<(String, Record)> {
         let destination = rules.dead_letters.as_ref()?;
         let mut event = Event::clone(event);
         event.set(&DLQREASON, letter.reason.as_str());
@@ -415,11 +524,11 @@ pub(super) fn spool_record(failure: &Failure, body: Bytes) -> SpoolRecord {
     }
 }
 
-fn letter(reason: DeadLetterReason, callback: &Callback, event: &Event, route: Option<&str>, code: &str) -> NewLetter {
+fn letter(reason: DeadLetterReason, callback: &Callback, event: &Event, route: Option<&str>, code: impl Into<String>) -> DeadLetter {
     let text = |attribute| event.get(attribute).map(str::to_owned);
-    NewLetter {
+    DeadLetter {
         reason: reason.as_str().to_owned(),
-        code: code.to_owned(),
+        code: code.into(),
         input: Some(callback.input.to_string()),
         route: route.map(str::to_owned),
         event: Some((event.id().to_owned(), text(&TYPE).unwrap_or_default(), text(&SUBJECT))),
@@ -427,25 +536,39 @@ fn letter(reason: DeadLetterReason, callback: &Callback, event: &Event, route: O
         envelope: Some(event.to_json().into()),
         body: callback.body.clone(),
         at: store::now(),
-        ..NewLetter::default()
+        ..DeadLetter::default()
     }
 }
 
-fn letter_of(reason: DeadLetterReason, failure: &Failure, callback: &Callback, event: &Event) -> NewLetter {
-    NewLetter {
+fn letter_of(reason: DeadLetterReason, failure: &Failure, callback: &Callback, event: &Event) -> DeadLetter {
+    DeadLetter {
         attempts: failure.attempts,
         output: Some(failure.output.clone()),
         topic: Some(failure.record.topic.clone()),
         key: failure.record.key.clone(),
-        ..letter(reason, callback, event, Some(&failure.route), &failure.error.message)
+        ..letter(reason, callback, event, Some(&failure.route), failure.error.message.clone())
     }
 }
 
-/// Why the store kept nothing, in words for a sender.
-pub(super) fn not_kept(kind: FailureKind) -> &'static str {
-    match kind {
-        FailureKind::SpoolFull => "not every destination acknowledged the event in time, and the spool is full",
-        FailureKind::DeadLettersFull => "the event can't be published, and there is no room for dead letters",
-        _ => "not every destination acknowledged the event in time, and it could not be written to the disk",
-    }
+/// What became of the publication of a dead letter.
+enum Announced {
+    /// The destination of dead letters has acknowledged it.
+    Published,
+    /// It is published by this record, later.
+    Later(SpoolRecord),
+    /// There is no such destination, or it does not take it.
+    No,
+}
+
+/// Waits for the store no longer than somebody waits for the answer.
+async fn in_time(until: Instant, kept: impl Future<Output = Result<(), StoreError>>) -> Result<(), StoreError> {
+    let late = |_| Err(StoreError::new(FailureKind::Io, "the disk did not answer in time"));
+    tokio::time::timeout_at(until, kept).await.unwrap_or_else(late)
+}
+
+fn not_published(failures: &[Box<Failure>], destinations: usize) -> Refusal {
+    let mut outputs: Vec<String> = failures.iter().map(|failure| failure.output.clone()).collect();
+    outputs.sort_unstable();
+    outputs.dedup();
+    Refusal::NotPublished { outputs, failed: failures.len(), destinations }
 }

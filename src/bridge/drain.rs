@@ -1,10 +1,12 @@
 //! The way out of the spool: for each output, its records in order, in batches, while the output is up.
 //!
-//! A batch is published at once and then taken off the disk, so that a bridge that is killed in between publishes
-//! some of it again, with the same ids. When the bus doesn't take all of it, what it took is taken off, and the rest
-//! is tried again after a pause that doubles, beginning with a single record. What it will never take becomes a dead
-//! letter and stops nothing.
+//! A batch is published at once and then removed from the disk, so that a bridge that is killed in between publishes
+//! some of it again, with the same ids. When the bus does not acknowledge all of it, what it acknowledged is removed,
+//! and the rest is tried again after a pause that doubles, beginning with a single record. What the bus will never
+//! accept becomes a dead letter and stops nothing. Records that cannot be removed, because the disk is full or fails,
+//! are remembered and not published again before a restart.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,34 +16,123 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::event::{Event, SUBJECT, TYPE};
-use crate::output::{ErrorKind, PATIENCE, PublishError, Record};
+use crate::output::{PATIENCE, PublishError, Record};
 use crate::setting::jittered;
+use crate::store::{
+    AWAITS_DEAD_LETTERS, DeadLetter, Lane, Reader, Settled, SpoolRecord, Spooled, Store, damaged_record, now,
+};
 
 use super::deliver::{Failure, spool_record};
-use crate::store::database::{FailureKind, NewLetter, SpoolRecord, Spooled};
-use crate::store::{BecameLetter, Lane, Reader, Settled, Store, now};
 use super::{Bridge, DeadLetterReason, Target};
 
 /// Largest batch. Kafka's client takes a hundred thousand records and 64 MiB into its queue.
 const BATCH: (usize, u64) = (2048, 8 << 20);
 
-/// Pause after a failure: doubles from the first to the second, and half of it is random, so that replicas don't
+/// Pause after a failure: doubles from the first to the second, and half of it is random, so that replicas do not
 /// come back all at once.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
 /// How long records whose dead letters had no room are left alone.
-const SKIPPED_FOR: Duration = Duration::from_secs(30);
+const RETAINED_FOR: Duration = Duration::from_secs(30);
 
 impl Bridge {
-    /// Publishes what lies in the spool, for as long as the bridge runs. From `stopping` on no batch is begun; one
-    /// under way is finished, unless the future is dropped.
+    /// Publishes what is stored in the spool, for as long as the bridge runs. From `stopping` on no batch is begun;
+    /// one that is being published is finished, unless the future is dropped.
     pub async fn drain(self: Arc<Self>, stopping: CancellationToken) {
         let Some(store) = &self.store else { return };
         let drains = self.outputs.iter().filter_map(|(output, target)| {
             let lane = target.lane.clone()?;
-            Some(Drain { bridge: &self, store, output, target, lane }.run(stopping.clone()))
+            Some(Drain::new(&self, store, output, target, lane).run(stopping.clone()))
         });
-        join_all(drains).await;
+        tokio::join!(join_all(drains), self.move_to_dead_letters(store, &stopping));
+    }
+
+    /// Makes dead letters of the events that wait for room among them.
+    async fn move_to_dead_letters(&self, store: &Store, stopping: &CancellationToken) {
+        let lane = store.lane(AWAITS_DEAD_LETTERS);
+        let mut reader = Some(store.reader());
+        loop {
+            while lane.spooled() == 0 {
+                tokio::select! {
+                    () = stopping.cancelled() => return,
+                    () = lane.filled() => {}
+                }
+            }
+            let (back, read) = read(store, reader.take(), AWAITS_DEAD_LETTERS, 0, BATCH.0).await;
+            reader = back;
+            let settled: Vec<Settled> = read.unwrap_or_default().into_iter().map(waiting_letter).collect();
+            let wanted = settled.len();
+            let is_moved = match store.settle(settled.clone()).await {
+                Ok(retained) => {
+                    self.letters_kept(&settled, &retained);
+                    wanted > 0 && retained.len() < wanted
+                }
+                Err(_) => false,
+            };
+            if !is_moved {
+                tokio::select! {
+                    () = stopping.cancelled() => return,
+                    () = tokio::time::sleep(RETAINED_FOR) => {}
+                }
+            }
+        }
+    }
+
+    /// Counts and logs the dead letters that records became.
+    fn letters_kept(&self, settled: &[Settled], retained: &[i64]) {
+        for settled in settled.iter().filter(|settled| !retained.contains(&settled.seq)) {
+            if let Some(became) = &settled.letter {
+                self.letter_kept(&became.0);
+            }
+        }
+    }
+}
+
+/// The dead letter of an event that waited for room.
+fn waiting_letter(spooled: Spooled) -> Settled {
+    let Spooled { seq, record, is_sound } = spooled;
+    let event = Event::from_json(&record.envelope).ok().filter(|_| is_sound);
+    let Some(event) = event else {
+        return Settled { seq, letter: Some(Box::new((damaged_record(record), None))) };
+    };
+    let reason = DeadLetterReason::all().find(|reason| reason.as_str() == record.topic);
+    let route = (!record.route.is_empty()).then_some(record.route);
+    let letter = DeadLetter {
+        code: reason.map_or_else(String::new, |reason| reason.code(route.as_deref().unwrap_or_default())),
+        reason: record.topic,
+        route,
+        event: Some(names(&event)),
+        envelope: Some(record.envelope),
+        body: record.body,
+        at: now(),
+        ..DeadLetter::default()
+    };
+    Settled { seq, letter: Some(Box::new((letter, None))) }
+}
+
+/// Id, type and subject.
+fn names(event: &Event) -> (String, String, Option<String>) {
+    let text = |attribute| event.get(attribute).map(str::to_owned);
+    (event.id().to_owned(), text(&TYPE).unwrap_or_default(), text(&SUBJECT))
+}
+
+/// Reads records without blocking the runtime.
+async fn read(
+    store: &Store,
+    reader: Option<Reader>,
+    output: &str,
+    after: i64,
+    records: usize,
+) -> (Option<Reader>, Result<Vec<Spooled>, String>) {
+    let mut reader = reader.unwrap_or_else(|| store.reader());
+    let output = output.to_owned();
+    let read = tokio::task::spawn_blocking(move || {
+        let read = reader.read(&output, after, records, BATCH.1);
+        (reader, read)
+    });
+    match read.await {
+        Ok((reader, read)) => (Some(reader), read.map_err(|error| error.to_string())),
+        Err(error) => (None, Err(error.to_string())),
     }
 }
 
@@ -52,17 +143,26 @@ struct Drain<'b> {
     output: &'b str,
     target: &'b Target,
     lane: Arc<Lane>,
+    /// Published, or to become dead letters, and still on the disk.
+    settled: BTreeMap<i64, Settled>,
+    /// When removing them is tried again, and the pause after that.
+    remove_at: (Instant, Duration),
 }
 
 /// What became of a batch.
 struct Outcome {
     settled: Vec<Settled>,
-    /// Place and error of the first record that has to be tried again.
+    /// Position and error of the first record that has to be tried again.
     failed: Option<(i64, PublishError)>,
 }
 
-impl Drain<'_> {
-    async fn run(self, stopping: CancellationToken) {
+impl<'b> Drain<'b> {
+    fn new(bridge: &'b Bridge, store: &'b Store, output: &'b str, target: &'b Target, lane: Arc<Lane>) -> Drain<'b> {
+        let (settled, remove_at) = (BTreeMap::new(), (Instant::now(), PAUSE.0));
+        Drain { bridge, store, output, target, lane, settled, remove_at }
+    }
+
+    async fn run(mut self, stopping: CancellationToken) {
         let mut reader = Some(self.store.reader());
         let mut after = 0;
         let mut batch = BATCH.0;
@@ -75,37 +175,37 @@ impl Drain<'_> {
                 () = stopping.cancelled() => return,
                 () = self.wait() => {}
             }
-            let (back, read) = self.read(reader.take(), after, batch).await;
+            self.remove().await;
+            if !self.target.output.health().is_up() {
+                continue;
+            }
+            let (back, read) = read(self.store, reader.take(), self.output, after, batch).await;
             reader = back;
-            let spooled = match read {
+            let mut spooled = match read {
                 Ok(spooled) => spooled,
                 Err(error) => {
-                    tracing::debug!(output = self.output, %error, "the spool can't be read");
-                    self.rest(&mut pause, &stopping).await;
+                    tracing::debug!(output = self.output, %error, "the spool cannot be read");
+                    rest(&mut pause, &stopping).await;
                     continue;
                 }
             };
             let Some(last) = spooled.last().map(|spooled| spooled.seq) else {
-                if after > 0 && self.lane.spooled() > 0 {
-                    // What was skipped lies before.
-                    tokio::select! {
-                        () = stopping.cancelled() => return,
-                        () = tokio::time::sleep(SKIPPED_FOR) => {}
-                        () = self.lane.filled.notified() => {}
-                    }
+                if self.lane.spooled() > 0 && !self.more_is_there(&stopping).await {
+                    // What could not be removed, or has no room among the dead letters, is before.
+                    after = 0;
                 }
-                after = 0;
                 continue;
             };
+            spooled.retain(|spooled| !self.settled.contains_key(&spooled.seq));
             let (_, count) = began.get_or_insert_with(|| {
                 tracing::info!(output = self.output, records = self.lane.spooled(), "draining the spool");
                 (Instant::now(), 0)
             });
             let outcome = self.publish(spooled, tries).await;
             *count += outcome.settled.len() as u64;
-            let failed = outcome.failed;
-            self.settle(outcome.settled, &stopping).await;
-            match failed {
+            self.settled.extend(outcome.settled.into_iter().map(|settled| (settled.seq, settled)));
+            self.remove().await;
+            match outcome.failed {
                 None => {
                     after = last;
                     batch = (batch * 2).clamp(1, BATCH.0);
@@ -113,11 +213,11 @@ impl Drain<'_> {
                     tries = 0;
                 }
                 Some((seq, error)) => {
-                    tracing::debug!(output = self.output, %error, "the spool can't be drained");
+                    tracing::debug!(output = self.output, %error, "the spool cannot be drained");
                     after = seq - 1;
                     batch = 1;
                     tries += 1;
-                    self.rest(&mut pause, &stopping).await;
+                    rest(&mut pause, &stopping).await;
                 }
             }
             if self.lane.spooled() == 0
@@ -129,37 +229,29 @@ impl Drain<'_> {
         }
     }
 
-    /// Waits until there is something for the output and the output is up.
+    /// Waits until there is something to publish and the output is up, or something to remove.
     async fn wait(&self) {
         while self.lane.spooled() == 0 {
-            self.lane.filled.notified().await;
+            self.lane.filled().await;
         }
-        self.target.output.health().wait_until_up().await;
-    }
-
-    async fn rest(&self, pause: &mut Duration, stopping: &CancellationToken) {
+        let is_up = self.target.output.health().wait_until_up();
+        if self.settled.is_empty() {
+            return is_up.await;
+        }
         tokio::select! {
-            () = stopping.cancelled() => {}
-            () = tokio::time::sleep(jittered(*pause)) => {}
+            () = is_up => {}
+            () = tokio::time::sleep_until(self.remove_at.0) => {}
         }
-        *pause = (*pause * 2).min(PAUSE.1);
     }
 
-    async fn read(
-        &self,
-        reader: Option<Reader>,
-        after: i64,
-        records: usize,
-    ) -> (Option<Reader>, Result<Vec<Spooled>, String>) {
-        let mut reader = reader.unwrap_or_else(|| self.store.reader());
-        let output = self.output.to_owned();
-        let read = tokio::task::spawn_blocking(move || {
-            let read = reader.read(&output, after, records, BATCH.1);
-            (reader, read)
-        });
-        match read.await {
-            Ok((reader, read)) => (Some(reader), read.map_err(|error| error.to_string())),
-            Err(error) => (None, Err(error.to_string())),
+    /// Waits for records behind those that were read; false when it is time to look at those that were left.
+    async fn more_is_there(&self, stopping: &CancellationToken) -> bool {
+        let look_again =
+            if self.settled.is_empty() { Instant::now() + RETAINED_FOR } else { self.remove_at.0.max(Instant::now() + PAUSE.0) };
+        tokio::select! {
+            () = stopping.cancelled() => true,
+            () = tokio::time::sleep_until(look_again) => false,
+            () = self.lane.filled() => true,
         }
     }
 
@@ -169,8 +261,7 @@ impl Drain<'_> {
         let published = join_all(batch.into_iter().map(async |Spooled { seq, record, is_sound }| {
             let event = Event::from_json(&record.envelope).ok().filter(|_| is_sound).map(Arc::new);
             let Some(event) = event else {
-                let error = PublishError::new(ErrorKind::Rejected, "the record was changed on the disk");
-                return (seq, Err((None, record, error)));
+                return (seq, Err((None, record, None)));
             };
             let publish = Record {
                 event: event.clone(),
@@ -183,105 +274,100 @@ impl Drain<'_> {
                     self.bridge.observe_age(&event);
                     (seq, Ok(()))
                 }
-                Err(error) => (seq, Err((Some(event), record, error))),
+                Err(error) => (seq, Err((Some(event), record, Some(error)))),
             }
         }))
         .await;
         let mut outcome = Outcome { settled: Vec::with_capacity(published.len()), failed: None };
         for (seq, result) in published {
-            match result {
-                Ok(()) => outcome.settled.push(Settled { seq, letter: None }),
-                Err((Some(_), _, error)) if error.kind.is_retriable() => {
+            let letter = match result {
+                Ok(()) => None,
+                Err((Some(_), _, Some(error))) if error.kind.is_retriable() => {
                     outcome.failed.get_or_insert((seq, error));
+                    continue;
                 }
-                Err((event, record, error)) => {
-                    let letter = self.letter(event.as_deref(), record, error, tries);
-                    outcome.settled.push(Settled { seq, letter });
-                }
-            }
+                Err((Some(event), record, Some(error))) => self.letter(&event, record, error, tries),
+                Err((_, record, _)) => Some(Box::new((damaged_record(record), None))),
+            };
+            outcome.settled.push(Settled { seq, letter });
         }
         outcome
     }
 
     /// The dead letter of a record, and the record that publishes that one. A dead letter that its own destination
-    /// doesn't take makes no other: it is in the database already.
+    /// does not accept makes no other: it is in the database already.
     fn letter(
         &self,
-        event: Option<&Event>,
+        event: &Event,
         record: SpoolRecord,
         error: PublishError,
         tries: u32,
-    ) -> Option<BecameLetter> {
-        let is_letter = event.is_some_and(|event| event.get(&crate::event::DLQREASON).is_some());
-        let reason = match event {
-            Some(_) => DeadLetterReason::Publish(error.kind),
-            None => DeadLetterReason::Damaged,
-        };
-        let words =
-            if is_letter { "a dead letter can't be published; it is in the database only" } else { "dead letter" };
-        tracing::warn!(
-            id = event.map(Event::id),
-            r#type = event.and_then(|event| event.get(&TYPE)),
-            subject = event.and_then(|event| event.get(&SUBJECT)),
-            output = self.output,
-            topic = record.topic,
-            reason = reason.as_str(),
-            cause = error.message,
-            "{words}"
-        );
-        if is_letter {
+    ) -> Option<Box<(DeadLetter, Option<SpoolRecord>)>> {
+        if event.get(&crate::event::DLQREASON).is_some() {
+            tracing::warn!(
+                id = event.id(),
+                output = self.output,
+                topic = record.topic,
+                cause = error.message,
+                "a dead letter cannot be published; it is in the database only"
+            );
             return None;
         }
-        let text = |attribute| event.and_then(|event| event.get(attribute)).map(str::to_owned);
-        let letter = NewLetter {
-            reason: reason.as_str().to_owned(),
+        let letter = DeadLetter {
+            reason: DeadLetterReason::Publish(error.kind).as_str().to_owned(),
             code: error.message.clone(),
             attempts: record.attempts + tries + 1,
-            route: Some(record.route.clone()),
-            output: Some(record.output.clone()),
-            topic: Some(record.topic.clone()),
-            key: record.key.clone(),
-            event: event.map(|event| (event.id().to_owned(), text(&TYPE).unwrap_or_default(), text(&SUBJECT))),
-            envelope: Some(record.envelope.clone()),
-            body: record.body.clone(),
+            route: Some(record.route),
+            output: Some(record.output),
+            topic: Some(record.topic),
+            key: record.key,
+            event: Some(names(event)),
+            envelope: Some(record.envelope),
+            body: record.body,
             at: now(),
-            ..NewLetter::default()
+            ..DeadLetter::default()
         };
-        let announcement = event.and_then(|event| {
-            let (output, publish) = self.bridge.announcement(&self.bridge.rules(), event, &letter)?;
-            let failure = Failure { route: String::new(), record: publish, output, attempts: 0, error };
-            Some(spool_record(&failure, Bytes::new()))
+        let announcement = self.bridge.announcement(&self.bridge.rules(), event, &letter).map(|(output, record)| {
+            let failure = Failure { route: String::new(), record, output, attempts: 0, error };
+            spool_record(&failure, Bytes::new())
         });
-        Some((letter, announcement))
+        Some(Box::new((letter, announcement)))
     }
 
-    /// Takes what is settled off the disk. While that fails nothing else is published: it would be published again.
-    async fn settle(&self, settled: Vec<Settled>, stopping: &CancellationToken) {
-        let mut pause = PAUSE.0;
-        while !settled.is_empty() {
-            match self.store.settle(settled.clone()).await {
-                Ok(stayed) => {
-                    let kept = settled.iter().filter(|settled| !stayed.contains(&settled.seq));
-                    for (letter, _) in kept.filter_map(|settled| settled.letter.as_ref()) {
-                        self.bridge.metrics.dead_letters_total.with_label_values(&[letter.reason.as_str()]).inc();
-                    }
-                    if !stayed.is_empty() {
-                        tracing::warn!(
-                            output = self.output,
-                            records = stayed.len(),
-                            "records that can't be published stay in the spool, for the dead letters are full"
-                        );
-                    }
-                    return;
+    /// Removes what is settled from the disk, if it is time to try.
+    async fn remove(&mut self) {
+        if self.settled.is_empty() || Instant::now() < self.remove_at.0 {
+            return;
+        }
+        let settled: Vec<Settled> = self.settled.values().take(BATCH.0 * 2).cloned().collect();
+        match self.store.settle(settled.clone()).await {
+            Ok(retained) => {
+                for settled in &settled {
+                    self.settled.remove(&settled.seq);
                 }
-                Err(error) => {
-                    tracing::debug!(output = self.output, %error, "what was published can't be taken off the disk");
-                    if error.kind == FailureKind::Damaged || stopping.is_cancelled() {
-                        return;
-                    }
-                    self.rest(&mut pause, stopping).await;
+                self.remove_at = (Instant::now(), PAUSE.0);
+                self.bridge.letters_kept(&settled, &retained);
+                if !retained.is_empty() {
+                    tracing::warn!(
+                        output = self.output,
+                        records = retained.len(),
+                        "records that cannot be published stay in the spool, because the dead letters are full"
+                    );
                 }
+            }
+            Err(error) => {
+                tracing::debug!(output = self.output, %error, "what was published cannot be removed from the disk");
+                let pause = self.remove_at.1;
+                self.remove_at = (Instant::now() + jittered(pause), (pause * 2).min(PAUSE.1));
             }
         }
     }
+}
+
+async fn rest(pause: &mut Duration, stopping: &CancellationToken) {
+    tokio::select! {
+        () = stopping.cancelled() => {}
+        () = tokio::time::sleep(jittered(*pause)) => {}
+    }
+    *pause = (*pause * 2).min(PAUSE.1);
 }

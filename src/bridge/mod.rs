@@ -8,6 +8,7 @@
 //! what it will never take becomes a dead letter, which a person looks at and [replays](Bridge::replay). Both lie in
 //! one [`store`] on the disk.
 
+mod admission;
 mod dedupe;
 mod deliver;
 mod drain;
@@ -32,14 +33,16 @@ use crate::event::{DIALECT, Event, SOURCE, SUBJECT, TIME, TYPE};
 use crate::output::{ErrorKind, Output};
 use crate::route::{Action, Destination, Router};
 use crate::telemetry::metrics::{Metrics, set_to_now};
+use admission::InFlightBytes;
+pub use admission::{Admission, NoRoom};
 pub use dedupe::DedupeSettings;
 use dedupe::{Claim, Window};
-use deliver::{Taken, not_kept};
-use crate::store::database::{FailureKind, NewLetter};
-use crate::store::{self, Lane, Store};
+use deliver::Delivered;
+use crate::store::{self, AWAITS_DEAD_LETTERS, DeadLetter, FailureKind, Lane, Store};
+
 
 /// A callback as an input received it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Callback {
     /// Name of the input.
     pub input: Arc<str>,
@@ -56,8 +59,10 @@ pub struct Callback {
     /// How long the buses have before it is spooled, where its input keeps it meanwhile; none is the delivery
     /// deadline. Within this time an output that is down is waited for.
     pub patience: Option<Duration>,
-    /// Whether it becomes a dead letter if it can't be published now, for it has come too often.
+    /// Whether it becomes a dead letter if it cannot be published now, because it was received too often.
     pub is_last_try: bool,
+    /// Its share of `delivery.max_in_flight_bytes`, see [`Bridge::admit`].
+    pub admission: Admission,
 }
 
 /// What the configuration knows of the sender of callbacks.
@@ -145,6 +150,15 @@ impl DeadLetterReason {
         others.into_iter().chain(publish)
     }
 
+    /// What is said of it where no bus has said anything.
+    pub(crate) fn code(self, route: &str) -> String {
+        match self {
+            DeadLetterReason::Routed => format!("route {route}"),
+            DeadLetterReason::Unrouted => "no route took the event".to_owned(),
+            _ => String::new(),
+        }
+    }
+
     /// The word in metrics and in the attribute `dlqreason`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -188,7 +202,13 @@ impl fmt::Display for Refusal {
             Refusal::NoDeadLetters(reason) => {
                 write!(formatter, "the event can't be published ({}) and no dead letter was kept", reason.as_str())
             }
-            Refusal::NotKept(kind) => formatter.write_str(not_kept(*kind)),
+            Refusal::NotKept(kind) => formatter.write_str(match kind {
+                FailureKind::SpoolFull => "not every destination acknowledged the event in time, and the spool is full",
+                FailureKind::DeadLettersFull => {
+                    "the event cannot be published, and neither the dead letters nor the spool have room for it"
+                }
+                _ => "not every destination acknowledged the event in time, and it could not be written to the disk",
+            }),
         }
     }
 }
@@ -200,6 +220,8 @@ pub struct Delivery {
     pub deadline: Duration,
     /// Callbacks that may be in delivery at once; more wait, which is back-pressure.
     pub max_in_flight: usize,
+    /// Bytes of bodies and envelopes that may be in memory at once.
+    pub max_in_flight_bytes: u64,
     /// The window of ids.
     pub dedupe: DedupeSettings,
 }
@@ -268,6 +290,7 @@ pub struct Bridge {
     window: Window,
     store: Option<Store>,
     room: Semaphore,
+    bytes: InFlightBytes,
     /// Ends what is being published: to the spool with it.
     hurry: CancellationToken,
     /// Inputs that a person must mend.
@@ -294,11 +317,11 @@ impl Bridge {
         }
         let outputs: FxHashMap<String, Target> = outputs.collect();
         for (output, records) in store.iter().flat_map(Store::backlogs) {
-            if !outputs.contains_key(&output) {
+            if output != AWAITS_DEAD_LETTERS && !outputs.contains_key(&output) {
                 tracing::warn!(
                     output,
                     records,
-                    "the spool has records for an output that is not configured; they stay"
+                    "the spool has records for an output that is not configured; they stay. `apsara-bridge spool move` gives them to another output"
                 );
             }
         }
@@ -309,6 +332,7 @@ impl Bridge {
             rules: RwLock::new(Arc::new(rules)),
             outputs,
             room: Semaphore::new(delivery.max_in_flight),
+            bytes: InFlightBytes::new(delivery.max_in_flight_bytes),
             window: Window::new(delivery.dedupe, metrics.dedupe_ids.clone()),
             delivery,
             store,
@@ -357,9 +381,24 @@ impl Bridge {
         self.metrics.text()
     }
 
+    /// Begins a callback's share of `delivery.max_in_flight_bytes`, which its input enlarges as the body arrives.
+    pub fn admit(&self) -> Admission {
+        self.bytes.begin()
+    }
+
+    /// The longest time from receipt to answer, unless the callback brings another one.
+    pub fn deadline(&self) -> Duration {
+        self.delivery.deadline
+    }
+
     /// Whether events that a bus doesn't take would be spooled now.
     pub fn can_spool(&self) -> bool {
         self.store.as_ref().is_some_and(Store::has_room)
+    }
+
+    /// What is in the spool: outputs, each with its number of records. Empty without a spool.
+    pub fn backlogs(&self) -> Vec<(String, u64)> {
+        self.store.as_ref().map(Store::backlogs).unwrap_or_default()
     }
 
     /// Stops waiting for buses: what is being published goes to the spool.
@@ -437,7 +476,7 @@ impl Bridge {
             Claim::Duplicate => Outcome::Duplicate,
             Claim::Late => self.take(&rules, callback, &event).await.outcome,
             Claim::First(claimed) => {
-                let Taken { outcome, is_delivered } = self.take(&rules, callback, &event).await;
+                let Delivered { outcome, is_delivered } = self.take(&rules, callback, &event).await;
                 if is_delivered {
                     claimed.accepted();
                 }
@@ -454,14 +493,14 @@ impl Bridge {
     /// Keeps what is no callback, for a person to look at.
     async fn not_a_callback(&self, callback: &Callback, error: NotACallback) -> Outcome {
         let reason = DeadLetterReason::NotACallback;
-        let letter = NewLetter {
+        let letter = DeadLetter {
             reason: reason.as_str().to_owned(),
             code: error.to_string(),
             input: Some(callback.input.to_string()),
             sender: (callback.sender.region.clone(), callback.sender.account_id.clone()),
             body: callback.body.clone(),
             at: store::now(),
-            ..NewLetter::default()
+            ..DeadLetter::default()
         };
         let is_kept = match &self.store {
             Some(store) => store.keep(Vec::new(), vec![letter]).await.is_ok(),

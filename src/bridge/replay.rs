@@ -5,6 +5,7 @@
 //! acknowledged, and stays otherwise, with the reason beside it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
@@ -14,8 +15,7 @@ use crate::dialect::Origin;
 use crate::event::{DLQATTEMPTS, DLQCODE, DLQDESTINATION, DLQREASON, Event, TYPE};
 
 use super::Bridge;
-use crate::store::Store;
-use crate::store::database::Letter;
+use crate::store::{DAMAGED, DeadLetterRow, Store};
 
 /// Letters that are replayed at once.
 const AT_ONCE: usize = 64;
@@ -23,26 +23,34 @@ const AT_ONCE: usize = 64;
 /// The words of the label `result`.
 pub(super) const RESULTS: [&str; 2] = ["success", "failure"];
 
+/// Pause before the database is asked again after it failed; doubles from the first to the second.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
 impl Bridge {
     /// Replays the dead letters that commands ask for, for as long as the bridge runs. From `stopping` on none is
-    /// begun; those that were asked for are replayed at the next start.
+    /// begun; those that were requested are replayed at the next start.
     pub async fn replay(self: Arc<Self>, stopping: CancellationToken) {
         let Some(store) = &self.store else { return };
+        let mut pause = PAUSE.0;
+        let mut is_done = true;
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
-                () = store.replays_wanted() => {}
+                () = store.replays_requested() => {}
+                () = tokio::time::sleep(pause), if !is_done => {}
             }
-            self.replay_all(store, &stopping).await;
+            is_done = self.replay_all(store, &stopping).await;
+            pause = if is_done { PAUSE.0 } else { (pause * 2).min(PAUSE.1) };
         }
     }
 
-    async fn replay_all(&self, store: &Store, stopping: &CancellationToken) {
+    /// Replays what is requested; false if the database failed, so that some may be left.
+    async fn replay_all(&self, store: &Store, stopping: &CancellationToken) -> bool {
         let mut reader = store.reader();
         let mut after = 0;
         while !stopping.is_cancelled() {
             let read = tokio::task::spawn_blocking(move || {
-                let read = reader.letters_to_replay(after, AT_ONCE);
+                let read = reader.dead_letters_to_replay(after, AT_ONCE);
                 (reader, read)
             });
             let letters = match read.await {
@@ -51,12 +59,12 @@ impl Bridge {
                     letters
                 }
                 Ok((_, Err(error))) => {
-                    tracing::warn!(%error, "dead letters can't be read");
-                    return;
+                    tracing::warn!(%error, "dead letters cannot be read");
+                    return false;
                 }
-                Err(_) => return,
+                Err(_) => return false,
             };
-            let Some(last) = letters.last().map(|letter| letter.id) else { return };
+            let Some(last) = letters.last().map(|letter| letter.id) else { return true };
             let results = join_all(letters.iter().map(|letter| self.replay_one(letter))).await;
             let ended: Vec<(i64, Option<String>)> =
                 letters.iter().zip(results).map(|(letter, result)| (letter.id, result.err())).collect();
@@ -68,19 +76,24 @@ impl Bridge {
                     Some(error) => tracing::warn!(letter = id, error, "dead letter not replayed"),
                 }
             }
-            if let Err(error) = store.end_replays(ended).await {
-                // They are asked for still, and come again.
-                tracing::warn!(%error, "the end of replays can't be written");
-                return;
+            // Until that is written they count as requested, and would be published once more.
+            let mut pause = PAUSE.0;
+            while let Err(error) = store.end_replays(ended.clone()).await {
+                tracing::warn!(%error, "the end of replays cannot be written; trying again");
+                tokio::select! {
+                    () = stopping.cancelled() => return false,
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
+                }
             }
             after = last;
         }
+        true
     }
 
     /// Publishes one letter to every destination that the routes give it.
-    async fn replay_one(&self, letter: &Letter) -> Result<(), String> {
-        if !letter.is_sound {
-            return Err("it was changed on the disk".to_owned());
+    async fn replay_one(&self, letter: &DeadLetterRow) -> Result<(), String> {
+        if !letter.is_sound || letter.letter.reason == DAMAGED {
+            return Err("it was changed on the disk; `dead-letters show` prints what is left of it".to_owned());
         }
         let rules = self.rules();
         let event = match &letter.letter.envelope {

@@ -11,10 +11,9 @@ use time::format_description::well_known::Rfc3339;
 use super::normalize::pretty;
 use super::{StoreArgs, USAGE, fail, print, table};
 use crate::bridge::DeadLetterReason;
-use crate::store::database::{Access, Database, Letter, LetterFilter, StoreError};
-use crate::store::{self, StoreSettings};
+use crate::store::database::{Access, Database};
+use crate::store::{self, DeadLetterFilter, DeadLetterRow, StoreError, StoreSettings};
 use crate::route::nearest;
-use crate::setting::Span;
 
 /// Letters of one transaction: a running bridge waits for it at most.
 const CHUNK: usize = 500;
@@ -71,7 +70,7 @@ enum Command {
         #[command(flatten)]
         which: Which,
         /// How long to wait for the end; what is not ended by then goes on without us.
-        #[arg(long, value_name = "TIME", default_value = "1m", value_parser = span)]
+        #[arg(long, value_name = "TIME", default_value = "1m", value_parser = super::span)]
         wait: Duration,
     },
     /// Delete them for good.
@@ -122,18 +121,12 @@ fn reason(text: &str) -> Result<String, String> {
     Err(format!("expected one of {}{hint}", words.join(", ")))
 }
 
-fn span(text: &str) -> Result<Duration, String> {
-    let parsed: Result<Span, serde::de::value::Error> =
-        serde::Deserialize::deserialize(serde::de::value::StrDeserializer::new(text));
-    parsed.map(|span| span.0).map_err(|error| error.to_string())
-}
-
 fn moment(text: &str) -> Result<OffsetDateTime, String> {
     if let Ok(time) = OffsetDateTime::parse(text, &Rfc3339) {
         return Ok(time);
     }
     let ago =
-        span(text).map_err(|_| "expected a time as 2026-01-31T12:00:00Z, or a span before now as 2h".to_owned())?;
+        super::span(text).map_err(|_| "expected a time as 2026-01-31T12:00:00Z, or a span before now as 2h".to_owned())?;
     time::Duration::try_from(ago)
         .ok()
         .and_then(|ago| OffsetDateTime::now_utc().checked_sub(ago))
@@ -141,10 +134,10 @@ fn moment(text: &str) -> Result<OffsetDateTime, String> {
 }
 
 impl Conditions {
-    fn filter(self) -> LetterFilter {
+    fn filter(self) -> DeadLetterFilter {
         let milliseconds =
             |time: OffsetDateTime| i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
-        LetterFilter {
+        DeadLetterFilter {
             ids: Vec::new(),
             reason: self.reason,
             event_type: self.event_type,
@@ -156,8 +149,8 @@ impl Conditions {
 
 impl Which {
     /// The filter, or a usage error when nothing was said: forgetting a condition must not mean all.
-    fn filter(self) -> Result<LetterFilter, ExitCode> {
-        let filter = LetterFilter { ids: self.ids, ..self.conditions.filter() };
+    fn filter(self) -> Result<DeadLetterFilter, ExitCode> {
+        let filter = DeadLetterFilter { ids: self.ids, ..self.conditions.filter() };
         let says_something = self.all
             || !filter.ids.is_empty()
             || filter.reason.is_some()
@@ -200,19 +193,19 @@ impl DeadLetters {
 /// a few.
 fn visit(
     database: &Database,
-    filter: &LetterFilter,
-    mut each: impl FnMut(Vec<Letter>) -> Result<(), StoreError>,
+    filter: &DeadLetterFilter,
+    mut each: impl FnMut(Vec<DeadLetterRow>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let mut after = i64::MIN;
     loop {
-        let letters = database.letters(filter, after, CHUNK, false)?;
+        let letters = database.dead_letters(filter, after, CHUNK, false)?;
         let Some(last) = letters.last() else { return Ok(()) };
         after = last.id;
         each(letters)?;
     }
 }
 
-fn list(settings: &StoreSettings, filter: &LetterFilter, as_json: bool) -> Result<ExitCode, StoreError> {
+fn list(settings: &StoreSettings, filter: &DeadLetterFilter, as_json: bool) -> Result<ExitCode, StoreError> {
     let database = Database::open(&settings.path, Access::Read)?;
     let mut count = 0;
     if as_json {
@@ -235,7 +228,7 @@ fn list(settings: &StoreSettings, filter: &LetterFilter, as_json: bool) -> Resul
             rows.push(heads.map(str::to_owned).to_vec());
         }
         count += letters.len();
-        rows.extend(letters.iter().map(|Letter { id, count, letter, .. }| {
+        rows.extend(letters.iter().map(|DeadLetterRow { id, count, letter, .. }| {
             let (event_type, subject) = letter.event.as_ref().map_or(("-", "-"), |(_, event_type, subject)| {
                 (event_type.rsplit('.').next().unwrap_or(event_type), subject.as_deref().unwrap_or("-"))
             });
@@ -262,8 +255,8 @@ fn list(settings: &StoreSettings, filter: &LetterFilter, as_json: bool) -> Resul
 
 fn show(settings: &StoreSettings, id: i64, as_json: bool, body_only: bool) -> Result<ExitCode, StoreError> {
     let database = Database::open(&settings.path, Access::Read)?;
-    let filter = LetterFilter { ids: vec![id], ..LetterFilter::default() };
-    let Some(letter) = database.letters(&filter, i64::MIN, 1, true)?.pop() else {
+    let filter = DeadLetterFilter { ids: vec![id], ..DeadLetterFilter::default() };
+    let Some(letter) = database.dead_letters(&filter, i64::MIN, 1, true)?.pop() else {
         return Ok(fail(format!("there is no dead letter {id}")));
     };
     let body = &letter.letter.body;
@@ -302,8 +295,8 @@ fn show(settings: &StoreSettings, id: i64, as_json: bool, body_only: bool) -> Re
     Ok(ExitCode::SUCCESS)
 }
 
-fn replay(settings: &StoreSettings, filter: &LetterFilter, wait: Duration) -> Result<ExitCode, StoreError> {
-    let mut database = Database::open(&settings.path, Access::Beside)?;
+fn replay(settings: &StoreSettings, filter: &DeadLetterFilter, wait: Duration) -> Result<ExitCode, StoreError> {
+    let mut database = Database::open(&settings.path, Access::Shared)?;
     let asked = ids(&database, filter)?;
     if let Some(code) = missing(filter, &asked) {
         return Ok(code);
@@ -322,8 +315,8 @@ fn replay(settings: &StoreSettings, filter: &LetterFilter, wait: Duration) -> Re
     loop {
         let mut still = Vec::new();
         for chunk in waiting.chunks(CHUNK) {
-            let filter = LetterFilter { ids: chunk.to_vec(), ..LetterFilter::default() };
-            for letter in database.letters(&filter, i64::MIN, CHUNK, false)? {
+            let filter = DeadLetterFilter { ids: chunk.to_vec(), ..DeadLetterFilter::default() };
+            for letter in database.dead_letters(&filter, i64::MIN, CHUNK, false)? {
                 if letter.replay_requested {
                     still.push(letter.id);
                 } else {
@@ -355,8 +348,8 @@ fn replay(settings: &StoreSettings, filter: &LetterFilter, wait: Duration) -> Re
     Ok(fail(format!("{} not replayed", letters(failed.len() + waiting.len()))))
 }
 
-fn delete(settings: &StoreSettings, filter: &LetterFilter) -> Result<ExitCode, StoreError> {
-    let mut database = Database::open(&settings.path, Access::Beside)?;
+fn delete(settings: &StoreSettings, filter: &DeadLetterFilter) -> Result<ExitCode, StoreError> {
+    let mut database = Database::open(&settings.path, Access::Shared)?;
     let ids = ids(&database, filter)?;
     if let Some(code) = missing(filter, &ids) {
         return Ok(code);
@@ -365,7 +358,7 @@ fn delete(settings: &StoreSettings, filter: &LetterFilter) -> Result<ExitCode, S
     for chunk in ids.chunks(CHUNK) {
         let writing = database.begin()?;
         for id in chunk {
-            deleted += usize::from(writing.remove_letter(*id)?.is_some());
+            deleted += usize::from(writing.remove_dead_letter(*id)?.is_some());
         }
         writing.commit()?;
     }
@@ -373,7 +366,7 @@ fn delete(settings: &StoreSettings, filter: &LetterFilter) -> Result<ExitCode, S
     Ok(ExitCode::SUCCESS)
 }
 
-fn ids(database: &Database, filter: &LetterFilter) -> Result<Vec<i64>, StoreError> {
+fn ids(database: &Database, filter: &DeadLetterFilter) -> Result<Vec<i64>, StoreError> {
     let mut ids = Vec::new();
     visit(database, filter, |letters| {
         ids.extend(letters.iter().map(|letter| letter.id));
@@ -383,7 +376,7 @@ fn ids(database: &Database, filter: &LetterFilter) -> Result<Vec<i64>, StoreErro
 }
 
 /// A number that isn't there is a mistake, and then nothing is done.
-fn missing(filter: &LetterFilter, found: &[i64]) -> Option<ExitCode> {
+fn missing(filter: &DeadLetterFilter, found: &[i64]) -> Option<ExitCode> {
     let missing: Vec<String> = filter.ids.iter().filter(|id| !found.contains(id)).map(|id| id.to_string()).collect();
     (!missing.is_empty()).then(|| fail(format!("there is no such dead letter: {}", missing.join(", "))))
 }
@@ -393,8 +386,8 @@ fn letters(count: usize) -> String {
 }
 
 /// What is told of a letter beside envelope and body.
-fn summary(letter: &Letter) -> Value {
-    let Letter { id, first_at, count, replay_error, replay_requested, is_sound, letter } = letter;
+fn summary(letter: &DeadLetterRow) -> Value {
+    let DeadLetterRow { id, first_at, count, replay_error, replay_requested, is_sound, letter } = letter;
     let (event_id, event_type, subject) = match &letter.event {
         Some((id, event_type, subject)) => (Some(id), Some(event_type), subject.as_ref()),
         None => (None, None, None),

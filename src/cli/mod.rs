@@ -22,10 +22,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use time::OffsetDateTime;
 
-use crate::store::database::StoreError;
+use crate::store::StoreError;
 use crate::store::{self, StoreSettings};
 use crate::config::{self, ConfigError, Layer, Loaded};
 use crate::dialect::Normalizer;
+use crate::setting::Span;
 
 /// The work failed.
 const FAILED: u8 = 1;
@@ -129,6 +130,13 @@ impl StoreArgs {
             None => settings,
         })
     }
+}
+
+/// Reads a time with its unit.
+fn span(text: &str) -> Result<Duration, String> {
+    let parsed: Result<Span, serde::de::value::Error> =
+        serde::Deserialize::deserialize(serde::de::value::StrDeserializer::new(text));
+    parsed.map(|span| span.0).map_err(|error| error.to_string())
 }
 
 /// Why a command can't do with a spool what it should.

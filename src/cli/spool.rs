@@ -1,22 +1,33 @@
-//! `spool`: looks at what lies on the disk, whether a bridge runs or not.
+//! `spool`: shows what is stored on the disk, and publishes or moves it when no bridge runs.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::json;
 
-use super::{StoreArgs, age, fail, print, table};
-use crate::store::database::{Access, Backlog, Database, FailureKind};
-use crate::store::{self, StoreSettings};
+use super::{StoreArgs, USAGE, age, fail, print, table, tell};
+use crate::config;
+use crate::route::Template;
+use crate::service::{self, OutputSettings};
 use crate::setting::Size;
+use crate::store::database::{Access, Database};
+use crate::store::{self, AWAITS_DEAD_LETTERS, Backlog, FailureKind, Imported, Offline, StoreSettings};
+use crate::telemetry::logs;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Works beside a running bridge and without one.
+`status` and `verify` work next to a running bridge. The other commands need the
+folder for themselves: `drain` waits until no bridge runs on it, `move` and
+`import` end with an error if one does.
 
 Examples:
   apsara-bridge spool status --config bridge.toml
   apsara-bridge spool verify --path /var/lib/apsara-bridge
+  apsara-bridge spool drain --config bridge.toml --timeout 10m
+  apsara-bridge spool move --config bridge.toml --from kafka --to nats --topic media.rescued
+  apsara-bridge spool import --config bridge.toml /mnt/old/spool.db
 ")]
 pub(super) struct Spool {
     #[command(subcommand)]
@@ -25,7 +36,7 @@ pub(super) struct Spool {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Tell what lies in the spool, for which outputs, how old it is, and how full it is.
+    /// Print what is in the spool, for which outputs, how old it is, and how full it is.
     Status {
         #[command(flatten)]
         store: StoreArgs,
@@ -38,26 +49,168 @@ enum Command {
         #[command(flatten)]
         store: StoreArgs,
     },
+    /// Publish everything in the spool, without taking callbacks. Ends with 0 when the spool is empty.
+    Drain {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// How long it may take, for example 10m; after that it ends with 1 and the number of records left. Default: no
+        /// limit.
+        #[arg(long, value_name = "TIME", value_parser = super::span)]
+        timeout: Option<Duration>,
+    },
+    /// Give the records of one output to another, for example when an output was renamed or removed.
+    Move {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The output that they are for now; it need not be configured.
+        #[arg(long, value_name = "OUTPUT")]
+        from: String,
+        /// The output that is to publish them.
+        #[arg(long, value_name = "OUTPUT")]
+        to: String,
+        /// Topic for all of them. Default: each keeps its own.
+        #[arg(long)]
+        topic: Option<String>,
+    },
+    /// Add the records and dead letters of another spool's file, for example of one that was set aside.
+    Import {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The file; it is only read.
+        file: PathBuf,
+    },
 }
 
 impl Spool {
     pub(super) fn run(self) -> ExitCode {
-        match self.command {
-            Command::Status { store, json } => match store.settings() {
-                Ok(settings) => status(&settings, json),
-                Err(code) => code,
-            },
-            Command::Verify { store } => match store.settings() {
-                Ok(settings) => verify(&settings),
-                Err(code) => code,
-            },
-        }
+        let result = match self.command {
+            Command::Status { store, json } => store.settings().map(|settings| status(&store, &settings, json)),
+            Command::Verify { store } => store.settings().map(|settings| verify(&settings)),
+            Command::Drain { store, timeout } => drain(&store, timeout),
+            Command::Move { store, from, to, topic } => move_records(&store, &from, &to, topic.as_deref()),
+            Command::Import { store, file } => store.settings().map(|settings| import(settings, &file)),
+        };
+        result.unwrap_or_else(|code| code)
     }
 }
 
-fn status(settings: &StoreSettings, as_json: bool) -> ExitCode {
+fn drain(store: &StoreArgs, timeout: Option<Duration>) -> Result<ExitCode, ExitCode> {
+    let mut settings = config::load_without_inputs(&store.config.layers()).map_err(tell)?.settings;
+    if let (Some(path), Some(store)) = (&store.path, &mut settings.store) {
+        store.path.clone_from(path);
+    }
+    let (format, filter) = &settings.log;
+    logs::start(*format, filter);
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| fail(format!("no runtime: {error}")))?;
+    let drained = match runtime.block_on(service::drain_spool(settings, timeout)) {
+        Ok(drained) => drained,
+        Err(error) => return Ok(fail(error)),
+    };
+    let left: u64 = drained.left.iter().map(|(_, records)| records).sum();
+    let letters = match drained.dead_letters {
+        0 => String::new(),
+        letters => format!("; {letters} dead letters are stored: see `dead-letters list`"),
+    };
+    if left == 0 {
+        print(format!("the spool is empty{letters}\n"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let outputs = drained.left.iter().map(|(output, records)| format!("{}: {records}", shown_output(output)));
+    let outputs = outputs.collect::<Vec<_>>().join(", ");
+    let hint = match drained.unknown.iter().next() {
+        None => String::new(),
+        Some(output) => format!(
+            "; output `{output}` is not configured: `spool move --from {output} --to NAME` gives its records to another"
+        ),
+    };
+    Ok(fail(format!("{} left in the spool ({outputs}){hint}{letters}", counted(left))))
+}
+
+fn move_records(store: &StoreArgs, from: &str, to: &str, topic: Option<&str>) -> Result<ExitCode, ExitCode> {
+    let settings = store.settings()?;
+    let loaded = config::load_without_inputs(&store.config.layers()).map_err(tell)?.settings;
+    let Some(output) = loaded.outputs.iter().find(|output| output.name() == to) else {
+        let names: Vec<&str> = loaded.outputs.iter().map(OutputSettings::name).collect();
+        let hint = crate::route::nearest(to, names.iter().copied())
+            .map_or_else(|| format!("outputs are {}", names.join(", ")), |name| format!("did you mean `{name}`?"));
+        eprintln!("apsara-bridge: --to: there is no output `{to}`; {hint}");
+        return Err(ExitCode::from(USAGE));
+    };
+    if from == to {
+        eprintln!("apsara-bridge: --to: expected another output than `{from}`");
+        return Err(ExitCode::from(USAGE));
+    }
+    let check = |topic: &str| {
+        let template = Template::parse_topic(topic).map_err(|error| error.to_string())?;
+        if template.literals().collect::<String>() != topic {
+            return Err("expected a topic without attributes".to_owned());
+        }
+        crate::output::check_topic(output.kind(), &template, &loaded.type_prefix)
+    };
+    if let Some(topic) = topic
+        && let Err(error) = check(topic)
+    {
+        eprintln!("apsara-bridge: --topic: {error}");
+        return Err(ExitCode::from(USAGE));
+    }
+    let mut offline = Offline::open(settings, None).map_err(fail)?;
+    let (topics, records) = offline.topics(from).map_err(fail)?;
+    if records == 0 {
+        return Ok(fail(format!("the spool has no records for output `{from}`")));
+    }
+    if topic.is_none() {
+        let mut topics: Vec<String> = topics.into_iter().collect();
+        topics.sort_unstable();
+        for topic in topics {
+            if let Err(error) = check(&topic) {
+                let message = format!(
+                    "topic `{topic}` is not possible on output `{to}`: {error}; name another with --topic. Nothing was \
+                     moved"
+                );
+                return Ok(fail(message));
+            }
+        }
+    }
+    let moved = offline.move_records(from, to, topic).map_err(fail)?;
+    print(format!("{} moved from {from} to {to}\n", counted(moved)));
+    if moved < records {
+        return Ok(fail(format!("{} damaged and stay; see `spool verify`", counted(records - moved))));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn import(settings: StoreSettings, file: &Path) -> ExitCode {
+    let imported = match Offline::open(settings, None).map(|mut offline| offline.import(file)) {
+        Ok(Ok(imported)) => imported,
+        Ok(Err(error)) => return fail(error),
+        Err(error) => return fail(error),
+    };
+    let Imported { records, dead_letters, repeats, damaged, lost, left } = imported;
+    print(format!(
+        "imported {} and {dead_letters} dead letters; {repeats} were here already; {damaged} were damaged and are dead \
+         letters now\n",
+        counted(records)
+    ));
+    if lost > 0 {
+        eprintln!("apsara-bridge: {lost} rows of {} could not be read", file.display());
+    }
+    if left > 0 {
+        return fail(format!(
+            "{left} rows found no room (spool.max_bytes, dead_letters.max_bytes): drain the spool, then import the file \
+             again"
+        ));
+    }
+    ExitCode::SUCCESS
+}
+
+/// What records of an output are called: those that wait for room among the dead letters have none.
+fn shown_output(output: &str) -> &str {
+    if output == AWAITS_DEAD_LETTERS { "(waiting for room among the dead letters)" } else { output }
+}
+
+fn status(store: &StoreArgs, settings: &StoreSettings, as_json: bool) -> ExitCode {
     let read = Database::open(&settings.path, Access::Read)
-        .and_then(|database| Ok((database.backlogs()?, database.letter_totals()?)));
+        .and_then(|database| Ok((database.backlogs()?, database.dead_letter_totals()?)));
     let (backlogs, (letters, letter_bytes)) = match read {
         Ok(read) => read,
         Err(error) => return fail(super::unreadable(settings, &error)),
@@ -65,11 +218,19 @@ fn status(settings: &StoreSettings, as_json: bool) -> ExitCode {
     let bytes: u64 = backlogs.iter().map(|backlog| backlog.bytes).sum();
     let records: u64 = backlogs.iter().map(|backlog| backlog.records).sum();
     let is_running = store::is_running(&settings.path);
+    let set_aside = store::set_aside(&settings.path);
+    // Without a configuration nothing can be said about its outputs.
+    let configured =
+        store.config.is_given().then(|| config::load_output_kinds(&store.config.layers()).ok()).flatten();
+    let is_known = |output: &str| {
+        output == AWAITS_DEAD_LETTERS || configured.as_ref().is_none_or(|outputs| outputs.contains_key(output))
+    };
     let oldest = |backlog: &Backlog| backlog.oldest.map(age);
     if as_json {
         let outputs = backlogs.iter().map(|backlog| {
             json!({
                 "output": backlog.output,
+                "is_configured": configured.is_some().then(|| is_known(&backlog.output)),
                 "records": backlog.records,
                 "bytes": backlog.bytes,
                 "oldest_seconds": oldest(backlog).map(|age| age.as_secs_f64()),
@@ -85,6 +246,7 @@ fn status(settings: &StoreSettings, as_json: bool) -> ExitCode {
             "dead_letters": letters,
             "dead_letters_bytes": letter_bytes,
             "dead_letters_max_bytes": settings.dead_letters_max_bytes,
+            "set_aside": set_aside.iter().map(|file| file.display().to_string()).collect::<Vec<_>>(),
         });
         print(format!("{status:#}\n"));
         return ExitCode::SUCCESS;
@@ -98,12 +260,16 @@ fn status(settings: &StoreSettings, as_json: bool) -> ExitCode {
     ];
     for backlog in &backlogs {
         let oldest = oldest(backlog).map_or_else(String::new, |age| {
-            format!(", the oldest for {}", humantime::format_duration(std::time::Duration::from_secs(age.as_secs())))
+            format!(", the oldest waits for {}", humantime::format_duration(std::time::Duration::from_secs(age.as_secs())))
         });
+        let hint = if is_known(&backlog.output) { "" } else { "; this output is not configured: see `spool move`" };
         rows.push(vec![
-            format!("For {}", backlog.output),
-            format!("{}, {}{oldest}", counted(backlog.records), Size(backlog.bytes)),
+            format!("For {}", shown_output(&backlog.output)),
+            format!("{}, {}{oldest}{hint}", counted(backlog.records), Size(backlog.bytes)),
         ]);
+    }
+    for file in &set_aside {
+        rows.push(vec!["Set aside".to_owned(), format!("{}: damaged; see `spool import`", file.display())]);
     }
     print(table(&rows));
     ExitCode::SUCCESS
@@ -126,7 +292,7 @@ fn verify(settings: &StoreSettings) -> ExitCode {
             ))
         }
         Err(error) if error.kind == FailureKind::Damaged => fail(format!(
-            "damaged: {error}; at its next start the bridge sets it aside and takes over what can be read"
+            "damaged: {error}; at its next start the bridge copies what can be read into a new file"
         )),
         Err(error) => fail(super::unreadable(settings, &error)),
     }

@@ -88,9 +88,23 @@ pub struct Loaded {
 /// # Errors
 /// Every mistake that was found.
 pub fn load(layers: &[Layer]) -> Result<Loaded, Vec<ConfigError>> {
+    load_parts(layers, true)
+}
+
+/// Loads and checks a configuration without its inputs, which may be missing, or wrong, or need secrets that are not
+/// there.
+///
+/// # Errors
+/// Every mistake that was found in the rest.
+pub fn load_without_inputs(layers: &[Layer]) -> Result<Loaded, Vec<ConfigError>> {
+    load_parts(layers, false)
+}
+
+fn load_parts(layers: &[Layer], with_inputs: bool) -> Result<Loaded, Vec<ConfigError>> {
     let mut reader = Reader::new(layers)?;
     let raw: Raw = reader.section(&[]);
-    let inputs = plugins(&mut reader, "inputs", &raw.inputs, read_input);
+    let inputs =
+        if with_inputs { plugins(&mut reader, "inputs", &raw.inputs, read_input) } else { Vec::new() };
     let outputs = plugins(&mut reader, "outputs", &raw.outputs, read_output);
     let effective = effective(&raw, &inputs, &outputs);
 
@@ -116,10 +130,17 @@ pub fn load(layers: &[Layer]) -> Result<Loaded, Vec<ConfigError>> {
     if spool.enabled && spool.path.as_os_str().is_empty() {
         check.wrong("spool.path", "expected a folder");
     }
-    for (key, size) in [("spool.max_bytes", spool.max_bytes), ("dead_letters.max_bytes", raw.dead_letters.max_bytes)] {
+    for (key, size) in [
+        ("spool.max_bytes", spool.max_bytes),
+        ("dead_letters.max_bytes", raw.dead_letters.max_bytes),
+        ("delivery.max_in_flight_bytes", raw.delivery.max_in_flight_bytes),
+    ] {
         if size.0 == 0 || i64::try_from(size.0).is_err() {
             check.wrong(key, format!("{size} is out of range; expected more than 0B"));
         }
+    }
+    if raw.dead_letters.max_age.is_some_and(|age| age.0.is_zero()) {
+        check.wrong("dead_letters.max_age", "expected more than 0s, for example \"30d\"; leave it out to keep them");
     }
     if raw.dedupe.max_ids == 0 {
         check.wrong("dedupe.max_ids", "expected at least 1; dedupe.window = \"0s\" remembers no ids");
@@ -142,7 +163,7 @@ pub fn load(layers: &[Layer]) -> Result<Loaded, Vec<ConfigError>> {
     let topics = Topics { kinds: &kinds, known: &known, type_prefix: &type_prefix };
     let routes = check.routes(&raw.routes, &topics);
     let dead_letters = raw.dead_letters.to.as_ref().and_then(|to| check.destination("dead_letters.to", to, &topics));
-    if raw.inputs.is_empty() {
+    if raw.inputs.is_empty() && with_inputs {
         check.wrong("inputs", "expected at least one, as [inputs.http] with kind = \"http\"");
     }
     if raw.outputs.is_empty() {
@@ -193,6 +214,7 @@ pub fn load(layers: &[Layer]) -> Result<Loaded, Vec<ConfigError>> {
     };
     let mut warnings = router.warnings(&catalogue, &type_prefix);
     warnings.append(&mut at_most_once);
+    warnings.extend(store.iter().flat_map(StoreSettings::warnings));
     let keeps_letters = store.is_some() || dead_letters.is_some();
     warnings.extend(leaves_unrouted(&router, keeps_letters));
     if !keeps_letters {
@@ -212,7 +234,12 @@ pub fn load(layers: &[Layer]) -> Result<Loaded, Vec<ConfigError>> {
             router,
             catalogue,
             type_prefix,
-            delivery: Delivery { deadline, max_in_flight: raw.delivery.max_in_flight, dedupe },
+            delivery: Delivery {
+                deadline,
+                max_in_flight: raw.delivery.max_in_flight,
+                max_in_flight_bytes: raw.delivery.max_in_flight_bytes.0,
+                dedupe,
+            },
             dead_letters,
             store,
             admin_listen,
@@ -258,6 +285,21 @@ pub fn load_store(layers: &[Layer]) -> Result<StoreSettings, Vec<ConfigError>> {
     if reader.errors.is_empty() { Ok(store_settings(&spool, &dead_letters)) } else { Err(reader.into_errors()) }
 }
 
+/// Loads the outputs with their kinds. The rest of the configuration may be missing, or wrong, and so may the rest of
+/// the outputs.
+///
+/// # Errors
+/// Files that cannot be read.
+pub fn load_output_kinds(layers: &[Layer]) -> Result<BTreeMap<String, String>, Vec<ConfigError>> {
+    let mut reader = Reader::new(layers)?;
+    let named: BTreeMap<String, figment::value::Value> = reader.section(&["outputs"]);
+    let kind = |name: String| {
+        let kind = reader.take_string(&["outputs", &name, "kind"])?;
+        Some((name, kind))
+    };
+    Ok(named.into_keys().filter_map(kind).collect())
+}
+
 /// Loads the address of the admin listener. The rest of the configuration may be missing, or wrong.
 ///
 /// # Errors
@@ -273,6 +315,7 @@ fn store_settings(spool: &RawSpool, dead_letters: &RawDeadLetters) -> StoreSetti
         path: spool.path.clone(),
         spool_max_bytes: spool.max_bytes.0,
         dead_letters_max_bytes: dead_letters.max_bytes.0,
+        dead_letters_max_age: dead_letters.max_age.map(|age| age.0),
     }
 }
 

@@ -115,11 +115,17 @@ pub struct RawDelivery {
     pub deadline: Span,
     /// Callbacks in delivery at once.
     pub max_in_flight: usize,
+    /// Bytes of bodies and envelopes of callbacks at once.
+    pub max_in_flight_bytes: Size,
 }
 
 impl Default for RawDelivery {
     fn default() -> Self {
-        RawDelivery { deadline: Span(Duration::from_secs(1)), max_in_flight: 8192 }
+        RawDelivery {
+            deadline: Span(Duration::from_secs(1)),
+            max_in_flight: 8192,
+            max_in_flight_bytes: Size(64 << 20),
+        }
     }
 }
 
@@ -147,13 +153,16 @@ impl Default for RawSpool {
 pub struct RawDeadLetters {
     /// Bound of what they hold.
     pub max_bytes: Size,
-    /// Where they are published beside.
+    /// Age from which on they are deleted; none keeps them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<Span>,
+    /// Where they are published as well.
     pub to: Option<RawDestination>,
 }
 
 impl Default for RawDeadLetters {
     fn default() -> Self {
-        RawDeadLetters { max_bytes: Size(256 << 20), to: None }
+        RawDeadLetters { max_bytes: Size(256 << 20), max_age: None, to: None }
     }
 }
 

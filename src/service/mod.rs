@@ -4,6 +4,8 @@
 //! `shutdown.drain` to finish; what a bus has not confirmed by then goes to the spool; then it ends, and tells how much
 //! had no outcome.
 
+mod drain;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +15,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+pub use drain::{Drained, drain_spool};
 
 use crate::admin::Admin;
 use crate::store::{Store, StoreSettings};
@@ -78,6 +82,15 @@ pub enum OutputSettings {
 }
 
 impl OutputSettings {
+    /// Its kind, as `kind` names it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            OutputSettings::Kafka(_) => "kafka",
+            OutputSettings::Nats(_) => "nats",
+            OutputSettings::Console(_) => "console",
+        }
+    }
+
     /// Name of the output.
     pub fn name(&self) -> &str {
         match self {
@@ -149,6 +162,34 @@ impl Reloader {
 /// The words of the label `result` of reloads.
 const RELOAD_RESULTS: [&str; 2] = ["success", "failure"];
 
+/// Opens the store without blocking the runtime.
+async fn open_store(
+    settings: StoreSettings,
+    lock_until: Option<std::time::Instant>,
+    metrics: &Metrics,
+) -> Result<Store, StartError> {
+    let metrics = metrics.clone();
+    let opened = tokio::task::spawn_blocking(move || Store::open(settings, lock_until, &metrics)).await;
+    let opened = opened.map_err(|error| error.to_string()).flatten();
+    opened.map_err(|reason| StartError { key: "spool.path".to_owned(), reason })
+}
+
+/// Starts outputs; they connect in the background.
+fn start_outputs(settings: Vec<OutputSettings>, metrics: &Metrics) -> Result<Vec<Arc<dyn Output>>, StartError> {
+    let mut outputs: Vec<Arc<dyn Output>> = Vec::new();
+    for output in settings {
+        outputs.push(match output {
+            OutputSettings::Kafka(kafka) => {
+                let key = format!("outputs.{}", kafka.name());
+                Arc::new(Kafka::start(kafka, metrics).map_err(|reason| StartError { key, reason })?)
+            }
+            OutputSettings::Nats(nats) => Arc::new(Nats::start(nats, metrics)),
+            OutputSettings::Console(name) => Arc::new(Console::new(&name, metrics)),
+        });
+    }
+    Ok(outputs)
+}
+
 /// A service that is bound to its addresses and ready to run. Outputs connect in the background from the start on.
 #[derive(Debug)]
 pub struct Service {
@@ -168,25 +209,10 @@ impl Service {
     pub async fn start(settings: Settings) -> Result<Service, StartError> {
         let metrics = Metrics::new();
         let store = match settings.store {
-            Some(store) => {
-                let metrics = metrics.clone();
-                let opened = tokio::task::spawn_blocking(move || Store::open(store, &metrics)).await;
-                let opened = opened.map_err(|error| error.to_string()).flatten();
-                Some(opened.map_err(|reason| StartError { key: "spool.path".to_owned(), reason })?)
-            }
+            Some(store) => Some(open_store(store, None, &metrics).await?),
             None => None,
         };
-        let mut outputs: Vec<Arc<dyn Output>> = Vec::new();
-        for output in settings.outputs {
-            outputs.push(match output {
-                OutputSettings::Kafka(kafka) => {
-                    let key = format!("outputs.{}", kafka.name());
-                    Arc::new(Kafka::start(kafka, &metrics).map_err(|reason| StartError { key, reason })?)
-                }
-                OutputSettings::Nats(nats) => Arc::new(Nats::start(nats, &metrics)),
-                OutputSettings::Console(name) => Arc::new(Console::new(&name, &metrics)),
-            });
-        }
+        let outputs = start_outputs(settings.outputs, &metrics)?;
         let normalizer = Normalizer::new(settings.catalogue, settings.type_prefix);
         for result in RELOAD_RESULTS {
             metrics.config_reloads_total.with_label_values(&[result]);

@@ -1,156 +1,394 @@
-//! A damaged database: set aside under another name, and what can be read of it taken over into a new one. What was
-//! set aside is left as it was found; the reading is done on a copy.
+//! How a folder comes to a database that can be used: made, or copied from one that cannot be used any more.
+//!
+//! A new database is written under a temporary name, synced, and renamed to the name that says that it is complete.
+//! From then on it is the database: whatever is under the old name is moved aside, and the new one takes its place.
+//! Each of these steps can be interrupted, and the next start continues:
+//!
+//! | file | meaning at a start |
+//! |---|---|
+//! | `spool.db.building` | not finished; it is removed and built anew |
+//! | `spool.db.ready` | complete; it takes the place of `spool.db` |
+//! | `spool.db.unsynced` | an fsync of `spool.db` failed; its content is copied into a new file |
+//! | `spool.db.damaged-TIME` | an old database from which not everything could be read |
+//!
+//! The old database is only read, never changed. A folder with old databases but without `spool.db` is not taken for
+//! an empty one: the newest of them is copied.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use super::database::{Access, Database, FILE, FailureKind, PAGE_BYTES, StoreError};
-use super::wal;
+use super::database::{Access, Database, FILE, PAGE_BYTES, Verified, Writing};
+use super::error::{FailureKind, StoreError};
+use super::record::{DeadLetter, DeadLetterRow, SpoolRecord, Spooled};
+use super::salvage;
+use super::space::{Reserve, Volume};
 
-/// Name of the copy that a damaged database is read from.
-const COPY: &str = "spool.db.reading";
+/// A database that is being built.
+const BUILDING: &str = "spool.db.building";
 
-/// The files that a database consists of, by what follows the name of the first.
-const PARTS: [&str; 3] = ["", "-wal", "-shm"];
+/// A database that is complete.
+const READY: &str = "spool.db.ready";
 
-/// Renames the database of a folder and makes a new one with what can be read of it. The old files stay, for a
-/// person to look at. No connection may write to it meanwhile.
+/// Says that an fsync of the database failed. It needs no fsync of its own: a power failure loses the marker together
+/// with the content of memory that it warns of.
+const UNSYNCED: &str = "spool.db.unsynced";
+
+/// What the names of old databases begin with.
+const ASIDE: &str = "spool.db.damaged-";
+
+/// What follows the name of a database in those of its log and its index.
+const LOG: &str = "-wal";
+const INDEX: &str = "-shm";
+
+/// Free space under which a start gives up the reserve when the database cannot be opened.
+const NO_SPACE: u64 = 1 << 20;
+
+/// Why a database is copied into a new file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// An fsync failed, so that the file cannot be trusted any more. All of it can be read.
+    SyncFailed,
+    /// SQLite reported damage.
+    Damaged(StoreError),
+}
+
+/// Opens the database of a folder whose lock the caller holds. Makes it, or repairs it, where that is needed, and
+/// checks it for at most the given time.
+pub(super) fn open(folder: &Path, check: Duration) -> Result<(Database, Verified), StoreError> {
+    match attempt(folder, check) {
+        Err(error)
+            if Volume::of(folder).is_ok_and(|volume| volume.free < NO_SPACE) && Reserve::new(folder).give_up() =>
+        {
+            tracing::warn!(path = %folder.display(), %error, "the disk is full; the reserve of the spool is given up");
+            attempt(folder, check)
+        }
+        result => result,
+    }
+}
+
+fn attempt(folder: &Path, check: Duration) -> Result<(Database, Verified), StoreError> {
+    let path = folder.join(FILE);
+    remove_parts(&folder.join(BUILDING));
+    continue_swap(folder)?;
+    if !path.exists() || is_blank(&path) {
+        make(folder)?;
+    }
+    if folder.join(UNSYNCED).exists() {
+        rebuild(folder, &Cause::SyncFailed)?;
+    }
+    let opened = Database::open_file(&path, Access::Owner)
+        .and_then(|mut database| database.verify(Some(check)).map(|verified| (database, verified)));
+    let cause = match opened {
+        Err(error) if error.kind == FailureKind::Damaged => Cause::Damaged(error),
+        Err(error) if error.kind == FailureKind::SyncFailed => Cause::SyncFailed,
+        opened => return opened,
+    };
+    rebuild(folder, &cause)?;
+    let mut database = Database::open_file(&path, Access::Owner)?;
+    let verified = database.verify(Some(check))?;
+    Ok((database, verified))
+}
+
+/// A file without tables: an earlier program was interrupted when it had just made it. One with tables has more than
+/// one page, here or in its log.
+fn is_blank(path: &Path) -> bool {
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+    size(path) <= u64::from(PAGE_BYTES) && size(&with_suffix(path, LOG)) == 0
+}
+
+/// Ends a swap that was interrupted. As long as the old database is in its place, it is whole, and the new one may be
+/// older: another program may have used the folder in between.
+///
+/// Returns whether a new database took its place.
+fn continue_swap(folder: &Path) -> Result<bool, StoreError> {
+    let ready = folder.join(READY);
+    if !ready.exists() {
+        return Ok(false);
+    }
+    if folder.join(FILE).exists() {
+        remove_parts(&ready);
+        return Ok(false);
+    }
+    swap(folder)?;
+    Ok(true)
+}
+
+/// Makes the database of a folder that has none.
+fn make(folder: &Path) -> Result<(), StoreError> {
+    let path = folder.join(FILE);
+    if let Some(newest) = set_aside(folder).last() {
+        tracing::error!(
+            from = %newest.display(),
+            "spool.db is missing next to a database that was set aside; its content is copied"
+        );
+        let cause = StoreError::new(FailureKind::Damaged, "spool.db is missing");
+        copy(folder, newest, &Cause::Damaged(cause))?;
+        return Ok(());
+    }
+    if std::fs::metadata(with_suffix(&path, LOG)).is_ok_and(|log| log.len() > 0) {
+        return Err(StoreError::new(
+            FailureKind::Foreign,
+            format!(
+                "{} is missing, but its log {FILE}{LOG} is there: put the file back, or remove the log if its events \
+                 are not needed",
+                path.display()
+            ),
+        ));
+    }
+    let building = folder.join(BUILDING);
+    Database::create(&building)?.finish_new().inspect_err(|_| remove_parts(&building))?;
+    finish(folder)
+}
+
+/// Copies the database of a folder into a new one, which takes its place. No connection may write meanwhile; those
+/// that read keep the old file.
 ///
 /// # Errors
-/// When the files can't be renamed or the new one can't be made. What was renamed stays so.
-pub fn set_aside(folder: &Path, damage: &StoreError) -> Result<Database, StoreError> {
-    let aside = free_name(folder);
-    tracing::error!(
-        %damage,
-        database = %folder.join(FILE).display(),
-        set_aside_as = %aside.display(),
-        "the spool's database is damaged; starting a new one"
-    );
-    for part in PARTS {
-        let (from, to) = (with_suffix(&folder.join(FILE), part), with_suffix(&aside, part));
-        match std::fs::rename(&from, &to) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(StoreError::new(FailureKind::Io, format!("{} can't be renamed: {error}", from.display())));
-            }
-            _ => {}
+/// When the copy cannot be made. The old database stays as it is then, and this can be called again.
+pub(super) fn rebuild(folder: &Path, cause: &Cause) -> Result<Copied, StoreError> {
+    let path = folder.join(FILE);
+    if continue_swap(folder)? {
+        return Ok(Copied::default());
+    }
+    match cause {
+        Cause::SyncFailed => {
+            tracing::warn!(database = %path.display(), "an fsync failed; the spool is copied into a new file");
+        }
+        Cause::Damaged(error) => {
+            tracing::error!(database = %path.display(), %error, "the spool is damaged; it is copied into a new file");
         }
     }
-    let mut database = Database::open(folder, Access::Own)?;
-    let taken = copy(folder, &aside)
-        .map_err(|error| StoreError::new(FailureKind::Io, format!("{} can't be copied: {error}", aside.display())))
-        .and_then(|copy| take_over(&copy, &mut database));
-    for part in PARTS {
-        let _ = std::fs::remove_file(with_suffix(&folder.join(COPY), part));
-    }
-    match taken {
-        Ok((records, letters, lost)) => {
-            tracing::error!(records, dead_letters = letters, lost, "taken over from the damaged database");
+    copy(folder, &path, cause)
+}
+
+/// Copies what can be read of a database into a new one, which becomes that of the folder.
+fn copy(folder: &Path, from: &Path, cause: &Cause) -> Result<Copied, StoreError> {
+    let building = folder.join(BUILDING);
+    let copied = match read_into(from, &building) {
+        Err(error) if error.kind == FailureKind::DiskFull && Reserve::new(folder).give_up() => {
+            read_into(from, &building)
         }
-        Err(error) if matches!(error.kind, FailureKind::Damaged | FailureKind::Foreign) => {
-            tracing::error!(%error, "nothing could be read of the damaged database");
+        copied => copied,
+    };
+    let copied = copied.map_err(|error| {
+        remove_parts(&building);
+        let size = std::fs::metadata(from).map_or(0, |file| file.len()).div_ceil(1 << 20);
+        match error.kind {
+            FailureKind::DiskFull => StoreError::new(
+                FailureKind::DiskFull,
+                format!(
+                    "there is no room to copy {} (up to {size} MiB): free space on the disk; nothing was changed",
+                    from.display()
+                ),
+            ),
+            _ => error,
+        }
+    })?;
+    finish(folder)?;
+    let Copied { records, dead_letters, damaged, lost } = copied;
+    match lost {
+        Some(0) if *cause == Cause::SyncFailed => {
+            tracing::info!(records, dead_letters, damaged, "the spool was copied into a new file");
+        }
+        Some(0) => {
+            tracing::warn!(records, dead_letters, damaged, "everything was copied from the damaged database");
+        }
+        Some(lost) => {
+            tracing::error!(records, dead_letters, damaged, lost, "not everything could be read of the damaged database");
+        }
+        None => tracing::error!("nothing could be read of the damaged database"),
+    }
+    clean_up(folder, lost == Some(0));
+    Ok(copied)
+}
+
+/// How much was copied.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Copied {
+    pub(super) records: u64,
+    dead_letters: u64,
+    /// Records and dead letters that were not as they had been written, and are dead letters now.
+    damaged: u64,
+    /// Rows that are known to be there and could not be read; none: nothing could.
+    pub(super) lost: Option<u64>,
+}
+
+fn read_into(from: &Path, building: &Path) -> Result<Copied, StoreError> {
+    remove_parts(building);
+    let source = match Database::open_file(from, Access::Read) {
+        Ok(source) => Some(source),
+        Err(error) if error.kind == FailureKind::Damaged => {
+            tracing::error!(database = %from.display(), %error, "the database cannot be opened");
+            None
         }
         Err(error) => return Err(error),
-    }
-    Ok(database)
-}
-
-/// Looks for damage in the log that the last bridge left behind when it was killed.
-///
-/// # Errors
-/// The damage, or why the log can't be read.
-pub fn check_log(folder: &Path) -> Result<(), StoreError> {
-    let path = with_suffix(&folder.join(FILE), "-wal");
-    let mut log = match std::fs::read(&path) {
-        Ok(log) => log,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => {
-            return Err(StoreError::new(FailureKind::Io, format!("{} can't be read: {error}", path.display())));
-        }
     };
-    match wal::mend(&mut log, PAGE_BYTES as usize) {
-        0 => Ok(()),
-        bad => Err(StoreError::new(FailureKind::Damaged, format!("{bad} frames of the write-ahead log are damaged"))),
+    let mut database = Database::create(building)?;
+    let mut copied = Copied { records: 0, dead_letters: 0, damaged: 0, lost: None };
+    if let Some(source) = source {
+        let writing = database.begin()?;
+        let mut into = Into { writing: &writing, copied: &mut copied };
+        let lost = salvage::read(&source, &mut into)?;
+        writing.commit()?;
+        copied.lost = Some(lost);
     }
+    database.finish_new()?;
+    Ok(copied)
 }
 
-/// Makes the copy of what was set aside, its log mended.
-fn copy(folder: &Path, aside: &Path) -> std::io::Result<PathBuf> {
-    let copy = folder.join(COPY);
-    for part in PARTS {
-        let _ = std::fs::remove_file(with_suffix(&copy, part));
-    }
-    std::fs::copy(aside, &copy)?;
-    if let Ok(mut log) = std::fs::read(with_suffix(aside, "-wal")) {
-        wal::mend(&mut log, PAGE_BYTES as usize);
-        std::fs::write(with_suffix(&copy, "-wal"), log)?;
-    }
-    Ok(copy)
+/// Rows on their way into a new database.
+struct Into<'a> {
+    writing: &'a Writing<'a>,
+    copied: &'a mut Copied,
 }
 
-/// Copies what can be read, in one transaction. Returns records, dead letters, and rows that are lost.
-fn take_over(copy: &Path, into: &mut Database) -> Result<(u64, u64, u64), StoreError> {
-    let damaged = match Database::open_file(copy, Access::Read) {
-        Err(error) if error.kind == FailureKind::Damaged => {
-            graft_first_page(copy)
-                .map_err(|error| StoreError::new(FailureKind::Io, format!("no new first page: {error}")))?;
-            Database::open_file(copy, Access::Read)?
+impl salvage::Sink for Into<'_> {
+    fn record(&mut self, spooled: Spooled) -> Result<(), StoreError> {
+        if spooled.is_sound {
+            self.copied.records += 1;
+            return self.writing.append(spooled.seq, &spooled.record);
         }
-        opened => opened?,
-    };
-    let writing = into.begin()?;
-    let (mut records, mut letters) = (0, 0);
-    let lost = damaged.salvage(
-        |seq, record| {
-            records += 1;
-            writing.append(seq, &record)
-        },
-        |letter| {
-            letters += 1;
-            writing.insert_letter(Some(letter.id), &letter)
-        },
-    )?;
-    writing.commit()?;
-    Ok((records, letters, lost))
+        self.copied.damaged += 1;
+        self.writing.keep(&damaged_record(spooled.record), u64::MAX).map(drop)
+    }
+
+    fn dead_letter(&mut self, row: DeadLetterRow) -> Result<(), StoreError> {
+        self.copied.dead_letters += 1;
+        self.copied.damaged += u64::from(!row.is_sound);
+        self.writing.insert_dead_letter(Some(row.id), &as_found(row)).map(drop)
+    }
 }
 
-/// Gives a database whose first page is damaged that of a new one. It holds the file's header and the table of
-/// tables, which is the same in every database of the format: tables are made once, in one order, and never moved.
-fn graft_first_page(copy: &Path) -> std::io::Result<()> {
-    let fresh = with_suffix(copy, ".first-page");
-    let remove = || {
-        for part in PARTS {
-            let _ = std::fs::remove_file(with_suffix(&fresh, part));
-        }
-    };
-    remove();
-    // Closed at once, so that all of it is in the file and nothing in a log.
-    drop(Database::open_file(&fresh, Access::Own).map_err(std::io::Error::other)?);
-    let mut first = std::fs::read(&fresh)?;
-    remove();
-    first.truncate(PAGE_BYTES as usize);
-    let pages = std::fs::metadata(copy)?.len() / u64::from(PAGE_BYTES);
-    // SQLite's file format, §1.3: size in pages at 28; first and number of free pages at 32, which are of no use here.
-    first[28..32].copy_from_slice(&u32::try_from(pages).unwrap_or(u32::MAX).to_be_bytes());
-    first[32..40].fill(0);
-    File::options().write(true).open(copy)?.write_all_at(&first, 0)
+/// The dead letter of a record that is not as it was written.
+pub(crate) fn damaged_record(record: SpoolRecord) -> DeadLetter {
+    DeadLetter {
+        reason: DAMAGED.to_owned(),
+        code: "the record was changed on the disk".to_owned(),
+        attempts: record.attempts,
+        route: Some(record.route),
+        output: Some(record.output),
+        topic: Some(record.topic),
+        key: record.key,
+        envelope: Some(record.envelope),
+        body: record.body,
+        at: super::now(),
+        ..DeadLetter::default()
+    }
+}
+
+/// A dead letter with the reason that it is not as it was written, if that is so.
+pub(super) fn as_found(row: DeadLetterRow) -> DeadLetterRow {
+    if row.is_sound || row.letter.reason == DAMAGED {
+        return row;
+    }
+    let DeadLetter { reason, code, .. } = &row.letter;
+    let code = format!("the dead letter was changed on the disk; it was {reason}: {code}");
+    DeadLetterRow { letter: DeadLetter { reason: DAMAGED.to_owned(), code, ..row.letter }, ..row }
+}
+
+/// The reason of dead letters whose content is not as it was written.
+pub const DAMAGED: &str = "damaged";
+
+/// Makes a finished database the one of the folder.
+fn finish(folder: &Path) -> Result<(), StoreError> {
+    rename(&folder.join(BUILDING), &folder.join(READY))?;
+    sync(folder)?;
+    swap(folder)
+}
+
+/// Puts the complete database in the place of the old one, which is moved aside with its log. Each name is durable
+/// before the next one changes: an old database without its log, or a new one next to the old log, would be wrong.
+fn swap(folder: &Path) -> Result<(), StoreError> {
+    let path = folder.join(FILE);
+    let log = with_suffix(&path, LOG);
+    if path.exists() {
+        rename(&path, &free_name(folder))?;
+        sync(folder)?;
+    }
+    if log.exists() {
+        // Its database was moved last, be it by the run that was interrupted.
+        let aside = set_aside(folder).pop().unwrap_or_else(|| free_name(folder));
+        rename(&log, &with_suffix(&aside, LOG))?;
+    }
+    let _ = std::fs::remove_file(with_suffix(&path, INDEX));
+    sync(folder)?;
+    rename(&folder.join(READY), &path)?;
+    sync(folder)?;
+    // After that: every byte of the new file was synced.
+    let _ = std::fs::remove_file(folder.join(UNSYNCED));
+    Ok(())
+}
+
+/// Removes old databases: all of them, if everything was read from the newest, else all but the newest.
+fn clean_up(folder: &Path, is_complete: bool) {
+    let mut old = set_aside(folder);
+    let newest = old.pop();
+    if is_complete {
+        // Those that were set aside before may still hold what could not be read then.
+        newest.iter().for_each(|path| remove_parts(path));
+    } else {
+        old.iter().for_each(|path| remove_parts(path));
+    }
+}
+
+/// Notes that an fsync of the folder's database failed.
+pub(super) fn mark_unsynced(folder: &Path) {
+    if let Err(error) = std::fs::File::create(folder.join(UNSYNCED)) {
+        tracing::error!(
+            path = %folder.display(),
+            %error,
+            "the failed fsync cannot be noted for the next start; a restart now and a power failure after it may lose \
+             events"
+        );
+    }
+}
+
+/// The old databases of a folder, the oldest first.
+pub(super) fn set_aside(folder: &Path) -> Vec<PathBuf> {
+    aside_files(folder, |name| !name.ends_with(LOG) && !name.ends_with(INDEX))
+}
+
+fn aside_files(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let names = names.filter_map(|name| name.into_string().ok());
+    let mut names: Vec<String> = names.filter(|name| name.starts_with(ASIDE) && is_wanted(name)).collect();
+    names.sort();
+    names.into_iter().map(|name| folder.join(name)).collect()
 }
 
 fn free_name(folder: &Path) -> PathBuf {
     let format = format_description!("[year][month][day]T[hour][minute][second]");
     let time = OffsetDateTime::now_utc().format(&format).unwrap_or_default();
+    // A second one of the same second must be listed after the first.
     let name = |count: u32| match count {
-        0 => folder.join(format!("{FILE}.damaged-{time}")),
-        count => folder.join(format!("{FILE}.damaged-{time}-{count}")),
+        0 => folder.join(format!("{ASIDE}{time}")),
+        count => folder.join(format!("{ASIDE}{time}-{count:03}")),
     };
     (0..).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(0))
+}
+
+fn remove_parts(path: &Path) {
+    for suffix in ["", LOG, INDEX, "-journal"] {
+        let _ = std::fs::remove_file(with_suffix(path, suffix));
+    }
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(suffix);
     path.into()
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
+    std::fs::rename(from, to).map_err(|error| StoreError::io(format!("{} cannot be renamed", from.display()), &error))
+}
+
+/// Makes the names of a folder durable: the fsync of a file does not.
+fn sync(folder: &Path) -> Result<(), StoreError> {
+    std::fs::File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| StoreError::io(format!("{} cannot be synced", folder.display()), &error))
 }

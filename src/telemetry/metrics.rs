@@ -143,7 +143,8 @@ metrics! {
     spool_write_duration_seconds: Histogram [] in LATENCY = "Time of one durable write, which many callbacks may share.";
     spool_failures_total: IntCounterVec ["reason"] = "Writes to the spool's database that failed or found no room.";
     dead_letters_total: IntCounterVec ["reason"] = "Callbacks that could not be published as they are and were kept, by reason.";
-    dead_letters_not_kept_total: IntCounterVec ["reason"] = "Those for which there was no place, by reason.";
+    dead_letters_not_kept_total: IntCounterVec ["reason"] = "Dead letters that were not stored, because there was no room or the disk failed, by reason.";
+    dead_letters_expired_total: IntCounter [] = "Dead letters deleted because they were older than dead_letters.max_age.";
     dead_letters_replayed_total: IntCounterVec ["result"] = "Dead letters replayed, by whether that succeeded.";
     dead_letters_stored: IntGauge [] = "Dead letters in the database.";
     dead_letters_stored_bytes: IntGauge [] = "What they count against dead_letters.max_bytes.";

@@ -383,17 +383,21 @@ struct Served {
 
 impl Served {
     fn start(folder: &TempDir, path: &Path, wrap: impl FnOnce(&Path) -> Command) -> Served {
+        Served::start_with(folder, path, NOWHERE, wrap)
+    }
+
+    fn start_with(folder: &TempDir, path: &Path, brokers: &str, wrap: impl FnOnce(&Path) -> Command) -> Served {
         let (input, admin) = (free_port(), free_port());
         let file = folder.path().join("bridge.toml");
         let text = format!(
             "[inputs.http]\nkind = 'http'\nlisten = '127.0.0.1:{input}'\n[[inputs.http.endpoints]]\nurls = ['{URL}']\n\
              keys = ['{KEY}']\n{}{}[spool]\npath = '{}'\n[admin]\nlisten = '127.0.0.1:{admin}'\n",
-            kafka_output(NOWHERE),
+            kafka_output(brokers),
             to_kafka("anything"),
             path.display()
         );
         std::fs::write(&file, text).expect("written");
-        let process = Process::start("apsara-bridge", &wrap(&file), &folder.path().join("log"), None);
+        let process = Process::start("apsara-bridge", &wrap(&file), &folder.path().join(format!("log-{input}")), None);
         let address = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
         Served { process, input: address(input), admin: address(admin) }
     }
@@ -414,39 +418,187 @@ impl Served {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_means_503_and_the_service_goes_on_when_there_is_room() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mount = folder.path().join("disk");
-    std::fs::create_dir(&mount).expect("made");
-    // A disk of two megabytes that only this process sees; most of it is taken by another file.
-    let bridge = Served::start(&folder, &mount.join("spool"), |file| {
+/// A disk in memory that only processes in its namespace see. It is gone with its last process.
+struct Disk {
+    mount: std::path::PathBuf,
+    holder: Process,
+}
+
+impl Disk {
+    fn new(folder: &TempDir, size: &str) -> Disk {
+        let mount = folder.path().join("disk");
+        std::fs::create_dir(&mount).expect("made");
         let mut command = Command::new("unshare");
-        command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]).arg(
-            "mount -t tmpfs -o size=2m disk \"$1\" && head -c 1400000 /dev/zero >\"$1/ballast\" && exec \"$2\" serve --config \"$3\"",
-        );
-        command.arg("sh").arg(&mount).arg(env!("CARGO_BIN_EXE_apsara-bridge")).arg(file);
-        command
-    });
-    bridge.taking();
-    let mut taken = 0;
-    while bridge.post(&format!("v{taken}"), 20_000).await == 200 {
-        taken += 1;
-        assert!(taken < 100, "the disk is full by now");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+        command.arg("mount -t tmpfs -o size=\"$2\" disk \"$1\" && echo mounted && exec sleep 1000");
+        command.arg("sh").arg(&mount).arg(size);
+        let holder = Process::start("the disk", &command, &folder.path().join("disk.log"), None);
+        holder.wait_log("mounted", SOON);
+        Disk { mount, holder }
     }
-    assert!(taken >= 2, "{taken}\n{}", bridge.process.log_tail());
-    assert_eq!(bridge.post("another", 20_000).await, 503);
-    bridge.process.wait_log("the spool can't be written", SOON);
-    assert!(bridge.process.log().contains("disk_full"), "{}", bridge.process.log_tail());
-    let mut admin = Client::connect(bridge.admin).await;
-    assert_eq!(admin.request("GET", "/readyz", "", &[]).await.status.as_u16(), 503);
-    let inside = format!("/proc/{}/root{}/ballast", bridge.process.id(), mount.display());
-    std::fs::remove_file(inside).expect("the ballast is there");
-    eventually("room again", SOON, async || (bridge.post("v-after", 20_000).await == 200).then_some(())).await;
-    assert_eq!(admin.request("GET", "/readyz", "", &[]).await.status.as_u16(), 200);
+
+    /// A command that runs the bridge where the disk can be seen.
+    fn serve(&self, file: &Path) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--user", "--preserve-credentials", "--mount", "--target", &self.holder.id().to_string()]);
+        command.arg(env!("CARGO_BIN_EXE_apsara-bridge")).args(["serve", "--config"]).arg(file);
+        command
+    }
+
+    /// A path on the disk, as seen from here.
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        Path::new(&format!("/proc/{}/root{}", self.holder.id(), self.mount.display())).join(name)
+    }
+
+    /// Takes all the room that is left.
+    fn fill(&self, name: &str) {
+        let mut file = std::fs::File::create(self.path(name)).expect("created");
+        for piece in [1 << 20, 1 << 12, 1] {
+            let zeros = vec![0; piece];
+            while std::io::Write::write_all(&mut file, &zeros).is_ok() {}
+        }
+    }
+}
+
+impl Served {
+    /// What the metric is, as the admin listener says it.
+    async fn metric(&self, name: &str) -> f64 {
+        let mut admin = Client::connect(self.admin).await;
+        let text = admin.request("GET", "/metrics", "", &[]).await.body;
+        let text = std::str::from_utf8(&text).expect("UTF-8");
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+        line.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
+    async fn ready(&self) -> u16 {
+        Client::connect(self.admin).await.request("GET", "/readyz", "", &[]).await.status.as_u16()
+    }
+
+    async fn drained(&self) {
+        eventually("the spool is empty", SOON, async || {
+            (self.metric("apsara_bridge_spool_events").await == 0.0).then_some(())
+        })
+        .await;
+    }
+
+    /// Posts until the answer is not 200, and returns how many were.
+    async fn post_until_full(&self, prefix: &str) -> usize {
+        for taken in 0..2000 {
+            match self.post(&format!("{prefix}{taken}"), 20_000).await {
+                200 => {}
+                503 => return taken,
+                other => panic!("{other}"),
+            }
+        }
+        panic!("the disk is full by now");
+    }
+}
+
+/// Filled by the spool itself: when the bus is back it drains and events are taken again, with nothing done by anyone.
+/// More than once, because the database keeps its size; and by a bridge that starts on the full disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_the_spool_filled_drains_by_itself() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let kafka = Kafka::start(KafkaOptions::default()).await;
+    kafka.create_topic("anything", 1, &[]).await;
+    let disk = Disk::new(&folder, "40m");
+    let spool = disk.mount.join("spool");
+    let start = || Served::start_with(&folder, &spool, kafka.brokers(), |file| disk.serve(file));
+    let mut bridge = start();
+    let mut sent = 0;
+    for round in 0..3 {
+        bridge.taking();
+        eventually("connected", SOON, async || (bridge.ready().await == 200).then_some(())).await;
+        kafka.kill();
+        let taken = bridge.post_until_full(&format!("r{round}-")).await;
+        assert!(taken > 500, "{taken} callbacks of 20 KB, stored twice, on a disk of 40 MB");
+        sent += taken;
+        assert_eq!(bridge.ready().await, 503);
+        let reason = r#"apsara_bridge_spool_failures_total{reason="disk_full"}"#;
+        assert!(bridge.metric(reason).await >= 1.0, "{}", bridge.process.log_tail());
+        if round == 1 {
+            bridge.process.kill();
+            bridge = start();
+            bridge.taking();
+        }
+        kafka.restart().await;
+        bridge.drained().await;
+        eventually("taken again", SOON, async || (bridge.post(&format!("again{round}"), 20_000).await == 200).then_some(()))
+            .await;
+        sent += 1;
+        bridge.drained().await;
+    }
     bridge.process.signal("TERM");
     assert_eq!(bridge.process.wait(SOON), Some(0), "{}", bridge.process.log_tail());
-    assert!(!bridge.process.log().contains("panicked"));
+    let mut found = keys(&kafka.consume("anything", sent, SOON).await);
+    found.sort();
+    found.dedup();
+    assert_eq!(found.len(), sent, "each is there");
+}
+
+/// Filled by somebody else: events are published directly while the bus is up, also past those in the spool; what was
+/// published and cannot be removed is not published again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_somebody_else_filled_does_not_stop_a_bus_that_is_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let kafka = Kafka::start(KafkaOptions::default()).await;
+    kafka.create_topic("anything", 1, &[]).await;
+    let disk = Disk::new(&folder, "40m");
+    let spool = disk.mount.join("spool");
+    let bridge = Served::start_with(&folder, &spool, kafka.brokers(), |file| disk.serve(file));
+    bridge.taking();
+    eventually("connected", SOON, async || (bridge.ready().await == 200).then_some(())).await;
+    kafka.kill();
+    for number in 0..20 {
+        assert_eq!(bridge.post(&format!("before{number}"), 20_000).await, 200);
+    }
+    disk.fill("ballast");
+    // What the log has in reserve still takes some.
+    let taken = bridge.post_until_full("full").await;
+    kafka.restart().await;
+    eventually("published", SOON, async || {
+        (bridge.metric(r#"apsara_bridge_published_total{output="kafka"}"#).await >= 20.0 + taken as f64).then_some(())
+    })
+    .await;
+    for number in 0..200 {
+        assert_eq!(bridge.post(&format!("after{number}"), 20_000).await, 200, "{}", bridge.process.log_tail());
+    }
+    std::fs::remove_file(disk.path("ballast")).expect("the ballast is there");
+    bridge.drained().await;
+    eventually("ready", SOON, async || (bridge.ready().await == 200).then_some(())).await;
+    let all = 20 + taken + 200;
+    let mut found = keys(&kafka.consume("anything", all, SOON).await);
+    let repeats = found.len() - all;
+    assert!(repeats <= 1, "published once each: {repeats} repeats");
+    found.sort();
+    found.dedup();
+    assert_eq!(found.len(), all);
+    bridge.process.signal("TERM");
+    assert_eq!(bridge.process.wait(SOON), Some(0), "{}", bridge.process.log_tail());
+}
+
+/// A disk that is full before the first start, or at a later one, is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_at_the_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = Disk::new(&folder, "2m");
+    let spool = disk.mount.join("spool");
+    std::fs::create_dir(disk.path("spool")).expect("made");
+    disk.fill("ballast");
+    let bridge = Served::start(&folder, &spool, |file| disk.serve(file));
+    assert_eq!(bridge.process.wait(SOON), Some(1));
+    let log = bridge.process.log();
+    assert!(log.contains("spool.path: ") && log.contains("full"), "{log}");
+    std::fs::remove_file(disk.path("ballast")).expect("the ballast is there");
+    let bridge = Served::start(&folder, &spool, |file| disk.serve(file));
+    bridge.taking();
+    assert_eq!(bridge.post("one", 2).await, 200);
+    bridge.process.kill();
+    disk.fill("ballast");
+    // The reserve lets a bridge start that has events to publish.
+    let bridge = Served::start(&folder, &spool, |file| disk.serve(file));
+    bridge.taking();
+    assert_eq!(bridge.metric("apsara_bridge_spool_events").await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -481,11 +633,18 @@ async fn what_was_answered_with_200_survives_kill_9() {
     assert_eq!(database.backlogs().expect("readable")[0].records, 20);
 }
 
+/// Names of the files in the spool's folder that begin so.
+fn files(path: &Path, beginning: &str) -> Vec<String> {
+    let names = std::fs::read_dir(path).expect("readable").map(|entry| entry.expect("an entry").file_name());
+    let names = names.map(|name| name.into_string().expect("UTF-8"));
+    names.filter(|name| name.starts_with(beginning)).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_database_is_set_aside_and_what_can_be_read_is_taken_over() {
-    // In the page of the header, in the root of the tree of records, below which nothing can be found, and among the
-    // records.
-    for (place, at_least) in [(0usize, 200), (8000, 200), (16 << 10, 0), (200_000, 150), (0xF0F0F, 150)] {
+async fn what_can_be_read_of_a_damaged_database_is_copied() {
+    // In the page of the header, without which SQLite reads nothing; in the root of the tree of records, below which
+    // nothing can be found; and among the records.
+    for (place, at_least) in [(0usize, 0), (8000, 200), (16 << 10, 0), (200_000, 150), (0xF0F0F, 150)] {
         let folder = tempfile::tempdir().expect("a folder");
         let settings = configuration(NOWHERE, "damaged", &folder, "");
         let bridge = TestBridge::start(&settings).await;
@@ -496,28 +655,26 @@ async fn a_damaged_database_is_set_aside_and_what_can_be_read_is_taken_over() {
         }
         drop(client);
         assert_eq!(bridge.stop().await, 0);
-        let file = folder.path().join("spool").join(FILE);
+        let path = folder.path().join("spool");
+        let file = path.join(FILE);
         let mut bytes = std::fs::read(&file).expect("readable");
         bytes[place..place + 600].fill(0xA5);
         std::fs::write(&file, bytes).expect("written");
 
         let bridge = TestBridge::start(&settings).await;
-        let names: Vec<String> = std::fs::read_dir(folder.path().join("spool"))
-            .expect("readable")
-            .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
-            .collect();
         let left = bridge.metric("apsara_bridge_spool_events");
-        let aside = names.iter().any(|name| name.starts_with("spool.db.damaged-"));
-        assert!(aside || left == 200.0, "{place}: set aside, or all there: {names:?} {left}");
-        assert!(left >= f64::from(at_least), "{place}: {left} taken over");
+        let letters = bridge.metric("apsara_bridge_dead_letters_stored");
+        let aside = files(&path, "spool.db.damaged-");
+        assert!(!aside.is_empty() || left + letters == 200.0, "{place}: kept, or all there: {left} {letters}");
+        assert!(left >= f64::from(at_least), "{place}: {left} copied");
         post_all(&bridge, numbered(500..501)).await;
-        assert_eq!(bridge.metric("apsara_bridge_spool_events"), left + 1.0, "the service goes on");
+        assert_eq!(bridge.metric("apsara_bridge_spool_events"), left + 1.0, "the service continues");
         bridge.stop().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_log_loses_no_more_than_the_damaged_record() {
+async fn a_log_ends_at_its_first_damaged_frame_and_nothing_is_invented() {
     // Killed before the log was moved into the database, as after most crashes.
     for place in [4, 100, 40_000, 300_000] {
         let folder = tempfile::tempdir().expect("a folder");
@@ -533,18 +690,23 @@ async fn a_damaged_log_loses_no_more_than_the_damaged_record() {
         bytes[place] ^= 0x55;
         std::fs::write(&log, bytes).expect("written");
         let bridge = TestBridge::start(&configuration(NOWHERE, "damaged", &folder, "")).await;
-        let left = bridge.metric("apsara_bridge_spool_events");
-        assert!(left >= 59.0, "byte {place}: {left} of 60 left");
-        let aside = std::fs::read_dir(&path)
-            .expect("readable")
-            .any(|entry| entry.expect("an entry").file_name().to_string_lossy().starts_with("spool.db.damaged-"));
-        assert!(aside, "byte {place}");
+        let mut found = Vec::new();
+        let database = Database::open(&path, Access::Read).expect("it can be read");
+        let visit = |spooled: apsara_bridge::store::Spooled| {
+            assert!(spooled.is_sound);
+            found.push(spooled.record.key.expect("a key"));
+            true
+        };
+        database.each_record(visit).expect("readable");
+        let sent: Vec<String> = (0..found.len()).map(|number| format!("v{number}")).collect();
+        assert_eq!(found, sent, "byte {place}: the first ones, in order");
+        assert!(files(&path, "spool.db.damaged-").is_empty(), "byte {place}: this is no damage");
         bridge.stop().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damage_while_the_service_runs_is_mended_without_a_restart() {
+async fn damage_while_the_service_runs_is_repaired_without_a_restart() {
     let folder = tempfile::tempdir().expect("a folder");
     let settings = configuration(NOWHERE, "damaged", &folder, "");
     let bridge = TestBridge::start(&settings).await;
@@ -599,7 +761,7 @@ async fn a_newer_database_is_refused_with_words_and_left_alone() {
     let error = TestBridge::try_start(&settings).await.err().expect("refused");
     assert!(error.starts_with("spool.path: "), "{error}");
     assert!(error.ends_with("its format is 99, this program knows up to 1"), "{error}");
-    assert_eq!(std::fs::read_dir(&path).expect("readable").count(), 2, "database and lock, nothing set aside");
+    assert!(files(&path, "spool.db.damaged-").is_empty(), "nothing is set aside");
 }
 
 #[tokio::test(flavor = "multi_thread")]

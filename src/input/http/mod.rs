@@ -18,8 +18,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, HOST};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
@@ -32,7 +32,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bridge::{Bridge, Callback, Outcome, Sender};
+use crate::bridge::{Admission, Bridge, Callback, Outcome, Sender};
 use crate::dialect::Dialect;
 use crate::setting::{Mistake, Secret, SecretSource, Size, Span, one_or_many};
 use crate::telemetry::metrics::Metrics;
@@ -436,9 +436,10 @@ impl Service {
         let Ok(room) = self.room.clone().try_acquire_owned() else {
             return Err((Problem::TooManyRequests, "as many requests as may be in flight are in flight".to_owned()));
         };
-        let body = self.read(body).await?;
+        let (body, admission) = self.read(body).await?;
         let callback = Callback {
             input: self.name.clone(),
+            admission,
             body,
             received: OffsetDateTime::now_utc(),
             arrived: Instant::now(),
@@ -455,20 +456,42 @@ impl Service {
         Ok(Unstoppable::new(self.tasks.track_future(accepted)).await)
     }
 
-    async fn read(&self, body: Incoming) -> Result<Bytes, (Problem, String)> {
-        let too_large = || (Problem::BodyTooLarge, format!("expected at most {}", Size(self.max_body as u64)));
+    async fn read(&self, body: Incoming) -> Result<(Bytes, Admission), (Problem, String)> {
         if body.size_hint().lower() > self.max_body as u64 {
-            return Err(too_large());
+            return Err(self.too_large());
         }
-        match tokio::time::timeout(self.body_timeout, Limited::new(body, self.max_body).collect()).await {
-            Ok(Ok(collected)) => Ok(collected.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-            Ok(Err(_)) => Err((Problem::BodyUnreadable, "the connection ended, or its framing is broken".to_owned())),
-            Err(_) => {
-                let limit = humantime::format_duration(self.body_timeout);
-                Err((Problem::RequestTimeout, format!("the body took longer than {limit}")))
+        tokio::time::timeout(self.body_timeout, self.collect(body)).await.unwrap_or_else(|_| {
+            let limit = humantime::format_duration(self.body_timeout);
+            Err((Problem::RequestTimeout, format!("the body took longer than {limit}")))
+        })
+    }
+
+    /// Reads a body into one buffer, and asks for the memory of each piece as it arrives.
+    async fn collect(&self, mut body: Incoming) -> Result<(Bytes, Admission), (Problem, String)> {
+        let mut admission = self.bridge.admit();
+        let (mut first, mut all) = (Bytes::new(), BytesMut::new());
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else {
+                return Err((Problem::BodyUnreadable, "the connection ended, or its framing is broken".to_owned()));
+            };
+            let Ok(piece) = frame.into_data() else { continue };
+            if first.len().max(all.len()) + piece.len() > self.max_body {
+                return Err(self.too_large());
             }
+            let until = Instant::now() + self.bridge.deadline();
+            admission.grow(piece.len(), until).await.map_err(|full| (Problem::TooManyRequests, full.to_string()))?;
+            if first.is_empty() && all.is_empty() {
+                first = piece;
+                continue;
+            }
+            all.extend_from_slice(&std::mem::take(&mut first));
+            all.extend_from_slice(&piece);
         }
+        Ok((if all.is_empty() { first } else { all.freeze() }, admission))
+    }
+
+    fn too_large(&self) -> (Problem, String) {
+        (Problem::BodyTooLarge, format!("expected at most {}", Size(self.max_body as u64)))
     }
 }
 

@@ -273,9 +273,16 @@ impl Consumer {
             );
             return;
         }
+        let body = body::decode(&message.body);
+        let mut admission = self.bridge.admit();
+        if let Err(full) = admission.grow(body.len(), received + self.deadline).await {
+            tracing::debug!(input = %self.input, message = message.id, %full, "left in the queue");
+            return;
+        }
         let callback = Callback {
             input: self.input.clone(),
-            body: body::decode(&message.body),
+            admission,
+            body,
             received: OffsetDateTime::now_utc(),
             arrived: received,
             sender: self.sender.clone(),

@@ -1,0 +1,112 @@
+//! The bound on memory: bytes of bodies and envelopes that are in flight at once.
+//!
+//! An input asks for room as the bytes of a body arrive, so that a sender that is slow holds only what it has sent. A
+//! full bound is back-pressure: it is waited for, and then the callback is refused.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+/// A unit of room. Semaphores count in 32 bits.
+const UNIT: u64 = 1 << 10;
+
+/// What a callback takes next to its body and its envelope.
+const OVERHEAD: u64 = 1 << 10;
+
+/// The bytes that all callbacks share.
+#[derive(Clone, Debug)]
+pub(super) struct InFlightBytes {
+    room: Arc<Semaphore>,
+    units: u32,
+}
+
+impl InFlightBytes {
+    pub(super) fn new(bytes: u64) -> InFlightBytes {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1);
+        // A machine of 32 bits cannot count further, nor has it more memory.
+        let permits = usize::try_from(units).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        InFlightBytes { room: Arc::new(Semaphore::new(permits)), units }
+    }
+
+    pub(super) fn begin(&self) -> Admission {
+        Admission { bound: self.clone(), body_bytes: 0, permit: None }
+    }
+}
+
+/// The share of one callback, given back when this is dropped.
+#[derive(Debug)]
+pub struct Admission {
+    bound: InFlightBytes,
+    body_bytes: u64,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+/// There is no room for more bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("in-flight limit reached (delivery.max_in_flight_bytes)")]
+pub struct NoRoom;
+
+impl Admission {
+    /// Adds bytes of the body. A body that is larger than the whole bound waits until it is alone. May be cancelled.
+    ///
+    /// # Errors
+    /// There was no room until the deadline.
+    pub async fn grow(&mut self, bytes: usize, deadline: Instant) -> Result<(), NoRoom> {
+        self.body_bytes = self.body_bytes.saturating_add(bytes as u64);
+        // The envelope repeats the body.
+        let wanted = self.body_bytes.saturating_mul(2).saturating_add(OVERHEAD).div_ceil(UNIT);
+        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX).min(self.bound.units);
+        let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let Some(more) = wanted.checked_sub(u32::try_from(held).unwrap_or(u32::MAX)).filter(|more| *more > 0) else {
+            return Ok(());
+        };
+        let room = self.bound.room.clone();
+        let permit = match room.clone().try_acquire_many_owned(more) {
+            Ok(permit) => permit,
+            Err(_) => match tokio::time::timeout_at(deadline, room.acquire_many_owned(more)).await {
+                Ok(Ok(permit)) => permit,
+                Ok(Err(_)) | Err(_) => return Err(NoRoom),
+            },
+        };
+        match &mut self.permit {
+            Some(held) => held.merge(permit),
+            none => *none = Some(permit),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(20)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_in_flight_is_bounded_and_given_back() {
+        let bound = InFlightBytes::new(64 << 10);
+        let mut first = bound.begin();
+        first.grow(10 << 10, soon()).await.expect("there is room");
+        first.grow(10 << 10, soon()).await.expect("there is room");
+        let mut second = bound.begin();
+        assert_eq!(second.grow(20 << 10, soon()).await, Err(NoRoom));
+        drop(first);
+        second.grow(1, soon()).await.expect("there is room again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_larger_than_the_bound_is_admitted_when_it_is_alone() {
+        let bound = InFlightBytes::new(4 << 10);
+        let mut other = bound.begin();
+        other.grow(1, soon()).await.expect("there is room");
+        let mut large = bound.begin();
+        assert_eq!(large.grow(1 << 20, soon()).await, Err(NoRoom));
+        drop((other, large));
+        bound.begin().grow(1 << 20, soon()).await.expect("it is alone");
+    }
+}

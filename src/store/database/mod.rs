@@ -1,0 +1,242 @@
+//! One SQLite database with the spool and the dead letters, and the SQL that touches it.
+//!
+//! Everything here blocks. One connection writes at a time (the writer thread, or a command that holds the folder's
+//! lock); any number of others read, also in other processes. After a crash SQLite's own recovery decides what is
+//! there.
+
+mod dead_letters;
+mod schema;
+mod spool;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+
+use super::error::{FailureKind, StoreError};
+pub use dead_letters::Kept;
+pub use schema::{Access, FORMAT, PAGE_BYTES};
+
+/// Name of the file in the spool's folder.
+pub const FILE: &str = "spool.db";
+
+/// A connection to the database.
+#[derive(Debug)]
+pub struct Database {
+    connection: Connection,
+    path: PathBuf,
+}
+
+/// What a check of the database found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Records that were read.
+    pub records: u64,
+    /// Positions of those that are not as they were written.
+    pub damaged: Vec<i64>,
+    /// Whether all of it was checked.
+    pub is_complete: bool,
+}
+
+/// How long the log is, and how much of it is in the database already, in pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogPages {
+    /// Pages in the log.
+    pub total: u64,
+    /// Those of them that are in the database.
+    pub moved: u64,
+}
+
+impl Database {
+    /// Opens the database of a folder, as [`Database::open_file`] does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open(folder: &Path, access: Access) -> Result<Database, StoreError> {
+        Database::open_file(&folder.join(FILE), access)
+    }
+
+    /// Begins a transaction that writes.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn begin(&mut self) -> Result<Writing<'_>, StoreError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        Ok(Writing { transaction, path: &self.path })
+    }
+
+    /// A number that differs from the last answer when another connection, of any process, has changed the database
+    /// in between.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn data_version(&self) -> Result<i64, StoreError> {
+        Ok(self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?)
+    }
+
+    /// Moves the log into the database as far as no reader is in the way, and syncs it.
+    ///
+    /// # Errors
+    /// SQLite's. What was committed is still in the log.
+    pub fn checkpoint(&self) -> Result<LogPages, StoreError> {
+        self.log_pages("PRAGMA wal_checkpoint(PASSIVE)")
+    }
+
+    /// How long the log is.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn log(&self) -> Result<LogPages, StoreError> {
+        self.log_pages("PRAGMA wal_checkpoint(NOOP)")
+    }
+
+    fn log_pages(&self, sql: &str) -> Result<LogPages, StoreError> {
+        let mut statement = self.connection.prepare_cached(sql)?;
+        statement
+            .query_row([], |row| Ok(LogPages { total: unsigned(row, 1)?, moved: unsigned(row, 2)? }))
+            .map_err(|error| noted(&self.path, error))
+    }
+
+    /// Bounds what the log keeps of its size after it was moved into the database.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn limit_log(&self, bytes: u64) -> Result<(), StoreError> {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.connection.pragma_update_and_check(None, "journal_size_limit", bytes, |_| Ok(()))?;
+        Ok(())
+    }
+
+    /// Bounds the database to so many pages. An insert that needs more fails as [`FailureKind::DiskFull`] and changes
+    /// nothing. Fewer than there are means as many as there are.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn limit_pages(&self, pages: u64) -> Result<(), StoreError> {
+        let pages = pages.clamp(1, 0xFFFF_FFFE);
+        let pages = i64::try_from(pages).unwrap_or(i64::MAX);
+        self.connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
+        Ok(())
+    }
+
+    /// Pages of the database, those that are still in the log only included.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn pages(&self) -> Result<u64, StoreError> {
+        Ok(self.connection.pragma_query_value(None, "page_count", |row| unsigned(row, 0))?)
+    }
+
+    /// Moves all of the log into the database and closes it, without log and index where nobody else reads.
+    ///
+    /// # Errors
+    /// SQLite's. Nothing is lost: what was committed is still in the log.
+    pub fn close(self) -> Result<(), StoreError> {
+        self.log_pages("PRAGMA wal_checkpoint(TRUNCATE)")?;
+        self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+        Ok(self.connection.close().map_err(|(_, error)| error)?)
+    }
+
+    /// Looks for damage: SQLite's own check of the structure, then the checksum of every record. Ends at the first
+    /// damage of the structure, and without a finding when the time is over.
+    ///
+    /// # Errors
+    /// The damage, or why it cannot be looked for.
+    pub fn verify(&mut self, at_most: Option<Duration>) -> Result<Verified, StoreError> {
+        let start = Instant::now();
+        let is_late = move || at_most.is_some_and(|at_most| start.elapsed() >= at_most);
+        self.connection.progress_handler(10_000, Some(is_late))?;
+        let checked = self.connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0));
+        self.connection.progress_handler(0, None::<fn() -> bool>)?;
+        let mut verified = Verified { records: 0, damaged: Vec::new(), is_complete: false };
+        match checked {
+            Ok(word) if word == "ok" => {}
+            Ok(words) => return Err(StoreError::new(FailureKind::Damaged, words)),
+            Err(rusqlite::Error::SqliteFailure(failure, _)) if failure.code == ErrorCode::OperationInterrupted => {
+                return Ok(verified);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.each_record(|spooled| {
+            verified.records += 1;
+            if !spooled.is_sound {
+                verified.damaged.push(spooled.seq);
+            }
+            !is_late()
+        })?;
+        verified.is_complete = !is_late();
+        Ok(verified)
+    }
+}
+
+/// A transaction; dropped without [`Writing::commit`], it changed nothing.
+#[derive(Debug)]
+pub struct Writing<'c> {
+    transaction: Transaction<'c>,
+    path: &'c Path,
+}
+
+/// An error of a write. A failed fsync is noted in the folder, so that the next program to open the file copies it.
+fn noted(path: &Path, error: rusqlite::Error) -> StoreError {
+    let error = StoreError::from(error);
+    if error.kind == FailureKind::SyncFailed
+        && let Some(folder) = path.parent()
+    {
+        super::recover::mark_unsynced(folder);
+    }
+    error
+}
+
+impl Writing<'_> {
+    /// Makes what was written durable: it is on the disk when this returns.
+    ///
+    /// # Errors
+    /// SQLite's. Whether it was written is known only after the database was opened again.
+    pub fn commit(self) -> Result<(), StoreError> {
+        let Writing { transaction, path } = self;
+        transaction.commit().map_err(|error| noted(path, error))
+    }
+
+    /// Writes to the disk without changing anything: finds out whether it can be written.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn touch(&self) -> Result<(), StoreError> {
+        let format: i32 = self.transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        Ok(self.transaction.pragma_update(None, "user_version", format)?)
+    }
+}
+
+/// A count, which SQLite stores as a signed number.
+fn unsigned(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    row.get::<_, i64>(column).map(|number| u64::try_from(number).unwrap_or(0))
+}
+
+/// Text of a column that damage may have spoiled: what is not UTF-8 is replaced, what is not text is empty.
+fn lossy(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+    use rusqlite::types::ValueRef;
+    Ok(match row.get_ref(column)? {
+        ValueRef::Text(text) | ValueRef::Blob(text) => Some(String::from_utf8_lossy(text).into_owned()),
+        ValueRef::Integer(number) => Some(number.to_string()),
+        ValueRef::Null | ValueRef::Real(_) => None,
+    })
+}
+
+/// Bytes of a column, likewise.
+fn raw(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<bytes::Bytes>> {
+    use rusqlite::types::ValueRef;
+    Ok(match row.get_ref(column)? {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(bytes::Bytes::copy_from_slice(bytes)),
+        ValueRef::Integer(_) | ValueRef::Null | ValueRef::Real(_) => None,
+    })
+}
+
+/// A number of a column, likewise.
+fn integer(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<i64> {
+    use rusqlite::types::ValueRef;
+    Ok(match row.get_ref(column)? {
+        ValueRef::Integer(number) => number,
+        ValueRef::Null | ValueRef::Real(_) | ValueRef::Text(_) | ValueRef::Blob(_) => 0,
+    })
+}

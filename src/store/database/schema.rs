@@ -1,0 +1,180 @@
+//! The form of the database file: its marks, its tables, its pages.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use super::Database;
+use crate::store::error::{FailureKind, StoreError};
+
+/// Marks the file as ours: `apbr`.
+const APPLICATION_ID: i32 = 0x6170_6272;
+
+/// The form of the tables. A program refuses a file whose number is higher than its own. Indexes may be added without
+/// a new number: SQLite maintains them for a program that does not know them.
+pub const FORMAT: i32 = 1;
+
+/// Rows are callbacks of a few kilobytes, stored twice: in pages of SQLite's usual 4 KiB a third would stay unused.
+pub const PAGE_BYTES: u32 = 16 << 10;
+
+/// Memory of a connection for pages, in KiB: SQLite's own default, which assumes pages of 4 KiB.
+const CACHE_KIB: i64 = 2 << 10;
+
+/// How long a connection waits for the transaction of another, for example of a command that deletes dead letters.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+const TABLES: &str = "
+CREATE TABLE spool (
+    seq INTEGER PRIMARY KEY,
+    output TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    spooled_at INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
+    mode TEXT,
+    route TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    record_key TEXT,
+    envelope BLOB NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+CREATE INDEX spool_by_output ON spool (output, seq, bytes);
+CREATE TABLE dead_letters (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    fingerprint BLOB NOT NULL UNIQUE,
+    bytes INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
+    first_at INTEGER NOT NULL,
+    last_at INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    replay_requested INTEGER NOT NULL DEFAULT 0,
+    replay_error TEXT,
+    reason TEXT NOT NULL,
+    code TEXT NOT NULL,
+    input TEXT,
+    route TEXT,
+    output TEXT,
+    topic TEXT,
+    record_key TEXT,
+    event_id TEXT,
+    event_type TEXT,
+    subject TEXT,
+    region TEXT,
+    account_id TEXT,
+    envelope BLOB,
+    body BLOB NOT NULL
+) STRICT;
+CREATE INDEX dead_letters_by_bytes ON dead_letters (bytes);
+CREATE INDEX dead_letters_to_replay ON dead_letters (id) WHERE replay_requested <> 0;
+";
+
+/// Indexes that files of earlier versions lack; made when such a file is opened.
+const LATER_INDEXES: &str = "CREATE INDEX IF NOT EXISTS dead_letters_by_age ON dead_letters (last_at);";
+
+/// How a database is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// By the holder of the folder's lock.
+    Owner,
+    /// Next to it, by a command that changes dead letters.
+    Shared,
+    /// Only to read.
+    Read,
+}
+
+impl Database {
+    /// Opens an existing database by its file.
+    ///
+    /// The log is moved into the database only on request ([`Database::checkpoint`]), never when a connection is
+    /// closed: after a failed fsync the old file must stay as it is until its content was copied.
+    ///
+    /// # Errors
+    /// When it cannot be opened, when what is read first is damaged, or [`FailureKind::Foreign`].
+    pub fn open_file(path: &Path, access: Access) -> Result<Database, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let database = Database { connection: connect(path, flags)?, path: path.to_owned() };
+        let (application, format) = (database.number("application_id")?, database.number("user_version")?);
+        if application != APPLICATION_ID {
+            let message = format!("{} is not a spool of apsara-bridge", path.display());
+            // A file of ours whose first page was damaged has lost its mark, and has no other one.
+            let kind = if application == 0 { FailureKind::Damaged } else { FailureKind::Foreign };
+            return Err(StoreError::new(kind, message));
+        }
+        if format > FORMAT {
+            let message = format!(
+                "{} was written by a newer apsara-bridge: its format is {format}, this program knows up to {FORMAT}",
+                path.display()
+            );
+            return Err(StoreError::new(FailureKind::Foreign, message));
+        }
+        let connection = &database.connection;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        match access {
+            Access::Owner => {
+                connection.pragma_update(None, "journal_mode", "WAL")?;
+                connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+                match connection.execute_batch(LATER_INDEXES).map_err(StoreError::from) {
+                    // Everything works without it, only slower.
+                    Err(error) if error.kind == FailureKind::DiskFull => {}
+                    made => made?,
+                }
+            }
+            Access::Shared => {}
+            Access::Read => connection.pragma_update(None, "query_only", true)?,
+        }
+        Ok(database)
+    }
+
+    /// Makes an empty database in a new file, for [`Database::finish_new`]. Without a journal, because a file that is
+    /// not finished is worth nothing.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn create(path: &Path) -> Result<Database, StoreError> {
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_CREATE;
+        let mut connection = connect(path, flags)?;
+        connection.pragma_update(None, "page_size", PAGE_BYTES)?;
+        connection.pragma_update(None, "journal_mode", "OFF")?;
+        connection.pragma_update(None, "synchronous", "OFF")?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute_batch(TABLES)?;
+        transaction.execute_batch(LATER_INDEXES)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", FORMAT)?;
+        transaction.commit()?;
+        Ok(Database { connection, path: path.to_owned() })
+    }
+
+    /// Ends the writing of a new database and puts all of it on the disk. Its name is not durable yet.
+    ///
+    /// # Errors
+    /// When it cannot be written or synced. The file must not be used then.
+    pub fn finish_new(self) -> Result<(), StoreError> {
+        let Database { connection, path } = self;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+        let mode: String = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+        if mode != "wal" {
+            return Err(StoreError::new(FailureKind::Io, format!("the file system allows no shared memory: {mode}")));
+        }
+        connection.close().map_err(|(_, error)| error)?;
+        std::fs::File::open(&path).and_then(|file| file.sync_all()).map_err(|error| {
+            StoreError::new(FailureKind::SyncFailed, format!("{} cannot be synced: {error}", path.display()))
+        })
+    }
+
+    fn number(&self, name: &str) -> Result<i32, StoreError> {
+        Ok(self.connection.pragma_query_value(None, name, |row| row.get(0))?)
+    }
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    Ok(connection)
+}

@@ -1,0 +1,123 @@
+//! Why the store could not do something: a kind from a closed list, and the words of whoever said so.
+
+use std::fmt;
+
+/// Kinds of failures: the label `reason` of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// `spool.max_bytes` is reached.
+    SpoolFull,
+    /// `dead_letters.max_bytes` is reached.
+    DeadLettersFull,
+    /// The disk is full, or so full that the rest is needed to drain the spool.
+    DiskFull,
+    /// The disk, the folder or the file cannot be written.
+    ReadOnly,
+    /// An fsync failed. What the file holds may be missing on the disk although it can still be read, so that nothing
+    /// more is acknowledged from this file until its content was copied into a new one.
+    SyncFailed,
+    /// Another error of the disk, or no answer from it.
+    Io,
+    /// SQLite reports that the structure of the database is damaged.
+    Damaged,
+    /// The file belongs to another program or to a newer version.
+    Foreign,
+}
+
+impl FailureKind {
+    /// Every kind.
+    pub const ALL: [FailureKind; 8] = [
+        FailureKind::SpoolFull,
+        FailureKind::DeadLettersFull,
+        FailureKind::DiskFull,
+        FailureKind::ReadOnly,
+        FailureKind::SyncFailed,
+        FailureKind::Io,
+        FailureKind::Damaged,
+        FailureKind::Foreign,
+    ];
+
+    /// The word in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FailureKind::SpoolFull => "spool_full",
+            FailureKind::DeadLettersFull => "dead_letters_full",
+            FailureKind::DiskFull => "disk_full",
+            FailureKind::ReadOnly => "read_only",
+            FailureKind::SyncFailed => "sync_failed",
+            FailureKind::Io => "io",
+            FailureKind::Damaged => "damaged",
+            FailureKind::Foreign => "foreign",
+        }
+    }
+}
+
+/// Why the store could not do something. Nothing was stored, unless the documentation of the call says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreError {
+    /// The kind, which decides what to do.
+    pub kind: FailureKind,
+    /// The words of SQLite or of the system.
+    pub message: String,
+}
+
+impl StoreError {
+    /// An error of a kind.
+    pub fn new(kind: FailureKind, message: impl fmt::Display) -> StoreError {
+        StoreError { kind, message: message.to_string() }
+    }
+
+    /// An error of the system about a file, with what was being done.
+    pub(crate) fn io(what: impl fmt::Display, error: &std::io::Error) -> StoreError {
+        let kind = match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => FailureKind::DiskFull,
+            std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied => FailureKind::ReadOnly,
+            _ => FailureKind::Io,
+        };
+        StoreError::new(kind, format!("{what}: {error}"))
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> StoreError {
+        let kind = match &error {
+            rusqlite::Error::SqliteFailure(failure, _) => kind_of(failure),
+            // A table that is missing, or a value of a type that its column cannot have: the file breaks rules that
+            // SQLite enforces when it writes.
+            rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+            | rusqlite::Error::Utf8Error(..)
+            | rusqlite::Error::SqlInputError { .. } => FailureKind::Damaged,
+            _ => FailureKind::Io,
+        };
+        let message = match &error {
+            rusqlite::Error::SqliteFailure(failure, Some(message)) => {
+                format!("{message} (sqlite error {})", failure.extended_code)
+            }
+            other => other.to_string(),
+        };
+        StoreError { kind, message }
+    }
+}
+
+fn kind_of(failure: &rusqlite::ffi::Error) -> FailureKind {
+    use rusqlite::ErrorCode as Code;
+    use rusqlite::ffi::{SQLITE_IOERR_DIR_FSYNC, SQLITE_IOERR_FSYNC, SQLITE_IOERR_SHMSIZE};
+    match (failure.code, failure.extended_code) {
+        (_, SQLITE_IOERR_FSYNC | SQLITE_IOERR_DIR_FSYNC) => FailureKind::SyncFailed,
+        // The index of the log is a file too, and this is its way to say that the disk is full.
+        (_, SQLITE_IOERR_SHMSIZE) | (Code::DiskFull, _) => FailureKind::DiskFull,
+        (Code::ReadOnly | Code::CannotOpen | Code::PermissionDenied, _) => FailureKind::ReadOnly,
+        (Code::DatabaseCorrupt | Code::NotADatabase, _) => FailureKind::Damaged,
+        _ => FailureKind::Io,
+    }
+}

@@ -1,0 +1,60 @@
+//! Reading next to the writer.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
+
+use tokio::sync::oneshot;
+
+use super::Shared;
+use super::database::{Access, Database};
+use super::error::{FailureKind, StoreError};
+use super::record::{DeadLetterRow, Spooled};
+use super::writer::{Job, Work};
+
+/// Reads the spool and the dead letters with a connection of its own. Blocks.
+#[derive(Debug)]
+pub struct Reader {
+    pub(super) shared: Arc<Shared>,
+    pub(super) jobs: Sender<Job>,
+    /// The connection, and which database it is for.
+    pub(super) open: Option<(u64, Database)>,
+}
+
+impl Reader {
+    /// The next records of an output; see [`Database::read`].
+    ///
+    /// # Errors
+    /// SQLite's. Damage is repaired by the writer in the background: reading again later succeeds.
+    pub fn read(&mut self, output: &str, after: i64, records: usize, bytes: u64) -> Result<Vec<Spooled>, StoreError> {
+        self.with(|database| database.read(output, after, records, bytes))
+    }
+
+    /// The dead letters to replay; see [`Database::dead_letters_to_replay`].
+    ///
+    /// # Errors
+    /// As those of [`Reader::read`].
+    pub fn dead_letters_to_replay(&mut self, after: i64, limit: usize) -> Result<Vec<DeadLetterRow>, StoreError> {
+        self.with(|database| database.dead_letters_to_replay(after, limit))
+    }
+
+    fn with<T>(&mut self, read: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let generation = self.shared.generation.load(Ordering::Acquire);
+        let open = match self.open.take().filter(|(opened, _)| *opened == generation) {
+            Some((_, database)) => Ok(database),
+            None => Database::open(&self.shared.settings.path, Access::Read),
+        };
+        let result = open.and_then(|database| {
+            let found = read(&database)?;
+            self.open = Some((generation, database));
+            Ok(found)
+        });
+        if let Err(error) = &result
+            && error.kind == FailureKind::Damaged
+        {
+            let (done, _) = oneshot::channel();
+            let _ = self.jobs.send(Job::Work(Work::Repair(generation, error.clone()), done));
+        }
+        result
+    }
+}

@@ -1,0 +1,170 @@
+//! Reading a damaged database: every row that can be read, and a count of those that cannot.
+//!
+//! SQLite says which page is damaged only by failing there. So rows are visited by their numbers, and where a search
+//! fails, the next number after the unreadable page is searched for. Each step returns a higher number than the one
+//! before, so that reading ends however the pages point at each other.
+
+use rustc_hash::FxHashSet;
+
+use super::database::{Database, PAGE_BYTES};
+use super::error::{FailureKind, StoreError};
+use super::record::{DeadLetterRow, Spooled};
+
+/// Numbers that are read at a time.
+const BATCH: usize = 4096;
+
+/// Where rows go.
+pub(super) trait Sink {
+    /// Takes a record.
+    fn record(&mut self, spooled: Spooled) -> Result<(), StoreError>;
+
+    /// Takes a dead letter.
+    fn dead_letter(&mut self, row: DeadLetterRow) -> Result<(), StoreError>;
+}
+
+/// Hands over the records and the dead letters, each kind in order. Returns how many rows are known to be there and
+/// could not be read.
+pub(super) fn read(source: &Database, sink: &mut impl Sink) -> Result<u64, StoreError> {
+    let mut lost = 0;
+    let mut seen = FxHashSet::default();
+    let is_whole = walk(
+        |after, visit| source.seqs(after, visit),
+        |seq| {
+            seen.insert(seq);
+            match readable(source.record(seq))? {
+                Some(spooled) => sink.record(spooled)?,
+                None => lost += 1,
+            }
+            Ok(())
+        },
+    )?;
+    for seq in unseen(source, &seen)? {
+        match readable(source.record(seq))? {
+            Some(spooled) => sink.record(spooled)?,
+            // An entry without a row is damage of the index alone, if the table could be read to its end.
+            None => lost += u64::from(!is_whole),
+        }
+    }
+    walk(
+        |after, visit| source.dead_letter_ids(after, visit),
+        |id| {
+            match readable(source.dead_letter(id))? {
+                Some(row) => sink.dead_letter(row)?,
+                None => lost += 1,
+            }
+            Ok(())
+        },
+    )?;
+    Ok(lost)
+}
+
+/// What was read, or nothing where a page is damaged.
+fn readable<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
+    match read {
+        Err(error) if error.kind == FailureKind::Damaged => Ok(None),
+        read => read,
+    }
+}
+
+/// Positions that the index knows and the table did not show.
+fn unseen(source: &Database, seen: &FxHashSet<i64>) -> Result<Vec<i64>, StoreError> {
+    let mut unseen = Vec::new();
+    // Pages that point at each other would make an index endless; no entry is shorter than eight bytes.
+    let mut left = source.pages().unwrap_or(0).saturating_mul(PAGE_BYTES.into()) / 8;
+    let listed = source.indexed_seqs(|seq| {
+        left = left.saturating_sub(1);
+        if !seen.contains(&seq) {
+            unseen.push(seq);
+        }
+        left > 0
+    });
+    match listed {
+        Err(error) if error.kind != FailureKind::Damaged => return Err(error),
+        _ => {}
+    }
+    unseen.sort_unstable();
+    unseen.dedup();
+    Ok(unseen)
+}
+
+/// Lists the numbers of a table after one, in order, for as long as it is told to.
+trait Numbers: Fn(i64, &mut dyn FnMut(i64) -> bool) -> Result<(), StoreError> {}
+
+impl<F: Fn(i64, &mut dyn FnMut(i64) -> bool) -> Result<(), StoreError>> Numbers for F {}
+
+/// Visits the numbers of a table in order, past what cannot be read. Returns whether nothing was in the way.
+fn walk(numbers: impl Numbers, mut visit: impl FnMut(i64) -> Result<(), StoreError>) -> Result<bool, StoreError> {
+    let (mut after, mut is_sound) = (i64::MIN, true);
+    loop {
+        let mut batch: Vec<i64> = Vec::new();
+        let mut is_ordered = true;
+        let listed = numbers(after, &mut |number| {
+            is_ordered = number > batch.last().copied().unwrap_or(after);
+            if is_ordered {
+                batch.push(number);
+            }
+            is_ordered && batch.len() < BATCH
+        });
+        for number in &batch {
+            visit(*number)?;
+        }
+        after = batch.last().copied().unwrap_or(after);
+        match listed {
+            Ok(()) if is_ordered && batch.len() < BATCH => return Ok(is_sound),
+            Ok(()) if is_ordered => continue,
+            Err(error) if error.kind != FailureKind::Damaged => return Err(error),
+            _ => is_sound = false,
+        }
+        match behind_damage(&numbers, after)? {
+            Some(next) => after = next,
+            None => return Ok(false),
+        }
+    }
+}
+
+/// What the search for the next number leads to.
+#[derive(PartialEq, Eq)]
+enum Next {
+    Number,
+    End,
+    Damage,
+}
+
+fn next(numbers: &impl Numbers, after: i64) -> Result<Next, StoreError> {
+    let mut found = None;
+    match numbers(after, &mut |number| {
+        found = Some(number);
+        false
+    }) {
+        Ok(()) => Ok(match found {
+            None => Next::End,
+            Some(number) if number > after => Next::Number,
+            Some(_) => Next::Damage,
+        }),
+        Err(error) if error.kind == FailureKind::Damaged => Ok(Next::Damage),
+        Err(error) => Err(error),
+    }
+}
+
+/// The lowest number behind damage from which a search leads to a row: found by doubling the distance, then by halving
+/// it. Rows between two damaged pages may be stepped over; the index finds those. None when there is no such number.
+fn behind_damage(numbers: &impl Numbers, after: i64) -> Result<Option<i64>, StoreError> {
+    let mut bad = after.max(0);
+    if bad != after && next(numbers, bad)? == Next::Number {
+        return Ok(Some(bad));
+    }
+    let mut distance = 1_i64;
+    let mut good = loop {
+        let Some(probe) = bad.checked_add(distance) else { return Ok(None) };
+        if next(numbers, probe)? != Next::Damage {
+            break probe;
+        }
+        bad = probe;
+        distance = distance.saturating_mul(2);
+    };
+    while good - bad > 1 {
+        let middle = bad + (good - bad) / 2;
+        if next(numbers, middle)? == Next::Damage { bad = middle } else { good = middle }
+    }
+    Ok((next(numbers, good)? == Next::Number).then_some(good))
+}

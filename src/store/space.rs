@@ -1,0 +1,116 @@
+//! Room on the volume: how much there is, how much the store needs, and the reserve.
+//!
+//! To remove a record from the spool the database needs a little room. So that a full disk can always drain, new
+//! records leave room for the log, and a file of the size of the reserve is given up when even removing fails.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate, statfs, statvfs};
+use rustix::io::Errno;
+
+use super::error::StoreError;
+
+/// Name of the file that holds the reserve.
+const RESERVE: &str = "spool.reserve";
+
+/// Room for the log of the database, its copy in memory pages, and what a folder costs.
+const LOG_BYTES: u64 = 64 << 20;
+
+/// The largest reserve.
+const MAX_RESERVE: u64 = 32 << 20;
+
+/// The volume of a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Its size in bytes.
+    pub total: u64,
+    /// Bytes that this process may still use.
+    pub free: u64,
+    /// The protocol, when it is on another machine.
+    pub network: Option<&'static str>,
+}
+
+impl Volume {
+    /// Asks the system.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn of(folder: &Path) -> std::io::Result<Volume> {
+        let space = statvfs(folder)?;
+        let network = statfs(folder).ok().and_then(|statistics| network(i64::from(statistics.f_type)));
+        let bytes = |blocks: u64| blocks.saturating_mul(space.f_frsize);
+        Ok(Volume { total: bytes(space.f_blocks), free: bytes(space.f_bavail), network })
+    }
+
+    /// The part of it that is kept for removing records: 1/16, at most 32 MiB.
+    pub fn reserve(&self) -> u64 {
+        (self.total / 16).min(MAX_RESERVE)
+    }
+
+    /// What a store with these bounds needs: a quarter more than its rows count, the log, and the reserve.
+    pub fn needed(&self, spool_max_bytes: u64, dead_letters_max_bytes: u64) -> u64 {
+        let rows = spool_max_bytes.saturating_add(dead_letters_max_bytes);
+        rows.saturating_add(rows / 4).saturating_add(LOG_BYTES).saturating_add(self.reserve())
+    }
+}
+
+/// The protocols of network file systems, by the numbers of Linux's statfs(2).
+fn network(kind: i64) -> Option<&'static str> {
+    const KINDS: [(i64, &str); 8] = [
+        (0x6969, "NFS"),
+        (0xFF53_4D42, "SMB"),
+        (0xFE53_4D42, "SMB"),
+        (0x517B, "SMB"),
+        (0x0102_1997, "9P"),
+        (0x00C3_6400, "Ceph"),
+        (0x0BD0_0BD0, "Lustre"),
+        (0x5346_414F, "AFS"),
+    ];
+    KINDS.iter().find(|(number, _)| *number == (kind & 0xFFFF_FFFF)).map(|(_, name)| *name)
+}
+
+/// The file that holds room which nobody else can take.
+#[derive(Debug)]
+pub(super) struct Reserve {
+    path: PathBuf,
+}
+
+impl Reserve {
+    pub(super) fn new(folder: &Path) -> Reserve {
+        Reserve { path: folder.join(RESERVE) }
+    }
+
+    /// Whether the file is there.
+    pub(super) fn is_held(&self) -> bool {
+        self.path.exists()
+    }
+
+    /// Makes the file, if at least as much stays free.
+    pub(super) fn take(&self, volume: &Volume) -> Result<bool, StoreError> {
+        let bytes = volume.reserve();
+        let is_right = std::fs::metadata(&self.path).is_ok_and(|file| file.len() == bytes);
+        if is_right || volume.free < bytes.saturating_mul(2) {
+            return Ok(is_right);
+        }
+        let failed = |error: std::io::Error| {
+            let _ = std::fs::remove_file(&self.path);
+            StoreError::io(format!("{} cannot be written", self.path.display()), &error)
+        };
+        let file = File::create(&self.path).map_err(failed)?;
+        match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => Ok(true),
+            // A file system without it gets no reserve: what is written instead might take no room either.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                let _ = std::fs::remove_file(&self.path);
+                Ok(false)
+            }
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+
+    /// Gives the room free. Returns whether there was any.
+    pub(super) fn give_up(&self) -> bool {
+        std::fs::remove_file(&self.path).is_ok()
+    }
+}

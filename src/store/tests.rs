@@ -1,0 +1,313 @@
+//! The store as its callers use it.
+
+use bytes::Bytes;
+
+use super::database::Access;
+use super::*;
+
+fn settings(folder: &Path) -> StoreSettings {
+    StoreSettings {
+        path: folder.to_owned(),
+        spool_max_bytes: 1 << 20,
+        dead_letters_max_bytes: 1 << 20,
+        dead_letters_max_age: None,
+    }
+}
+
+fn open(folder: &Path) -> Store {
+    Store::open(settings(folder), None, &Metrics::new()).expect("it opens")
+}
+
+fn record(output: &str, topic: &str, spooled_at: i64) -> SpoolRecord {
+    SpoolRecord {
+        output: output.to_owned(),
+        route: "all".to_owned(),
+        topic: topic.to_owned(),
+        key: None,
+        mode: Some(crate::event::Mode::Binary),
+        attempts: 1,
+        spooled_at,
+        envelope: "{}".into(),
+        body: "{}".into(),
+    }
+}
+
+fn topics(store: &Store, output: &str) -> Vec<String> {
+    let read = store.reader().read(output, 0, 100, 1 << 20).expect("readable");
+    assert!(read.iter().all(|spooled| spooled.is_sound));
+    read.into_iter().map(|spooled| spooled.record.topic).collect()
+}
+
+/// The order is that of coming, whatever the clock says, and an age is never below zero.
+#[tokio::test]
+async fn a_clock_that_steps_back_changes_no_order() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    let hour = 3_600_000;
+    for (topic, at) in [("first", now() + hour), ("second", now() - hour), ("third", now())] {
+        store.keep(vec![record("kafka", topic, at)], Vec::new()).await.expect("kept");
+    }
+    assert_eq!(topics(&store, "kafka"), ["first", "second", "third"]);
+    store.observe();
+    assert_eq!(store.shared.metrics.spool_oldest_seconds.get(), 0.0);
+    store.close().await;
+    assert_eq!(topics_in(folder.path(), "kafka").await, ["first", "second", "third"]);
+}
+
+#[tokio::test]
+async fn places_are_not_given_twice_while_a_reader_remembers_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    let mut last = 0;
+    for round in 0..3 {
+        store.keep(vec![record("kafka", &format!("round-{round}"), now())], Vec::new()).await.expect("kept");
+        let read = store.reader().read("kafka", last, 10, 1 << 20).expect("readable");
+        assert_eq!(read.len(), 1);
+        last = read[0].seq;
+        store.settle(vec![Settled { seq: last, letter: None }]).await.expect("settled");
+        assert!(!store.lane("kafka").has_backlog());
+    }
+}
+
+#[tokio::test]
+async fn all_of_a_job_is_kept_or_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    let letter = |body: usize| DeadLetter {
+        reason: "unrouted".to_owned(),
+        body: vec![b'x'; body].into(),
+        ..DeadLetter::default()
+    };
+    let kept = store.keep(vec![record("kafka", "a", now())], vec![letter(10), letter(2 << 20)]).await;
+    assert_eq!(kept.expect_err("no room").kind, FailureKind::DeadLettersFull);
+    assert!(topics(&store, "kafka").is_empty());
+    assert_eq!(store.shared.metrics.dead_letters_stored.get(), 0);
+    store.keep(vec![record("kafka", "a", now())], vec![letter(10)]).await.expect("kept");
+    assert_eq!((topics(&store, "kafka").len(), store.shared.metrics.dead_letters_stored.get()), (1, 1));
+}
+
+fn letter(body: &str) -> DeadLetter {
+    DeadLetter {
+        reason: "unrouted".to_owned(),
+        body: Bytes::copy_from_slice(body.as_bytes()),
+        at: now(),
+        ..DeadLetter::default()
+    }
+}
+
+fn dead_letters(folder: &Path) -> Vec<DeadLetterRow> {
+    let database = Database::open(folder, Access::Read).expect("readable");
+    database.dead_letters(&DeadLetterFilter::default(), i64::MIN, 1000, true).expect("readable")
+}
+
+/// The topics that a store finds when it opens a folder. Dropped without being closed it would end a moment later.
+async fn topics_in(folder: &Path, output: &str) -> Vec<String> {
+    let store = open(folder);
+    let topics = topics(&store, output);
+    store.close().await;
+    topics
+}
+
+/// Changes the bytes of a text in the database's file.
+fn change(folder: &Path, text: &str, to: &str) {
+    let file = file(folder);
+    let mut bytes = std::fs::read(&file).expect("readable");
+    let mut changed = 0;
+    while let Some(at) = bytes.windows(text.len()).position(|window| window == text.as_bytes()) {
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        changed += 1;
+    }
+    assert!(changed > 0, "{text} is in the file");
+    std::fs::write(&file, bytes).expect("written");
+}
+
+/// A repeat of a dead letter brings the content that damage took.
+#[tokio::test]
+async fn a_repeat_replaces_the_damaged_content_of_a_dead_letter() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let first = DeadLetter { event: Some(("id".to_owned(), "type".to_owned(), None)), ..letter("the-body") };
+    let store = open(folder.path());
+    store.keep(Vec::new(), vec![first.clone()]).await.expect("kept");
+    store.close().await;
+    change(folder.path(), "the-body", "xxx-xxxx");
+    assert!(!dead_letters(folder.path())[0].is_sound);
+    let store = open(folder.path());
+    store.keep(Vec::new(), vec![first]).await.expect("kept");
+    let rows = dead_letters(folder.path());
+    assert_eq!((rows.len(), rows[0].count, rows[0].is_sound), (1, 2, true));
+    assert_eq!(rows[0].letter.body, "the-body");
+}
+
+/// A constraint that fails says that the totals were wrong, not that the file is damaged.
+#[tokio::test]
+async fn a_constraint_is_no_damage() {
+    let folder = tempfile::tempdir().expect("a folder");
+    open(folder.path()).close().await;
+    let mut database = Database::open(folder.path(), Access::Owner).expect("it opens");
+    let writing = database.begin().expect("begun");
+    writing.append(1, &record("kafka", "a", 1)).expect("appended");
+    let error = writing.append(1, &record("kafka", "b", 1)).expect_err("the position is taken");
+    assert_ne!(error.kind, FailureKind::Damaged, "{error}");
+}
+
+#[tokio::test]
+async fn dead_letters_that_are_too_old_are_deleted_and_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let metrics = Metrics::new();
+    let hour = Duration::from_secs(3600);
+    let settings = StoreSettings { dead_letters_max_age: Some(hour), ..settings(folder.path()) };
+    let store = Store::open(settings, None, &metrics).expect("it opens");
+    let at = |milliseconds| now() - milliseconds;
+    let hour = 3_600_000;
+    let old = DeadLetter { at: at(hour * 2), ..letter("old") };
+    let young = DeadLetter { at: at(hour / 2), ..letter("young") };
+    store.keep(Vec::new(), vec![old, young]).await.expect("kept");
+    let start = Instant::now();
+    while metrics.dead_letters_expired_total.get() == 0 {
+        assert!(start.elapsed() < Duration::from_secs(60), "it is deleted");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let left = dead_letters(folder.path());
+    assert_eq!((left.len(), &left[0].letter.body[..]), (1, &b"young"[..]));
+    assert_eq!(metrics.dead_letters_stored.get(), 1);
+}
+
+/// Damage of the structure, of a kind that SQLite reports: everything that can be read is there afterwards.
+#[tokio::test]
+async fn a_damaged_index_loses_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    for number in 0..500 {
+        let record = record("kafka", &format!("t{number}"), now());
+        store.keep(vec![record], Vec::new()).await.expect("kept");
+    }
+    store.keep(Vec::new(), vec![letter("kept")]).await.expect("kept");
+    store.close().await;
+    spoil_page(folder.path(), "spool_by_output");
+    let store = open(folder.path());
+    assert_eq!(topics(&store, "kafka").len(), 100, "a batch of them can be read");
+    assert_eq!(store.shared.metrics.spool_events.get(), 500);
+    assert_eq!(dead_letters(folder.path()).len(), 1);
+    assert!(set_aside(folder.path()).is_empty(), "everything was copied");
+}
+
+/// Fills the root page of a table or an index with junk.
+fn spoil_page(folder: &Path, name: &str) {
+    let connection = rusqlite::Connection::open(file(folder)).expect("it opens");
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
+    let page: u32 = connection.query_row(sql, [name], |row| row.get(0)).expect("it is there");
+    drop(connection);
+    let file = std::fs::File::options().write(true).open(file(folder)).expect("it opens");
+    let bytes = u64::from(database::PAGE_BYTES);
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xA5; 1 << 14], u64::from(page - 1) * bytes).expect("written");
+}
+
+/// What the table lost, the index still knows.
+#[tokio::test]
+async fn rows_of_an_unreadable_table_are_counted_and_the_file_is_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    for number in 0..50 {
+        store.keep(vec![record("kafka", &format!("t{number}"), now())], Vec::new()).await.expect("kept");
+    }
+    store.close().await;
+    spoil_page(folder.path(), "spool");
+    let copied = recover::rebuild(folder.path(), &recover::Cause::Damaged(writer::closed())).expect("it is copied");
+    assert_eq!((copied.records, copied.lost), (0, Some(50)));
+    let kept = set_aside(folder.path());
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    let store = open(folder.path());
+    assert!(topics(&store, "kafka").is_empty());
+    store.keep(vec![record("kafka", "new", now())], Vec::new()).await.expect("kept");
+    store.close().await;
+    // A later takeover of which everything was read keeps the older file.
+    spoil_page(folder.path(), "spool_by_output");
+    assert_eq!(topics_in(folder.path(), "kafka").await, ["new"]);
+    assert_eq!(set_aside(folder.path()), kept);
+}
+
+#[tokio::test]
+async fn a_folder_with_an_old_database_and_no_new_one_is_not_taken_for_empty() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    store.keep(vec![record("kafka", "a", now())], vec![letter("b")]).await.expect("kept");
+    store.close().await;
+    std::fs::rename(file(folder.path()), folder.path().join("spool.db.damaged-20260101T000000")).expect("renamed");
+    let store = open(folder.path());
+    assert_eq!(topics(&store, "kafka"), ["a"]);
+    assert_eq!(dead_letters(folder.path()).len(), 1);
+}
+
+#[tokio::test]
+async fn a_swap_that_was_interrupted_is_continued() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let keep_one = async |topic: &str| {
+        let store = open(folder.path());
+        store.keep(vec![record("kafka", topic, now())], Vec::new()).await.expect("kept");
+        store.close().await;
+    };
+    keep_one("a").await;
+    // The new one is complete, the old one still in its place, and used since: it wins.
+    std::fs::copy(file(folder.path()), at("spool.db.ready")).expect("copied");
+    keep_one("b").await;
+    assert_eq!(topics_in(folder.path(), "kafka").await, ["a", "b"]);
+    assert!(!at("spool.db.ready").exists());
+    // The old one was moved, and its log not yet.
+    std::fs::rename(file(folder.path()), at("spool.db.ready")).expect("renamed");
+    std::fs::write(at("spool.db.damaged-20260101T000000"), "an old database").expect("written");
+    std::fs::write(at("spool.db-wal"), "its log").expect("written");
+    assert_eq!(topics_in(folder.path(), "kafka").await, ["a", "b"]);
+    assert_eq!(std::fs::read(at("spool.db.damaged-20260101T000000-wal")).expect("there"), b"its log");
+}
+
+#[tokio::test]
+async fn a_log_without_its_database_is_not_thrown_away() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("spool.db-wal"), "a log").expect("written");
+    let error = Store::open(settings(folder.path()), None, &Metrics::new()).expect_err("refused");
+    assert!(error.contains("spool.db is missing, but its log spool.db-wal is there"), "{error}");
+}
+
+/// After a failed fsync the next start must not trust the file, whatever can be read of it.
+#[tokio::test]
+async fn a_file_whose_fsync_failed_is_copied_at_the_next_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    store.keep(vec![record("kafka", "a", now())], Vec::new()).await.expect("kept");
+    store.close().await;
+    let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(file(folder.path())).expect("there"));
+    let before = inode();
+    recover::mark_unsynced(folder.path());
+    let store = open(folder.path());
+    assert_eq!(topics(&store, "kafka"), ["a"]);
+    assert_ne!(inode(), before);
+    store.close().await;
+    let after = inode();
+    topics_in(folder.path(), "kafka").await;
+    assert_eq!(inode(), after, "once is enough");
+}
+
+#[tokio::test]
+async fn import_adds_what_is_new_and_counts_what_is_not() {
+    let (folder, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    for (folder, topics) in [(&folder, ["a", "b"]), (&other, ["b", "c"])] {
+        let store = open(folder.path());
+        for topic in topics {
+            store.keep(vec![record("kafka", topic, now())], vec![letter(topic)]).await.expect("kept");
+        }
+        store.close().await;
+    }
+    let mut offline = Offline::open(settings(folder.path()), None).expect("it opens");
+    let imported = offline.import(&file(other.path())).expect("imported");
+    let expected = Imported { records: 1, dead_letters: 1, repeats: 2, ..Imported::default() };
+    assert_eq!(imported, expected);
+    assert_eq!(offline.import(&file(other.path())).expect("imported"), Imported { repeats: 4, ..Imported::default() });
+    assert_eq!(offline.move_records("kafka", "nats", Some("moved")).expect("moved"), 3);
+    drop(offline);
+    assert_eq!(topics_in(folder.path(), "nats").await, ["moved", "moved", "moved"]);
+    let junk = other.path().join("junk");
+    std::fs::write(&junk, "no database at all, but long enough to look at").expect("written");
+    let error = Offline::open(settings(other.path()), None).expect("it opens").import(&junk).expect_err("refused");
+    assert!(error.to_string().contains("cannot be read as a spool of apsara-bridge"), "{error}");
+}
