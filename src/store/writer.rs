@@ -472,15 +472,15 @@ impl Writer {
 
     /// Makes totals those that everybody sees.
     fn publish(&mut self, totals: Totals) {
+        for (output, records) in &totals.by_output {
+            self.shared.lane(output).set_spooled(*records);
+        }
         let metrics = &self.shared.metrics;
         set(&metrics.spool_events, totals.records());
         set(&metrics.spool_bytes, totals.bytes);
         set(&metrics.dead_letters_stored, totals.dead_letters);
         set(&metrics.dead_letters_stored_bytes, totals.dead_letter_bytes);
         self.shared.oldest.store(totals.oldest.unwrap_or(NONE), Ordering::Relaxed);
-        for (output, records) in &totals.by_output {
-            self.shared.lane(output).set_spooled(*records);
-        }
         self.totals = totals;
     }
 

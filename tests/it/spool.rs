@@ -238,6 +238,26 @@ async fn a_record_whose_dead_letter_has_no_room_stays_and_is_not_counted_as_one(
     bridge.stop().await;
 }
 
+/// "Dead letter" is logged when one is kept, not each time that one finds no room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_that_finds_no_room_is_not_logged_as_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("anything", 1, 1).expect("created");
+    let more = "[dead_letters]\nmax_bytes = '100B'\n";
+    let path = folder.path().join("spool");
+    let bridge = Served::start_with(&folder, &path, &cluster.bootstrap_servers(), more, Served::plainly);
+    bridge.taking();
+    eventually("connected", SOON, async || (bridge.ready().await == 200).then_some(())).await;
+    cluster.broker_down(1).expect("down");
+    assert_eq!(bridge.post("v1", 2).await, 200);
+    cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_POLICY_VIOLATION]);
+    cluster.broker_up(1).expect("up");
+    bridge.process.wait_log("stay in the spool, because the dead letters are full", SOON);
+    assert!(!bridge.process.log().contains("\"message\":\"dead letter\""), "{}", bridge.process.log_tail());
+    assert_eq!(bridge.metric("apsara_bridge_spool_events").await, 1.0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_kafkas_errors_ends_in_the_spool_or_in_a_dead_letter() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -383,15 +403,21 @@ struct Served {
 
 impl Served {
     fn start(folder: &TempDir, path: &Path, wrap: impl FnOnce(&Path) -> Command) -> Served {
-        Served::start_with(folder, path, NOWHERE, wrap)
+        Served::start_with(folder, path, NOWHERE, "", wrap)
     }
 
-    fn start_with(folder: &TempDir, path: &Path, brokers: &str, wrap: impl FnOnce(&Path) -> Command) -> Served {
+    fn start_with(
+        folder: &TempDir,
+        path: &Path,
+        brokers: &str,
+        more: &str,
+        wrap: impl FnOnce(&Path) -> Command,
+    ) -> Served {
         let (input, admin) = (free_port(), free_port());
         let file = folder.path().join("bridge.toml");
         let text = format!(
             "[inputs.http]\nkind = 'http'\nlisten = '127.0.0.1:{input}'\n[[inputs.http.endpoints]]\nurls = ['{URL}']\n\
-             keys = ['{KEY}']\n{}{}[spool]\npath = '{}'\n[admin]\nlisten = '127.0.0.1:{admin}'\n",
+             keys = ['{KEY}']\n{}{}[spool]\npath = '{}'\n[admin]\nlisten = '127.0.0.1:{admin}'\n{more}",
             kafka_output(brokers),
             to_kafka("anything"),
             path.display()
@@ -503,7 +529,7 @@ async fn a_disk_that_the_spool_filled_drains_by_itself() {
     kafka.create_topic("anything", 1, &[]).await;
     let disk = Disk::new(&folder, "40m");
     let spool = disk.mount.join("spool");
-    let start = || Served::start_with(&folder, &spool, kafka.brokers(), |file| disk.serve(file));
+    let start = || Served::start_with(&folder, &spool, kafka.brokers(), "", |file| disk.serve(file));
     let mut bridge = start();
     let mut sent = 0;
     for round in 0..3 {
@@ -545,7 +571,7 @@ async fn a_disk_that_somebody_else_filled_does_not_stop_a_bus_that_is_up() {
     kafka.create_topic("anything", 1, &[]).await;
     let disk = Disk::new(&folder, "40m");
     let spool = disk.mount.join("spool");
-    let bridge = Served::start_with(&folder, &spool, kafka.brokers(), |file| disk.serve(file));
+    let bridge = Served::start_with(&folder, &spool, kafka.brokers(), "", |file| disk.serve(file));
     bridge.taking();
     eventually("connected", SOON, async || (bridge.ready().await == 200).then_some(())).await;
     kafka.kill();
@@ -575,6 +601,49 @@ async fn a_disk_that_somebody_else_filled_does_not_stop_a_bus_that_is_up() {
     assert_eq!(found.len(), all);
     bridge.process.signal("TERM");
     assert_eq!(bridge.process.wait(SOON), Some(0), "{}", bridge.process.log_tail());
+}
+
+/// A copy needs room. Without it the bridge does not start, says so, and has changed nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_spool_on_a_disk_without_room_for_a_copy_is_left_as_it_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = Disk::new(&folder, "40m");
+    let spool = disk.mount.join("spool");
+    let start = || Served::start(&folder, &spool, |file| disk.serve(file));
+    let bridge = start();
+    bridge.taking();
+    for number in 0..200 {
+        assert_eq!(bridge.post(&format!("v{number}"), 20_000).await, 200);
+    }
+    bridge.process.signal("TERM");
+    assert_eq!(bridge.process.wait(SOON), Some(0));
+    let file = disk.path("spool").join(FILE);
+    let page = index_page(&file);
+    let spoiled = std::fs::OpenOptions::new().write(true).open(&file).expect("there");
+    std::os::unix::fs::FileExt::write_all_at(&spoiled, &[0xA5; 16 << 10], page).expect("written");
+    disk.fill("ballast");
+    for _ in 0..2 {
+        let bridge = start();
+        assert_eq!(bridge.process.wait(SOON), Some(1), "{}", bridge.process.log_tail());
+        assert!(bridge.process.log().contains("there is no room to copy"), "{}", bridge.process.log_tail());
+        assert_eq!(files(&disk.path("spool"), "spool.db."), Vec::<String>::new());
+    }
+    std::fs::remove_file(disk.path("ballast")).expect("the ballast is there");
+    let bridge = start();
+    bridge.taking();
+    assert_eq!(bridge.metric("apsara_bridge_spool_events").await, 200.0);
+    assert!(bridge.process.log().contains("everything was copied"), "{}", bridge.process.log_tail());
+}
+
+/// Where the root page of the index of records is in a file.
+fn index_page(file: &Path) -> u64 {
+    // SQLite resolves links, and the way into another namespace is one.
+    let copy = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::copy(file, copy.path()).expect("copied");
+    let connection = rusqlite::Connection::open(copy.path()).expect("it opens");
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'spool_by_output'";
+    let page: u32 = connection.query_row(sql, [], |row| row.get(0)).expect("it is there");
+    u64::from(page - 1) * (16 << 10)
 }
 
 /// A disk that is full before the first start, or at a later one, is named.
@@ -851,4 +920,198 @@ fn a_folder_that_is_in_use_is_known_by_its_lock_and_not_by_its_file() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("lock"), "process 1\n").expect("written");
     assert!(!apsara_bridge::store::is_running(folder.path()), "a file that was left behind");
+}
+
+/// Files that version 0.1.0 left, stopped and killed: three events for a topic and a dead letter.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_of_an_earlier_version_is_read() {
+    for stored in ["0.1-stopped", "0.1-killed"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("spool");
+        std::fs::create_dir(&path).expect("made");
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/spool").join(stored);
+        for name in files(&fixture, "") {
+            std::fs::copy(fixture.join(&name), path.join(&name)).expect("copied");
+        }
+        let cluster = MockCluster::new(1).expect("a mock cluster");
+        cluster.create_topic("media.success", 1, 1).expect("created");
+        let bridge = TestBridge::start(&configuration(&cluster.bootstrap_servers(), "any", &folder, "")).await;
+        spooled(&bridge, 0.0).await;
+        assert_eq!(bridge.metric(r#"apsara_bridge_published_total{output="kafka"}"#), 3.0, "{stored}");
+        assert_eq!(bridge.metric("apsara_bridge_dead_letters_stored"), 1.0, "{stored}");
+        bridge.stop().await;
+        assert!(files(&path, "spool.db.damaged-").is_empty(), "{stored}");
+    }
+}
+
+/// A sender that has sent half of a large body holds the memory of that half, and others are answered with 503 when
+/// there is no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_in_flight_are_bounded() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let folder = tempfile::tempdir().expect("a folder");
+    let more = "[delivery]\nmax_in_flight_bytes = '64KiB'\ndeadline = '300ms'\n";
+    let bridge = TestBridge::start(&configuration(NOWHERE, "bytes", &folder, more)).await;
+    let large = |id: &str| callback(id).replace("\"42\"", &format!("\"{}\"", "4".repeat(20_000)));
+    let body = large("slow");
+    let mut slow = tokio::net::TcpStream::connect(bridge.input).await.expect("it listens");
+    let headers: String =
+        signed_headers("VOD").iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head = format!("POST /callbacks HTTP/1.1\r\nhost: x\r\n{headers}content-length: {}\r\n\r\n", body.len());
+    let (first, rest) = body.split_at(19_000);
+    slow.write_all(format!("{head}{first}").as_bytes()).await.expect("sent");
+    let refused = eventually("refused", SOON, async || {
+        let answer = bridge.post(large("other")).await;
+        (answer.status.as_u16() == 503).then_some(answer)
+    })
+    .await;
+    let (problem, detail) = refused.problem();
+    assert_eq!(problem, "too-many-requests");
+    assert_eq!(detail, "in-flight limit reached (delivery.max_in_flight_bytes)");
+    // What is small still fits.
+    assert_eq!(bridge.post(callback("small")).await.status.as_u16(), 200);
+    slow.write_all(rest.as_bytes()).await.expect("sent");
+    let mut answer = [0; 12];
+    slow.read_exact(&mut answer).await.expect("answered");
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    assert_eq!(bridge.post(large("other")).await.status.as_u16(), 200);
+    bridge.stop().await;
+}
+
+/// While another process holds the database, replays that were published cannot be noted as ended. That is done later,
+/// by itself, and nothing is published twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn replays_whose_end_cannot_be_written_end_later() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("replayed", 1, 1).expect("created");
+    let settings = configuration(&cluster.bootstrap_servers(), "replayed", &folder, "");
+    let narrow = settings.replace("name = 'all'\n", "name = 'all'\nmatch = { mediaid = 'nothing' }\n");
+    let bridge = TestBridge::start_connected(&narrow).await;
+    post_all(&bridge, ["letter".to_owned()]).await;
+    bridge.stop().await;
+    let path = folder.path().join("spool");
+    let bridge = TestBridge::start_connected(&settings).await;
+    // The client knows the topic after that.
+    post_all(&bridge, ["warm".to_owned()]).await;
+    // Time to lock the database between the request and its end.
+    cluster.broker_round_trip_time(1, Duration::from_millis(700)).expect("set");
+    let other = rusqlite::Connection::open(path.join(FILE)).expect("it opens");
+    let request = "UPDATE dead_letters SET replay_requested = 1; BEGIN IMMEDIATE";
+    other.execute_batch(request).expect("requested and locked");
+    let replayed = r#"apsara_bridge_dead_letters_replayed_total{result="success"}"#;
+    eventually("published", SOON, async || (bridge.metric(replayed) == 1.0).then_some(())).await;
+    // Longer than a connection waits for another.
+    let failures = r#"apsara_bridge_spool_failures_total{reason="io"}"#;
+    eventually("given up", SOON, async || (bridge.metric(failures) >= 1.0).then_some(())).await;
+    other.execute_batch("ROLLBACK").expect("released");
+    let stored = "apsara_bridge_dead_letters_stored";
+    eventually("removed", SOON, async || (bridge.metric(stored) == 0.0).then_some(())).await;
+    assert_eq!(bridge.metric(replayed), 1.0);
+    assert_eq!(bridge.metric(r#"apsara_bridge_published_total{output="kafka"}"#), 2.0);
+    bridge.stop().await;
+}
+
+/// The commands that change many records, with a configuration of a file.
+struct Commands {
+    folder: TempDir,
+}
+
+impl Commands {
+    fn run(&self, configuration: &str, arguments: &[&str]) -> (i32, String, String) {
+        let file = self.folder.path().join("commands.toml");
+        std::fs::write(&file, configuration).expect("written");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
+        let output = command.arg("spool").args(arguments).arg("--config").arg(&file).output().expect("it runs");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        (output.status.code().expect("a code"), text(output.stdout), text(output.stderr))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_is_drained_without_its_bridge() {
+    let commands = Commands { folder: tempfile::tempdir().expect("a folder") };
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("drained", 1, 1).expect("created");
+    let away = configuration(NOWHERE, "drained", &commands.folder, "");
+    // The inputs are not looked at: their secrets need not be there.
+    let there = configuration(&cluster.bootstrap_servers(), "drained", &commands.folder, "")
+        .replace(&format!("keys = ['{KEY}']"), "keys = [{ file = '/nowhere/key' }]");
+    let bridge = TestBridge::start(&away).await;
+    post_all(&bridge, numbered(0..5)).await;
+    let (code, _, error) = commands.run(&there, &["drain", "--timeout", "1s"]);
+    assert!(code == 1 && error.contains("belongs to another bridge that is running"), "{error}");
+    let waiting = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| commands.run(&there, &["drain", "--timeout", "90s"]));
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(bridge.stop());
+        });
+        waiting.join().expect("no panic")
+    });
+    assert_eq!((waiting.0, waiting.1.as_str()), (0, "the spool is empty\n"), "{}", waiting.2);
+    let bridge = TestBridge::start(&away).await;
+    post_all(&bridge, numbered(5..8)).await;
+    bridge.stop().await;
+    let (code, _, error) = commands.run(&away, &["drain", "--timeout", "500ms"]);
+    assert!(code == 1 && error.contains("3 records left in the spool (kafka: 3)"), "{error}");
+    let renamed = there.replace("outputs.kafka]", "outputs.other]").replace("output = 'kafka'", "output = 'other'");
+    let (code, _, error) = commands.run(&renamed, &["drain"]);
+    assert!(code == 1 && error.contains("output `kafka` is not configured: `spool move --from kafka"), "{error}");
+    let (code, out, error) = commands.run(&there, &["drain"]);
+    assert_eq!((code, out.as_str()), (0, "the spool is empty\n"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_are_given_to_another_output() {
+    let commands = Commands { folder: tempfile::tempdir().expect("a folder") };
+    let settings = configuration(NOWHERE, "old.topic", &commands.folder, "");
+    let bridge = TestBridge::start(&settings).await;
+    post_all(&bridge, numbered(0..5)).await;
+    let (code, _, error) = commands.run(&settings, &["move", "--from", "kafka", "--to", "kafka2"]);
+    assert!(code == 2 && error.contains("there is no output `kafka2`; did you mean `kafka`?"), "{error}");
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("new.topic", 1, 1).expect("created");
+    let new = configuration(&cluster.bootstrap_servers(), "new.topic", &commands.folder, "")
+        .replace("outputs.kafka]", "outputs.bus]")
+        .replace("output = 'kafka'", "output = 'bus'");
+    let (code, _, error) = commands.run(&new, &["move", "--from", "kafka", "--to", "bus"]);
+    assert!(code == 1 && error.contains("belongs to another bridge that is running"), "{error}");
+    bridge.stop().await;
+    let (code, out, _) = commands.run(&new, &["status"]);
+    assert!(code == 0 && out.contains("this output is not configured: see `spool move`"), "{out}");
+    let (code, _, error) = commands.run(&new, &["move", "--from", "nothing", "--to", "bus"]);
+    assert!(code == 1 && error.contains("no records for output `nothing`"), "{error}");
+    let (code, _, error) = commands.run(&new, &["move", "--from", "kafka", "--to", "bus", "--topic", "no good"]);
+    assert!(code == 2 && error.contains("--topic: "), "{error}");
+    let (code, _, error) = commands.run(&new, &["move", "--from", "kafka", "--to", "bus", "--topic", "{mediaid}"]);
+    assert!(code == 2 && error.contains("--topic: "), "{error}");
+    let (code, out, error) = commands.run(&new, &["move", "--from", "kafka", "--to", "bus", "--topic", "new.topic"]);
+    assert_eq!((code, out.as_str()), (0, "5 records moved from kafka to bus\n"), "{error}");
+    let bridge = TestBridge::start(&new).await;
+    spooled(&bridge, 0.0).await;
+    assert_eq!(bridge.metric(r#"apsara_bridge_published_total{output="bus"}"#), 5.0);
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_spools_file_is_imported() {
+    let commands = Commands { folder: tempfile::tempdir().expect("a folder") };
+    let settings = configuration(NOWHERE, "imported", &commands.folder, "");
+    let bridge = TestBridge::start(&settings).await;
+    post_all(&bridge, numbered(0..3)).await;
+    bridge.stop().await;
+    let path = commands.folder.path().join("spool");
+    let aside = path.join("spool.db.damaged-20260101T000000");
+    std::fs::copy(path.join(FILE), &aside).expect("copied");
+    let (code, out, _) = commands.run(&settings, &["status"]);
+    assert!(code == 0 && out.contains("spool.db.damaged-20260101T000000: damaged; see `spool import`"), "{out}");
+    let file = aside.to_str().expect("UTF-8");
+    let (code, out, error) = commands.run(&settings, &["import", file]);
+    assert_eq!(code, 0, "{error}");
+    assert!(out.starts_with("imported 0 records and 0 dead letters; 3 were here already"), "{out}");
+    let (code, _, error) = commands.run(&settings, &["import", "/nowhere/spool.db"]);
+    assert!(code == 1 && error.contains("/nowhere/spool.db cannot be opened"), "{error}");
+    std::fs::write(&aside, "no database at all, but long enough to look at").expect("written");
+    let (code, _, error) = commands.run(&settings, &["import", file]);
+    assert!(code == 1 && error.contains("cannot be read as a spool of apsara-bridge"), "{error}");
 }
