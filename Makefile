@@ -9,7 +9,12 @@ TIME ?= 3600
 # How its events reach the bridge: http or queue.
 MODE ?= http
 
-.PHONY: help demo test chaos bench tools clean-tools
+# How many disk states `make crash-states` tries, and which faults (all, or a sample without it). Without STATES it
+# goes on for TIME seconds.
+STATES ?=
+FAULTS ?=
+
+.PHONY: help demo test crash-states chaos bench tools clean-tools
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -21,6 +26,10 @@ demo: ## show the bridge at work, with an embedded Kafka and sample callbacks
 test: ## run all tests, against a real Kafka and NATS
 	@$(SETUP) build kafka nats kcat promtool judges mns hadolint chart kubernetes
 	$(CARGO) test
+
+crash-states: ## cut the power at random for an hour, in a simulation, and look what the spool lost (STATES=500: so many)
+	@$(SETUP) build
+	CRASH_FAULTS=$(FAULTS) $(if $(STATES),CRASH_STATES=$(STATES),CRASH_SECONDS=$(TIME)) $(CARGO) test --test crash
 
 chaos: ## kill brokers and bridge at random for an hour (TIME=120: two minutes; MODE=queue: by MNS); count what was lost
 	@$(SETUP) build kafka nats

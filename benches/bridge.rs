@@ -37,6 +37,11 @@ pub(crate) struct Bridge {
 impl Bridge {
     /// Starts a bridge with an output, what its route does, and further settings, and waits until it is ready.
     pub(crate) fn start(folder: &Path, output: &str, route: &str, more: &str) -> Bridge {
+        Bridge::start_program(Path::new(env!("CARGO_BIN_EXE_apsara-bridge")), folder, output, route, more)
+    }
+
+    /// The same with the program of another build.
+    pub(crate) fn start_program(program: &Path, folder: &Path, output: &str, route: &str, more: &str) -> Bridge {
         let [input, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let (url, key) = (load::URL, load::KEY);
         let config = format!(
@@ -51,7 +56,7 @@ impl Bridge {
         );
         let file = folder.join("bridge.toml");
         std::fs::write(&file, config).expect("the temporary folder is writable");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
+        let mut command = Command::new(program);
         command.arg("serve").arg("--config").arg(&file);
         let start = Instant::now();
         let process = Process::start("the bridge", &command, &folder.join("bridge.log"), None);

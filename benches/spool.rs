@@ -1,7 +1,7 @@
 //! The spool: what it costs to take events while the bus is down, how fast they leave when it is back, and what a
 //! million of them weigh.
 //!
-//! Five parts, each with a table; `cargo bench --bench spool -- drain` takes those whose name holds the word:
+//! Six parts, each with a table; `cargo bench --bench spool -- drain` takes those whose name holds the word:
 //!
 //! - `accept`: callbacks taken durably with the bus down, beside the direct path to a warm Kafka, in turns.
 //! - `outage`: the answers in an outage, from its first moment on, at a moderate rate: Kafka frozen, and killed. The
@@ -11,6 +11,8 @@
 //! - `full`: what taking an event costs on top of a million spooled ones, beside an empty spool; the same for memory
 //!   and for the time until the bridge is ready; the size of the file. The million is taken by HTTP.
 //! - `ids`: memory of the window of ids. The events are dropped by a route, so that nothing else grows.
+//! - `baseline`: the figures that must not get worse, next to those of another build of the program, in turns. Only if
+//!   BENCH_BASELINE names that program; it must read the same spool.
 //!
 //! "Down" is a port that nobody listens on, in all parts but `outage`. Figures are medians over the rounds, ratios
 //! medians of the rounds' ratios, percentiles of an outage those of all rounds together. A goal that is missed is
@@ -120,12 +122,13 @@ impl Plan {
 type Part = fn(&mut Bench);
 
 /// Each part with the name by which it is asked for.
-const PARTS: [(&str, Part); 5] = [
+const PARTS: [(&str, Part); 6] = [
     ("accept", Bench::accept),
     ("outage", Bench::outage),
     ("drain", Bench::drain),
     ("full", Bench::full),
     ("ids", Bench::ids),
+    ("baseline", Bench::baseline),
 ];
 
 fn main() -> ExitCode {
@@ -282,7 +285,7 @@ impl Bench {
             // The first one is for the broker to warm up.
             for round in 0..=rounds {
                 broker.forget(&self.runtime, TOPIC);
-                let drain = drain_once(&broker, filled.path());
+                let drain = drain_once(Path::new(PROGRAM), &broker, filled.path());
                 eprintln!("drain: {}, round {round} of {rounds}: {:.0} records/s", bus.name(), drain.rate);
                 drains.extend((round > 0).then_some(drain));
             }
@@ -422,6 +425,63 @@ impl Bench {
     }
 }
 
+impl Bench {
+    fn baseline(&mut self) {
+        let Some(baseline) = std::env::var_os("BENCH_BASELINE").map(std::path::PathBuf::from) else {
+            eprintln!("baseline: BENCH_BASELINE names no other build of the program: not measured");
+            return;
+        };
+        let Plan { rounds, turn, drained, spooled, .. } = self.plan;
+        let programs = [Path::new(PROGRAM), &baseline];
+        let kafka = self.kafka();
+        let (drainable, large) = (folder(), folder());
+        for (folder, events) in [(&drainable, drained), (&large, spooled)] {
+            let bridge = Bridge::start(folder.path(), &nowhere(), PUBLISH, NO_IDS);
+            self.fill(&bridge, events);
+            bridge.stop();
+        }
+        let mut accepts = [Vec::new(), Vec::new()];
+        let mut drains = [Vec::new(), Vec::new()];
+        let mut starts = [Vec::new(), Vec::new()];
+        for round in 0..=rounds {
+            eprintln!("baseline: round {round} of {rounds}");
+            for side in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
+                write_out();
+                let folder = folder();
+                let bridge = Bridge::start_program(programs[side], folder.path(), &nowhere(), PUBLISH, "");
+                let figures = self.turn(&bridge, turn, "spooled");
+                bridge.stop();
+                kafka.forget(&self.runtime, TOPIC);
+                let drain = drain_once(programs[side], &kafka, drainable.path());
+                eprintln!("  drained {:.0} records/s", drain.rate);
+                let bridge = Bridge::start_program(programs[side], large.path(), &nowhere(), PUBLISH, NO_IDS);
+                let start = (bridge.took.as_secs_f64(), memory(&bridge.process));
+                bridge.stop();
+                // The first round is for the broker to warm up.
+                if round > 0 {
+                    accepts[side].push(figures);
+                    drains[side].push(drain);
+                    starts[side].push(start);
+                }
+            }
+        }
+        let title = format!("baseline: {rounds} rounds, {drained} events drained, {spooled} spooled at a start");
+        self.heading(&title, &["this", "baseline", "ratio"]);
+        let [ours, theirs] = &accepts;
+        self.compared("accepted durably/s", ours, theirs, |f| f.requests_per_second, Goal::AtLeast(0.9));
+        self.compared("CPU µs per event accepted", ours, theirs, |f| f.cpu_per_event, Goal::None);
+        self.compared("p99 ms", ours, theirs, |f| f.p99, Goal::None);
+        let [ours, theirs] = &drains;
+        self.compared("drained/s to Kafka", ours, theirs, |drain| drain.rate, Goal::AtLeast(1.0));
+        let [ours, theirs] = &starts;
+        self.compared("seconds to ready", ours, theirs, |start| start.0, Goal::None);
+        self.compared("memory MiB then", ours, theirs, |start| start.1, Goal::AtMost(FLAT));
+    }
+}
+
+/// The program of this build.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_apsara-bridge");
+
 /// The count of durable writes.
 const WRITES: &str = "spool_write_duration_seconds_count";
 
@@ -480,13 +540,13 @@ impl Moment {
 }
 
 /// Starts a bridge on a copy of a spool and watches it until that is empty.
-fn drain_once(broker: &Broker, filled: &Path) -> Drain {
+fn drain_once(program: &Path, broker: &Broker, filled: &Path) -> Drain {
     let folder = folder();
     let database = folder.path().join(DATABASE);
     std::fs::create_dir(database.parent().expect("it lies in a folder")).expect("the temporary folder is writable");
     std::fs::copy(filled.join(DATABASE), &database).expect("there is room for a copy");
     write_out();
-    let bridge = Bridge::start(folder.path(), &broker.output(), PUBLISH, "");
+    let bridge = Bridge::start_program(program, folder.path(), &broker.output(), PUBLISH, "");
     let mut first = Moment::now(&bridge, broker);
     let deadline = Instant::now() + DRAINED;
     let last = loop {

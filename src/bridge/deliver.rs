@@ -12,9 +12,9 @@ use crate::event::{DLQATTEMPTS, DLQCODE, DLQDESTINATION, DLQREASON, Event, SOURC
 use crate::output::{ErrorKind, PATIENCE, PublishError, Record};
 use crate::route::{Destination, Route};
 
+use super::{Bridge, Callback, DeadLetterReason, Outcome, Refusal, Rules, Target};
 use crate::store;
 use crate::store::{AWAITS_DEAD_LETTERS, DeadLetter, FailureKind, SpoolRecord, StoreError};
-use super::{Bridge, Callback, DeadLetterReason, Outcome, Refusal, Rules, Target};
 
 /// Pause before a record is tried again inside the deadline: doubles up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
@@ -524,7 +524,13 @@ pub(super) fn spool_record(failure: &Failure, body: Bytes) -> SpoolRecord {
     }
 }
 
-fn letter(reason: DeadLetterReason, callback: &Callback, event: &Event, route: Option<&str>, code: impl Into<String>) -> DeadLetter {
+fn letter(
+    reason: DeadLetterReason,
+    callback: &Callback,
+    event: &Event,
+    route: Option<&str>,
+    code: impl Into<String>,
+) -> DeadLetter {
     let text = |attribute| event.get(attribute).map(str::to_owned);
     DeadLetter {
         reason: reason.as_str().to_owned(),

@@ -246,8 +246,11 @@ impl<'b> Drain<'b> {
 
     /// Waits for records behind those that were read; false when it is time to look at those that were left.
     async fn more_is_there(&self, stopping: &CancellationToken) -> bool {
-        let look_again =
-            if self.settled.is_empty() { Instant::now() + RETAINED_FOR } else { self.remove_at.0.max(Instant::now() + PAUSE.0) };
+        let look_again = if self.settled.is_empty() {
+            Instant::now() + RETAINED_FOR
+        } else {
+            self.remove_at.0.max(Instant::now() + PAUSE.0)
+        };
         tokio::select! {
             () = stopping.cancelled() => true,
             () = tokio::time::sleep_until(look_again) => false,

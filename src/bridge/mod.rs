@@ -14,7 +14,6 @@ mod deliver;
 mod drain;
 mod replay;
 
-
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -32,14 +31,13 @@ use crate::dialect::{Dialect, Normalized, Normalizer, NotACallback, Origin};
 use crate::event::{DIALECT, Event, SOURCE, SUBJECT, TIME, TYPE};
 use crate::output::{ErrorKind, Output};
 use crate::route::{Action, Destination, Router};
+use crate::store::{self, AWAITS_DEAD_LETTERS, DeadLetter, FailureKind, Lane, Store};
 use crate::telemetry::metrics::{Metrics, set_to_now};
 use admission::InFlightBytes;
 pub use admission::{Admission, NoRoom};
 pub use dedupe::DedupeSettings;
 use dedupe::{Claim, Window};
 use deliver::Delivered;
-use crate::store::{self, AWAITS_DEAD_LETTERS, DeadLetter, FailureKind, Lane, Store};
-
 
 /// A callback as an input received it.
 #[derive(Debug)]

@@ -11,9 +11,9 @@ use time::format_description::well_known::Rfc3339;
 use super::normalize::pretty;
 use super::{StoreArgs, USAGE, fail, print, table};
 use crate::bridge::DeadLetterReason;
+use crate::route::nearest;
 use crate::store::database::{Access, Database};
 use crate::store::{self, DeadLetterFilter, DeadLetterRow, StoreError, StoreSettings};
-use crate::route::nearest;
 
 /// Letters of one transaction: a running bridge waits for it at most.
 const CHUNK: usize = 500;
@@ -125,8 +125,8 @@ fn moment(text: &str) -> Result<OffsetDateTime, String> {
     if let Ok(time) = OffsetDateTime::parse(text, &Rfc3339) {
         return Ok(time);
     }
-    let ago =
-        super::span(text).map_err(|_| "expected a time as 2026-01-31T12:00:00Z, or a span before now as 2h".to_owned())?;
+    let ago = super::span(text)
+        .map_err(|_| "expected a time as 2026-01-31T12:00:00Z, or a span before now as 2h".to_owned())?;
     time::Duration::try_from(ago)
         .ok()
         .and_then(|ago| OffsetDateTime::now_utc().checked_sub(ago))

@@ -22,11 +22,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use time::OffsetDateTime;
 
-use crate::store::StoreError;
-use crate::store::{self, StoreSettings};
 use crate::config::{self, ConfigError, Layer, Loaded};
 use crate::dialect::Normalizer;
 use crate::setting::Span;
+use crate::store::StoreError;
+use crate::store::{self, StoreSettings};
 
 /// The work failed.
 const FAILED: u8 = 1;

@@ -220,8 +220,7 @@ fn status(store: &StoreArgs, settings: &StoreSettings, as_json: bool) -> ExitCod
     let is_running = store::is_running(&settings.path);
     let set_aside = store::set_aside(&settings.path);
     // Without a configuration nothing can be said about its outputs.
-    let configured =
-        store.config.is_given().then(|| config::load_output_kinds(&store.config.layers()).ok()).flatten();
+    let configured = store.config.is_given().then(|| config::load_output_kinds(&store.config.layers()).ok()).flatten();
     let is_known = |output: &str| {
         output == AWAITS_DEAD_LETTERS || configured.as_ref().is_none_or(|outputs| outputs.contains_key(output))
     };
@@ -260,7 +259,10 @@ fn status(store: &StoreArgs, settings: &StoreSettings, as_json: bool) -> ExitCod
     ];
     for backlog in &backlogs {
         let oldest = oldest(backlog).map_or_else(String::new, |age| {
-            format!(", the oldest waits for {}", humantime::format_duration(std::time::Duration::from_secs(age.as_secs())))
+            format!(
+                ", the oldest waits for {}",
+                humantime::format_duration(std::time::Duration::from_secs(age.as_secs()))
+            )
         });
         let hint = if is_known(&backlog.output) { "" } else { "; this output is not configured: see `spool move`" };
         rows.push(vec![
@@ -291,9 +293,9 @@ fn verify(settings: &StoreSettings) -> ExitCode {
                 if verified.damaged.len() > places.len() { ", …" } else { "" }
             ))
         }
-        Err(error) if error.kind == FailureKind::Damaged => fail(format!(
-            "damaged: {error}; at its next start the bridge copies what can be read into a new file"
-        )),
+        Err(error) if error.kind == FailureKind::Damaged => {
+            fail(format!("damaged: {error}; at its next start the bridge copies what can be read into a new file"))
+        }
         Err(error) => fail(super::unreadable(settings, &error)),
     }
 }

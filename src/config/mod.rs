@@ -14,7 +14,6 @@ use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::store::StoreSettings;
 use crate::bridge::{DedupeSettings, Delivery};
 use crate::dialect::{Catalogue, Normalizer};
 use crate::input::http::HttpConfig;
@@ -26,6 +25,7 @@ use crate::output::{self, check_topic};
 use crate::route::{Action, Destination, Filter, Route, Router, Template, nearest, parse_match};
 use crate::service::{InputSettings, OutputSettings, Settings};
 use crate::setting::Mistake;
+use crate::store::StoreSettings;
 use crate::telemetry::logs;
 use raw::{Raw, RawAdmin, RawCatalogue, RawDeadLetters, RawDestination, RawEvent, RawRoute, RawSpool};
 use read::Reader;
@@ -103,8 +103,7 @@ pub fn load_without_inputs(layers: &[Layer]) -> Result<Loaded, Vec<ConfigError>>
 fn load_parts(layers: &[Layer], with_inputs: bool) -> Result<Loaded, Vec<ConfigError>> {
     let mut reader = Reader::new(layers)?;
     let raw: Raw = reader.section(&[]);
-    let inputs =
-        if with_inputs { plugins(&mut reader, "inputs", &raw.inputs, read_input) } else { Vec::new() };
+    let inputs = if with_inputs { plugins(&mut reader, "inputs", &raw.inputs, read_input) } else { Vec::new() };
     let outputs = plugins(&mut reader, "outputs", &raw.outputs, read_output);
     let effective = effective(&raw, &inputs, &outputs);
 

@@ -121,11 +121,7 @@ pub struct RawDelivery {
 
 impl Default for RawDelivery {
     fn default() -> Self {
-        RawDelivery {
-            deadline: Span(Duration::from_secs(1)),
-            max_in_flight: 8192,
-            max_in_flight_bytes: Size(64 << 20),
-        }
+        RawDelivery { deadline: Span(Duration::from_secs(1)), max_in_flight: 8192, max_in_flight_bytes: Size(64 << 20) }
     }
 }
 

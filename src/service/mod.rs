@@ -19,7 +19,6 @@ use tokio_util::task::TaskTracker;
 pub use drain::{Drained, drain_spool};
 
 use crate::admin::Admin;
-use crate::store::{Store, StoreSettings};
 use crate::bridge::{Bridge, Delivery, Rules};
 use crate::dialect::{Catalogue, Normalizer};
 use crate::input::http::{Endpoints, HttpInput, HttpSettings};
@@ -29,6 +28,7 @@ use crate::output::console::Console;
 use crate::output::kafka::{Kafka, KafkaSettings};
 use crate::output::nats::{Nats, NatsSettings};
 use crate::route::{Destination, Router};
+use crate::store::{Store, StoreSettings};
 use crate::telemetry::logs::Format;
 use crate::telemetry::metrics::Metrics;
 

@@ -48,9 +48,7 @@ pub use lane::Lane;
 pub use lock::is_running;
 pub use offline::{Imported, Offline};
 pub use reader::Reader;
-pub use record::{
-    AWAITS_DEAD_LETTERS, Backlog, DeadLetter, DeadLetterFilter, DeadLetterRow, SpoolRecord, Spooled,
-};
+pub use record::{AWAITS_DEAD_LETTERS, Backlog, DeadLetter, DeadLetterFilter, DeadLetterRow, SpoolRecord, Spooled};
 pub use recover::DAMAGED;
 pub(crate) use recover::damaged_record;
 pub use space::Volume;

@@ -197,7 +197,13 @@ fn copy(folder: &Path, from: &Path, cause: &Cause) -> Result<Copied, StoreError>
             tracing::warn!(records, dead_letters, damaged, "everything was copied from the damaged database");
         }
         Some(lost) => {
-            tracing::error!(records, dead_letters, damaged, lost, "not everything could be read of the damaged database");
+            tracing::error!(
+                records,
+                dead_letters,
+                damaged,
+                lost,
+                "not everything could be read of the damaged database"
+            );
         }
         None => tracing::error!("nothing could be read of the damaged database"),
     }

@@ -513,12 +513,8 @@ impl Writer {
         if matches!(self.state, State::Untrusted { .. }) {
             return;
         }
-        let untrusted = |cause| State::Untrusted {
-            cause,
-            error: error.clone(),
-            next_try: Instant::now(),
-            pause: COPY_PAUSE.0,
-        };
+        let untrusted =
+            |cause| State::Untrusted { cause, error: error.clone(), next_try: Instant::now(), pause: COPY_PAUSE.0 };
         self.state = match error.kind {
             FailureKind::SyncFailed => untrusted(Cause::SyncFailed),
             FailureKind::Damaged => untrusted(Cause::Damaged(error.clone())),

@@ -243,7 +243,8 @@ async fn events_that_find_the_dead_letters_full_wait_in_the_spool() {
     // With room again it becomes a dead letter by itself; a restart looks at once.
     bridge.stop().await;
     let bridge = TestBridge::start(&configuration).await;
-    eventually("no more waits", SOON, async || (bridge.metric("apsara_bridge_spool_events") == 0.0).then_some(())).await;
+    eventually("no more waits", SOON, async || (bridge.metric("apsara_bridge_spool_events") == 0.0).then_some(()))
+        .await;
     assert_eq!(bridge.metric(unrouted), 1.0);
     let listed = letters.list(&[]).await;
     assert_eq!((listed.len() as f64, &listed[1]["reason"]), (kept, &"unrouted".into()));

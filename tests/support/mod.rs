@@ -1,7 +1,8 @@
 //! What the integration tests and the benchmarks stand on: real brokers, foreign readers, child processes.
 //!
 //! Promises to whoever uses it:
-//! - Nothing is skipped. A missing tool panics with the command that installs it (`tests/support/setup PART`).
+//! - Nothing is skipped. A missing tool panics with the command that installs it (`tests/support/setup PART`). What the
+//!   machine itself does not allow is noted ([`not_run`]).
 //! - Nothing outlives the test process, however that ends: see [`process`].
 //! - Nothing sleeps for luck. Whatever has to happen is polled for, against a deadline that names it.
 //! - Nothing is shared unless the name says so (`Kafka::shared`, `Nats::shared`, the judges). Who stops, kills or
@@ -55,6 +56,15 @@ pub fn free_port() -> u16 {
         .map(|step| LOWEST + u16::try_from((start + step) % span).expect("below the span of a u16"))
         .find(|port| !taken.contains(port) && TcpListener::bind(("127.0.0.1", *port)).is_ok() && taken.insert(*port))
         .expect("no free TCP port below the ephemeral range: see `ss -ltn` for who listens on all of them")
+}
+
+/// Notes that a test cannot run because the machine does not allow something, for the last line of `.ci/run`.
+pub fn not_run(what: &str) {
+    use std::io::Write;
+    eprintln!("NOT RUN: {what}");
+    let Some(file) = std::env::var_os("NOT_RUN_FILE") else { return };
+    let file = std::fs::File::options().create(true).append(true).open(file);
+    file.and_then(|mut file| writeln!(file, "{what}")).expect("NOT_RUN_FILE can be written");
 }
 
 /// Where `tests/support/setup` puts things.

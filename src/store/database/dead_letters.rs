@@ -160,9 +160,9 @@ impl Writing<'_> {
     /// SQLite's.
     pub fn keep(&self, letter: &DeadLetter, room: u64) -> Result<Kept, StoreError> {
         let fingerprint = letter.fingerprint();
-        let mut select = self.transaction.prepare_cached(
-            "SELECT id, checksum, envelope, body FROM dead_letters WHERE fingerprint = ?1",
-        )?;
+        let mut select = self
+            .transaction
+            .prepare_cached("SELECT id, checksum, envelope, body FROM dead_letters WHERE fingerprint = ?1")?;
         let known = select
             .query_row([fingerprint], |row| {
                 let stored = DeadLetter {

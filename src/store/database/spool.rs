@@ -110,7 +110,8 @@ impl Database {
     /// # Errors
     /// SQLite's.
     pub fn indexed_seqs(&self, mut visit: impl FnMut(i64) -> bool) -> Result<(), StoreError> {
-        let mut statement = self.connection.prepare("SELECT seq FROM spool INDEXED BY spool_by_output WHERE output >= ''")?;
+        let mut statement =
+            self.connection.prepare("SELECT seq FROM spool INDEXED BY spool_by_output WHERE output >= ''")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             if !visit(integer(row, 0)?) {
@@ -120,12 +121,7 @@ impl Database {
         Ok(())
     }
 
-    pub(super) fn numbers(
-        &self,
-        sql: &str,
-        after: i64,
-        mut visit: impl FnMut(i64) -> bool,
-    ) -> Result<(), StoreError> {
+    pub(super) fn numbers(&self, sql: &str, after: i64, mut visit: impl FnMut(i64) -> bool) -> Result<(), StoreError> {
         let mut statement = self.connection.prepare_cached(sql)?;
         let mut rows = statement.query([after])?;
         while let Some(row) = rows.next()? {
@@ -199,9 +195,9 @@ impl Writing<'_> {
     /// # Errors
     /// SQLite's.
     pub fn redirect(&self, seq: i64, record: &SpoolRecord) -> Result<(), StoreError> {
-        let mut update = self.transaction.prepare_cached(
-            "UPDATE spool SET output = ?2, topic = ?3, bytes = ?4, checksum = ?5 WHERE seq = ?1",
-        )?;
+        let mut update = self
+            .transaction
+            .prepare_cached("UPDATE spool SET output = ?2, topic = ?3, bytes = ?4, checksum = ?5 WHERE seq = ?1")?;
         let bytes = i64::try_from(record.bytes()).unwrap_or(i64::MAX);
         update.execute(params![seq, record.output, record.topic, bytes, record.checksum(seq)])?;
         Ok(())
