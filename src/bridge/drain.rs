@@ -58,7 +58,7 @@ impl Bridge {
                     () = lane.filled() => {}
                 }
             }
-            let (back, read) = read(store, reader.take(), AWAITS_DEAD_LETTERS, 0, BATCH.0).await;
+            let (back, read) = read_records(store, reader.take(), AWAITS_DEAD_LETTERS, 0, BATCH.0).await;
             reader = back;
             let settled: Vec<Settled> = read.unwrap_or_default().into_iter().map(waiting_letter).collect();
             let wanted = settled.len();
@@ -117,7 +117,7 @@ fn names(event: &Event) -> (String, String, Option<String>) {
 }
 
 /// Reads records without blocking the runtime.
-async fn read(
+async fn read_records(
     store: &Store,
     reader: Option<Reader>,
     output: &str,
@@ -166,6 +166,7 @@ impl<'b> Drain<'b> {
         let mut reader = Some(self.store.reader());
         let mut after = 0;
         let mut batch = BATCH.0;
+        let mut ahead: Option<Result<Vec<Spooled>, String>> = None;
         let mut pause = PAUSE.0;
         let mut tries = 0;
         let mut began: Option<(Instant, u64)> = None;
@@ -179,8 +180,14 @@ impl<'b> Drain<'b> {
             if !self.target.output.health().is_up() {
                 continue;
             }
-            let (back, read) = read(self.store, reader.take(), self.output, after, batch).await;
-            reader = back;
+            let read = match ahead.take() {
+                Some(read) => read,
+                None => {
+                    let (back, read) = read_records(self.store, reader.take(), self.output, after, batch).await;
+                    reader = back;
+                    read
+                }
+            };
             let mut spooled = match read {
                 Ok(spooled) => spooled,
                 Err(error) => {
@@ -201,14 +208,22 @@ impl<'b> Drain<'b> {
                 tracing::info!(output = self.output, records = self.lane.spooled(), "draining the spool");
                 (Instant::now(), 0)
             });
-            let outcome = self.publish(spooled, tries).await;
+            // The next batch is read while this one is published.
+            let next = (batch * 2).clamp(1, BATCH.0);
+            let (outcome, (back, read)) = tokio::join!(
+                self.publish(spooled, tries),
+                read_records(self.store, reader.take(), self.output, last, next)
+            );
+            reader = back;
             *count += outcome.settled.len() as u64;
             self.settled.extend(outcome.settled.into_iter().map(|settled| (settled.seq, settled)));
             self.remove().await;
             match outcome.failed {
                 None => {
                     after = last;
-                    batch = (batch * 2).clamp(1, BATCH.0);
+                    // An empty batch is asked for again: more may be there by then.
+                    ahead = Some(read).filter(|read| read.as_ref().is_ok_and(|read| !read.is_empty()));
+                    batch = next;
                     pause = PAUSE.0;
                     tries = 0;
                 }

@@ -945,8 +945,8 @@ async fn a_spool_of_an_earlier_version_is_read() {
     }
 }
 
-/// A sender that has sent half of a large body holds the memory of that half, and others are answered with 503 when
-/// there is no more.
+/// A sender that has sent half of a large body holds the memory for it, and others are answered with 503 when there is
+/// no more.
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_in_flight_are_bounded() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -976,6 +976,44 @@ async fn bytes_in_flight_are_bounded() {
     assert_eq!(&answer, b"HTTP/1.1 200");
     assert_eq!(bridge.post(large("other")).await.status.as_u16(), 200);
     bridge.stop().await;
+}
+
+/// What `delivery.max_in_flight_bytes` means for the memory of the process: many large bodies at once, and a bus that
+/// does not answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_is_bounded_by_the_bytes_in_flight() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("anything", 1, 1).expect("created");
+    let path = folder.path().join("spool");
+    let bridge = Served::start_with(&folder, &path, &cluster.bootstrap_servers(), "", Served::plainly);
+    bridge.taking();
+    eventually("connected", SOON, async || (bridge.ready().await == 200).then_some(())).await;
+    assert_eq!(bridge.post("first", 2).await, 200);
+    cluster.broker_round_trip_time(1, Duration::from_secs(10)).expect("set");
+    let peak = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", bridge.process.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") >> 10
+    };
+    let before = peak();
+    let posts = (0..1000).map(|number| {
+        let (input, id) = (bridge.input, format!("large{number}"));
+        tokio::spawn(async move {
+            let body = callback(&id).replace("\"42\"", &format!("\"{}\"", "4".repeat(250_000)));
+            Client::connect(input).await.post("/callbacks", body, &signed_headers("VOD")).await.status.as_u16()
+        })
+    });
+    let posts: Vec<_> = posts.collect();
+    let mut answers = std::collections::BTreeMap::new();
+    for post in posts {
+        *answers.entry(post.await.expect("answered")).or_insert(0) += 1;
+    }
+    assert!(answers.keys().all(|status| [200, 503].contains(status)), "{answers:?}");
+    assert!(answers[&200] >= 100, "{answers:?}");
+    let grown = peak() - before;
+    eprintln!("{grown} MiB more than the {before} MiB before, {answers:?}");
+    assert!(grown < 5 * 64, "{grown} MiB more than the {before} MiB before, with 64 MiB in flight");
 }
 
 /// While another process holds the database, replays that were published cannot be noted as ended. That is done later,

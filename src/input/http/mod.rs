@@ -466,9 +466,12 @@ impl Service {
         })
     }
 
-    /// Reads a body into one buffer, and asks for the memory of each piece as it arrives.
+    /// Reads a body into one buffer. The memory for it is asked for first, because bodies that are half there would
+    /// wait for each other; without a declared length it is asked for as the pieces arrive.
     async fn collect(&self, mut body: Incoming) -> Result<(Bytes, Admission), (Problem, String)> {
         let mut admission = self.bridge.admit();
+        let declared = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+        self.grow(&mut admission, declared.unwrap_or_default()).await?;
         let (mut first, mut all) = (Bytes::new(), BytesMut::new());
         while let Some(frame) = body.frame().await {
             let Ok(frame) = frame else {
@@ -478,16 +481,23 @@ impl Service {
             if first.len().max(all.len()) + piece.len() > self.max_body {
                 return Err(self.too_large());
             }
-            let until = Instant::now() + self.bridge.deadline();
-            admission.grow(piece.len(), until).await.map_err(|full| (Problem::TooManyRequests, full.to_string()))?;
+            if declared.is_none() {
+                self.grow(&mut admission, piece.len()).await?;
+            }
             if first.is_empty() && all.is_empty() {
                 first = piece;
                 continue;
             }
+            all.reserve(declared.unwrap_or_default().saturating_sub(all.len()));
             all.extend_from_slice(&std::mem::take(&mut first));
             all.extend_from_slice(&piece);
         }
         Ok((if all.is_empty() { first } else { all.freeze() }, admission))
+    }
+
+    async fn grow(&self, admission: &mut Admission, bytes: usize) -> Result<(), (Problem, String)> {
+        let until = Instant::now() + self.bridge.deadline();
+        admission.grow(bytes, until).await.map_err(|full| (Problem::TooManyRequests, full.to_string()))
     }
 
     fn too_large(&self) -> (Problem, String) {
