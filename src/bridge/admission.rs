@@ -1,7 +1,7 @@
 //! The bound on memory: bytes of bodies and envelopes that are in flight at once.
 //!
-//! An input asks for room as the bytes of a body arrive, so that a sender that is slow holds only what it has sent. A
-//! full bound is back-pressure: it is waited for, and then the callback is refused.
+//! An input asks for room before it reads a body, because bodies that are half there would wait for each other. A full
+//! bound is back-pressure: it is waited for, and then the callback is refused.
 
 use std::sync::Arc;
 

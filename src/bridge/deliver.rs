@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// How long after its receipt a callback waits for the store: IMS waits 3 s for an answer (Alibaba's page on IMS
 /// callbacks).
-const STORE_ANSWERS: Duration = Duration::from_millis(2500);
+pub(super) const STORE_ANSWERS: Duration = Duration::from_millis(2500);
 
 /// The least time for publishing what the store could not take.
 const LAST_TRY: Duration = Duration::from_millis(400);
@@ -334,7 +334,7 @@ impl Bridge {
             return Ok(KeptIn::Places);
         }
         let records = || failures.iter().map(|failure| spool_record(failure, callback.body.clone()));
-        let wanted: Vec<SpoolRecord> = records().chain(announcements).collect();
+        let wanted: Vec<SpoolRecord> = records().chain(announcements.iter().cloned()).collect();
         let rows = letters.iter().map(|pending| pending.letter.clone()).collect();
         let until = (callback.arrived + STORE_ANSWERS).max(Instant::now() + STORE_ANSWERS / 2).max(deadline);
         let error = match in_time(until, store.keep(wanted, rows)).await {
@@ -346,7 +346,8 @@ impl Bridge {
         };
         if error.kind == FailureKind::DeadLettersFull {
             let waiting = letters.iter().map(|pending| pending.record(&callback.body));
-            let spooled = in_time(until, store.keep(records().chain(waiting).collect(), Vec::new())).await;
+            let spooled =
+                in_time(until, store.keep(records().chain(waiting).chain(announcements).collect(), Vec::new())).await;
             if spooled.is_ok() {
                 return Ok(KeptIn::SpoolOnly);
             }
@@ -567,7 +568,10 @@ enum Announced {
 }
 
 /// Waits for the store no longer than somebody waits for the answer.
-async fn in_time(until: Instant, kept: impl Future<Output = Result<(), StoreError>>) -> Result<(), StoreError> {
+pub(super) async fn in_time(
+    until: Instant,
+    kept: impl Future<Output = Result<(), StoreError>>,
+) -> Result<(), StoreError> {
     let late = |_| Err(StoreError::new(FailureKind::Io, "the disk did not answer in time"));
     tokio::time::timeout_at(until, kept).await.unwrap_or_else(late)
 }

@@ -32,6 +32,9 @@ const BATCH: (usize, u64) = (2048, 8 << 20);
 /// come back all at once.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
+/// Bytes of dead letters that cannot be written from which on nothing more is published: they are in memory.
+const LETTERS_HELD: u64 = 16 << 20;
+
 /// How long records whose dead letters had no room are left alone.
 const RETAINED_FOR: Duration = Duration::from_secs(30);
 
@@ -50,7 +53,6 @@ impl Bridge {
     /// Makes dead letters of the events that wait for room among them.
     async fn move_to_dead_letters(&self, store: &Store, stopping: &CancellationToken) {
         let lane = store.lane(AWAITS_DEAD_LETTERS);
-        let mut reader = Some(store.reader());
         loop {
             while lane.spooled() == 0 {
                 tokio::select! {
@@ -58,8 +60,7 @@ impl Bridge {
                     () = lane.filled() => {}
                 }
             }
-            let (back, read) = read_records(store, reader.take(), AWAITS_DEAD_LETTERS, 0, BATCH.0).await;
-            reader = back;
+            let (_, read) = read_records(store, None, AWAITS_DEAD_LETTERS, 0, BATCH.0).await;
             let settled: Vec<Settled> = read.unwrap_or_default().into_iter().map(waiting_letter).collect();
             let wanted = settled.len();
             let is_moved = match store.settle(settled.clone()).await {
@@ -147,6 +148,8 @@ struct Drain<'b> {
     settled: BTreeMap<i64, Settled>,
     /// When removing them is tried again, and the pause after that.
     remove_at: (Instant, Duration),
+    /// When records that were left, because their dead letters had no room, are read again.
+    look_again: Option<Instant>,
 }
 
 /// What became of a batch.
@@ -159,7 +162,7 @@ struct Outcome {
 impl<'b> Drain<'b> {
     fn new(bridge: &'b Bridge, store: &'b Store, output: &'b str, target: &'b Target, lane: Arc<Lane>) -> Drain<'b> {
         let (settled, remove_at) = (BTreeMap::new(), (Instant::now(), PAUSE.0));
-        Drain { bridge, store, output, target, lane, settled, remove_at }
+        Drain { bridge, store, output, target, lane, settled, remove_at, look_again: None }
     }
 
     async fn run(mut self, stopping: CancellationToken) {
@@ -177,8 +180,11 @@ impl<'b> Drain<'b> {
                 () = self.wait() => {}
             }
             self.remove().await;
-            if !self.target.output.health().is_up() {
+            if !self.target.output.health().is_up() || self.letter_bytes() > LETTERS_HELD {
                 continue;
+            }
+            if self.look_again.is_some_and(|at| Instant::now() >= at) {
+                (after, ahead, self.look_again) = (0, None, None);
             }
             let read = match ahead.take() {
                 Some(read) => read,
@@ -197,8 +203,9 @@ impl<'b> Drain<'b> {
                 }
             };
             let Some(last) = spooled.last().map(|spooled| spooled.seq) else {
-                if self.lane.spooled() > 0 && !self.more_is_there(&stopping).await {
-                    // What could not be removed, or has no room among the dead letters, is before.
+                // An open connection would hold a file that was replaced.
+                reader = None;
+                if self.lane.spooled() == 0 || self.is_time_to_look_again(&stopping).await {
                     after = 0;
                 }
                 continue;
@@ -253,24 +260,35 @@ impl<'b> Drain<'b> {
         if self.settled.is_empty() {
             return is_up.await;
         }
+        if self.letter_bytes() > LETTERS_HELD {
+            return tokio::time::sleep_until(self.remove_at.0).await;
+        }
         tokio::select! {
             () = is_up => {}
             () = tokio::time::sleep_until(self.remove_at.0) => {}
         }
     }
 
-    /// Waits for records behind those that were read; false when it is time to look at those that were left.
-    async fn more_is_there(&self, stopping: &CancellationToken) -> bool {
-        let look_again = if self.settled.is_empty() {
-            Instant::now() + RETAINED_FOR
-        } else {
-            self.remove_at.0.max(Instant::now() + PAUSE.0)
-        };
+    /// Waits for records behind those that were read, or for the time to remove what is settled; true when it is time to
+    /// read from the beginning.
+    async fn is_time_to_look_again(&mut self, stopping: &CancellationToken) -> bool {
+        let look_again = *self.look_again.get_or_insert_with(|| Instant::now() + RETAINED_FOR);
+        let until = if self.settled.is_empty() { look_again } else { self.remove_at.0.min(look_again) };
         tokio::select! {
-            () = stopping.cancelled() => true,
-            () = tokio::time::sleep_until(look_again) => false,
-            () = self.lane.filled() => true,
+            () = stopping.cancelled() => {}
+            () = tokio::time::sleep_until(until) => {}
+            () = self.lane.filled() => {}
         }
+        let is_time = Instant::now() >= look_again;
+        if is_time {
+            self.look_again = None;
+        }
+        is_time
+    }
+
+    /// Bytes of the dead letters that could not be written yet.
+    fn letter_bytes(&self) -> u64 {
+        self.settled.values().filter_map(|settled| settled.letter.as_ref()).map(|became| became.0.bytes()).sum()
     }
 
     /// Publishes a batch, all of it at once; the clients keep the order in which they are handed the records.
@@ -366,6 +384,7 @@ impl<'b> Drain<'b> {
                 self.remove_at = (Instant::now(), PAUSE.0);
                 self.bridge.letters_kept(&settled, &retained);
                 if !retained.is_empty() {
+                    self.look_again.get_or_insert_with(|| Instant::now() + RETAINED_FOR);
                     tracing::warn!(
                         output = self.output,
                         records = retained.len(),

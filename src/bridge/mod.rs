@@ -37,7 +37,7 @@ use admission::InFlightBytes;
 pub use admission::{Admission, NoRoom};
 pub use dedupe::DedupeSettings;
 use dedupe::{Claim, Window};
-use deliver::Delivered;
+use deliver::{Delivered, STORE_ANSWERS, in_time};
 
 /// A callback as an input received it.
 #[derive(Debug)]
@@ -501,7 +501,10 @@ impl Bridge {
             ..DeadLetter::default()
         };
         let is_kept = match &self.store {
-            Some(store) => store.keep(Vec::new(), vec![letter]).await.is_ok(),
+            Some(store) => {
+                let until = callback.arrived + STORE_ANSWERS;
+                in_time(until, store.keep(Vec::new(), vec![letter])).await.is_ok()
+            }
             None => false,
         };
         let counter =

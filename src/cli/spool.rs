@@ -136,6 +136,10 @@ fn move_records(store: &StoreArgs, from: &str, to: &str, topic: Option<&str>) ->
         eprintln!("apsara-bridge: --to: there is no output `{to}`; {hint}");
         return Err(ExitCode::from(USAGE));
     };
+    if from == AWAITS_DEAD_LETTERS {
+        eprintln!("apsara-bridge: --from: expected the name of an output");
+        return Err(ExitCode::from(USAGE));
+    }
     if from == to {
         eprintln!("apsara-bridge: --to: expected another output than `{from}`");
         return Err(ExitCode::from(USAGE));
@@ -185,14 +189,15 @@ fn import(settings: StoreSettings, file: &Path) -> ExitCode {
         Ok(Err(error)) => return fail(error),
         Err(error) => return fail(error),
     };
-    let Imported { records, dead_letters, repeats, damaged, lost, left } = imported;
+    let Imported { records, dead_letters, repeats, damaged, lost, may_be_more, left } = imported;
     print(format!(
         "imported {} and {dead_letters} dead letters; {repeats} were here already; {damaged} were damaged and are dead \
          letters now\n",
         counted(records)
     ));
-    if lost > 0 {
-        eprintln!("apsara-bridge: {lost} rows of {} could not be read", file.display());
+    if lost > 0 || may_be_more {
+        let or_more = if may_be_more { " or more" } else { "" };
+        eprintln!("apsara-bridge: {lost}{or_more} rows of {} could not be read", file.display());
     }
     if left > 0 {
         return fail(format!(

@@ -30,7 +30,7 @@ mod writer;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,10 @@ pub use space::Volume;
 
 /// How long the database is checked at the start; what is not reached by then is checked when it is read.
 const CHECK_AT_START: Duration = Duration::from_secs(1);
+
+/// How long the writer may be at work, in milliseconds, until new events are refused at once. Callbacks do not wait
+/// longer for it.
+const STUCK: i64 = 2500;
 
 /// Where the store is, and its bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,6 +132,11 @@ struct Shared {
     oldest: AtomicI64,
     /// Rings when a command has requested replays.
     replays: Notify,
+    /// Held by the writer while one database takes the place of another, and by readers while they open one: a
+    /// connection must not pair the old file with the new log.
+    swapping: RwLock<()>,
+    /// Since when the writer is at work, in Unix milliseconds; [`NONE`] while it waits.
+    busy_since: AtomicI64,
 }
 
 const NONE: i64 = i64::MAX;
@@ -197,6 +206,8 @@ impl Store {
             is_full: AtomicBool::new(false),
             oldest: AtomicI64::new(NONE),
             replays: Notify::new(),
+            swapping: RwLock::new(()),
+            busy_since: AtomicI64::new(NONE),
         });
         let (jobs, incoming) = channel();
         let writer = Writer::new(shared.clone(), incoming, database, totals, lock);
@@ -231,6 +242,11 @@ impl Store {
     /// Why nothing is known to be stored. After [`FailureKind::SyncFailed`] and [`FailureKind::Io`] they may be found
     /// in the store later, as a repeat with the same id.
     pub async fn keep(&self, records: Vec<SpoolRecord>, letters: Vec<DeadLetter>) -> Result<(), StoreError> {
+        let busy_since = self.shared.busy_since.load(Ordering::Relaxed);
+        if busy_since != NONE && now().saturating_sub(busy_since) > STUCK {
+            // What nobody waits for must not gather in memory.
+            return Err(StoreError::new(FailureKind::Io, "the disk does not answer"));
+        }
         let lanes: Vec<Arc<Lane>> = records.iter().map(|record| self.lane(&record.output)).collect();
         let _pending = PendingGuard::new(lanes);
         self.work(Work::Keep(records, letters)).await.map(|_| ())
@@ -295,7 +311,12 @@ fn open_folder(
     lock_until: Option<Instant>,
 ) -> Result<(lock::FolderLock, Database, database::Verified), String> {
     let shown = folder.display();
-    std::fs::create_dir_all(folder).map_err(|error| {
+    let is_new = !folder.exists();
+    let made = std::fs::create_dir_all(folder).and_then(|()| match folder.parent() {
+        Some(parent) if is_new && !parent.as_os_str().is_empty() => std::fs::File::open(parent)?.sync_all(),
+        _ => Ok(()),
+    });
+    made.map_err(|error| {
         format!("{shown} cannot be made: {error}; name a folder that can be written, or set spool.enabled = false")
     })?;
     let lock = lock::lock(folder, lock_until)?;

@@ -16,6 +16,9 @@ use crate::event::Event;
 /// Records of one transaction: bounds the length of the log.
 const CHUNK: usize = 1000;
 
+/// Their bytes, likewise.
+const CHUNK_BYTES: u64 = 8 << 20;
+
 /// The database of a folder whose lock is held.
 #[derive(Debug)]
 pub struct Offline {
@@ -37,6 +40,8 @@ pub struct Imported {
     pub damaged: u64,
     /// Rows that are known to be there and could not be read.
     pub lost: u64,
+    /// Whether there may be more of them.
+    pub may_be_more: bool,
     /// Rows that found no room.
     pub left: u64,
 }
@@ -78,7 +83,7 @@ impl Offline {
     pub fn move_records(&mut self, from: &str, to: &str, topic: Option<&str>) -> Result<u64, StoreError> {
         let (mut after, mut moved) = (0, 0);
         loop {
-            let read = self.database.read(from, after, CHUNK, u64::MAX)?;
+            let read = self.database.read(from, after, CHUNK, CHUNK_BYTES)?;
             let Some(last) = read.last() else { break };
             after = last.seq;
             let writing = self.database.begin()?;
@@ -128,9 +133,9 @@ impl Offline {
             letters: Vec::new(),
             imported: Imported::default(),
         };
-        let lost = salvage::read(&source, &mut import)?;
+        let loss = salvage::read(&source, &mut import)?;
         import.write()?;
-        Ok(Imported { lost, ..import.imported })
+        Ok(Imported { lost: loss.rows, may_be_more: loss.is_open, ..import.imported })
     }
 }
 
@@ -174,6 +179,10 @@ impl Import<'_> {
     }
 
     fn letter(&mut self, row: DeadLetterRow) -> Result<(), StoreError> {
+        if self.database.has_dead_letter(&row.letter)? {
+            self.imported.repeats += 1;
+            return Ok(());
+        }
         let Some(rest) = self.letter_room.checked_sub(row.letter.bytes()) else {
             self.imported.left += 1;
             return Ok(());

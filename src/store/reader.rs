@@ -1,8 +1,8 @@
 //! Reading next to the writer.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::oneshot;
 
@@ -42,7 +42,10 @@ impl Reader {
         let generation = self.shared.generation.load(Ordering::Acquire);
         let open = match self.open.take().filter(|(opened, _)| *opened == generation) {
             Some((_, database)) => Ok(database),
-            None => Database::open(&self.shared.settings.path, Access::Read),
+            None => {
+                let _open = self.shared.swapping.read().unwrap_or_else(PoisonError::into_inner);
+                Database::open(&self.shared.settings.path, Access::Read)
+            }
         };
         let result = open.and_then(|database| {
             let found = read(&database)?;

@@ -136,6 +136,8 @@ impl DeadLetter {
             None => {
                 hash.update([0]);
                 hash.update(&self.body);
+                // Of a record that was changed on the disk the envelope may be all that is left.
+                hash.update(self.envelope.as_deref().unwrap_or_default());
             }
         }
         for part in [&self.output, &self.topic] {

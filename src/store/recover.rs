@@ -73,30 +73,50 @@ fn attempt(folder: &Path, check: Duration) -> Result<(Database, Verified), Store
     let path = folder.join(FILE);
     remove_parts(&folder.join(BUILDING));
     continue_swap(folder)?;
-    if !path.exists() || is_blank(&path) {
+    if path.is_symlink() {
+        let message = format!("{} is a symbolic link; expected the file itself", path.display());
+        return Err(StoreError::new(FailureKind::Foreign, message));
+    }
+    if is_blank(&path) {
+        std::fs::remove_file(&path)
+            .map_err(|error| StoreError::io(format!("{} cannot be removed", path.display()), &error))?;
+    }
+    if !path.exists() {
         make(folder)?;
     }
-    if folder.join(UNSYNCED).exists() {
+    if is_unsynced(folder) {
         rebuild(folder, &Cause::SyncFailed)?;
     }
-    let opened = Database::open_file(&path, Access::Owner)
-        .and_then(|mut database| database.verify(Some(check)).map(|verified| (database, verified)));
+    let opened =
+        open_synced(folder).and_then(|mut database| database.verify(Some(check)).map(|verified| (database, verified)));
     let cause = match opened {
         Err(error) if error.kind == FailureKind::Damaged => Cause::Damaged(error),
         Err(error) if error.kind == FailureKind::SyncFailed => Cause::SyncFailed,
         opened => return opened,
     };
     rebuild(folder, &cause)?;
-    let mut database = Database::open_file(&path, Access::Owner)?;
+    let mut database = open_synced(folder)?;
     let verified = database.verify(Some(check))?;
     Ok((database, verified))
 }
 
-/// A file without tables: an earlier program was interrupted when it had just made it. One with tables has more than
-/// one page, here or in its log.
+/// Opens the database of a folder as its owner, with a log whose name is durable. SQLite syncs the folder when it makes
+/// a log, but does not look whether that succeeds.
+pub(super) fn open_synced(folder: &Path) -> Result<Database, StoreError> {
+    let database = Database::open(folder, Access::Owner)?;
+    sync(folder)?;
+    Ok(database)
+}
+
+/// A file without tables: an earlier program was interrupted when it had just made it.
 fn is_blank(path: &Path) -> bool {
-    let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
-    size(path) <= u64::from(PAGE_BYTES) && size(&with_suffix(path, LOG)) == 0
+    let size = |path: &Path| std::fs::metadata(path).map(|file| file.len()).ok();
+    match (size(path), size(&with_suffix(path, LOG)).unwrap_or(0)) {
+        // SQLite deletes a log next to an empty file. Without the file the log is asked about.
+        (Some(0), _) => true,
+        (Some(bytes), 0) => bytes <= u64::from(PAGE_BYTES) && Database::is_blank(path),
+        _ => false,
+    }
 }
 
 /// Ends a swap that was interrupted. As long as the old database is in its place, it is whole, and the new one may be
@@ -124,6 +144,12 @@ fn make(folder: &Path) -> Result<(), StoreError> {
             from = %newest.display(),
             "spool.db is missing next to a database that was set aside; its content is copied"
         );
+        let (log, its_log) = (with_suffix(&path, LOG), with_suffix(newest, LOG));
+        if log.exists() && !its_log.exists() {
+            // An earlier program was interrupted between the two.
+            rename(&log, &its_log)?;
+            sync(folder)?;
+        }
         let cause = StoreError::new(FailureKind::Damaged, "spool.db is missing");
         copy(folder, newest, &Cause::Damaged(cause))?;
         return Ok(());
@@ -188,26 +214,25 @@ fn copy(folder: &Path, from: &Path, cause: &Cause) -> Result<Copied, StoreError>
         }
     })?;
     finish(folder)?;
-    let Copied { records, dead_letters, damaged, lost } = copied;
-    match lost {
-        Some(0) if *cause == Cause::SyncFailed => {
+    let Copied { records, dead_letters, damaged, loss } = copied;
+    match loss {
+        Some(loss) if loss.is_none() && *cause == Cause::SyncFailed => {
             tracing::info!(records, dead_letters, damaged, "the spool was copied into a new file");
         }
-        Some(0) => {
+        Some(loss) if loss.is_none() => {
             tracing::warn!(records, dead_letters, damaged, "everything was copied from the damaged database");
         }
-        Some(lost) => {
-            tracing::error!(
-                records,
-                dead_letters,
-                damaged,
-                lost,
-                "not everything could be read of the damaged database"
-            );
-        }
-        None => tracing::error!("nothing could be read of the damaged database"),
+        Some(loss) => tracing::error!(
+            records,
+            dead_letters,
+            damaged,
+            lost = loss.rows,
+            or_more = loss.is_open,
+            "not everything could be read of the damaged database; it is kept"
+        ),
+        None => tracing::error!("nothing could be read of the damaged database; it is kept"),
     }
-    clean_up(folder, lost == Some(0));
+    clean_up(folder, loss.is_some_and(salvage::Loss::is_none));
     Ok(copied)
 }
 
@@ -218,8 +243,8 @@ pub(super) struct Copied {
     dead_letters: u64,
     /// Records and dead letters that were not as they had been written, and are dead letters now.
     damaged: u64,
-    /// Rows that are known to be there and could not be read; none: nothing could.
-    pub(super) lost: Option<u64>,
+    /// What could not be read; none: nothing could.
+    pub(super) loss: Option<salvage::Loss>,
 }
 
 fn read_into(from: &Path, building: &Path) -> Result<Copied, StoreError> {
@@ -233,13 +258,13 @@ fn read_into(from: &Path, building: &Path) -> Result<Copied, StoreError> {
         Err(error) => return Err(error),
     };
     let mut database = Database::create(building)?;
-    let mut copied = Copied { records: 0, dead_letters: 0, damaged: 0, lost: None };
+    let mut copied = Copied::default();
     if let Some(source) = source {
         let writing = database.begin()?;
         let mut into = Into { writing: &writing, copied: &mut copied };
-        let lost = salvage::read(&source, &mut into)?;
+        let loss = salvage::read(&source, &mut into)?;
         writing.commit()?;
-        copied.lost = Some(lost);
+        copied.loss = Some(loss);
     }
     database.finish_new()?;
     Ok(copied)
@@ -324,8 +349,12 @@ fn swap(folder: &Path) -> Result<(), StoreError> {
     rename(&folder.join(READY), &path)?;
     sync(folder)?;
     // After that: every byte of the new file was synced.
-    let _ = std::fs::remove_file(folder.join(UNSYNCED));
-    Ok(())
+    match std::fs::remove_file(folder.join(UNSYNCED)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StoreError::io(format!("{} cannot be removed", folder.join(UNSYNCED).display()), &error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes old databases: all of them, if everything was read from the newest, else all but the newest.
@@ -338,6 +367,11 @@ fn clean_up(folder: &Path, is_complete: bool) {
     } else {
         old.iter().for_each(|path| remove_parts(path));
     }
+}
+
+/// Whether an fsync of the folder's database failed, be it that of another process, and it was not copied since.
+pub(super) fn is_unsynced(folder: &Path) -> bool {
+    folder.join(UNSYNCED).exists()
 }
 
 /// Notes that an fsync of the folder's database failed.
@@ -365,15 +399,14 @@ fn aside_files(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> 
     names.into_iter().map(|name| folder.join(name)).collect()
 }
 
+/// A name for an old database. It is the last in order, whatever the clock says: the last one is the newest.
 fn free_name(folder: &Path) -> PathBuf {
     let format = format_description!("[year][month][day]T[hour][minute][second]");
-    let time = OffsetDateTime::now_utc().format(&format).unwrap_or_default();
-    // A second one of the same second must be listed after the first.
-    let name = |count: u32| match count {
-        0 => folder.join(format!("{ASIDE}{time}")),
-        count => folder.join(format!("{ASIDE}{time}-{count:03}")),
-    };
-    (0..).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(0))
+    let name = folder.join(format!("{ASIDE}{}", OffsetDateTime::now_utc().format(&format).unwrap_or_default()));
+    match set_aside(folder).pop() {
+        Some(last) if last >= name => with_suffix(&last, "-1"),
+        _ => name,
+    }
 }
 
 fn remove_parts(path: &Path) {
@@ -392,9 +425,17 @@ fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     std::fs::rename(from, to).map_err(|error| StoreError::io(format!("{} cannot be renamed", from.display()), &error))
 }
 
-/// Makes the names of a folder durable: the fsync of a file does not.
+/// Makes the names of a folder durable: the fsync of a file does not. If that fails it is noted, because trying it again
+/// proves nothing: only names that change again are written again.
 fn sync(folder: &Path) -> Result<(), StoreError> {
-    std::fs::File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|error| StoreError::io(format!("{} cannot be synced", folder.display()), &error))
+    use std::io::ErrorKind;
+    match std::fs::File::open(folder).and_then(|folder| folder.sync_all()) {
+        Ok(()) => Ok(()),
+        // A file system whose folders need no sync, or know none.
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        Err(error) => {
+            mark_unsynced(folder);
+            Err(StoreError::new(FailureKind::SyncFailed, format!("{} cannot be synced: {error}", folder.display())))
+        }
+    }
 }

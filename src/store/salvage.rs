@@ -22,12 +22,38 @@ pub(super) trait Sink {
     fn dead_letter(&mut self, row: DeadLetterRow) -> Result<(), StoreError>;
 }
 
-/// Hands over the records and the dead letters, each kind in order. Returns how many rows are known to be there and
-/// could not be read.
-pub(super) fn read(source: &Database, sink: &mut impl Sink) -> Result<u64, StoreError> {
+/// What could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Loss {
+    /// Rows that are known to be there, or to have been there, and could not be read.
+    pub(super) rows: u64,
+    /// Whether there may be more of them.
+    pub(super) is_open: bool,
+}
+
+impl Loss {
+    /// Everything was read.
+    pub(super) fn is_none(self) -> bool {
+        self.rows == 0 && !self.is_open
+    }
+}
+
+/// Hands over the dead letters and then the records, each kind in order. The dead letters come first, because they keep
+/// their numbers, and damaged records become new ones.
+pub(super) fn read(source: &Database, sink: &mut impl Sink) -> Result<Loss, StoreError> {
     let mut lost = 0;
+    let are_letters_whole = walk(
+        |after, visit| source.dead_letter_ids(after, visit),
+        |id| {
+            match readable(source.dead_letter(id))? {
+                Some(row) => sink.dead_letter(row)?,
+                None => lost += 1,
+            }
+            Ok(())
+        },
+    )?;
     let mut seen = FxHashSet::default();
-    let is_whole = walk(
+    let is_spool_whole = walk(
         |after, visit| source.seqs(after, visit),
         |seq| {
             seen.insert(seq);
@@ -38,24 +64,15 @@ pub(super) fn read(source: &Database, sink: &mut impl Sink) -> Result<u64, Store
             Ok(())
         },
     )?;
-    for seq in unseen(source, &seen)? {
+    let (unseen, is_index_whole) = unseen(source, &seen)?;
+    for seq in unseen {
         match readable(source.record(seq))? {
             Some(spooled) => sink.record(spooled)?,
-            // An entry without a row is damage of the index alone, if the table could be read to its end.
-            None => lost += u64::from(!is_whole),
+            // The index may be wrong; but a stale page of the table looks like a whole one.
+            None => lost += 1,
         }
     }
-    walk(
-        |after, visit| source.dead_letter_ids(after, visit),
-        |id| {
-            match readable(source.dead_letter(id))? {
-                Some(row) => sink.dead_letter(row)?,
-                None => lost += 1,
-            }
-            Ok(())
-        },
-    )?;
-    Ok(lost)
+    Ok(Loss { rows: lost, is_open: !are_letters_whole || !(is_spool_whole || is_index_whole) })
 }
 
 /// What was read, or nothing where a page is damaged.
@@ -66,8 +83,8 @@ fn readable<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreEr
     }
 }
 
-/// Positions that the index knows and the table did not show.
-fn unseen(source: &Database, seen: &FxHashSet<i64>) -> Result<Vec<i64>, StoreError> {
+/// Positions that the index knows and the table did not show, and whether all of the index could be read.
+fn unseen(source: &Database, seen: &FxHashSet<i64>) -> Result<(Vec<i64>, bool), StoreError> {
     let mut unseen = Vec::new();
     // Pages that point at each other would make an index endless; no entry is shorter than eight bytes.
     let mut left = source.pages().unwrap_or(0).saturating_mul(PAGE_BYTES.into()) / 8;
@@ -78,13 +95,13 @@ fn unseen(source: &Database, seen: &FxHashSet<i64>) -> Result<Vec<i64>, StoreErr
         }
         left > 0
     });
-    match listed {
+    let is_whole = match listed {
         Err(error) if error.kind != FailureKind::Damaged => return Err(error),
-        _ => {}
-    }
+        listed => listed.is_ok() && left > 0,
+    };
     unseen.sort_unstable();
     unseen.dedup();
-    Ok(unseen)
+    Ok((unseen, is_whole))
 }
 
 /// Lists the numbers of a table after one, in order, for as long as it is told to.

@@ -213,7 +213,7 @@ async fn rows_of_an_unreadable_table_are_counted_and_the_file_is_kept() {
     store.close().await;
     spoil_page(folder.path(), "spool");
     let copied = recover::rebuild(folder.path(), &recover::Cause::Damaged(writer::closed())).expect("it is copied");
-    assert_eq!((copied.records, copied.lost), (0, Some(50)));
+    assert_eq!((copied.records, copied.loss), (0, Some(salvage::Loss { rows: 50, is_open: false })));
     let kept = set_aside(folder.path());
     assert_eq!(kept.len(), 1, "{kept:?}");
     let store = open(folder.path());
@@ -403,4 +403,212 @@ async fn random_damage_invents_nothing() {
             assert!(is_known || !row.is_sound || row.letter.reason == DAMAGED, "seed {seed}: {row:?}");
         }
     }
+}
+
+/// A store with so many records of a kilobyte, closed.
+async fn filled(folder: &Path, records: usize) {
+    let store = open(folder);
+    for number in 0..records {
+        let record = SpoolRecord { body: vec![b'x'; 1000].into(), ..record("kafka", &format!("t{number}"), now()) };
+        store.keep(vec![record], Vec::new()).await.expect("kept");
+    }
+    store.close().await;
+}
+
+/// Has the writer copy the database into a new file.
+async fn repair(store: &Store) -> Result<Retained, StoreError> {
+    let (done, answer) = oneshot::channel();
+    let damage = StoreError::new(FailureKind::Damaged, "a reader met damage");
+    store.jobs.send(Job::Work(Work::Repair(0, damage), done)).expect("the writer runs");
+    answer.await.expect("answered")
+}
+
+fn inode(folder: &Path) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(file(folder)).expect("there"))
+}
+
+/// Nothing can be built while this is in the way.
+fn obstruct(folder: &Path) {
+    std::fs::create_dir_all(folder.join("spool.db.building/in the way")).expect("made");
+}
+
+#[tokio::test]
+async fn a_damaged_record_does_not_take_the_number_of_a_dead_letter() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    let records = vec![record("kafka", "topic-a", now()), record("kafka", "ok", now())];
+    store.keep(records, vec![letter("precious")]).await.expect("kept");
+    store.close().await;
+    change(folder.path(), "topic-a", "topic-b");
+    recover::mark_unsynced(folder.path());
+    assert_eq!(topics_in(folder.path(), "kafka").await, ["ok"]);
+    let rows = dead_letters(folder.path());
+    assert_eq!((rows[0].id, &rows[0].letter.body[..]), (1, &b"precious"[..]));
+    assert_eq!((rows.len(), rows[1].letter.reason.as_str()), (2, DAMAGED));
+}
+
+/// Where it is not known how much is lost, the old file is kept.
+#[tokio::test]
+async fn a_file_whose_loss_is_not_known_is_kept() {
+    for roots in [&["spool", "spool_by_output"][..], &["dead_letters"]] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = open(folder.path());
+        for number in 0..50 {
+            let letter = letter(&format!("{number}-{}", "y".repeat(3000)));
+            store.keep(vec![record("kafka", "t", now())], vec![letter]).await.expect("kept");
+        }
+        store.close().await;
+        for root in roots {
+            spoil_page(folder.path(), root);
+        }
+        open(folder.path()).close().await;
+        assert_eq!(set_aside(folder.path()).len(), 1, "{roots:?}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_kept_in_a_file_that_must_be_copied_and_cannot() {
+    for is_damaged in [true, false] {
+        let folder = tempfile::tempdir().expect("a folder");
+        filled(folder.path(), 20).await;
+        let store = open(folder.path());
+        let before = inode(folder.path());
+        obstruct(folder.path());
+        if is_damaged {
+            repair(&store).await.expect_err("it cannot be copied");
+        } else {
+            // As another process leaves it whose fsync failed.
+            recover::mark_unsynced(folder.path());
+        }
+        for _ in 0..3 {
+            store.keep(vec![record("kafka", "new", now())], Vec::new()).await.expect_err("refused");
+        }
+        assert!(!store.has_room());
+        assert_eq!(topics(&store, "kafka").len(), 20, "what is there can be read");
+        std::fs::remove_dir_all(folder.path().join("spool.db.building")).expect("removed");
+        let start = Instant::now();
+        while store.keep(vec![record("kafka", "new", now())], Vec::new()).await.is_err() {
+            assert!(start.elapsed() < Duration::from_secs(60), "it is copied when it can be");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_ne!(inode(folder.path()), before);
+        assert_eq!(topics(&store, "kafka").len(), 21);
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn an_old_database_is_copied_with_its_log() {
+    let (folder, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let store = open(folder.path());
+    store.keep(vec![record("kafka", "in the log", now())], Vec::new()).await.expect("kept");
+    // As an earlier program left it that was killed between the two.
+    let aside = other.path().join("spool.db.damaged-20260101T000000");
+    std::fs::copy(file(folder.path()), aside).expect("copied");
+    std::fs::copy(folder.path().join("spool.db-wal"), other.path().join("spool.db-wal")).expect("copied");
+    assert_eq!(topics_in(other.path(), "kafka").await, ["in the log"]);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn the_newest_old_database_is_kept_whatever_the_clock_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    filled(folder.path(), 50).await;
+    let ahead = folder.path().join("spool.db.damaged-20990101T000000");
+    std::fs::write(&ahead, "older, by a clock that was ahead").expect("written");
+    spoil_page(folder.path(), "spool");
+    open(folder.path()).close().await;
+    let kept = set_aside(folder.path());
+    assert_eq!(kept, [with_suffix(&ahead, "-1")]);
+    // An empty file is nobody's database, and pushes nothing out.
+    std::fs::remove_file(file(folder.path())).expect("removed");
+    std::fs::write(file(folder.path()), "").expect("written");
+    open(folder.path()).close().await;
+    assert_eq!(set_aside(folder.path()), kept);
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    PathBuf::from(format!("{}{suffix}", path.display()))
+}
+
+#[tokio::test]
+async fn files_that_are_not_what_they_should_be_are_refused_in_words() {
+    let refused = |folder: &Path| Store::open(settings(folder), None, &Metrics::new()).expect_err("refused");
+    let (folder, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    filled(other.path(), 1).await;
+    std::os::unix::fs::symlink(file(other.path()), file(folder.path())).expect("linked");
+    assert!(refused(folder.path()).contains("is a symbolic link"));
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(file(folder.path()), "").expect("written");
+    std::fs::write(folder.path().join("spool.db-wal"), "a log").expect("written");
+    assert!(refused(folder.path()).contains("but its log spool.db-wal is there"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let foreign = rusqlite::Connection::open(file(folder.path())).expect("it opens");
+    foreign.execute_batch("PRAGMA application_id = 7").expect("written");
+    drop(foreign);
+    assert!(refused(folder.path()).contains("is not a spool of apsara-bridge"));
+}
+
+/// Who no longer waits has been answered otherwise.
+#[tokio::test]
+async fn what_nobody_waits_for_is_not_stored() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    let mut other = Database::open(folder.path(), Access::Shared).expect("it opens");
+    let writing = other.begin().expect("begun");
+    let given_up = async |topic: &str| {
+        let kept = store.keep(vec![record("kafka", topic, now())], Vec::new());
+        tokio::time::timeout(Duration::from_millis(50), kept).await.expect_err("the database is held");
+    };
+    // The first is being written, the others wait behind it.
+    for topic in ["first", "second", "third"] {
+        given_up(topic).await;
+    }
+    drop(writing);
+    store.keep(vec![record("kafka", "last", now())], Vec::new()).await.expect("kept");
+    assert_eq!(topics(&store, "kafka"), ["first", "last"]);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn settling_again_changes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    store.keep(vec![record("kafka", "a", now())], Vec::new()).await.expect("kept");
+    let became = Box::new((letter("l"), Some(record("letters", "announced", now()))));
+    let settled = vec![Settled { seq: 1, letter: Some(became) }];
+    for _ in 0..2 {
+        assert!(store.settle(settled.clone()).await.expect("settled").is_empty());
+    }
+    assert_eq!(topics(&store, "letters"), ["announced"]);
+    assert_eq!(dead_letters(folder.path())[0].count, 1);
+    store.close().await;
+}
+
+/// A command that opened the file before it was replaced must not report what it wrote there as done.
+#[tokio::test]
+async fn a_command_does_not_write_into_a_file_that_was_replaced() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    store.keep(Vec::new(), vec![letter("a")]).await.expect("kept");
+    let mut command = Database::open(folder.path(), Access::Shared).expect("it opens");
+    repair(&store).await.expect("copied");
+    let writing = command.begin().expect("begun");
+    writing.remove_dead_letter(1).expect("removed there");
+    let error = writing.commit().expect_err("it was replaced");
+    assert!(error.to_string().contains("run the command again"), "{error}");
+    assert_eq!(dead_letters(folder.path()).len(), 1);
+    store.close().await;
+}
+
+/// Repeats need no room.
+#[tokio::test]
+async fn repeats_are_imported_into_full_dead_letters() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    store.keep(Vec::new(), vec![letter("a")]).await.expect("kept");
+    store.close().await;
+    let full = StoreSettings { dead_letters_max_bytes: 300, ..settings(folder.path()) };
+    let imported = Offline::open(full, None).expect("it opens").import(&file(folder.path())).expect("imported");
+    assert_eq!(imported, Imported { repeats: 1, ..Imported::default() });
 }

@@ -10,15 +10,15 @@
 //!   once, and again with growing pauses.
 //! - Anything else: the database is opened again, and once a second it is tried whether it can be written.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
-use super::database::{Access, Database, FILE, Kept, PAGE_BYTES, Writing};
+use super::database::{Database, FILE, Kept, PAGE_BYTES, Writing};
 use super::error::{FailureKind, StoreError};
 use super::lock::FolderLock;
 use super::record::{Backlog, DeadLetter, SpoolRecord};
@@ -261,14 +261,18 @@ impl Writer {
                 }
             }
             if !jobs.is_empty() {
+                self.shared.busy_since.store(now(), Ordering::Relaxed);
                 self.write(jobs);
+                self.shared.busy_since.store(NONE, Ordering::Relaxed);
             }
             if is_over {
                 return self.close();
             }
             if ticked.elapsed() >= TICK {
                 ticked = Instant::now();
+                self.shared.busy_since.store(now(), Ordering::Relaxed);
                 self.tick();
+                self.shared.busy_since.store(NONE, Ordering::Relaxed);
             }
         }
     }
@@ -283,8 +287,10 @@ impl Writer {
     }
 
     /// Writes jobs and answers them.
-    fn write(&mut self, jobs: Jobs) {
+    fn write(&mut self, mut jobs: Jobs) {
         self.copy_if_due();
+        // Nobody waits for them any more: they were refused, or published in another way.
+        jobs.retain(|(work, done)| !(work.is_new() && done.is_closed()));
         let jobs = match &self.state {
             State::Well => jobs,
             State::Untrusted { error, .. } => {
@@ -318,11 +324,15 @@ impl Writer {
                 refuse(new, &error);
                 self.write_on_full_disk(others);
             }
-            // Nothing of the jobs was written.
-            Err(error) if error.kind == FailureKind::Damaged => {
+            // The connection is there, so that this was not the commit, and nothing of the jobs was written.
+            Err(error) if error.kind == FailureKind::Damaged && self.database.is_some() => {
                 self.failed(&error, 0);
                 self.copy_if_due();
-                match self.attempt(&jobs) {
+                let result = match &self.state {
+                    State::Well => self.attempt(&jobs),
+                    State::Failing(error) | State::Untrusted { error, .. } => Err(error.clone()),
+                };
+                match result {
                     Ok(results) => self.answer(jobs, results),
                     Err(error) => self.give_back(jobs, &error),
                 }
@@ -357,7 +367,6 @@ impl Writer {
     }
 
     fn answer(&mut self, jobs: Jobs, results: Vec<Result<Retained, StoreError>>) {
-        self.succeeded();
         for ((_, done), result) in jobs.into_iter().zip(results) {
             if let Err(error) = &result {
                 self.turned_away(error);
@@ -369,6 +378,7 @@ impl Writer {
 
     /// One transaction. The outer error is that of the transaction, the inner ones are those of single jobs.
     fn attempt(&mut self, jobs: &Jobs) -> Result<Vec<Result<Retained, StoreError>>, StoreError> {
+        self.trusted()?;
         for (work, _) in jobs {
             if let Work::Repair(generation, error) = work
                 && *generation == self.shared.generation.load(Ordering::Acquire)
@@ -401,13 +411,27 @@ impl Writer {
             self.database = None;
             return Err(error);
         }
-        totals.oldest = database.oldest()?;
+        let oldest = database.oldest();
+        totals.oldest = oldest.clone().unwrap_or(totals.oldest);
         if totals.bytes < self.totals.bytes {
             self.shared.is_full.store(false, Ordering::Relaxed);
         }
         self.publish(totals);
-        self.checkpoint();
+        self.succeeded();
+        match oldest {
+            Ok(_) => self.checkpoint(),
+            // What was committed stays so.
+            Err(error) => self.failed(&error, 0),
+        }
         Ok(results)
+    }
+
+    /// Whether another process, a command, met a failed fsync.
+    fn trusted(&self) -> Result<(), StoreError> {
+        if recover::is_unsynced(&self.shared.settings.path) {
+            return Err(StoreError::new(FailureKind::SyncFailed, "an fsync of the database failed"));
+        }
+        Ok(())
     }
 
     /// Moves the log into the database when it is long enough. What was committed is durable whatever comes of it.
@@ -435,7 +459,7 @@ impl Writer {
         if self.database.is_some() {
             return Ok(());
         }
-        let database = Database::open(&self.shared.settings.path, Access::Owner)?;
+        let database = recover::open_synced(&self.shared.settings.path)?;
         database.limit_log(2 * self.room.log_bytes)?;
         self.room.is_limited = false;
         let mut totals = Totals::of(&database)?;
@@ -458,9 +482,13 @@ impl Writer {
         }
         let (cause, pause) = (cause.clone(), *pause);
         self.database = None;
-        let copied = recover::rebuild(&self.shared.settings.path, &cause);
-        self.shared.generation.fetch_add(1, Ordering::AcqRel);
-        match copied.and_then(|_| self.open()) {
+        let shared = self.shared.clone();
+        let swapping = shared.swapping.write().unwrap_or_else(PoisonError::into_inner);
+        let copied = recover::rebuild(&shared.settings.path, &cause);
+        shared.generation.fetch_add(1, Ordering::AcqRel);
+        let opened = copied.and_then(|_| self.open());
+        drop(swapping);
+        match opened {
             Ok(()) => self.succeeded(),
             Err(error) => {
                 self.failed(&error, 0);
@@ -542,8 +570,8 @@ impl Writer {
         self.copy_if_due();
         let result = match &self.state {
             State::Untrusted { .. } => return,
-            State::Well => Ok(()),
-            State::Failing(_) => self.touch(),
+            State::Well => self.trusted(),
+            State::Failing(_) => self.trusted().and_then(|()| self.touch()),
         };
         if let Err(error) = result.and_then(|()| self.look()).and_then(|()| self.expire()) {
             self.failed(&error, 0);
@@ -595,16 +623,20 @@ impl Writer {
         let before = now().saturating_sub(i64::try_from(max_age.as_millis()).unwrap_or(i64::MAX));
         let Some(database) = &mut self.database else { return Ok(()) };
         self.room.lift(database)?;
+        let looked = self.expired.replace(Instant::now());
         let writing = database.begin()?;
-        let (letters, bytes) = writing.expire(before, EXPIRE.1)?;
-        if letters == 0 {
-            self.expired = Some(Instant::now());
-            return Ok(());
-        }
+        let (letters, bytes) = match writing.expire(before, EXPIRE.1) {
+            Ok((0, _)) => return Ok(()),
+            // There is time.
+            Err(error) if error.kind == FailureKind::DiskFull => return Ok(()),
+            expired => expired?,
+        };
         if let Err(error) = writing.commit() {
             self.database = None;
             return Err(error);
         }
+        // There may be more.
+        self.expired = looked;
         let totals = Totals {
             dead_letters: self.totals.dead_letters.saturating_sub(letters),
             dead_letter_bytes: self.totals.dead_letter_bytes.saturating_sub(bytes),
@@ -695,7 +727,8 @@ fn settle(
 ) -> Result<Retained, StoreError> {
     let mut retained = Retained::new();
     for Settled { seq, letter } in settled {
-        if let Some(became) = letter {
+        // One that is gone was settled before, and its dead letter kept.
+        if let Some(became) = letter.as_ref().filter(|_| writing.has(*seq).unwrap_or(true)) {
             let (letter, published) = &**became;
             match writing.keep(letter, letters_max.saturating_sub(totals.dead_letter_bytes))? {
                 Kept::New(_) => {

@@ -1016,6 +1016,26 @@ async fn memory_is_bounded_by_the_bytes_in_flight() {
     assert!(grown < 5 * 64, "{grown} MiB more than the {before} MiB before, with 64 MiB in flight");
 }
 
+/// A store that does not answer, here because another process holds the database, must not use up the 3 s that IMS
+/// waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_does_not_answer_is_not_waited_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bridge = TestBridge::start(&configuration(NOWHERE, "held", &folder, "")).await;
+    post_all(&bridge, ["before".to_owned()]).await;
+    let other = rusqlite::Connection::open(folder.path().join("spool").join(FILE)).expect("it opens");
+    other.execute_batch("BEGIN IMMEDIATE").expect("locked");
+    let start = Instant::now();
+    assert_eq!(bridge.post(callback("held")).await.status.as_u16(), 503);
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    other.execute_batch("ROLLBACK").expect("released");
+    eventually("taken again", SOON, async || {
+        (bridge.post(callback("after")).await.status.as_u16() == 200).then_some(())
+    })
+    .await;
+    bridge.stop().await;
+}
+
 /// While another process holds the database, replays that were published cannot be noted as ended. That is done later,
 /// by itself, and nothing is published twice.
 #[tokio::test(flavor = "multi_thread")]

@@ -436,13 +436,14 @@ impl Service {
         let Ok(room) = self.room.clone().try_acquire_owned() else {
             return Err((Problem::TooManyRequests, "as many requests as may be in flight are in flight".to_owned()));
         };
-        let (body, admission) = self.read(body).await?;
+        let (body, admission, waited) = self.read(body).await?;
         let callback = Callback {
             input: self.name.clone(),
             admission,
             body,
             received: OffsetDateTime::now_utc(),
-            arrived: Instant::now(),
+            // Waiting for memory is part of the time that the sender waits; sending the body is not.
+            arrived: Instant::now().checked_sub(waited).unwrap_or_else(Instant::now),
             sender: endpoint.sender.clone(),
             traceparent: traceparent(&head.headers),
             patience: None,
@@ -456,7 +457,7 @@ impl Service {
         Ok(Unstoppable::new(self.tasks.track_future(accepted)).await)
     }
 
-    async fn read(&self, body: Incoming) -> Result<(Bytes, Admission), (Problem, String)> {
+    async fn read(&self, body: Incoming) -> Result<(Bytes, Admission, Duration), (Problem, String)> {
         if body.size_hint().lower() > self.max_body as u64 {
             return Err(self.too_large());
         }
@@ -468,10 +469,10 @@ impl Service {
 
     /// Reads a body into one buffer. The memory for it is asked for first, because bodies that are half there would
     /// wait for each other; without a declared length it is asked for as the pieces arrive.
-    async fn collect(&self, mut body: Incoming) -> Result<(Bytes, Admission), (Problem, String)> {
+    async fn collect(&self, mut body: Incoming) -> Result<(Bytes, Admission, Duration), (Problem, String)> {
         let mut admission = self.bridge.admit();
         let declared = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
-        self.grow(&mut admission, declared.unwrap_or_default()).await?;
+        let mut waited = self.grow(&mut admission, declared.unwrap_or_default()).await?;
         let (mut first, mut all) = (Bytes::new(), BytesMut::new());
         while let Some(frame) = body.frame().await {
             let Ok(frame) = frame else {
@@ -482,7 +483,7 @@ impl Service {
                 return Err(self.too_large());
             }
             if declared.is_none() {
-                self.grow(&mut admission, piece.len()).await?;
+                waited += self.grow(&mut admission, piece.len()).await?;
             }
             if first.is_empty() && all.is_empty() {
                 first = piece;
@@ -492,12 +493,15 @@ impl Service {
             all.extend_from_slice(&std::mem::take(&mut first));
             all.extend_from_slice(&piece);
         }
-        Ok((if all.is_empty() { first } else { all.freeze() }, admission))
+        Ok((if all.is_empty() { first } else { all.freeze() }, admission, waited))
     }
 
-    async fn grow(&self, admission: &mut Admission, bytes: usize) -> Result<(), (Problem, String)> {
-        let until = Instant::now() + self.bridge.deadline();
-        admission.grow(bytes, until).await.map_err(|full| (Problem::TooManyRequests, full.to_string()))
+    /// Asks for memory, and returns how long that was waited for.
+    async fn grow(&self, admission: &mut Admission, bytes: usize) -> Result<Duration, (Problem, String)> {
+        let start = Instant::now();
+        let until = start + self.bridge.deadline() / 2;
+        admission.grow(bytes, until).await.map_err(|full| (Problem::TooManyRequests, full.to_string()))?;
+        Ok(start.elapsed())
     }
 
     fn too_large(&self) -> (Problem, String) {

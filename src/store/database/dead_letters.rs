@@ -77,6 +77,17 @@ impl Database {
     }
 }
 
+impl Database {
+    /// Whether one of the same content for the same destination is stored.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn has_dead_letter(&self, letter: &DeadLetter) -> Result<bool, StoreError> {
+        let mut select = self.connection.prepare_cached("SELECT 1 FROM dead_letters WHERE fingerprint = ?1")?;
+        Ok(select.exists([letter.fingerprint()])?)
+    }
+}
+
 /// A dead letter. Values that damage has spoiled are replaced, and the checksum tells that they were.
 fn dead_letter(row: &Row<'_>, is_whole: bool) -> rusqlite::Result<DeadLetterRow> {
     let event_id = lossy(row, 14)?;
@@ -207,11 +218,11 @@ impl Writing<'_> {
             None => (None, None, None),
         };
         let inserted = self.transaction.execute(
-            "INSERT OR IGNORE INTO dead_letters (id, fingerprint, bytes, checksum, first_at, last_at, count, attempts, \
+            "INSERT INTO dead_letters (id, fingerprint, bytes, checksum, first_at, last_at, count, attempts, \
                  replay_requested, replay_error, reason, code, input, route, output, topic, record_key, event_id, \
                  event_type, subject, region, account_id, envelope, body) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
-                 ?22, ?23, ?24)",
+                 ?22, ?23, ?24) ON CONFLICT (fingerprint) DO NOTHING",
             params![
                 id,
                 letter.fingerprint(),

@@ -26,6 +26,13 @@ pub const FILE: &str = "spool.db";
 pub struct Database {
     connection: Connection,
     path: PathBuf,
+    /// The file that was opened, where its owner may replace it meanwhile.
+    inode: Option<u64>,
+}
+
+/// The number of a file, the same under another name.
+fn inode(path: &Path) -> Option<u64> {
+    std::fs::metadata(path).ok().map(|file| std::os::unix::fs::MetadataExt::ino(&file))
 }
 
 /// What a check of the database found.
@@ -63,7 +70,7 @@ impl Database {
     /// SQLite's.
     pub fn begin(&mut self) -> Result<Writing<'_>, StoreError> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        Ok(Writing { transaction, path: &self.path })
+        Ok(Writing { transaction, path: &self.path, inode: self.inode })
     }
 
     /// A number that differs from the last answer when another connection, of any process, has changed the database
@@ -175,6 +182,7 @@ impl Database {
 pub struct Writing<'c> {
     transaction: Transaction<'c>,
     path: &'c Path,
+    inode: Option<u64>,
 }
 
 /// An error of a write. A failed fsync is noted in the folder, so that the next program to open the file copies it.
@@ -194,8 +202,13 @@ impl Writing<'_> {
     /// # Errors
     /// SQLite's. Whether it was written is known only after the database was opened again.
     pub fn commit(self) -> Result<(), StoreError> {
-        let Writing { transaction, path } = self;
-        transaction.commit().map_err(|error| noted(path, error))
+        let Writing { transaction, path, inode: opened } = self;
+        transaction.commit().map_err(|error| noted(path, error))?;
+        if opened.is_some() && opened != inode(path) {
+            let message = "the bridge has replaced the database meanwhile; run the command again";
+            return Err(StoreError::new(FailureKind::Io, message));
+        }
+        Ok(())
     }
 
     /// Writes to the disk without changing anything: finds out whether it can be written.

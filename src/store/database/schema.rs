@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use super::Database;
+use super::{Database, inode, noted};
 use crate::store::error::{FailureKind, StoreError};
 
 /// Marks the file as ours: `apbr`.
@@ -95,7 +95,8 @@ impl Database {
     /// When it cannot be opened, when what is read first is damaged, or [`FailureKind::Foreign`].
     pub fn open_file(path: &Path, access: Access) -> Result<Database, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let database = Database { connection: connect(path, flags)?, path: path.to_owned() };
+        let inode = if access == Access::Shared { inode(path) } else { None };
+        let database = Database { connection: connect(path, flags)?, path: path.to_owned(), inode };
         let (application, format) = (database.number("application_id")?, database.number("user_version")?);
         if application != APPLICATION_ID {
             let message = format!("{} is not a spool of apsara-bridge", path.display());
@@ -116,13 +117,16 @@ impl Database {
             Access::Owner => {
                 connection.pragma_update(None, "journal_mode", "WAL")?;
                 connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-                match connection.execute_batch(LATER_INDEXES).map_err(StoreError::from) {
+                match connection.execute_batch(LATER_INDEXES).map_err(|error| noted(path, error)) {
                     // Everything works without it, only slower.
                     Err(error) if error.kind == FailureKind::DiskFull => {}
                     made => made?,
                 }
             }
-            Access::Shared => {}
+            Access::Shared => {
+                // Its errors would be hidden.
+                connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+            }
             Access::Read => connection.pragma_update(None, "query_only", true)?,
         }
         Ok(database)
@@ -145,7 +149,7 @@ impl Database {
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", FORMAT)?;
         transaction.commit()?;
-        Ok(Database { connection, path: path.to_owned() })
+        Ok(Database { connection, path: path.to_owned(), inode: None })
     }
 
     /// Ends the writing of a new database and puts all of it on the disk. Its name is not durable yet.
@@ -153,7 +157,7 @@ impl Database {
     /// # Errors
     /// When it cannot be written or synced. The file must not be used then.
     pub fn finish_new(self) -> Result<(), StoreError> {
-        let Database { connection, path } = self;
+        let Database { connection, path, .. } = self;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         let mode: String = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
         if mode != "wal" {
@@ -163,6 +167,17 @@ impl Database {
         std::fs::File::open(&path).and_then(|file| file.sync_all()).map_err(|error| {
             StoreError::new(FailureKind::SyncFailed, format!("{} cannot be synced: {error}", path.display()))
         })
+    }
+
+    /// Whether a file is a database without tables and without a mark. False for what cannot be read.
+    pub fn is_blank(path: &Path) -> bool {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let Ok(connection) = connect(path, flags) else { return false };
+        let database = Database { connection, path: path.to_owned(), inode: None };
+        let tables = "SELECT count(*) FROM sqlite_schema";
+        let tables = database.connection.query_row(tables, [], |row| row.get::<_, i64>(0));
+        tables.is_ok_and(|tables| tables == 0)
+            && ["application_id", "user_version"].into_iter().all(|mark| database.number(mark) == Ok(0))
     }
 
     fn number(&self, name: &str) -> Result<i32, StoreError> {

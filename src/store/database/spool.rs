@@ -180,6 +180,14 @@ impl Writing<'_> {
         Ok(())
     }
 
+    /// Whether there is a record at a position.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn has(&self, seq: i64) -> Result<bool, StoreError> {
+        Ok(self.transaction.prepare_cached("SELECT 1 FROM spool WHERE seq = ?1")?.exists([seq])?)
+    }
+
     /// Removes a record. Returns its output and bytes, if it was there.
     ///
     /// # Errors
