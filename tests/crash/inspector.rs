@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use crate::check::Found;
+use crate::stage::ITSELF;
 
 /// How long opening and reading a folder may take before it counts as a hang.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -23,7 +24,7 @@ pub struct Inspector {
 
 impl Inspector {
     pub fn start(role: &str) -> Inspector {
-        let mut command = Command::new(std::env::current_exe().expect("the test is a file"));
+        let mut command = Command::new(ITSELF);
         command.env("CRASH_ROLE", role).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the test can start itself");
         let folders = child.stdin.take().expect("it was piped");

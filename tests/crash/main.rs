@@ -47,7 +47,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use check::{FaultKind, Told};
+use check::{Fault, FaultKind, Seen, Told};
 use disk::Disk;
 use points::{Part, Pick, picks};
 use random::Random;
@@ -181,7 +181,7 @@ fn states(stage: &Stage, seed: u64, many: usize) {
         let state = run.state(&mut disk, point, pick);
         (pick, Told::at(&run.recording, point), state)
     });
-    stage.parallel(states, |(pick, told, state)| {
+    stage.parallel(1, states, |(pick, told, state)| {
         let how = How { from: Some((&state, &told)), ..How::default() };
         let Some(second) = stage.record(&[Role::Reopen.name()], pick.seed, STORE, how) else { return };
         stage.judge_here(&second, picks(Part::Any, pick.seed ^ 4, 4));
@@ -207,7 +207,7 @@ fn kills(stage: &Stage, seed: u64) {
     let is_over = AtomicBool::new(false);
     let killed = AtomicUsize::new(0);
     let calls = (1..).take_while(|_| !is_over.load(Ordering::Relaxed));
-    stage.parallel(calls, |call: usize| {
+    stage.parallel(1, calls, |call: usize| {
         let variables = [("CRASH_KILL", call.to_string())];
         let how = How { variables: &variables, from: Some((&state, &told)) };
         let recorded = stage.record(&[Role::Reopen.name()], seed, STORE, how);
@@ -250,7 +250,8 @@ fn failing_calls(stage: &Stage, seed: u64) {
     // Some failures last: the calls of the same kind that follow fail as well.
     let all: Vec<_> = all.into_iter().map(|call| (call, if random.permille(300) { 4 } else { 1 })).collect();
     let (runs, failed) = (all.len(), AtomicUsize::new(0));
-    stage.parallel(all.into_iter(), |((kind, call, error), times)| {
+    // Such runs wait most of their time.
+    stage.parallel(4, all.into_iter(), |((kind, call, error), times)| {
         let variables = [("CRASH_FAIL", format!("{kind}:{call}:{error}:{times}"))];
         let how = How { variables: &variables, from: None };
         let Some(run) = stage.record(&[Role::Small.name()], seed, STORE, how) else { return };
@@ -273,8 +274,9 @@ fn sabotage(stage: &Stage, seed: u64, many: usize) {
         let variables = [("CRASH_SWALLOW", swallowed.to_owned())];
         let how = How { variables: &variables, from: None };
         let Some(run) = stage.record(&[Role::Small.name()], seed, STORE, how) else { continue };
-        match stage.first_fault(&run, picks(Part::Any, seed ^ 6, many)) {
-            Some((count, fault)) => println!("without syncs ({swallowed}), state {count}: {}", fault.message),
+        let lost = |judged: Result<_, Fault>| Some(judged.err().filter(|fault| fault.kind == FaultKind::Lost)?.message);
+        match stage.find(&run, picks(Part::Any, seed ^ 6, many), lost) {
+            Some((count, message)) => println!("without syncs ({swallowed}), state {count}: {message}"),
             None => {
                 let message = format!(
                     "without syncs ({swallowed}) no loss is found in {many} states: this test can't find what it is for"
@@ -293,7 +295,7 @@ fn sensitivity(stage: &Stage, seed: u64, many: usize) {
     let [syncs, ..] = clean.failable();
     stage.forget(clean);
     let missed = Mutex::new((0, BTreeMap::<String, Vec<usize>>::new()));
-    stage.parallel(1..=syncs, |number| {
+    stage.parallel(1, 1..=syncs, |number| {
         let variables = [("CRASH_SWALLOW", number.to_string())];
         let how = How { variables: &variables, from: None };
         let Some(run) = stage.record(&[Role::Small.name()], seed, STORE, how) else { return };
@@ -303,7 +305,12 @@ fn sensitivity(stage: &Stage, seed: u64, many: usize) {
         });
         if let Some((at, name)) = swallowed {
             let states = picks(Part::JustAfterFault, seed ^ 6, many.div_ceil(4));
-            let is_missed = stage.first_fault(&run, states).is_some();
+            // Where the removal of events is what is forgotten, they come back.
+            let differs = |judged: Result<Seen, Fault>| match judged {
+                Ok(seen) => (seen.again > 0).then_some(()),
+                Err(fault) => (fault.kind != FaultKind::Slow).then_some(()),
+            };
+            let is_missed = stage.find(&run, states, differs).is_some();
             let mut missed = missed.lock().expect("nobody panics here");
             match is_missed {
                 true => missed.0 += 1,

@@ -132,7 +132,11 @@ impl Points {
             Part::Any => self.all.clone(),
             Part::Copying => self.copying.clone().unwrap_or(self.all.clone()),
             Part::AfterFault => self.first_fault + 1..self.all.end,
-            Part::JustAfterFault => self.first_fault + 1..self.all.end.min(self.first_fault + 300),
+            Part::JustAfterFault => {
+                // The nearer the likelier.
+                let far = random.below(9);
+                return (self.first_fault + 1 + random.below(1 << far)).min(self.all.end);
+            }
         };
         let worth = match random.below(10) {
             0..3 => &self.log_syncs,

@@ -14,6 +14,9 @@ use crate::points::{Part, Pick, Points};
 use crate::random::Random;
 use crate::recording::{self, Op, Recording};
 
+/// This test's own program, even if it was built anew meanwhile.
+pub const ITSELF: &str = "/proc/self/exe";
+
 /// Roles of the processes that open states.
 pub const STORE: &str = "inspect-store";
 pub const SQLITE: &str = "inspect-sqlite";
@@ -138,7 +141,7 @@ impl Stage {
         let mut failure = None;
         let mut was_killed = false;
         for role in roles {
-            let mut command = Command::new(std::env::current_exe().expect("the test is a file"));
+            let mut command = Command::new(ITSELF);
             let variables = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CRASH_"));
             variables.for_each(|(name, _)| _ = command.env_remove(name));
             command.env("CRASH_ROLE", role).env("CRASH_SEED", seed.to_string()).env("LD_PRELOAD", &self.shim);
@@ -180,12 +183,12 @@ impl Stage {
         let _ = std::fs::remove_file(run.log);
     }
 
-    /// Judges states of a run by several threads.
+    /// Judges states of a run by as many threads as there are processors.
     pub fn judge(&self, run: &Run, picks: Vec<Pick>) {
         let mut disk = Disk::new(0);
         let states =
             run.ordered(picks).into_iter().map(|(point, pick)| (point, pick, run.state(&mut disk, point, pick)));
-        self.parallel(states, |(point, pick, state)| self.judge_state(run, point, pick, &state));
+        self.parallel(1, states, |(point, pick, state)| self.judge_state(run, point, pick, &state));
     }
 
     /// Judges states of a short run in this thread. What became of blocks whose sync failed is another one in each.
@@ -197,13 +200,18 @@ impl Stage {
         }
     }
 
-    /// The first state with a fault, which is not counted as one, and the fault.
-    pub fn first_fault(&self, run: &Run, picks: Vec<Pick>) -> Option<(usize, Fault)> {
+    /// The first state that is judged so, with what that says. Its faults aren't counted.
+    pub fn find<T>(
+        &self,
+        run: &Run,
+        picks: Vec<Pick>,
+        wanted: impl Fn(Result<Seen, Fault>) -> Option<T>,
+    ) -> Option<(usize, T)> {
         picks.into_iter().enumerate().find_map(|(count, pick)| {
             let point = run.point(pick);
             let state = run.state(&mut Disk::new(pick.seed), point, pick);
-            let fault = self.try_state(run, &state, &Told::at(&run.recording, point)).err()?;
-            (fault.kind != FaultKind::Slow).then_some((count + 1, fault))
+            let judged = self.try_state(run, &state, &Told::at(&run.recording, point));
+            wanted(judged).map(|said| (count + 1, said))
         })
     }
 
@@ -318,11 +326,16 @@ impl Stage {
         self.judge_state(&run, point, pick, &state);
     }
 
-    /// Does work in several threads.
-    pub fn parallel<Item: Send>(&self, items: impl Iterator<Item = Item> + Send, work: impl Fn(Item) + Sync) {
+    /// Does work in several threads, so many for each processor.
+    pub fn parallel<Item: Send>(
+        &self,
+        times: usize,
+        items: impl Iterator<Item = Item> + Send,
+        work: impl Fn(Item) + Sync,
+    ) {
         let items = Mutex::new(items);
         std::thread::scope(|scope| {
-            for _ in 0..self.workers {
+            for _ in 0..self.workers * times {
                 scope.spawn(|| {
                     loop {
                         let item = lock(&items).next();
