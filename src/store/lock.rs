@@ -20,7 +20,13 @@ pub(super) struct FolderLock(#[expect(dead_code, reason = "the open file is the 
 /// Takes the lock of a folder; waits for it until a deadline, if there is one.
 pub(super) fn lock(folder: &Path, deadline: Option<Instant>) -> Result<FolderLock, String> {
     let path = folder.join(FILE);
-    let unusable = |error: std::io::Error| format!("{} cannot be used: {error}", path.display());
+    let unusable = |error: std::io::Error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => "; the folder and its files must belong to the user of the bridge",
+            _ => "",
+        };
+        format!("{} cannot be used: {error}{hint}", path.display())
+    };
     let mut file = File::options().create(true).truncate(false).read(true).write(true).open(&path).map_err(unusable)?;
     loop {
         match file.try_lock() {

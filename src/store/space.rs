@@ -114,3 +114,42 @@ impl Reserve {
         std::fs::remove_file(&self.path).is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_volume_needs() {
+        let mib = 1 << 20;
+        let small = Volume { total: 160 * mib, free: 0, network: None };
+        assert_eq!(small.reserve(), 10 * mib);
+        let large = Volume { total: 20 << 30, free: 0, network: None };
+        assert_eq!(large.reserve(), 32 * mib);
+        assert_eq!(large.needed(1024 * mib, 256 * mib), (1280 + 320 + 64 + 32) * mib);
+    }
+
+    #[test]
+    fn network_file_systems_are_known_by_their_numbers() {
+        assert_eq!(network(0x6969), Some("NFS"));
+        assert_eq!(network(0xFF53_4D42), Some("SMB"));
+        // Some systems say it with a sign.
+        assert_eq!(network(i64::from(-0x00AC_B2BE_i32)), Some("SMB"));
+        assert_eq!(network(0xEF53), None, "ext4");
+    }
+
+    #[test]
+    fn the_reserve_takes_room_and_gives_it_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let reserve = Reserve::new(folder.path());
+        let volume = Volume { total: 16 << 20, free: 4 << 20, network: None };
+        assert!(reserve.take(&volume).expect("it can be written") && reserve.is_held());
+        let blocks = std::os::unix::fs::MetadataExt::blocks(
+            &std::fs::metadata(folder.path().join(RESERVE)).expect("it is there"),
+        );
+        assert!(blocks * 512 >= 1 << 20, "it is more than a number: {blocks} blocks");
+        assert!(reserve.give_up() && !reserve.is_held() && !reserve.give_up());
+        let narrow = Volume { free: 1 << 20, ..volume };
+        assert!(!reserve.take(&narrow).expect("nothing is written"));
+    }
+}

@@ -112,6 +112,14 @@ impl Database {
             return Err(StoreError::new(FailureKind::Foreign, message));
         }
         let connection = &database.connection;
+        // SQLite opens a file that it may not write without a word.
+        if access != Access::Read && connection.is_readonly("main")? {
+            let message = format!(
+                "{} cannot be written by this user; the folder and its files must belong to the user of the bridge",
+                path.display()
+            );
+            return Err(StoreError::new(FailureKind::ReadOnly, message));
+        }
         connection.pragma_update(None, "synchronous", "FULL")?;
         match access {
             Access::Owner => {
