@@ -16,7 +16,7 @@ pub const PHASES: usize = 3;
 
 fn content(number: u64) -> Vec<u8> {
     let mut random = Random::new(number);
-    let words = 20 + random.below(if number % 9 == 0 { 10_000 } else { 400 });
+    let words = 20 + random.below(if number.is_multiple_of(9) { 10_000 } else { 400 });
     (0..words).flat_map(|_| random.next().to_le_bytes()).collect()
 }
 
