@@ -60,7 +60,7 @@ pub(super) struct Failure {
 #[derive(Debug, Default)]
 struct Undelivered {
     /// To be published later.
-    failures: Vec<Box<Failure>>,
+    failures: Vec<Failure>,
     /// Not publishable as it is.
     letters: Vec<PendingLetter>,
 }
@@ -136,7 +136,7 @@ impl Bridge {
                 kind if !kind.is_retriable() => DeadLetterReason::Publish(kind),
                 _ if callback.is_last_try => DeadLetterReason::Exhausted,
                 _ => {
-                    undelivered.failures.push(failure);
+                    undelivered.failures.push(*failure);
                     continue;
                 }
             };
@@ -576,7 +576,7 @@ pub(super) async fn in_time(
     tokio::time::timeout_at(until, kept).await.unwrap_or_else(late)
 }
 
-fn not_published(failures: &[Box<Failure>], destinations: usize) -> Refusal {
+fn not_published(failures: &[Failure], destinations: usize) -> Refusal {
     let mut outputs: Vec<String> = failures.iter().map(|failure| failure.output.clone()).collect();
     outputs.sort_unstable();
     outputs.dedup();

@@ -6,12 +6,12 @@
 //! - After a crash or a power failure everything is there that was on the disk before; SQLite's own recovery sees to
 //!   it. Nothing here edits SQLite's files.
 //! - After a failed fsync, or when SQLite reports damage, the content is copied into a new file before anything more
-//!   is stored ([`recover`]).
+//!   is stored (`recover`).
 //! - Both kinds of rows are bounded in bytes; nothing old is deleted for something new. A full disk can be drained
-//!   ([`space`]).
+//!   (`space`).
 //! - A record that is not as it was written is never published; it becomes a dead letter.
 //!
-//! One thread writes ([`writer`]), any number of readers read next to it. A folder belongs to one process ([`lock`]).
+//! One thread writes (`writer`), any number of readers read next to it. A folder belongs to one process (`lock`).
 //! Media errors, which change what was written, are outside the promise: what can be read is kept, and the loss is
 //! counted.
 

@@ -38,6 +38,7 @@ impl Volume {
     /// The system's.
     pub fn of(folder: &Path) -> std::io::Result<Volume> {
         let space = statvfs(folder)?;
+        #[expect(clippy::useless_conversion, reason = "its type is another one on other machines")]
         let network = statfs(folder).ok().and_then(|statistics| network(i64::from(statistics.f_type)));
         let bytes = |blocks: u64| blocks.saturating_mul(space.f_frsize);
         Ok(Volume { total: bytes(space.f_blocks), free: bytes(space.f_bavail), network })
