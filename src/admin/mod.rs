@@ -8,7 +8,6 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -33,7 +32,6 @@ pub struct Admin {
     listener: TcpListener,
     address: SocketAddr,
     bridge: Arc<Bridge>,
-    stopping: Arc<AtomicBool>,
 }
 
 impl Admin {
@@ -44,7 +42,7 @@ impl Admin {
     pub async fn bind(listen: &[SocketAddr], bridge: Arc<Bridge>) -> std::io::Result<Admin> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
-        Ok(Admin { listener, address, bridge, stopping: Arc::default() })
+        Ok(Admin { listener, address, bridge })
     }
 
     /// The address it is bound to.
@@ -52,13 +50,8 @@ impl Admin {
         self.address
     }
 
-    /// A flag that takes readiness away.
-    pub fn stopping(&self) -> Arc<AtomicBool> {
-        self.stopping.clone()
-    }
-
-    /// Serves until `closed`.
-    pub async fn run(self, closed: CancellationToken) {
+    /// Serves until `closed`; from `not_ready` on `/readyz` says no.
+    pub async fn run(self, not_ready: CancellationToken, closed: CancellationToken) {
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let permit = tokio::select! {
@@ -73,11 +66,11 @@ impl Admin {
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 continue;
             };
-            let (bridge, stopping) = (self.bridge.clone(), self.stopping.clone());
+            let (bridge, not_ready) = (self.bridge.clone(), not_ready.clone());
             tokio::spawn(async move {
                 let _permit = permit;
                 let answer = service_fn(|request: Request<Incoming>| {
-                    let response = answer(&request, &bridge, stopping.load(Ordering::Relaxed));
+                    let response = answer(&request, &bridge, not_ready.is_cancelled());
                     async move { Ok::<_, Infallible>(response) }
                 });
                 let connection =

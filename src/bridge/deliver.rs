@@ -202,7 +202,7 @@ impl Bridge {
                 tokio::select! {
                     room = self.room.acquire() => room.ok(),
                     () = tokio::time::sleep_until(pace.deadline()) => None,
-                    () = self.hurry.cancelled() => None,
+                    () = self.cancel_in_flight.cancelled() => None,
                 }
             }
         };
@@ -265,7 +265,7 @@ impl Bridge {
                     biased;
                     () = target.wait_until_free() => {}
                     () = tokio::time::sleep_until(deadline) => {}
-                    () = self.hurry.cancelled() => {}
+                    () = self.cancel_in_flight.cancelled() => {}
                 }
             }
             if target.has_backlog() {
@@ -275,10 +275,10 @@ impl Bridge {
             attempts += 1;
             let tried = tokio::select! {
                 tried = target.attempt(&record, deadline.min(Instant::now() + PATIENCE)) => tried,
-                () = self.hurry.cancelled() => Err(PublishError::new(ErrorKind::TimedOut, "the bridge is stopping")),
+                () = self.cancel_in_flight.cancelled() => Err(PublishError::new(ErrorKind::TimedOut, "the bridge is stopping")),
             };
             let Err(error) = tried else { return Ok(()) };
-            let is_over = Instant::now() + pause >= deadline || self.hurry.is_cancelled();
+            let is_over = Instant::now() + pause >= deadline || self.cancel_in_flight.is_cancelled();
             let is_waited_for = matches!(pace, Pace::Patient(_)) || target.output.health().is_up();
             if !error.kind.is_retriable() || !is_waited_for || is_over {
                 break error;

@@ -16,11 +16,12 @@ mod replay;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use prometheus::{Histogram, IntCounter, IntGauge};
+use prometheus::{Histogram, IntCounter};
 use rustc_hash::FxHashMap;
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
@@ -289,8 +290,10 @@ pub struct Bridge {
     store: Option<Store>,
     room: Semaphore,
     bytes: InFlightBytes,
-    /// Ends what is being published: to the spool with it.
-    hurry: CancellationToken,
+    /// Ends what is being published: it goes to the spool then.
+    cancel_in_flight: CancellationToken,
+    /// Callbacks between receipt and outcome.
+    in_flight: AtomicUsize,
     /// Inputs that a person must mend.
     troubled: Mutex<BTreeSet<String>>,
     metrics: Metrics,
@@ -298,12 +301,14 @@ pub struct Bridge {
 
 impl Bridge {
     /// Puts the middle together. Every output that the rules name must be among the outputs; a record for one that
-    /// isn't fails as misconfigured. Without a store what can't be published is refused.
+    /// isn't fails as misconfigured. Without a store what cannot be published is refused. What is being published goes to
+    /// the spool when `cancel_in_flight` is cancelled.
     pub fn new(
         rules: Rules,
         outputs: Vec<Arc<dyn Output>>,
         delivery: Delivery,
         store: Option<Store>,
+        cancel_in_flight: CancellationToken,
         metrics: Metrics,
     ) -> Bridge {
         // Series that are there from the start can be alerted on before the first of their kind.
@@ -334,7 +339,8 @@ impl Bridge {
             window: Window::new(delivery.dedupe, metrics.dedupe_ids.clone()),
             delivery,
             store,
-            hurry: CancellationToken::new(),
+            cancel_in_flight,
+            in_flight: AtomicUsize::new(0),
             troubled: Mutex::default(),
             metrics,
         }
@@ -399,9 +405,9 @@ impl Bridge {
         self.store.as_ref().map(Store::backlogs).unwrap_or_default()
     }
 
-    /// Stops waiting for buses: what is being published goes to the spool.
-    pub fn hurry(&self) {
-        self.hurry.cancel();
+    /// Callbacks between receipt and outcome.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
     }
 
     /// Closes the store, when nothing is in flight any more.
@@ -445,7 +451,7 @@ impl Bridge {
     ///
     /// Dropping the future gives the callback up, so that a caller whose own caller may hang up runs it as a task.
     pub async fn accept(&self, callback: Callback) -> Outcome {
-        let _in_flight = InFlight::enter(&self.metrics);
+        let _in_flight = InFlight::enter(self);
         let outcome = self.outcome(&callback).await;
         let input = &*callback.input;
         self.metrics.callbacks_total.with_label_values(&[input, outcome.label()]).inc();
@@ -537,18 +543,20 @@ impl Bridge {
 }
 
 /// Counts a callback that is in flight for as long as it is, however it ends.
-struct InFlight(IntGauge);
+struct InFlight<'b>(&'b Bridge);
 
-impl InFlight {
-    fn enter(metrics: &Metrics) -> InFlight {
-        metrics.in_flight.inc();
-        InFlight(metrics.in_flight.clone())
+impl InFlight<'_> {
+    fn enter(bridge: &Bridge) -> InFlight<'_> {
+        bridge.in_flight.fetch_add(1, Ordering::Relaxed);
+        bridge.metrics.in_flight.inc();
+        InFlight(bridge)
     }
 }
 
-impl Drop for InFlight {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.dec();
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.in_flight.dec();
     }
 }
 

@@ -22,7 +22,7 @@ use rdkafka::producer::{BaseProducer, DeliveryResult, FutureProducer, FutureReco
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::time::Instant;
 
-use super::{ErrorKind, Health, Output, PublishError, Record, SECRETS_CHECK};
+use super::{ErrorKind, Health, Output, PATIENCE, PublishError, Record, SECRETS_CHECK};
 use crate::event::{Mode, kafka};
 use crate::route::Template;
 use crate::setting::{Mistake, Secret, SecretSource, one_or_many};
@@ -53,6 +53,8 @@ const RESERVED: &[(&str, &str)] = &[
     ("metadata.broker.list", "set `brokers`"),
     ("message.timeout.ms", "it is `delivery.deadline`"),
     ("delivery.timeout.ms", "it is `delivery.deadline`"),
+    ("delivery.report.only.error", "the bridge waits for the reports of success"),
+    ("transactional.id", "the bridge publishes without transactions"),
 ];
 
 /// Settings of a Kafka output.
@@ -164,6 +166,10 @@ impl KafkaConfig {
             match property.as_str() {
                 "acks" | "request.required.acks" if value != "all" && value != "-1" => errors
                     .push((key, "must stay `all`: what was answered with 200 could be lost with a broker".to_owned())),
+                "sasl.mechanism" | "sasl.mechanisms" if value.eq_ignore_ascii_case("OAUTHBEARER") => {
+                    let reason = "OAUTHBEARER is not supported: nothing here obtains tokens; use PLAIN or SCRAM";
+                    errors.push((key, reason.to_owned()));
+                }
                 "enable.idempotence" if value != "true" => {
                     errors.push((key, "must stay true: retries could double and reorder records".to_owned()));
                 }
@@ -410,7 +416,8 @@ impl Shared {
         let mut patient = self.patient.lock().unwrap_or_else(PoisonError::into_inner);
         if patient.is_none() {
             let (mut client, _) = self.settings.present();
-            client.set("message.timeout.ms", time.as_millis().to_string());
+            // The same for all records, whichever comes first. Each is waited for until its own deadline.
+            client.set("message.timeout.ms", PATIENCE.as_millis().to_string());
             match client.create_with_context(Context(self.status.clone())) {
                 Ok(producer) => *patient = Some(producer),
                 Err(error) => tracing::error!(output = self.settings.name, %error, "no patient producer"),
@@ -617,17 +624,21 @@ mod tests {
     #[test]
     fn durability_cannot_be_turned_off_and_mistakes_are_told() {
         let told = errors(
-            "acks = 1\n\"enable.idempotence\" = false\n\"message.timeout.ms\" = 5\n\"linger.sm\" = 1\n\"linger.ms\" = \"soon\"",
+            "acks = 1\n\"enable.idempotence\" = false\n\"message.timeout.ms\" = 5\n\"linger.sm\" = 1\n\"linger.ms\" = \"soon\"\n\
+             \"delivery.report.only.error\" = true\n\"transactional.id\" = \"t\"\n\"sasl.mechanism\" = \"OAUTHBEARER\"",
         );
         let told: Vec<String> = told.into_iter().map(|(key, error)| format!("{key}: {error}")).collect();
         assert_eq!(
             told,
             [
                 "client.\"acks\": must stay `all`: what was answered with 200 could be lost with a broker",
+                "client.\"delivery.report.only.error\": is not set here: the bridge waits for the reports of success",
                 "client.\"enable.idempotence\": must stay true: retries could double and reorder records",
                 "client.\"linger.ms\": librdkafka refuses the value: Invalid value for configuration property \"queue.buffering.max.ms\"",
                 "client.\"linger.sm\": librdkafka has no such property",
                 "client.\"message.timeout.ms\": is not set here: it is `delivery.deadline`",
+                "client.\"sasl.mechanism\": OAUTHBEARER is not supported: nothing here obtains tokens; use PLAIN or SCRAM",
+                "client.\"transactional.id\": is not set here: the bridge publishes without transactions",
             ]
         );
     }

@@ -46,8 +46,9 @@ pub async fn drain_spool(settings: Settings, timeout: Option<Duration>) -> Resul
     let names: BTreeSet<String> = outputs.iter().map(|output| output.name().to_owned()).collect();
     let normalizer = Normalizer::new(settings.catalogue, settings.type_prefix);
     let rules = Rules::new(normalizer, settings.router, settings.dead_letters, &metrics);
-    let bridge = Arc::new(Bridge::new(rules, outputs, settings.delivery, Some(store), metrics.clone()));
     let stopping = CancellationToken::new();
+    let bridge = Bridge::new(rules, outputs, settings.delivery, Some(store), stopping.clone(), metrics.clone());
+    let bridge = Arc::new(bridge);
     let mut drain = tokio::spawn(bridge.clone().drain(stopping.clone()));
     let is_known = |output: &str| output == AWAITS_DEAD_LETTERS || names.contains(output);
     let left = loop {

@@ -5,15 +5,14 @@
 //! had no outcome.
 
 mod drain;
+mod shutdown;
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use drain::{Drained, drain_spool};
@@ -31,6 +30,7 @@ use crate::route::{Destination, Router};
 use crate::store::{Store, StoreSettings};
 use crate::telemetry::logs::Format;
 use crate::telemetry::metrics::Metrics;
+use shutdown::{Phase, Shutdown};
 
 /// Everything a service is built from, checked.
 #[derive(Debug)]
@@ -197,6 +197,7 @@ pub struct Service {
     inputs: Vec<(String, HttpInput)>,
     queues: Vec<(String, MnsInput)>,
     admin: Admin,
+    shutdown: Shutdown,
     shutdown_delay: Duration,
     shutdown_drain: Duration,
 }
@@ -208,6 +209,7 @@ impl Service {
     /// The first part that can't start.
     pub async fn start(settings: Settings) -> Result<Service, StartError> {
         let metrics = Metrics::new();
+        let shutdown = Shutdown::default();
         let store = match settings.store {
             Some(store) => Some(open_store(store, None, &metrics).await?),
             None => None,
@@ -218,7 +220,10 @@ impl Service {
             metrics.config_reloads_total.with_label_values(&[result]);
         }
         let rules = Rules::new(normalizer, settings.router, settings.dead_letters, &metrics);
-        let bridge = Arc::new(Bridge::new(rules, outputs, settings.delivery, store, metrics));
+        let bridge = {
+            let cancel_in_flight = shutdown.token(Phase::CancellingInFlight);
+            Arc::new(Bridge::new(rules, outputs, settings.delivery, store, cancel_in_flight, metrics))
+        };
         let (mut inputs, mut queues) = (Vec::new(), Vec::new());
         for input in settings.inputs {
             let http = match input {
@@ -247,6 +252,7 @@ impl Service {
             inputs,
             queues,
             admin,
+            shutdown,
             shutdown_delay: settings.shutdown_delay,
             shutdown_drain: settings.shutdown_drain,
         })
@@ -276,58 +282,58 @@ impl Service {
     /// Runs until `stop`, then drains; `now` cuts the draining short. Returns how many callbacks were left without
     /// an outcome: their senders got no answer and try again elsewhere.
     pub async fn run(self, stop: impl Future<Output = ()>, now: impl Future<Output = ()>) -> usize {
-        let stopping = CancellationToken::new();
-        let closed = CancellationToken::new();
+        let shutdown = self.shutdown;
+        let (not_accepting, closed) = (shutdown.token(Phase::NotAccepting), shutdown.token(Phase::Closed));
         let callbacks = TaskTracker::new();
         let listeners = TaskTracker::new();
-        let background = [
-            tokio::spawn(self.bridge.clone().drain(stopping.clone())),
-            tokio::spawn(self.bridge.clone().replay(stopping.clone())),
+        let mut background = [
+            tokio::spawn(self.bridge.clone().drain(not_accepting.clone())),
+            tokio::spawn(self.bridge.clone().replay(not_accepting.clone())),
         ];
         for (name, input) in &self.inputs {
             tracing::info!(input = name, address = %input.address(), "taking callbacks");
         }
         tracing::info!(address = %self.admin.address(), "serving metrics and probes");
         for (_, input) in self.inputs {
-            listeners.spawn(input.run(self.bridge.clone(), stopping.clone(), closed.clone(), callbacks.clone()));
+            listeners.spawn(input.run(self.bridge.clone(), not_accepting.clone(), closed.clone(), callbacks.clone()));
         }
         for (name, input) in self.queues {
             tracing::info!(input = name, queue = input.queue(), "taking callbacks");
-            listeners.spawn(input.run(self.bridge.clone(), stopping.clone(), callbacks.clone()));
+            listeners.spawn(input.run(self.bridge.clone(), not_accepting.clone(), callbacks.clone()));
         }
-        let unready = self.admin.stopping();
-        listeners.spawn(self.admin.run(closed.clone()));
+        listeners.spawn(self.admin.run(shutdown.token(Phase::NotReady), closed));
 
         stop.await;
-        unready.store(true, Ordering::Relaxed);
+        shutdown.enter(Phase::NotReady);
         tracing::info!("stopping: not ready any more");
-        let drain = async {
+        let gently = async {
             tokio::time::sleep(self.shutdown_delay).await;
-            stopping.cancel();
+            shutdown.enter(Phase::NotAccepting);
             tracing::info!("stopping: taking no more callbacks");
             callbacks.close();
             let deadline = Instant::now() + self.shutdown_drain;
             if tokio::time::timeout_at(deadline, callbacks.wait()).await.is_err() {
                 tracing::warn!("stopping: what is still being published goes to the spool");
-                self.bridge.hurry();
+                shutdown.enter(Phase::CancellingInFlight);
                 let _ = tokio::time::timeout(LAST_WRITES, callbacks.wait()).await;
             }
             let deadline = deadline.min(Instant::now() + LAST_BATCH);
-            for mut task in background {
-                // What of the spool is cut off here is published again by the next start.
-                if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
-                    task.abort();
-                }
+            for task in &mut background {
+                let _ = tokio::time::timeout_at(deadline, task).await;
             }
         };
         tokio::select! {
-            () = drain => {}
-            () = now => tracing::warn!("stopping at once"),
+            () = gently => {}
+            () = now => tracing::warn!(during = ?shutdown.phase(), "stopping at once"),
         }
-        let left = usize::try_from(self.bridge.metrics().in_flight.get()).unwrap_or(0);
-        closed.cancel();
+        let left = self.bridge.in_flight();
+        shutdown.enter(Phase::Closed);
+        for task in background {
+            // What of the spool is cut off here is published again by the next start.
+            task.abort();
+        }
         listeners.close();
-        listeners.wait().await;
+        let _ = tokio::time::timeout(LAST_WRITES, listeners.wait()).await;
         // All that was kept is on the disk already; this only spares the next start some work.
         let _ = tokio::time::timeout(LAST_WRITES, self.bridge.close()).await;
         if left == 0 {

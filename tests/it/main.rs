@@ -15,6 +15,7 @@ mod kafka;
 mod mns;
 mod nats;
 mod normalize;
+mod shutdown;
 mod spool;
 mod support_judges;
 mod support_kafka;
