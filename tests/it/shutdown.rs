@@ -55,7 +55,8 @@ async fn a_second_signal_ends_every_phase_at_once() {
             (ready.status.as_u16() == 200).then_some(())
         })
         .await;
-        let post = Client::connect(address(input)).await.post("/callbacks", callback("one"), &signed_headers("VOD")).await;
+        let post =
+            Client::connect(address(input)).await.post("/callbacks", callback("one"), &signed_headers("VOD")).await;
         assert_eq!(post.status.as_u16(), 200);
         if is_busy {
             // A message of the queue waits for its bus.
@@ -74,7 +75,12 @@ async fn a_second_signal_ends_every_phase_at_once() {
         bridge.signal("TERM");
         let code = bridge.wait(SOON);
         assert_eq!(code, Some(i32::from(is_busy)), "delay {delay}, busy {is_busy}:\n{}", bridge.log_tail());
-        assert!(start.elapsed() < AT_ONCE, "delay {delay}, busy {is_busy}: {:?}\n{}", start.elapsed(), bridge.log_tail());
+        assert!(
+            start.elapsed() < AT_ONCE,
+            "delay {delay}, busy {is_busy}: {:?}\n{}",
+            start.elapsed(),
+            bridge.log_tail()
+        );
         assert_eq!(bridge.log().contains("stopped before these callbacks had an outcome"), is_busy);
     }
 }

@@ -59,10 +59,6 @@ pub(super) async fn serve(
     loop {
         let (stream, _) = tokio::select! {
             () = closed.cancelled() => break,
-            () = stopping.cancelled(), if !service.stopping.load(Ordering::Relaxed) => {
-                service.stopping.store(true, Ordering::Relaxed);
-                continue;
-            }
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {

@@ -13,7 +13,6 @@ mod tls;
 use std::collections::HashSet;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -344,7 +343,7 @@ impl HttpInput {
             max_body: max_body.as_usize(),
             body_timeout,
             room: Arc::new(Semaphore::new(max_in_flight)),
-            stopping: AtomicBool::new(false),
+            stopping: stopping.clone(),
             bridge,
             tasks,
         });
@@ -361,7 +360,7 @@ struct Service {
     max_body: usize,
     body_timeout: Duration,
     room: Arc<Semaphore>,
-    stopping: AtomicBool,
+    stopping: CancellationToken,
     bridge: Arc<Bridge>,
     tasks: TaskTracker,
 }
@@ -370,7 +369,8 @@ type Answer = Response<Full<Bytes>>;
 
 impl Service {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
-        // Whoever drains waits for requests whose body is still on its way, too.
+        // Whoever drains waits for requests whose body is still on its way, too. Counted before it is asked whether
+        // callbacks are still accepted: a request that is, is waited for.
         let _request = self.tasks.token();
         match self.take(request).await {
             Ok(outcome) => self.answer_outcome(&outcome),
@@ -411,7 +411,7 @@ impl Service {
 
     /// Takes a request to its outcome, or to the problem that keeps it from being a callback.
     async fn take(&self, request: Request<Incoming>) -> Result<Outcome, (Problem, String)> {
-        if self.stopping.load(Ordering::Relaxed) {
+        if self.stopping.is_cancelled() {
             return Err((Problem::Stopping, "another instance may take it".to_owned()));
         }
         let (head, body) = request.into_parts();
