@@ -22,6 +22,8 @@ use crate::store::{
     AWAITS_DEAD_LETTERS, DeadLetter, Lane, Reader, Settled, SpoolRecord, Spooled, Store, damaged_record, now,
 };
 
+use crate::telemetry::Seldom;
+
 use super::deliver::{Failure, spool_record};
 use super::{Bridge, DeadLetterReason, Target};
 
@@ -31,6 +33,9 @@ const BATCH: (usize, u64) = (2048, 8 << 20);
 /// Pause after a failure: doubles from the first to the second, and half of it is random, so that replicas do not
 /// come back all at once.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// How often it is logged that the spool cannot be read.
+const REMIND: Duration = Duration::from_secs(60);
 
 /// Bytes of dead letters that cannot be written from which on nothing more is published: they are in memory.
 const LETTERS_HELD: u64 = 16 << 20;
@@ -71,6 +76,10 @@ impl Bridge {
                 Err(_) => false,
             };
             if !is_moved {
+                tracing::warn!(
+                    records = lane.spooled(),
+                    "events wait in the spool because the dead letters are full: replay or delete some"
+                );
                 tokio::select! {
                     () = stopping.cancelled() => return,
                     () = tokio::time::sleep(RETAINED_FOR) => {}
@@ -150,6 +159,7 @@ struct Drain<'b> {
     remove_at: (Instant, Duration),
     /// When records that were left, because their dead letters had no room, are read again.
     look_again: Option<Instant>,
+    unreadable: Seldom,
 }
 
 /// What became of a batch.
@@ -162,7 +172,17 @@ struct Outcome {
 impl<'b> Drain<'b> {
     fn new(bridge: &'b Bridge, store: &'b Store, output: &'b str, target: &'b Target, lane: Arc<Lane>) -> Drain<'b> {
         let (settled, remove_at) = (BTreeMap::new(), (Instant::now(), PAUSE.0));
-        Drain { bridge, store, output, target, lane, settled, remove_at, look_again: None }
+        Drain {
+            bridge,
+            store,
+            output,
+            target,
+            lane,
+            settled,
+            remove_at,
+            look_again: None,
+            unreadable: Seldom::every(REMIND),
+        }
     }
 
     async fn run(mut self, stopping: CancellationToken) {
@@ -197,7 +217,9 @@ impl<'b> Drain<'b> {
             let mut spooled = match read {
                 Ok(spooled) => spooled,
                 Err(error) => {
-                    tracing::debug!(output = self.output, %error, "the spool cannot be read");
+                    if self.unreadable.is_due(&error) {
+                        tracing::warn!(output = self.output, error, "the spool cannot be read; its events wait");
+                    }
                     rest(&mut pause, &stopping).await;
                     continue;
                 }

@@ -99,6 +99,9 @@ fn drain(store: &StoreArgs, timeout: Option<Duration>) -> Result<ExitCode, ExitC
     if let (Some(path), Some(store)) = (&store.path, &mut settings.store) {
         store.path.clone_from(path);
     }
+    if let Some(store) = &settings.store {
+        there(store)?;
+    }
     let (format, filter) = &settings.log;
     logs::start(*format, filter);
     let runtime = tokio::runtime::Runtime::new().map_err(|error| fail(format!("no runtime: {error}")))?;
@@ -157,6 +160,7 @@ fn move_records(store: &StoreArgs, from: &str, to: &str, topic: Option<&str>) ->
         eprintln!("apsara-bridge: --topic: {error}");
         return Err(ExitCode::from(USAGE));
     }
+    there(&settings)?;
     let mut offline = Offline::open(settings, None).map_err(fail)?;
     let (topics, records) = offline.topics(from).map_err(fail)?;
     if records == 0 {
@@ -208,9 +212,18 @@ fn import(settings: StoreSettings, file: &Path) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// A folder that holds no spool is a mistake, not an empty spool.
+fn there(settings: &StoreSettings) -> Result<(), ExitCode> {
+    if store::file(&settings.path).exists() || !store::set_aside(&settings.path).is_empty() {
+        return Ok(());
+    }
+    let file = store::file(&settings.path);
+    Err(fail(format!("there is no spool at {}; name its folder with --path, or the configuration", file.display())))
+}
+
 /// What records of an output are called: those that wait for room among the dead letters have none.
 fn shown_output(output: &str) -> &str {
-    if output == AWAITS_DEAD_LETTERS { "(waiting for room among the dead letters)" } else { output }
+    if output == AWAITS_DEAD_LETTERS { "waiting for room among the dead letters" } else { output }
 }
 
 fn status(store: &StoreArgs, settings: &StoreSettings, as_json: bool) -> ExitCode {

@@ -111,13 +111,14 @@ impl From<rusqlite::Error> for StoreError {
 
 fn kind_of(failure: &rusqlite::ffi::Error) -> FailureKind {
     use rusqlite::ErrorCode as Code;
-    use rusqlite::ffi::{SQLITE_IOERR_DIR_FSYNC, SQLITE_IOERR_FSYNC, SQLITE_IOERR_SHMSIZE};
+    use rusqlite::ffi::{SQLITE_ERROR, SQLITE_IOERR_DIR_FSYNC, SQLITE_IOERR_FSYNC, SQLITE_IOERR_SHMSIZE};
     match (failure.code, failure.extended_code) {
         (_, SQLITE_IOERR_FSYNC | SQLITE_IOERR_DIR_FSYNC) => FailureKind::SyncFailed,
         // The index of the log is a file too, and this is its way to say that the disk is full.
         (_, SQLITE_IOERR_SHMSIZE) | (Code::DiskFull, _) => FailureKind::DiskFull,
         (Code::ReadOnly | Code::CannotOpen | Code::PermissionDenied, _) => FailureKind::ReadOnly,
-        (Code::DatabaseCorrupt | Code::NotADatabase, _) => FailureKind::Damaged,
+        // The last is how a table or an index is missed that every file of ours has.
+        (Code::DatabaseCorrupt | Code::NotADatabase, _) | (_, SQLITE_ERROR) => FailureKind::Damaged,
         _ => FailureKind::Io,
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use rustc_hash::FxHashSet;
 use sha2::{Digest, Sha256};
 
-use super::database::{Access, Database};
+use super::database::Database;
 use super::error::{FailureKind, StoreError};
 use super::lock::FolderLock;
 use super::record::{DeadLetterRow, SpoolRecord, Spooled};
@@ -109,7 +109,7 @@ impl Offline {
     /// # Errors
     /// When the file is not a spool, or SQLite's.
     pub fn import(&mut self, file: &Path) -> Result<Imported, StoreError> {
-        let source = Database::open_file(file, Access::Read).map_err(|error| match error.kind {
+        let source = Database::open_damaged(file).map_err(|error| match error.kind {
             FailureKind::Damaged | FailureKind::Foreign => StoreError::new(
                 FailureKind::Foreign,
                 format!("{} cannot be read as a spool of apsara-bridge: {error}", file.display()),

@@ -8,6 +8,8 @@
 //! |---|---|
 //! | `spool.db.building` | not finished; it is removed and built anew |
 //! | `spool.db.ready` | complete; it takes the place of `spool.db` |
+//! | `spool.db.ready-in-part` | the same, but not everything could be read of the old one, which is kept |
+//! | `spool.db.superseded` | an old database of which everything was read; it is removed |
 //! | `spool.db.unsynced` | an fsync of `spool.db` failed; its content is copied into a new file |
 //! | `spool.db.damaged-TIME` | an old database from which not everything could be read |
 //!
@@ -31,6 +33,12 @@ const BUILDING: &str = "spool.db.building";
 
 /// A database that is complete.
 const READY: &str = "spool.db.ready";
+
+/// The same, of one from which not everything could be read.
+const READY_IN_PART: &str = "spool.db.ready-in-part";
+
+/// An old database that is not needed any more.
+const SUPERSEDED: &str = "spool.db.superseded";
 
 /// Says that an fsync of the database failed. It needs no fsync of its own: a power failure loses the marker together
 /// with the content of memory that it warns of.
@@ -73,6 +81,9 @@ fn attempt(folder: &Path, check: Duration) -> Result<(Database, Verified), Store
     let path = folder.join(FILE);
     remove_parts(&folder.join(BUILDING));
     continue_swap(folder)?;
+    if path.exists() {
+        remove_parts(&folder.join(SUPERSEDED));
+    }
     if path.is_symlink() {
         let message = format!("{} is a symbolic link; expected the file itself", path.display());
         return Err(StoreError::new(FailureKind::Foreign, message));
@@ -85,7 +96,7 @@ fn attempt(folder: &Path, check: Duration) -> Result<(Database, Verified), Store
         make(folder)?;
     }
     if is_unsynced(folder) {
-        rebuild(folder, &Cause::SyncFailed)?;
+        rebuild(folder, &Cause::SyncFailed, 0)?;
     }
     let opened =
         open_synced(folder).and_then(|mut database| database.verify(Some(check)).map(|verified| (database, verified)));
@@ -94,7 +105,7 @@ fn attempt(folder: &Path, check: Duration) -> Result<(Database, Verified), Store
         Err(error) if error.kind == FailureKind::SyncFailed => Cause::SyncFailed,
         opened => return opened,
     };
-    rebuild(folder, &cause)?;
+    rebuild(folder, &cause, 0)?;
     let mut database = open_synced(folder)?;
     let verified = database.verify(Some(check))?;
     Ok((database, verified))
@@ -124,16 +135,18 @@ fn is_blank(path: &Path) -> bool {
 ///
 /// Returns whether a new database took its place.
 fn continue_swap(folder: &Path) -> Result<bool, StoreError> {
-    let ready = folder.join(READY);
-    if !ready.exists() {
-        return Ok(false);
-    }
-    if folder.join(FILE).exists() {
+    for (name, is_complete) in [(READY, true), (READY_IN_PART, false)] {
+        let ready = folder.join(name);
+        if !ready.exists() {
+            continue;
+        }
+        if !folder.join(FILE).exists() {
+            swap(folder, is_complete)?;
+            return Ok(true);
+        }
         remove_parts(&ready);
-        return Ok(false);
     }
-    swap(folder)?;
-    Ok(true)
+    Ok(false)
 }
 
 /// Makes the database of a folder that has none.
@@ -151,7 +164,10 @@ fn make(folder: &Path) -> Result<(), StoreError> {
             sync(folder)?;
         }
         let cause = StoreError::new(FailureKind::Damaged, "spool.db is missing");
-        copy(folder, newest, &Cause::Damaged(cause))?;
+        let copied = copy(folder, newest, &Cause::Damaged(cause), 0)?;
+        if copied.loss.is_some_and(salvage::Loss::is_none) {
+            remove_parts(newest);
+        }
         return Ok(());
     }
     if std::fs::metadata(with_suffix(&path, LOG)).is_ok_and(|log| log.len() > 0) {
@@ -166,15 +182,15 @@ fn make(folder: &Path) -> Result<(), StoreError> {
     }
     let building = folder.join(BUILDING);
     Database::create(&building)?.finish_new().inspect_err(|_| remove_parts(&building))?;
-    finish(folder)
+    finish(folder, true)
 }
 
 /// Copies the database of a folder into a new one, which takes its place. No connection may write meanwhile; those
-/// that read keep the old file.
+/// that read keep the old file. `expected` is how many records it is known to hold, at least.
 ///
 /// # Errors
 /// When the copy cannot be made. The old database stays as it is then, and this can be called again.
-pub(super) fn rebuild(folder: &Path, cause: &Cause) -> Result<Copied, StoreError> {
+pub(super) fn rebuild(folder: &Path, cause: &Cause, expected: u64) -> Result<Copied, StoreError> {
     let path = folder.join(FILE);
     if continue_swap(folder)? {
         return Ok(Copied::default());
@@ -187,11 +203,11 @@ pub(super) fn rebuild(folder: &Path, cause: &Cause) -> Result<Copied, StoreError
             tracing::error!(database = %path.display(), %error, "the spool is damaged; it is copied into a new file");
         }
     }
-    copy(folder, &path, cause)
+    copy(folder, &path, cause, expected)
 }
 
 /// Copies what can be read of a database into a new one, which becomes that of the folder.
-fn copy(folder: &Path, from: &Path, cause: &Cause) -> Result<Copied, StoreError> {
+fn copy(folder: &Path, from: &Path, cause: &Cause, expected: u64) -> Result<Copied, StoreError> {
     let building = folder.join(BUILDING);
     let copied = match read_into(from, &building) {
         Err(error) if error.kind == FailureKind::DiskFull && Reserve::new(folder).give_up() => {
@@ -199,7 +215,7 @@ fn copy(folder: &Path, from: &Path, cause: &Cause) -> Result<Copied, StoreError>
         }
         copied => copied,
     };
-    let copied = copied.map_err(|error| {
+    let mut copied = copied.map_err(|error| {
         remove_parts(&building);
         let size = std::fs::metadata(from).map_or(0, |file| file.len()).div_ceil(1 << 20);
         match error.kind {
@@ -213,7 +229,12 @@ fn copy(folder: &Path, from: &Path, cause: &Cause) -> Result<Copied, StoreError>
             _ => error,
         }
     })?;
-    finish(folder)?;
+    let found = copied.records + copied.damaged;
+    if let Some(loss) = &mut copied.loss {
+        loss.rows = loss.rows.max(expected.saturating_sub(found));
+    }
+    let is_complete = copied.loss.is_some_and(salvage::Loss::is_none);
+    finish(folder, is_complete)?;
     let Copied { records, dead_letters, damaged, loss } = copied;
     match loss {
         Some(loss) if loss.is_none() && *cause == Cause::SyncFailed => {
@@ -232,7 +253,9 @@ fn copy(folder: &Path, from: &Path, cause: &Cause) -> Result<Copied, StoreError>
         ),
         None => tracing::error!("nothing could be read of the damaged database; it is kept"),
     }
-    clean_up(folder, loss.is_some_and(salvage::Loss::is_none));
+    if !is_complete {
+        keep_newest(folder);
+    }
     Ok(copied)
 }
 
@@ -249,7 +272,7 @@ pub(super) struct Copied {
 
 fn read_into(from: &Path, building: &Path) -> Result<Copied, StoreError> {
     remove_parts(building);
-    let source = match Database::open_file(from, Access::Read) {
+    let source = match Database::open_damaged(from) {
         Ok(source) => Some(source),
         Err(error) if error.kind == FailureKind::Damaged => {
             tracing::error!(database = %from.display(), %error, "the database cannot be opened");
@@ -323,31 +346,36 @@ pub(super) fn as_found(row: DeadLetterRow) -> DeadLetterRow {
 /// The reason of dead letters whose content is not as it was written.
 pub const DAMAGED: &str = "damaged";
 
-/// Makes a finished database the one of the folder.
-fn finish(folder: &Path) -> Result<(), StoreError> {
-    rename(&folder.join(BUILDING), &folder.join(READY))?;
+/// Makes a finished database the one of the folder. Its name says whether it has everything that the old one had.
+fn finish(folder: &Path, is_complete: bool) -> Result<(), StoreError> {
+    let ready = if is_complete { READY } else { READY_IN_PART };
+    rename(&folder.join(BUILDING), &folder.join(ready))?;
     sync(folder)?;
-    swap(folder)
+    swap(folder, is_complete)
 }
 
 /// Puts the complete database in the place of the old one, which is moved aside with its log. Each name is durable
 /// before the next one changes: an old database without its log, or a new one next to the old log, would be wrong.
-fn swap(folder: &Path) -> Result<(), StoreError> {
+fn swap(folder: &Path, is_complete: bool) -> Result<(), StoreError> {
     let path = folder.join(FILE);
     let log = with_suffix(&path, LOG);
+    let superseded = folder.join(SUPERSEDED);
     if path.exists() {
-        rename(&path, &free_name(folder))?;
+        let aside = if is_complete { superseded.clone() } else { free_name(folder) };
+        rename(&path, &aside)?;
         sync(folder)?;
     }
     if log.exists() {
         // Its database was moved last, be it by the run that was interrupted.
-        let aside = set_aside(folder).pop().unwrap_or_else(|| free_name(folder));
+        let newest = || set_aside(folder).pop().unwrap_or_else(|| free_name(folder));
+        let aside = if is_complete { superseded.clone() } else { newest() };
         rename(&log, &with_suffix(&aside, LOG))?;
     }
     let _ = std::fs::remove_file(with_suffix(&path, INDEX));
     sync(folder)?;
-    rename(&folder.join(READY), &path)?;
+    rename(&folder.join(if is_complete { READY } else { READY_IN_PART }), &path)?;
     sync(folder)?;
+    remove_parts(&superseded);
     // After that: every byte of the new file was synced.
     match std::fs::remove_file(folder.join(UNSYNCED)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -357,16 +385,11 @@ fn swap(folder: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Removes old databases: all of them, if everything was read from the newest, else all but the newest.
-fn clean_up(folder: &Path, is_complete: bool) {
+/// Removes old databases but the newest, from which not everything was read.
+fn keep_newest(folder: &Path) {
     let mut old = set_aside(folder);
-    let newest = old.pop();
-    if is_complete {
-        // Those that were set aside before may still hold what could not be read then.
-        newest.iter().for_each(|path| remove_parts(path));
-    } else {
-        old.iter().for_each(|path| remove_parts(path));
-    }
+    old.pop();
+    old.iter().for_each(|path| remove_parts(path));
 }
 
 /// Whether an fsync of the folder's database failed, be it that of another process, and it was not copied since.

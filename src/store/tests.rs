@@ -212,7 +212,7 @@ async fn rows_of_an_unreadable_table_are_counted_and_the_file_is_kept() {
     }
     store.close().await;
     spoil_page(folder.path(), "spool");
-    let copied = recover::rebuild(folder.path(), &recover::Cause::Damaged(writer::closed())).expect("it is copied");
+    let copied = recover::rebuild(folder.path(), &recover::Cause::Damaged(writer::closed()), 0).expect("it is copied");
     assert_eq!((copied.records, copied.loss), (0, Some(salvage::Loss { rows: 50, is_open: false })));
     let kept = set_aside(folder.path());
     assert_eq!(kept.len(), 1, "{kept:?}");
@@ -254,7 +254,7 @@ async fn a_swap_that_was_interrupted_is_continued() {
     assert_eq!(topics_in(folder.path(), "kafka").await, ["a", "b"]);
     assert!(!at("spool.db.ready").exists());
     // The old one was moved, and its log not yet.
-    std::fs::rename(file(folder.path()), at("spool.db.ready")).expect("renamed");
+    std::fs::rename(file(folder.path()), at("spool.db.ready-in-part")).expect("renamed");
     std::fs::write(at("spool.db.damaged-20260101T000000"), "an old database").expect("written");
     std::fs::write(at("spool.db-wal"), "its log").expect("written");
     assert_eq!(topics_in(folder.path(), "kafka").await, ["a", "b"]);
@@ -611,4 +611,60 @@ async fn repeats_are_imported_into_full_dead_letters() {
     let full = StoreSettings { dead_letters_max_bytes: 300, ..settings(folder.path()) };
     let imported = Offline::open(full, None).expect("it opens").import(&file(folder.path())).expect("imported");
     assert_eq!(imported, Imported { repeats: 1, ..Imported::default() });
+}
+
+/// A file that is shorter than it should be: what is there is read.
+#[tokio::test]
+async fn a_truncated_file_gives_what_is_left_of_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    filled(folder.path(), 300).await;
+    let bytes = std::fs::metadata(file(folder.path())).expect("there").len();
+    let half = bytes / 2 / u64::from(database::PAGE_BYTES) * u64::from(database::PAGE_BYTES);
+    let cut = std::fs::File::options().write(true).open(file(folder.path())).expect("it opens");
+    cut.set_len(half).expect("cut");
+    drop(cut);
+    let found = topics_in(folder.path(), "kafka").await;
+    assert!(found.len() >= 50, "{}", found.len());
+    assert_eq!(set_aside(folder.path()).len(), 1, "the rest is lost, and the file kept");
+}
+
+/// What was there before is known while the bridge runs: fewer records are a loss, although every page can be read.
+#[tokio::test]
+async fn a_loss_that_the_pages_do_not_show_is_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    filled(folder.path(), 20).await;
+    let damage = || recover::Cause::Damaged(writer::closed());
+    let copied = recover::rebuild(folder.path(), &damage(), 25).expect("copied");
+    assert_eq!(copied.loss.map(|loss| loss.rows), Some(5));
+    assert_eq!(set_aside(folder.path()).len(), 1);
+}
+
+/// An old file of which everything was read is removed also after an interruption.
+#[tokio::test]
+async fn a_superseded_file_is_removed_by_the_next_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    filled(folder.path(), 3).await;
+    let at = |name: &str| folder.path().join(name);
+    std::fs::rename(file(folder.path()), at("spool.db.ready")).expect("renamed");
+    std::fs::write(at("spool.db.superseded"), "an old database").expect("written");
+    std::fs::write(at("spool.db-wal"), "its log").expect("written");
+    assert_eq!(topics_in(folder.path(), "kafka").await.len(), 3);
+    assert!(!at("spool.db.superseded").exists() && !at("spool.db.superseded-wal").exists());
+    assert!(set_aside(folder.path()).is_empty());
+}
+
+/// Whoever removes the file of a running bridge is told so, and nothing more is acknowledged from it.
+#[tokio::test]
+async fn a_file_that_was_removed_is_found_out() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    store.keep(vec![record("kafka", "a", now())], Vec::new()).await.expect("kept");
+    std::fs::rename(file(folder.path()), folder.path().join("elsewhere")).expect("renamed");
+    let start = Instant::now();
+    while store.keep(vec![record("kafka", "b", now())], Vec::new()).await.is_ok() {
+        assert!(start.elapsed() < Duration::from_secs(60), "it is found out");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(!store.has_room());
+    store.close().await;
 }

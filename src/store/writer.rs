@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
-use super::database::{Database, FILE, Kept, PAGE_BYTES, Writing};
+use super::database::{Database, FILE, Kept, PAGE_BYTES, Writing, inode};
 use super::error::{FailureKind, StoreError};
 use super::lock::FolderLock;
 use super::record::{Backlog, DeadLetter, SpoolRecord};
@@ -37,7 +37,10 @@ const MAX_JOBS: usize = 1024;
 const REMIND: Duration = Duration::from_secs(60);
 
 /// Pause between two tries to copy the database, from the first to the longest. A copy writes up to a gigabyte.
-const COPY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const COPY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
+/// How long after a copy a failure still counts as the same one, so that the pauses grow on.
+const SAME_FAILURE: Duration = Duration::from_secs(60);
 
 /// The log is moved into the database when it is this long, or half of the reserve on a small volume: a spool that is
 /// drained on a full disk needs room for the log once more while it is moved.
@@ -45,6 +48,9 @@ const LOG_BYTES: u64 = 16 << 20;
 
 /// Free space from which on the volume is measured once a second only.
 const AMPLE: u64 = 256 << 20;
+
+/// How many records are removed together on a full disk; fewer, if that is still too many.
+const FULL_DISK_PIECE: usize = 64;
 
 /// How often dead letters that are too old are looked for, and how many of them one transaction removes.
 const EXPIRE: (Duration, usize) = (Duration::from_secs(10), 500);
@@ -138,6 +144,10 @@ pub(super) struct Writer {
     data_version: i64,
     throttle: Seldom,
     room: Room,
+    /// When the database was copied last, and the pause before the next copy.
+    copied: Option<(Instant, Duration)>,
+    /// The file that is open.
+    inode: Option<u64>,
     /// When the last look for dead letters that are too old found none.
     expired: Option<Instant>,
     /// Released when the thread ends, not before.
@@ -223,6 +233,7 @@ impl Writer {
         lock: FolderLock,
     ) -> Writer {
         let room = Room::new(&shared);
+        let shared_path = shared.settings.path.join(FILE);
         let mut writer = Writer {
             shared,
             incoming,
@@ -232,6 +243,8 @@ impl Writer {
             data_version: 0,
             throttle: Seldom::every(REMIND),
             room,
+            copied: None,
+            inode: inode(&shared_path),
             expired: None,
             _lock: lock,
         };
@@ -314,7 +327,7 @@ impl Writer {
 
     fn write_together(&mut self, jobs: Jobs) {
         let start = Instant::now();
-        let result = self.attempt(&jobs);
+        let result = self.attempt(&works(&jobs));
         self.shared.metrics.spool_write_duration_seconds.observe(start.elapsed().as_secs_f64());
         match result {
             Ok(results) => self.answer(jobs, results),
@@ -329,7 +342,7 @@ impl Writer {
                 self.failed(&error, 0);
                 self.copy_if_due();
                 let result = match &self.state {
-                    State::Well => self.attempt(&jobs),
+                    State::Well => self.attempt(&works(&jobs)),
                     State::Failing(error) | State::Untrusted { error, .. } => Err(error.clone()),
                 };
                 match result {
@@ -348,22 +361,55 @@ impl Writer {
         self.copy_if_due();
     }
 
-    /// Removes records although the disk is full: with the reserve, if it must be.
+    /// Removes records although the disk is full: in small pieces, and with the reserve, if it must be. A piece that is
+    /// too large for the room that is left fails as a whole.
     fn write_on_full_disk(&mut self, jobs: Jobs) {
-        if jobs.is_empty() {
-            return;
+        for (work, done) in jobs {
+            let result = match work {
+                Work::Settle(settled) => self.settle_in_pieces(settled),
+                work => self.attempt_with_reserve(&work),
+            };
+            if let Err(error) = &result {
+                self.failed(error, 1);
+            }
+            let _ = done.send(result);
         }
-        let result = match self.attempt(&jobs) {
+        self.copy_if_due();
+    }
+
+    fn settle_in_pieces(&mut self, mut settled: Vec<Settled>) -> Result<Retained, StoreError> {
+        let mut retained = Retained::new();
+        let mut size = FULL_DISK_PIECE;
+        while !settled.is_empty() {
+            let rest = settled.split_off(size.min(settled.len()));
+            let piece = Work::Settle(settled);
+            match self.attempt_with_reserve(&piece) {
+                Ok(mut of_piece) => {
+                    retained.append(&mut of_piece);
+                    settled = rest;
+                }
+                Err(error) if error.kind == FailureKind::DiskFull && size > 1 => {
+                    size /= 4;
+                    let Work::Settle(again) = piece else { return Err(error) };
+                    settled = again;
+                    settled.extend(rest);
+                }
+                // What was removed so far may be asked for again.
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(retained)
+    }
+
+    fn attempt_with_reserve(&mut self, work: &Work) -> Result<Retained, StoreError> {
+        let result = match self.attempt(&[work]) {
             Err(error) if error.kind == FailureKind::DiskFull && self.room.reserve.give_up() => {
                 tracing::warn!("the disk is full; the reserve of the spool is given up to drain it");
-                self.attempt(&jobs)
+                self.attempt(&[work])
             }
             result => result,
         };
-        match result {
-            Ok(results) => self.answer(jobs, results),
-            Err(error) => self.give_back(jobs, &error),
-        }
+        result.and_then(|results| results.into_iter().next().unwrap_or_else(|| Ok(Retained::new())))
     }
 
     fn answer(&mut self, jobs: Jobs, results: Vec<Result<Retained, StoreError>>) {
@@ -377,9 +423,9 @@ impl Writer {
     }
 
     /// One transaction. The outer error is that of the transaction, the inner ones are those of single jobs.
-    fn attempt(&mut self, jobs: &Jobs) -> Result<Vec<Result<Retained, StoreError>>, StoreError> {
+    fn attempt(&mut self, jobs: &[&Work]) -> Result<Vec<Result<Retained, StoreError>>, StoreError> {
         self.trusted()?;
-        for (work, _) in jobs {
+        for work in jobs {
             if let Work::Repair(generation, error) = work
                 && *generation == self.shared.generation.load(Ordering::Acquire)
             {
@@ -389,7 +435,7 @@ impl Writer {
         let (spool, letters) = (self.shared.settings.spool_max_bytes, self.shared.settings.dead_letters_max_bytes);
         self.open()?;
         let Some(database) = &mut self.database else { return Err(closed()) };
-        let new: u64 = jobs.iter().map(|(work, _)| work.new_bytes()).sum();
+        let new: u64 = jobs.iter().map(|work| work.new_bytes()).sum();
         if new > 0 {
             self.room.limit(database, &self.shared, new)?;
         } else {
@@ -398,7 +444,7 @@ impl Writer {
         let mut totals = self.totals.clone();
         let writing = database.begin()?;
         let mut results = Vec::with_capacity(jobs.len());
-        for (work, _) in jobs {
+        for work in jobs {
             results.push(match work {
                 Work::Keep(records, new) => keep(&writing, &mut totals, records, new, (spool, letters))?,
                 Work::Settle(settled) => Ok(settle(&writing, &mut totals, settled, letters)?),
@@ -470,6 +516,7 @@ impl Writer {
         // A position that was given is not given again: a reader may remember it.
         totals.next_seq = totals.next_seq.max(self.totals.next_seq);
         self.database = Some(database);
+        self.inode = inode(&self.shared.settings.path.join(FILE));
         self.publish(totals);
         Ok(())
     }
@@ -484,12 +531,15 @@ impl Writer {
         self.database = None;
         let shared = self.shared.clone();
         let swapping = shared.swapping.write().unwrap_or_else(PoisonError::into_inner);
-        let copied = recover::rebuild(&shared.settings.path, &cause);
+        let copied = recover::rebuild(&shared.settings.path, &cause, self.totals.records());
         shared.generation.fetch_add(1, Ordering::AcqRel);
         let opened = copied.and_then(|_| self.open());
         drop(swapping);
         match opened {
-            Ok(()) => self.succeeded(),
+            Ok(()) => {
+                self.copied = Some((Instant::now(), pause));
+                self.succeeded();
+            }
             Err(error) => {
                 self.failed(&error, 0);
                 let next_try = Instant::now() + pause;
@@ -541,8 +591,12 @@ impl Writer {
         if matches!(self.state, State::Untrusted { .. }) {
             return;
         }
+        let (wait, pause) = match self.copied {
+            Some((at, pause)) if at.elapsed() < SAME_FAILURE => (pause, (pause * 2).min(COPY_PAUSE.1)),
+            _ => (Duration::ZERO, COPY_PAUSE.0),
+        };
         let untrusted =
-            |cause| State::Untrusted { cause, error: error.clone(), next_try: Instant::now(), pause: COPY_PAUSE.0 };
+            |cause| State::Untrusted { cause, error: error.clone(), next_try: Instant::now() + wait, pause };
         self.state = match error.kind {
             FailureKind::SyncFailed => untrusted(Cause::SyncFailed),
             FailureKind::Damaged => untrusted(Cause::Damaged(error.clone())),
@@ -600,6 +654,10 @@ impl Writer {
                 self.shared.is_full.store(false, Ordering::Relaxed);
             }
         }
+        if inode(&self.shared.settings.path.join(FILE)) != self.inode {
+            let message = "spool.db was removed or replaced while the bridge runs: put it back, or restart the bridge";
+            return Err(StoreError::new(FailureKind::Io, message));
+        }
         self.open()?;
         let Some(database) = &self.database else { return Err(closed()) };
         let version = database.data_version()?;
@@ -647,6 +705,10 @@ impl Writer {
         tracing::info!(dead_letters = letters, "dead letters older than dead_letters.max_age were deleted");
         Ok(())
     }
+}
+
+fn works(jobs: &Jobs) -> Vec<&Work> {
+    jobs.iter().map(|(work, _)| work).collect()
 }
 
 fn refuse(jobs: Jobs, error: &StoreError) {

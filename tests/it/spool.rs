@@ -571,6 +571,36 @@ async fn a_disk_that_the_spool_filled_drains_by_itself() {
     assert_eq!(found.len(), sent, "each is there");
 }
 
+/// The same on small disks with many small records: what removes them must fit into what is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_disk_full_of_small_records_drains() {
+    let kafka = Kafka::start(KafkaOptions::default()).await;
+    kafka.create_topic("anything", 1, &[]).await;
+    for (size, bytes) in [("3m", 2000), ("10m", 2), ("10m", 2000), ("24m", 2000)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let Some(disk) = Disk::new(&folder, size) else { return };
+        let spool = disk.mount.join("spool");
+        let bridge = Served::start_with(&folder, &spool, kafka.brokers(), "", |file| disk.serve(file));
+        bridge.taking();
+        eventually("connected", SOON, async || (bridge.ready().await == 200).then_some(())).await;
+        kafka.kill();
+        let mut client = Client::connect(bridge.input).await;
+        let body = |number: usize| {
+            callback(&format!("{size}-{bytes}-{number}")).replace("\"42\"", &format!("\"{}\"", "4".repeat(bytes)))
+        };
+        let mut taken = 0;
+        while client.post("/callbacks", body(taken), &signed_headers("VOD")).await.status.as_u16() == 200 {
+            taken += 1;
+            assert!(taken < 20_000, "the disk is full by now");
+        }
+        assert!(taken > 100, "{size}: {taken}");
+        kafka.restart().await;
+        bridge.drained().await;
+        let again = || bridge.post("again", 2000);
+        eventually("taken again", SOON, async || (again().await == 200).then_some(())).await;
+    }
+}
+
 /// Filled by somebody else: events are published directly while the bus is up, also past those in the spool; what was
 /// published and cannot be removed is not published again.
 #[tokio::test(flavor = "multi_thread")]

@@ -31,7 +31,7 @@ pub struct Database {
 }
 
 /// The number of a file, the same under another name.
-fn inode(path: &Path) -> Option<u64> {
+pub(super) fn inode(path: &Path) -> Option<u64> {
     std::fs::metadata(path).ok().map(|file| std::os::unix::fs::MetadataExt::ino(&file))
 }
 

@@ -140,6 +140,29 @@ impl Database {
         Ok(database)
     }
 
+    /// Opens a database only to read it, also one of which SQLite refuses the rest for one part, for example when the
+    /// file is shorter than it should be.
+    ///
+    /// # Errors
+    /// As [`Database::open_file`].
+    pub fn open_damaged(path: &Path) -> Result<Database, StoreError> {
+        let refused = match Database::open_file(path, Access::Read) {
+            Err(error) if error.kind == FailureKind::Damaged => error,
+            opened => return opened,
+        };
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        // Before anything is read: with it SQLite reports damage where it meets it, and not for the whole file.
+        connection.pragma_update(None, "writable_schema", true)?;
+        connection.pragma_update(None, "query_only", true)?;
+        let database = Database { connection, path: path.to_owned(), inode: None };
+        match database.number("application_id") {
+            Ok(APPLICATION_ID) => Ok(database),
+            _ => Err(refused),
+        }
+    }
+
     /// Makes an empty database in a new file, for [`Database::finish_new`]. Without a journal, because a file that is
     /// not finished is worth nothing.
     ///
