@@ -9,10 +9,10 @@ TIME ?= 3600
 # How its events reach the bridge: http or queue.
 MODE ?= http
 
-# How many disk states `make crash-states` tries, and which faults (all, or a sample without it). Without STATES it
+# How many disk states `make crash-states` tries, and in how many runs a call fails (all: each call in turn). Without STATES it
 # goes on for TIME seconds.
 STATES ?=
-FAULTS ?=
+FAULTS ?= 40
 
 .PHONY: help demo test crash-states chaos bench tools clean-tools
 
