@@ -341,11 +341,7 @@ impl Writer {
             Err(error) if error.kind == FailureKind::Damaged && self.database.is_some() => {
                 self.failed(&error, 0);
                 self.copy_if_due();
-                let result = match &self.state {
-                    State::Well => self.attempt(&works(&jobs)),
-                    State::Failing(error) | State::Untrusted { error, .. } => Err(error.clone()),
-                };
-                match result {
+                match self.attempt(&works(&jobs)) {
                     Ok(results) => self.answer(jobs, results),
                     Err(error) => self.give_back(jobs, &error),
                 }
@@ -361,8 +357,7 @@ impl Writer {
         self.copy_if_due();
     }
 
-    /// Removes records although the disk is full: in small pieces, and with the reserve, if it must be. A piece that is
-    /// too large for the room that is left fails as a whole.
+    /// Removes records although the disk is full: in small pieces, and with the reserve, if it must be.
     fn write_on_full_disk(&mut self, jobs: Jobs) {
         for (work, done) in jobs {
             let result = match work {
@@ -472,8 +467,12 @@ impl Writer {
         Ok(results)
     }
 
-    /// Whether another process, a command, met a failed fsync.
+    /// Whether the file may be written: it need not be copied first, nor did another process, a command, meet a failed
+    /// fsync.
     fn trusted(&self) -> Result<(), StoreError> {
+        if let State::Untrusted { error, .. } = &self.state {
+            return Err(error.clone());
+        }
         if recover::is_unsynced(&self.shared.settings.path) {
             return Err(StoreError::new(FailureKind::SyncFailed, "an fsync of the database failed"));
         }
