@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::event::{DLQATTEMPTS, DLQCODE, DLQDESTINATION, DLQREASON, Event, SOURCE, SUBJECT, TYPE};
 use crate::output::{ErrorKind, PATIENCE, PublishError, Record};
-use crate::route::{Destination, Route};
+use crate::route::Destination;
 
 use super::{Bridge, Callback, DeadLetterReason, Outcome, Refusal, Rules, Target};
 use crate::store;
@@ -44,6 +44,13 @@ impl Pace {
             Pace::Prompt(deadline) | Pace::Patient(deadline) => deadline,
         }
     }
+}
+
+/// A record and where it goes.
+struct Addressed<'a> {
+    route: &'a str,
+    output: &'a str,
+    record: Record,
 }
 
 /// A destination that didn't take the event.
@@ -122,13 +129,19 @@ impl Bridge {
     /// Routes an event, publishes it, and keeps what is left of it.
     pub(super) async fn take(&self, rules: &Rules, callback: &Callback, event: &Arc<Event>) -> Delivered {
         let decision = rules.router.decide(event);
-        let pace = self.pace(callback, &decision.destinations);
+        let addressed = decision.destinations.iter().map(|(route, destination)| Addressed {
+            route: &route.name,
+            output: &destination.output,
+            record: self.record(rules, event, destination),
+        });
+        let addressed: Vec<Addressed<'_>> = addressed.collect();
+        let pace = self.pace(callback, &addressed);
         let deadline = pace.deadline();
         for index in &decision.taken_by {
             rules.route_matches[*index].inc();
         }
-        let failures = self.deliver(rules, event, &decision.destinations, pace).await;
-        let destinations = decision.destinations.len();
+        let destinations = addressed.len();
+        let failures = self.deliver(addressed, pace).await;
         let published = destinations - failures.len();
         let mut undelivered = Undelivered::default();
         for failure in failures {
@@ -173,29 +186,22 @@ impl Bridge {
 
     /// How long a callback may take. One that its input keeps meanwhile waits for buses that are away, unless another
     /// bus of its destinations is there: that one must not suffer, so that the spool takes what the others don't.
-    fn pace(&self, callback: &Callback, destinations: &[(&Route, &Destination)]) -> Pace {
+    fn pace(&self, callback: &Callback, addressed: &[Addressed<'_>]) -> Pace {
         let prompt = Pace::Prompt(callback.arrived + self.delivery.deadline);
         let Some(patience) = callback.patience else { return prompt };
-        let is_free = |(_, destination): &(&Route, &Destination)| {
-            self.outputs
-                .get(&destination.output)
-                .is_some_and(|target| target.output.health().is_up() && !target.has_backlog())
+        let is_free = |to: &&Addressed<'_>| {
+            let target = self.outputs.get(to.output);
+            target.is_some_and(|target| target.output.health().is_up() && !target.has_backlog(&to.record.topic))
         };
-        let free = destinations.iter().filter(|destination| is_free(destination)).count();
-        if self.can_spool() && free > 0 && free < destinations.len() {
+        let free = addressed.iter().filter(is_free).count();
+        if self.can_spool() && free > 0 && free < addressed.len() {
             return prompt;
         }
         Pace::Patient(callback.arrived + patience)
     }
 
     /// Publishes to all destinations at once and gives back those that failed.
-    async fn deliver(
-        &self,
-        rules: &Rules,
-        event: &Arc<Event>,
-        destinations: &[(&Route, &Destination)],
-        pace: Pace,
-    ) -> Vec<Box<Failure>> {
+    async fn deliver(&self, mut addressed: Vec<Addressed<'_>>, pace: Pace) -> Vec<Box<Failure>> {
         let room = match self.room.try_acquire() {
             Ok(room) => Some(room),
             Err(_) => {
@@ -207,24 +213,13 @@ impl Bridge {
             }
         };
         let pace = room.is_some().then_some(pace);
-        match destinations {
-            [only] => self.publish_to(rules, event, *only, pace).await.err().into_iter().collect(),
-            several => {
-                let results = join_all(several.iter().map(|to| self.publish_to(rules, event, *to, pace))).await;
-                results.into_iter().filter_map(Result::err).collect()
-            }
+        let publish = async |to: Addressed<'_>| self.publish(to.route, to.output, to.record, pace).await;
+        if addressed.len() == 1
+            && let Some(only) = addressed.pop()
+        {
+            return publish(only).await.err().into_iter().collect();
         }
-    }
-
-    async fn publish_to(
-        &self,
-        rules: &Rules,
-        event: &Arc<Event>,
-        (route, destination): (&Route, &Destination),
-        pace: Option<Pace>,
-    ) -> Result<(), Box<Failure>> {
-        let record = self.record(rules, event, destination);
-        self.publish(&route.name, &destination.output, record, pace).await
+        join_all(addressed.into_iter().map(publish)).await.into_iter().filter_map(Result::err).collect()
     }
 
     pub(super) fn record(&self, rules: &Rules, event: &Arc<Event>, destination: &Destination) -> Record {
@@ -236,9 +231,10 @@ impl Bridge {
         }
     }
 
-    /// Publishes to one destination, trying again inside the deadline while that can help. A prompt one doesn't wait
-    /// for an output known to be down, nor for one that has older records in the spool: it queues up behind them. A
-    /// patient one waits for both. Without a pace there was no room to try at all.
+    /// Publishes to one destination, trying again inside the deadline while that can help. A prompt one does not wait
+    /// for an output that is down, nor for a topic that has older records in the spool: it queues up behind them. A
+    /// patient one waits for both, and has more time from its second attempt on: an output publishes what takes long
+    /// apart from the rest. Without a pace there was no room to try at all.
     pub(super) async fn publish(
         &self,
         route: &str,
@@ -263,18 +259,19 @@ impl Bridge {
             if let Pace::Patient(_) = pace {
                 tokio::select! {
                     biased;
-                    () = target.wait_until_free() => {}
+                    () = target.wait_until_free(&record.topic) => {}
                     () = tokio::time::sleep_until(deadline) => {}
                     () = self.cancel_in_flight.cancelled() => {}
                 }
             }
-            if target.has_backlog() {
+            if target.has_backlog(&record.topic) {
                 let error = PublishError::new(ErrorKind::Unavailable, "older events wait in the spool");
                 return failed(record, attempts, error);
             }
             attempts += 1;
+            let longest = if attempts == 1 { self.delivery.deadline } else { PATIENCE };
             let tried = tokio::select! {
-                tried = target.attempt(&record, deadline.min(Instant::now() + PATIENCE)) => tried,
+                tried = target.attempt(&record, deadline.min(Instant::now() + longest)) => tried,
                 () = self.cancel_in_flight.cancelled() => Err(PublishError::new(ErrorKind::TimedOut, "the bridge is stopping")),
             };
             let Err(error) = tried else { return Ok(()) };
@@ -337,7 +334,8 @@ impl Bridge {
         let wanted: Vec<SpoolRecord> = records().chain(announcements.iter().cloned()).collect();
         let rows = letters.iter().map(|pending| pending.letter.clone()).collect();
         let until = (callback.arrived + STORE_ANSWERS).max(Instant::now() + STORE_ANSWERS / 2).max(deadline);
-        let error = match in_time(until, store.keep(wanted, rows)).await {
+        let is_up = |output: &str| self.is_up(output);
+        let error = match in_time(until, store.keep_within(wanted, rows, is_up)).await {
             Ok(()) => {
                 letters.iter().for_each(|pending| self.letter_kept(&pending.letter));
                 return Ok(KeptIn::Places);
@@ -346,8 +344,8 @@ impl Bridge {
         };
         if error.kind == FailureKind::DeadLettersFull {
             let waiting = letters.iter().map(|pending| pending.record(&callback.body));
-            let spooled =
-                in_time(until, store.keep(records().chain(waiting).chain(announcements).collect(), Vec::new())).await;
+            let records = records().chain(waiting).chain(announcements).collect();
+            let spooled = in_time(until, store.keep_within(records, Vec::new(), is_up)).await;
             if spooled.is_ok() {
                 return Ok(KeptIn::SpoolOnly);
             }
@@ -472,16 +470,16 @@ impl Bridge {
 }
 
 impl Target {
-    /// Whether records for it lie in the spool.
-    pub(super) fn has_backlog(&self) -> bool {
-        self.lane.as_ref().is_some_and(|lane| lane.has_backlog())
+    /// Whether records for a topic of it are in the spool.
+    fn has_backlog(&self, topic: &str) -> bool {
+        self.lanes.as_ref().is_some_and(|lanes| lanes.has_backlog(topic))
     }
 
-    /// Waits until the output is up and nothing older waits for it.
-    async fn wait_until_free(&self) {
+    /// Waits until the output is up and nothing older waits for the topic.
+    async fn wait_until_free(&self, topic: &str) {
         loop {
             self.output.health().wait_until_up().await;
-            if !self.has_backlog() {
+            if !self.has_backlog(topic) {
                 return;
             }
             tokio::time::sleep(LOOK).await;

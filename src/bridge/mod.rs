@@ -30,9 +30,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dialect::{Dialect, Normalized, Normalizer, NotACallback, Origin};
 use crate::event::{DIALECT, Event, SOURCE, SUBJECT, TIME, TYPE};
-use crate::output::{ErrorKind, Output};
+use crate::output::{ErrorClass, ErrorKind, Output};
 use crate::route::{Action, Destination, Router};
-use crate::store::{self, AWAITS_DEAD_LETTERS, DeadLetter, FailureKind, Lane, Store};
+use crate::store::{self, AWAITS_DEAD_LETTERS, DeadLetter, FailureKind, OutputLanes, Store};
 use crate::telemetry::metrics::{Metrics, set_to_now};
 use admission::InFlightBytes;
 pub use admission::{Admission, NoRoom};
@@ -138,7 +138,10 @@ pub enum DeadLetterReason {
 impl DeadLetterReason {
     /// Every reason.
     pub fn all() -> impl Iterator<Item = DeadLetterReason> {
-        let publish = ErrorKind::ALL.into_iter().filter(|kind| !kind.is_retriable()).map(DeadLetterReason::Publish);
+        let publish = ErrorKind::ALL
+            .into_iter()
+            .filter(|kind| kind.class() != ErrorClass::Transient)
+            .map(DeadLetterReason::Publish);
         let others = [
             DeadLetterReason::Unrouted,
             DeadLetterReason::Routed,
@@ -203,6 +206,9 @@ impl fmt::Display for Refusal {
             }
             Refusal::NotKept(kind) => formatter.write_str(match kind {
                 FailureKind::SpoolFull => "not every destination acknowledged the event in time, and the spool is full",
+                FailureKind::LaneFull => {
+                    "not every destination acknowledged the event in time, and its topic has its share of the spool"
+                }
                 FailureKind::DeadLettersFull => {
                     "the event cannot be published, and neither the dead letters nor the spool have room for it"
                 }
@@ -217,6 +223,8 @@ impl fmt::Display for Refusal {
 pub struct Delivery {
     /// Longest time from receipt to outcome.
     pub deadline: Duration,
+    /// How long a topic may have nothing but operator's errors until its older records become dead letters.
+    pub give_up_after: Duration,
     /// Callbacks that may be in delivery at once; more wait, which is back-pressure.
     pub max_in_flight: usize,
     /// Bytes of bodies and envelopes that may be in memory at once.
@@ -263,7 +271,7 @@ struct Target {
     failures: Vec<(ErrorKind, IntCounter)>,
     duration: Histogram,
     /// What of the spool is for it.
-    lane: Option<Arc<Lane>>,
+    lanes: Option<Arc<OutputLanes>>,
 }
 
 impl Target {
@@ -274,7 +282,7 @@ impl Target {
             published: metrics.published_total.with_label_values(&[name]),
             failures: ErrorKind::ALL.into_iter().map(|kind| (kind, failures(kind))).collect(),
             duration: metrics.publish_duration_seconds.with_label_values(&[name]),
-            lane: store.map(|store| store.lane(name)),
+            lanes: store.map(|store| store.lanes(name)),
             output,
         }
     }
@@ -432,6 +440,11 @@ impl Bridge {
     /// Names of the inputs that a person must mend.
     pub fn troubled(&self) -> Vec<String> {
         self.troubled.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Whether an output has connected and is not known to be down.
+    fn is_up(&self, output: &str) -> bool {
+        self.outputs.get(output).is_some_and(|target| target.output.health().is_up())
     }
 
     /// Names of the outputs that are not connected.

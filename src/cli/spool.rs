@@ -1,5 +1,6 @@
 //! `spool`: shows what is stored on the disk, and publishes or moves it when no bridge runs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,7 +13,9 @@ use crate::route::Template;
 use crate::service::{self, OutputSettings};
 use crate::setting::Size;
 use crate::store::database::{Access, Database};
-use crate::store::{self, AWAITS_DEAD_LETTERS, Backlog, FailureKind, Imported, Offline, StoreSettings};
+use crate::store::{
+    self, AWAITS_DEAD_LETTERS, Backlog, FailingLane, FailureKind, Imported, LANE_STATES, Offline, StoreSettings,
+};
 use crate::telemetry::logs;
 
 /// Arguments.
@@ -36,7 +39,8 @@ pub(super) struct Spool {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Print what is in the spool, for which outputs, how old it is, and how full it is.
+    /// Print what is in the spool, for which outputs, how old it is, how full it is, and which topics cannot be
+    /// published and why.
     Status {
         #[command(flatten)]
         store: StoreArgs,
@@ -226,6 +230,30 @@ fn shown_output(output: &str) -> &str {
     if output == AWAITS_DEAD_LETTERS { "waiting for room among the dead letters" } else { output }
 }
 
+/// How many lanes the text names; `--json` has all of them.
+const LANES_SHOWN: usize = 20;
+
+/// What the spool holds for one output.
+#[derive(Default)]
+struct OfOutput {
+    topics: usize,
+    records: u64,
+    bytes: u64,
+    oldest: Option<i64>,
+}
+
+fn by_output(backlogs: &[Backlog]) -> BTreeMap<&str, OfOutput> {
+    let mut outputs: BTreeMap<&str, OfOutput> = BTreeMap::new();
+    for backlog in backlogs {
+        let of_output = outputs.entry(&backlog.output).or_default();
+        of_output.topics += 1;
+        of_output.records += backlog.records;
+        of_output.bytes += backlog.bytes;
+        of_output.oldest = of_output.oldest.into_iter().chain(backlog.oldest).min();
+    }
+    outputs
+}
+
 fn status(store: &StoreArgs, settings: &StoreSettings, as_json: bool) -> ExitCode {
     let read = Database::open(&settings.path, Access::Read)
         .and_then(|database| Ok((database.backlogs()?, database.dead_letter_totals()?)));
@@ -242,15 +270,32 @@ fn status(store: &StoreArgs, settings: &StoreSettings, as_json: bool) -> ExitCod
     let is_known = |output: &str| {
         output == AWAITS_DEAD_LETTERS || configured.as_ref().is_none_or(|outputs| outputs.contains_key(output))
     };
-    let oldest = |backlog: &Backlog| backlog.oldest.map(age);
+    // What a bridge that ended has left says nothing about now.
+    let mut failing = if is_running { store::read_failing_lanes(&settings.path) } else { Vec::new() };
+    failing.retain(|lane| backlogs.iter().any(|there| (&there.output, &there.topic) == (&lane.output, &lane.topic)));
+    let outputs = by_output(&backlogs);
     if as_json {
-        let outputs = backlogs.iter().map(|backlog| {
+        let shown = outputs.iter().map(|(output, of_output)| {
+            json!({
+                "output": output,
+                "is_configured": configured.is_some().then(|| is_known(output)),
+                "topics": of_output.topics,
+                "records": of_output.records,
+                "bytes": of_output.bytes,
+                "oldest_seconds": of_output.oldest.map(|at| age(at).as_secs_f64()),
+            })
+        });
+        let lanes = backlogs.iter().map(|backlog| {
+            let is_this = |lane: &&FailingLane| (&lane.output, &lane.topic) == (&backlog.output, &backlog.topic);
+            let failing = failing.iter().find(is_this);
             json!({
                 "output": backlog.output,
-                "is_configured": configured.is_some().then(|| is_known(&backlog.output)),
+                "topic": backlog.topic,
                 "records": backlog.records,
                 "bytes": backlog.bytes,
-                "oldest_seconds": oldest(backlog).map(|age| age.as_secs_f64()),
+                "oldest_seconds": backlog.oldest.map(|at| age(at).as_secs_f64()),
+                "state": LANE_STATES[usize::from(failing.is_some())],
+                "failing": failing,
             })
         });
         let status = json!({
@@ -259,7 +304,8 @@ fn status(store: &StoreArgs, settings: &StoreSettings, as_json: bool) -> ExitCod
             "records": records,
             "bytes": bytes,
             "max_bytes": settings.spool_max_bytes,
-            "outputs": outputs.collect::<Vec<_>>(),
+            "outputs": shown.collect::<Vec<_>>(),
+            "lanes": lanes.collect::<Vec<_>>(),
             "dead_letters": letters,
             "dead_letters_bytes": letter_bytes,
             "dead_letters_max_bytes": settings.dead_letters_max_bytes,
@@ -275,24 +321,38 @@ fn status(store: &StoreArgs, settings: &StoreSettings, as_json: bool) -> ExitCod
         vec!["Spool".to_owned(), format!("{}, {}", counted(records), share(bytes, settings.spool_max_bytes))],
         vec!["Dead letters".to_owned(), format!("{letters}, {}", share(letter_bytes, settings.dead_letters_max_bytes))],
     ];
-    for backlog in &backlogs {
-        let oldest = oldest(backlog).map_or_else(String::new, |age| {
-            format!(
-                ", the oldest waits for {}",
-                humantime::format_duration(std::time::Duration::from_secs(age.as_secs()))
-            )
-        });
-        let hint = if is_known(&backlog.output) { "" } else { "; this output is not configured: see `spool move`" };
+    for (output, of_output) in &outputs {
+        let oldest =
+            of_output.oldest.map_or_else(String::new, |at| format!(", the oldest waits for {}", seconds(age(at))));
+        let topics = if of_output.topics > 1 { format!(" of {} topics", of_output.topics) } else { String::new() };
+        let hint = if is_known(output) { "" } else { "; this output is not configured: see `spool move`" };
         rows.push(vec![
-            format!("For {}", shown_output(&backlog.output)),
-            format!("{}, {}{oldest}{hint}", counted(backlog.records), Size(backlog.bytes)),
+            format!("For {}", shown_output(output)),
+            format!("{}{topics}, {}{oldest}{hint}", counted(of_output.records), Size(of_output.bytes)),
         ]);
+    }
+    for lane in failing.iter().take(LANES_SHOWN) {
+        rows.push(vec!["Failing".to_owned(), failing_lane(lane)]);
+    }
+    if let Some(more) = failing.len().checked_sub(LANES_SHOWN).filter(|more| *more > 0) {
+        rows.push(vec!["Failing".to_owned(), format!("{more} more topics: see `spool status --json`")]);
     }
     for file in &set_aside {
         rows.push(vec!["Set aside".to_owned(), format!("{}: damaged; see `spool import`", file.display())]);
     }
     print(table(&rows));
     ExitCode::SUCCESS
+}
+
+fn failing_lane(lane: &FailingLane) -> String {
+    let FailingLane { output, topic, records, since, attempts, reason, error, remedy } = lane;
+    let since = seconds(age(since.saturating_mul(1000)));
+    let remedy = if remedy.is_empty() { String::new() } else { format!("; {remedy}") };
+    format!("{output}/{topic}: {}, {attempts} attempts in {since}, {reason}: {error}{remedy}", counted(*records))
+}
+
+fn seconds(time: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(time.as_secs()))
 }
 
 fn verify(settings: &StoreSettings) -> ExitCode {

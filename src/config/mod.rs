@@ -129,6 +129,15 @@ fn load_parts(layers: &[Layer], with_inputs: bool) -> Result<Loaded, Vec<ConfigE
     if spool.enabled && spool.path.as_os_str().is_empty() {
         check.wrong("spool.path", "expected a folder");
     }
+    if !(spool.lane_share > 0.0 && spool.lane_share <= 1.0) {
+        check.wrong(
+            "spool.lane_share",
+            format!("{} is out of range; expected more than 0 and at most 1", spool.lane_share),
+        );
+    }
+    if raw.delivery.give_up_after.0.is_zero() {
+        check.wrong("delivery.give_up_after", "expected more than 0s, for example \"1h\"");
+    }
     for (key, size) in [
         ("spool.max_bytes", spool.max_bytes),
         ("dead_letters.max_bytes", raw.dead_letters.max_bytes),
@@ -235,6 +244,7 @@ fn load_parts(layers: &[Layer], with_inputs: bool) -> Result<Loaded, Vec<ConfigE
             type_prefix,
             delivery: Delivery {
                 deadline,
+                give_up_after: raw.delivery.give_up_after.0,
                 max_in_flight: raw.delivery.max_in_flight,
                 max_in_flight_bytes: raw.delivery.max_in_flight_bytes.0,
                 dedupe,
@@ -313,6 +323,8 @@ fn store_settings(spool: &RawSpool, dead_letters: &RawDeadLetters) -> StoreSetti
     StoreSettings {
         path: spool.path.clone(),
         spool_max_bytes: spool.max_bytes.0,
+        // Not NaN, not negative: checked before, or cut here.
+        lane_max_bytes: (spool.max_bytes.0 as f64 * spool.lane_share) as u64,
         dead_letters_max_bytes: dead_letters.max_bytes.0,
         dead_letters_max_age: dead_letters.max_age.map(|age| age.0),
     }

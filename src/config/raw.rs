@@ -113,6 +113,8 @@ pub struct RawCatalogue {
 pub struct RawDelivery {
     /// Longest time from receipt to answer.
     pub deadline: Span,
+    /// How long a topic may have nothing but operator's errors until its older records become dead letters.
+    pub give_up_after: Span,
     /// Callbacks in delivery at once.
     pub max_in_flight: usize,
     /// Bytes of bodies and envelopes of callbacks at once.
@@ -121,7 +123,12 @@ pub struct RawDelivery {
 
 impl Default for RawDelivery {
     fn default() -> Self {
-        RawDelivery { deadline: Span(Duration::from_secs(1)), max_in_flight: 8192, max_in_flight_bytes: Size(64 << 20) }
+        RawDelivery {
+            deadline: Span(Duration::from_secs(1)),
+            give_up_after: Span(Duration::from_secs(3600)),
+            max_in_flight: 8192,
+            max_in_flight_bytes: Size(64 << 20),
+        }
     }
 }
 
@@ -135,11 +142,13 @@ pub struct RawSpool {
     pub path: PathBuf,
     /// Bound of what its records hold.
     pub max_bytes: Size,
+    /// Part of it that one topic of an output that is up may have.
+    pub lane_share: f64,
 }
 
 impl Default for RawSpool {
     fn default() -> Self {
-        RawSpool { enabled: true, path: "/var/lib/apsara-bridge".into(), max_bytes: Size(1 << 30) }
+        RawSpool { enabled: true, path: "/var/lib/apsara-bridge".into(), max_bytes: Size(1 << 30), lane_share: 0.5 }
     }
 }
 

@@ -68,22 +68,35 @@ pub trait Output: Send + Sync + fmt::Debug {
 /// Why a record was not published, in a closed list: the label `kind` of metrics, and the reason of dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// Not connected, or the bus says that it can't at the moment.
+    /// Not connected, or the bus says that it cannot take the record at the moment: a limit, a quota, an election, not
+    /// enough replicas.
     Unavailable,
     /// No answer before the deadline; the record may have arrived.
     TimedOut,
     /// The client's queue stayed full until the deadline.
     QueueFull,
-    /// Larger than the bus takes.
-    TooLarge,
-    /// Refused for what it is.
-    Rejected,
-    /// Refused for who we are.
-    Unauthorized,
     /// No such topic, or no stream for the subject.
     NoSuchDestination,
-    /// Refused for how the client is set up.
+    /// Refused because of who we are.
+    Unauthorized,
+    /// Refused because of how the client or the bus is set up.
     Misconfigured,
+    /// Larger than the bus accepts.
+    TooLarge,
+    /// Refused because of what the record is.
+    Rejected,
+}
+
+/// What an error means for a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorClass {
+    /// The bus will accept the record later, without anybody's help: it is retried for as long as that takes.
+    Transient,
+    /// The record is fine; the bus accepts it when somebody has fixed something, or when an election is over. It is
+    /// retried, and becomes a dead letter after `delivery.give_up_after`.
+    Operator,
+    /// The bus will never accept the record: it becomes a dead letter at once.
+    Permanent,
 }
 
 impl ErrorKind {
@@ -92,11 +105,11 @@ impl ErrorKind {
         ErrorKind::Unavailable,
         ErrorKind::TimedOut,
         ErrorKind::QueueFull,
+        ErrorKind::NoSuchDestination,
+        ErrorKind::Unauthorized,
+        ErrorKind::Misconfigured,
         ErrorKind::TooLarge,
         ErrorKind::Rejected,
-        ErrorKind::Unauthorized,
-        ErrorKind::NoSuchDestination,
-        ErrorKind::Misconfigured,
     ];
 
     /// The word in metrics and dead letters.
@@ -105,17 +118,36 @@ impl ErrorKind {
             ErrorKind::Unavailable => "unavailable",
             ErrorKind::TimedOut => "timed_out",
             ErrorKind::QueueFull => "queue_full",
+            ErrorKind::NoSuchDestination => "no_such_destination",
+            ErrorKind::Unauthorized => "unauthorized",
+            ErrorKind::Misconfigured => "misconfigured",
             ErrorKind::TooLarge => "too_large",
             ErrorKind::Rejected => "rejected",
-            ErrorKind::Unauthorized => "unauthorized",
-            ErrorKind::NoSuchDestination => "no_such_destination",
-            ErrorKind::Misconfigured => "misconfigured",
         }
     }
 
-    /// Whether the same record may be taken later without anybody's doing.
+    /// What it means for the record.
+    pub fn class(self) -> ErrorClass {
+        match self {
+            ErrorKind::Unavailable | ErrorKind::TimedOut | ErrorKind::QueueFull => ErrorClass::Transient,
+            ErrorKind::NoSuchDestination | ErrorKind::Unauthorized | ErrorKind::Misconfigured => ErrorClass::Operator,
+            ErrorKind::TooLarge | ErrorKind::Rejected => ErrorClass::Permanent,
+        }
+    }
+
+    /// Whether the bus may accept the same record later.
     pub fn is_retriable(self) -> bool {
-        matches!(self, ErrorKind::Unavailable | ErrorKind::TimedOut | ErrorKind::QueueFull)
+        self.class() != ErrorClass::Permanent
+    }
+
+    /// What a person can do about an operator's error; empty for the others.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            ErrorKind::NoSuchDestination => "create the topic or stream, or fix its name in the route",
+            ErrorKind::Unauthorized => "give the user of the output the right to publish there",
+            ErrorKind::Misconfigured => "compare the settings of the output with those of the bus",
+            _ => "",
+        }
     }
 }
 

@@ -7,6 +7,8 @@ use std::fmt;
 pub enum FailureKind {
     /// `spool.max_bytes` is reached.
     SpoolFull,
+    /// One topic of an output that is up has its share of the spool, `spool.lane_share`.
+    LaneFull,
     /// `dead_letters.max_bytes` is reached.
     DeadLettersFull,
     /// The disk is full, or so full that the rest is needed to drain the spool.
@@ -26,8 +28,9 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// Every kind.
-    pub const ALL: [FailureKind; 8] = [
+    pub const ALL: [FailureKind; 9] = [
         FailureKind::SpoolFull,
+        FailureKind::LaneFull,
         FailureKind::DeadLettersFull,
         FailureKind::DiskFull,
         FailureKind::ReadOnly,
@@ -41,6 +44,7 @@ impl FailureKind {
     pub fn as_str(self) -> &'static str {
         match self {
             FailureKind::SpoolFull => "spool_full",
+            FailureKind::LaneFull => "lane_full",
             FailureKind::DeadLettersFull => "dead_letters_full",
             FailureKind::DiskFull => "disk_full",
             FailureKind::ReadOnly => "read_only",
@@ -117,8 +121,9 @@ fn kind_of(failure: &rusqlite::ffi::Error) -> FailureKind {
         // The index of the log is a file too, and this is its way to say that the disk is full.
         (_, SQLITE_IOERR_SHMSIZE) | (Code::DiskFull, _) => FailureKind::DiskFull,
         (Code::ReadOnly | Code::CannotOpen | Code::PermissionDenied, _) => FailureKind::ReadOnly,
-        // The last is how a table or an index is missed that every file of ours has.
-        (Code::DatabaseCorrupt | Code::NotADatabase, _) | (_, SQLITE_ERROR) => FailureKind::Damaged,
+        // The last is how a table or an index is missed that every file of ours has. Out of memory is what SQLite says
+        // when a damaged length makes it ask for gigabytes: ours are small.
+        (Code::DatabaseCorrupt | Code::NotADatabase | Code::OutOfMemory, _) | (_, SQLITE_ERROR) => FailureKind::Damaged,
         _ => FailureKind::Io,
     }
 }

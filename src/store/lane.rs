@@ -1,59 +1,278 @@
-//! What others see of an output's records in the spool.
+//! Lanes: what the spool holds for one topic of one output.
+//!
+//! A lane is in memory only while it has records on the disk, or some are being written. Others see here whether
+//! events must queue up behind older ones, how much there is, and what stands in the way.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
-/// The spool of one output.
-#[derive(Debug, Default)]
+use super::error::{FailureKind, StoreError};
+use super::record::{Backlog, SpoolRecord};
+
+/// The spool of one topic of one output.
+#[derive(Debug)]
 pub struct Lane {
+    output: String,
+    topic: String,
     /// Records on the disk.
-    spooled: AtomicU64,
+    records: AtomicU64,
+    /// Their bytes.
+    bytes: AtomicU64,
     /// Records that are being written.
     pending: AtomicU64,
-    filled: Notify,
+    /// Their bytes.
+    pending_bytes: AtomicU64,
+    /// Whether it is among those that [`Lanes::filled`] gives next.
+    is_announced: AtomicBool,
+    /// Whether its last attempt failed.
+    is_failing: AtomicBool,
 }
 
 impl Lane {
-    /// Whether records of the output are in the spool or are being written to it: later ones queue up behind them.
-    pub fn has_backlog(&self) -> bool {
-        self.spooled() > 0 || self.pending.load(Ordering::Acquire) > 0
+    /// An empty lane.
+    pub(crate) fn new(output: &str, topic: &str) -> Lane {
+        Lane {
+            output: output.to_owned(),
+            topic: topic.to_owned(),
+            records: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            pending: AtomicU64::new(0),
+            pending_bytes: AtomicU64::new(0),
+            is_announced: AtomicBool::new(false),
+            is_failing: AtomicBool::new(false),
+        }
+    }
+
+    /// Name of the output.
+    pub fn output(&self) -> &str {
+        &self.output
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.topic
     }
 
     /// Records on the disk.
-    pub fn spooled(&self) -> u64 {
-        self.spooled.load(Ordering::Acquire)
+    pub fn records(&self) -> u64 {
+        self.records.load(Ordering::Acquire)
     }
 
-    /// Waits until records are added to those on the disk.
-    pub async fn filled(&self) {
-        self.filled.notified().await;
+    /// Notes whether the last attempt to publish one of its records failed.
+    pub fn set_failing(&self, is_failing: bool) {
+        self.is_failing.store(is_failing, Ordering::Relaxed);
     }
 
-    pub(super) fn set_spooled(&self, records: u64) {
-        if self.spooled.swap(records, Ordering::AcqRel) < records {
-            self.filled.notify_one();
+    /// Bytes of its records, with those that are being written.
+    fn all_bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Acquire) + self.pending_bytes.load(Ordering::Acquire)
+    }
+
+    fn is_unused(&self) -> bool {
+        self.records() == 0 && self.pending.load(Ordering::Acquire) == 0
+    }
+}
+
+type ByTopic = FxHashMap<String, Arc<Lane>>;
+
+/// The lanes of one output.
+#[derive(Debug, Default)]
+pub struct OutputLanes {
+    by_topic: Mutex<ByTopic>,
+    /// How many there are: what is asked for every event needs no lock while the spool is empty.
+    count: AtomicU64,
+}
+
+impl OutputLanes {
+    /// Whether records for the topic are in the spool or are being written to it: later ones queue up behind them.
+    pub fn has_backlog(&self, topic: &str) -> bool {
+        self.count.load(Ordering::Acquire) > 0 && self.lock().contains_key(topic)
+    }
+
+    /// Records on the disk.
+    pub fn records(&self) -> u64 {
+        self.lock().values().map(|lane| lane.records()).sum()
+    }
+
+    /// How many lanes have records on the disk: those that wait, and those whose last attempt failed.
+    pub(super) fn states(&self) -> (u64, u64) {
+        let (mut waiting, mut failing) = (0, 0);
+        for lane in self.lock().values().filter(|lane| lane.records() > 0) {
+            *(if lane.is_failing.load(Ordering::Relaxed) { &mut failing } else { &mut waiting }) += 1;
+        }
+        (waiting, failing)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ByTopic> {
+        self.by_topic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with a lane, which is made where there is none. Ends the lane if nothing is left in it.
+    fn with<T>(&self, output: &str, topic: &str, with: impl FnOnce(&Arc<Lane>) -> T) -> T {
+        let mut by_topic = self.lock();
+        let lane = match by_topic.get(topic) {
+            Some(lane) => lane.clone(),
+            None => by_topic.entry(topic.to_owned()).or_insert_with(|| Arc::new(Lane::new(output, topic))).clone(),
+        };
+        let result = with(&lane);
+        if lane.is_unused() {
+            by_topic.remove(topic);
+        }
+        self.count.store(by_topic.len() as u64, Ordering::Release);
+        result
+    }
+}
+
+/// How the records of a lane change in one transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) records: i64,
+    pub(super) bytes: i64,
+}
+
+/// Changes by output and topic.
+pub(super) type Changes = FxHashMap<(String, String), Change>;
+
+/// All lanes of a store.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    outputs: RwLock<FxHashMap<String, Arc<OutputLanes>>>,
+    announced: Mutex<Vec<Arc<Lane>>>,
+    bell: Notify,
+}
+
+impl Lanes {
+    pub(super) fn of(&self, output: &str) -> Arc<OutputLanes> {
+        if let Some(lanes) = self.outputs.read().unwrap_or_else(PoisonError::into_inner).get(output) {
+            return lanes.clone();
+        }
+        self.outputs.write().unwrap_or_else(PoisonError::into_inner).entry(output.to_owned()).or_default().clone()
+    }
+
+    /// Every output that has or had lanes.
+    pub(super) fn outputs(&self) -> Vec<(String, Arc<OutputLanes>)> {
+        let outputs = self.outputs.read().unwrap_or_else(PoisonError::into_inner);
+        outputs.iter().map(|(output, lanes)| (output.clone(), lanes.clone())).collect()
+    }
+
+    /// Waits until records were added to lanes, and gives those lanes, each once. One caller at a time.
+    pub(super) async fn filled(&self) -> Vec<Arc<Lane>> {
+        loop {
+            let announced = std::mem::take(&mut *self.announced());
+            if !announced.is_empty() {
+                for lane in &announced {
+                    lane.is_announced.store(false, Ordering::Release);
+                }
+                return announced;
+            }
+            self.bell.notified().await;
         }
     }
+
+    fn announced(&self) -> MutexGuard<'_, Vec<Arc<Lane>>> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn announce(&self, lane: &Arc<Lane>) {
+        if !lane.is_announced.swap(true, Ordering::AcqRel) {
+            self.announced().push(lane.clone());
+            self.bell.notify_one();
+        }
+    }
+
+    /// What a transaction has changed.
+    pub(super) fn change(&self, changes: &Changes) {
+        for ((output, topic), change) in changes {
+            self.of(output).with(output, topic, |lane| {
+                add(&lane.records, change.records);
+                add(&lane.bytes, change.bytes);
+                if change.records > 0 {
+                    self.announce(lane);
+                }
+            });
+        }
+    }
+
+    /// What there is, by a count of all rows.
+    pub(super) fn set(&self, backlogs: &[Backlog]) {
+        let counted: FxHashMap<(&str, &str), &Backlog> =
+            backlogs.iter().map(|backlog| ((backlog.output.as_str(), backlog.topic.as_str()), backlog)).collect();
+        let mut topics: Vec<(String, String)> = Vec::new();
+        for (output, lanes) in self.outputs() {
+            let gone = |topic: &&String| !counted.contains_key(&(output.as_str(), topic.as_str()));
+            topics.extend(lanes.lock().keys().filter(gone).map(|topic| (output.clone(), topic.clone())));
+        }
+        topics.extend(backlogs.iter().map(|backlog| (backlog.output.clone(), backlog.topic.clone())));
+        for (output, topic) in topics {
+            let (records, bytes) = counted
+                .get(&(output.as_str(), topic.as_str()))
+                .map_or((0, 0), |counted| (counted.records, counted.bytes));
+            self.of(&output).with(&output, &topic, |lane| {
+                lane.records.store(records, Ordering::Release);
+                lane.bytes.store(bytes, Ordering::Release);
+                if records > 0 {
+                    self.announce(lane);
+                }
+            });
+        }
+    }
+
+    /// Counts records as being written. A lane that `is_bound` takes no more than `max_bytes`.
+    ///
+    /// # Errors
+    /// [`FailureKind::LaneFull`]: nothing is counted then.
+    pub(super) fn claim<'l>(
+        &'l self,
+        records: &[SpoolRecord],
+        max_bytes: u64,
+        is_bound: impl Fn(&str) -> bool,
+    ) -> Result<PendingGuard<'l>, StoreError> {
+        let mut guard = PendingGuard { lanes: self, claimed: Vec::with_capacity(records.len()) };
+        for record in records {
+            let (output, bytes) = (&record.output, record.bytes());
+            let has_room = self.of(output).with(output, &record.topic, |lane| {
+                if is_bound(output) && lane.all_bytes() + bytes > max_bytes {
+                    return false;
+                }
+                lane.pending.fetch_add(1, Ordering::AcqRel);
+                lane.pending_bytes.fetch_add(bytes, Ordering::AcqRel);
+                guard.claimed.push((lane.clone(), bytes));
+                true
+            });
+            if !has_room {
+                let message = format!(
+                    "topic `{}` of output {output} has as much in the spool as one topic may have (spool.lane_share)",
+                    record.topic
+                );
+                return Err(StoreError::new(FailureKind::LaneFull, message));
+            }
+        }
+        Ok(guard)
+    }
+}
+
+fn add(count: &AtomicU64, difference: i64) {
+    let before = count.load(Ordering::Acquire);
+    count.store(before.saturating_add_signed(difference), Ordering::Release);
 }
 
 /// Counts records as being written until it is dropped.
-pub(super) struct PendingGuard(Vec<Arc<Lane>>);
-
-impl PendingGuard {
-    pub(super) fn new(lanes: Vec<Arc<Lane>>) -> PendingGuard {
-        for lane in &lanes {
-            lane.pending.fetch_add(1, Ordering::AcqRel);
-        }
-        PendingGuard(lanes)
-    }
+pub(super) struct PendingGuard<'l> {
+    lanes: &'l Lanes,
+    claimed: Vec<(Arc<Lane>, u64)>,
 }
 
-impl Drop for PendingGuard {
+impl Drop for PendingGuard<'_> {
     fn drop(&mut self) {
-        for lane in &self.0 {
-            lane.pending.fetch_sub(1, Ordering::AcqRel);
+        for (lane, bytes) in &self.claimed {
+            // The lane is still the one of its topic: while something is pending it does not end.
+            self.lanes.of(&lane.output).with(&lane.output, &lane.topic, |lane| {
+                lane.pending.fetch_sub(1, Ordering::AcqRel);
+                lane.pending_bytes.fetch_sub(*bytes, Ordering::AcqRel);
+            });
         }
     }
 }

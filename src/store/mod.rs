@@ -17,6 +17,7 @@
 
 pub mod database;
 mod error;
+mod failing;
 mod lane;
 mod lock;
 mod offline;
@@ -34,17 +35,17 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustc_hash::FxHashMap;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, oneshot};
 
 use crate::telemetry::metrics::Metrics;
 use database::{Database, FILE};
-use lane::PendingGuard;
+use lane::Lanes;
 use writer::{Job, Totals, Work, Writer};
 
 pub use error::{FailureKind, StoreError};
-pub use lane::Lane;
+pub use failing::{FailingLane, read_failing_lanes, write_failing_lanes};
+pub use lane::{Lane, OutputLanes};
 pub use lock::is_running;
 pub use offline::{Imported, Offline};
 pub use reader::Reader;
@@ -67,6 +68,8 @@ pub struct StoreSettings {
     pub path: PathBuf,
     /// Bound of the spool, in bytes of what its records hold.
     pub spool_max_bytes: u64,
+    /// Bound of one topic of an output that is up, likewise.
+    pub lane_max_bytes: u64,
     /// Bound of the dead letters, likewise.
     pub dead_letters_max_bytes: u64,
     /// Age from which on dead letters are deleted; none keeps them.
@@ -99,6 +102,9 @@ impl StoreSettings {
     }
 }
 
+/// What a lane can be in: the label `state` of metrics.
+pub const LANE_STATES: [&str; 2] = ["waiting", "failing"];
+
 /// The present time in Unix milliseconds.
 pub(crate) fn now() -> i64 {
     i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
@@ -121,7 +127,7 @@ pub type Retained = Vec<i64>;
 struct Shared {
     settings: StoreSettings,
     metrics: Metrics,
-    lanes: Mutex<FxHashMap<String, Arc<Lane>>>,
+    lanes: Lanes,
     /// Counts databases: another one when one was copied into a new file.
     generation: AtomicU64,
     /// Whether the last write succeeded.
@@ -140,16 +146,6 @@ struct Shared {
 }
 
 const NONE: i64 = i64::MAX;
-
-impl Shared {
-    fn lane(&self, output: &str) -> Arc<Lane> {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        match lanes.get(output) {
-            Some(lane) => lane.clone(),
-            None => lanes.entry(output.to_owned()).or_default().clone(),
-        }
-    }
-}
 
 /// The store of a running bridge. Dropped without [`Store::close`], it loses nothing that it said was kept.
 #[derive(Debug)]
@@ -171,10 +167,10 @@ impl Store {
         let shown = settings.path.display().to_string();
         let start = Instant::now();
         let (lock, database, verified) = open_folder(&settings.path, lock_until)?;
-        let totals = Totals::of(&database).map_err(|error| format!("{shown} cannot be used: {error}"))?;
+        let (totals, backlogs) = Totals::of(&database).map_err(|error| format!("{shown} cannot be used: {error}"))?;
         tracing::info!(
             path = %shown,
-            records = totals.records(),
+            records = totals.records,
             dead_letters = totals.dead_letters,
             checked = if verified.is_complete { "all" } else { "in part" },
             took = ?start.elapsed(),
@@ -200,7 +196,7 @@ impl Store {
         let shared = Arc::new(Shared {
             settings,
             metrics: metrics.clone(),
-            lanes: Mutex::default(),
+            lanes: Lanes::default(),
             generation: AtomicU64::new(0),
             is_well: AtomicBool::new(true),
             is_full: AtomicBool::new(false),
@@ -210,6 +206,7 @@ impl Store {
             busy_since: AtomicI64::new(NONE),
         });
         let (jobs, incoming) = channel();
+        shared.lanes.set(&backlogs);
         let writer = Writer::new(shared.clone(), incoming, database, totals, lock);
         let writer = std::thread::Builder::new()
             .name("spool".to_owned())
@@ -218,16 +215,26 @@ impl Store {
         Ok(Store { shared, jobs, writer: Mutex::new(Some(writer)) })
     }
 
-    /// The spool of an output.
-    pub fn lane(&self, output: &str) -> Arc<Lane> {
-        self.shared.lane(output)
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.shared.settings.path
+    }
+
+    /// What the spool holds for an output, by topic.
+    pub fn lanes(&self, output: &str) -> Arc<OutputLanes> {
+        self.shared.lanes.of(output)
+    }
+
+    /// Waits until records were added to lanes, and gives those lanes, each once: at first all that have records. One
+    /// caller at a time; a future that is dropped takes nothing away.
+    pub async fn filled(&self) -> Vec<Arc<Lane>> {
+        self.shared.lanes.filled().await
     }
 
     /// Outputs for which the spool holds records, and how many.
     pub fn backlogs(&self) -> Vec<(String, u64)> {
-        let lanes = self.shared.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let spooled = lanes.iter().map(|(output, lane)| (output.clone(), lane.spooled()));
-        spooled.filter(|(_, records)| *records > 0).collect()
+        let outputs = self.shared.lanes.outputs().into_iter();
+        outputs.map(|(output, lanes)| (output, lanes.records())).filter(|(_, records)| *records > 0).collect()
     }
 
     /// Whether a record would be stored now, as far as is known.
@@ -242,13 +249,28 @@ impl Store {
     /// Why nothing is known to be stored. After [`FailureKind::SyncFailed`] and [`FailureKind::Io`] they may be found
     /// in the store later, as a repeat with the same id.
     pub async fn keep(&self, records: Vec<SpoolRecord>, letters: Vec<DeadLetter>) -> Result<(), StoreError> {
+        self.keep_within(records, letters, |_| false).await
+    }
+
+    /// As [`Store::keep`], but a topic of an output that `is_up` gets no more than its share of the spool.
+    ///
+    /// # Errors
+    /// As there, and [`FailureKind::LaneFull`].
+    pub async fn keep_within(
+        &self,
+        records: Vec<SpoolRecord>,
+        letters: Vec<DeadLetter>,
+        is_up: impl Fn(&str) -> bool,
+    ) -> Result<(), StoreError> {
         let busy_since = self.shared.busy_since.load(Ordering::Relaxed);
         if busy_since != NONE && now().saturating_sub(busy_since) > STUCK {
             // What nobody waits for must not gather in memory.
             return Err(StoreError::new(FailureKind::Io, "the disk does not answer"));
         }
-        let lanes: Vec<Arc<Lane>> = records.iter().map(|record| self.lane(&record.output)).collect();
-        let _pending = PendingGuard::new(lanes);
+        let claim = self.shared.lanes.claim(&records, self.shared.settings.lane_max_bytes, is_up);
+        let _pending = claim.inspect_err(|error| {
+            self.shared.metrics.spool_failures_total.with_label_values(&[error.kind.as_str()]).inc();
+        })?;
         self.work(Work::Keep(records, letters)).await.map(|_| ())
     }
 
@@ -292,7 +314,14 @@ impl Store {
     pub fn observe(&self) {
         let oldest = self.shared.oldest.load(Ordering::Relaxed);
         let age = if oldest == NONE { 0 } else { now().saturating_sub(oldest).max(0) };
-        self.shared.metrics.spool_oldest_seconds.set(Duration::from_millis(age.unsigned_abs()).as_secs_f64());
+        let metrics = &self.shared.metrics;
+        metrics.spool_oldest_seconds.set(Duration::from_millis(age.unsigned_abs()).as_secs_f64());
+        for (output, lanes) in self.shared.lanes.outputs() {
+            let (waiting, failing) = lanes.states();
+            for (state, lanes) in LANE_STATES.into_iter().zip([waiting, failing]) {
+                set(&metrics.spool_lanes.with_label_values(&[&output, state]), lanes);
+            }
+        }
     }
 
     /// Writes what was handed over and closes the database. What comes later is refused.

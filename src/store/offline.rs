@@ -62,15 +62,10 @@ impl Offline {
     /// SQLite's.
     pub fn topics(&self, output: &str) -> Result<(FxHashSet<String>, u64), StoreError> {
         let (mut topics, mut records) = (FxHashSet::default(), 0);
-        self.database.each_record(|spooled| {
-            if spooled.record.output == output {
-                records += 1;
-                if !topics.contains(&spooled.record.topic) {
-                    topics.insert(spooled.record.topic);
-                }
-            }
-            true
-        })?;
+        for backlog in self.database.backlogs()?.into_iter().filter(|backlog| backlog.output == output) {
+            records += backlog.records;
+            topics.insert(backlog.topic);
+        }
         Ok((topics, records))
     }
 
@@ -83,7 +78,7 @@ impl Offline {
     pub fn move_records(&mut self, from: &str, to: &str, topic: Option<&str>) -> Result<u64, StoreError> {
         let (mut after, mut moved) = (0, 0);
         loop {
-            let read = self.database.read(from, after, CHUNK, CHUNK_BYTES)?;
+            let read = self.database.read(from, None, after, CHUNK, CHUNK_BYTES)?;
             let Some(last) = read.last() else { break };
             after = last.seq;
             let writing = self.database.begin()?;

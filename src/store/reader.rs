@@ -22,12 +22,19 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// The next records of an output; see [`Database::read`].
+    /// The next records of an output, or of one of its topics; see [`Database::read`].
     ///
     /// # Errors
     /// SQLite's. Damage is repaired by the writer in the background: reading again later succeeds.
-    pub fn read(&mut self, output: &str, after: i64, records: usize, bytes: u64) -> Result<Vec<Spooled>, StoreError> {
-        self.with(|database| database.read(output, after, records, bytes))
+    pub fn read(
+        &mut self,
+        output: &str,
+        topic: Option<&str>,
+        after: i64,
+        records: usize,
+        bytes: u64,
+    ) -> Result<Vec<Spooled>, StoreError> {
+        self.with(|database| database.read(output, topic, after, records, bytes))
     }
 
     /// The dead letters to replay; see [`Database::dead_letters_to_replay`].

@@ -184,11 +184,13 @@ impl DeadLetterRow {
     }
 }
 
-/// What the spool holds for one output.
+/// What the spool holds for one topic of one output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backlog {
     /// Name of the output.
     pub output: String,
+    /// The topic.
+    pub topic: String,
     /// Records.
     pub records: u64,
     /// Their bytes.

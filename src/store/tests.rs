@@ -9,6 +9,7 @@ fn settings(folder: &Path) -> StoreSettings {
     StoreSettings {
         path: folder.to_owned(),
         spool_max_bytes: 1 << 20,
+        lane_max_bytes: 1 << 20,
         dead_letters_max_bytes: 1 << 20,
         dead_letters_max_age: None,
     }
@@ -33,7 +34,7 @@ fn record(output: &str, topic: &str, spooled_at: i64) -> SpoolRecord {
 }
 
 fn topics(store: &Store, output: &str) -> Vec<String> {
-    let read = store.reader().read(output, 0, 100, 1 << 20).expect("readable");
+    let read = store.reader().read(output, None, 0, 100, 1 << 20).expect("readable");
     assert!(read.iter().all(|spooled| spooled.is_sound));
     read.into_iter().map(|spooled| spooled.record.topic).collect()
 }
@@ -61,11 +62,11 @@ async fn places_are_not_given_twice_while_a_reader_remembers_them() {
     let mut last = 0;
     for round in 0..3 {
         store.keep(vec![record("kafka", &format!("round-{round}"), now())], Vec::new()).await.expect("kept");
-        let read = store.reader().read("kafka", last, 10, 1 << 20).expect("readable");
+        let read = store.reader().read("kafka", None, last, 10, 1 << 20).expect("readable");
         assert_eq!(read.len(), 1);
         last = read[0].seq;
         store.settle(vec![Settled { seq: last, letter: None }]).await.expect("settled");
-        assert!(!store.lane("kafka").has_backlog());
+        assert!(!store.lanes("kafka").has_backlog(&format!("round-{round}")));
     }
 }
 
@@ -376,7 +377,7 @@ async fn random_damage_invents_nothing() {
         let mut found = 0;
         let mut after = 0;
         loop {
-            let read = match store.reader().read("kafka", after, 1000, 1 << 30) {
+            let read = match store.reader().read("kafka", None, after, 1000, 1 << 30) {
                 Ok(read) => read,
                 // The writer repairs it.
                 Err(error) => {
@@ -666,5 +667,75 @@ async fn a_file_that_was_removed_is_found_out() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(!store.has_room());
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_topic_has_its_share_only_while_its_output_is_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let three = 3 * record("kafka", "sick", 0).bytes();
+    let settings = StoreSettings { lane_max_bytes: three, ..settings(folder.path()) };
+    let store = Store::open(settings, None, &Metrics::new()).expect("it opens");
+    let sick = || vec![record("kafka", "sick", now())];
+    let is_up = |output: &str| output == "kafka";
+    for _ in 0..3 {
+        store.keep_within(sick(), Vec::new(), is_up).await.expect("room");
+    }
+    let full = store.keep_within(sick(), Vec::new(), is_up).await.expect_err("full");
+    assert_eq!(full.kind, FailureKind::LaneFull);
+    assert_eq!(store.shared.metrics.spool_failures_total.with_label_values(&["lane_full"]).get(), 1);
+    let both = vec![record("kafka", "healthy", now()), record("kafka", "sick", now())];
+    store.keep_within(both, Vec::new(), is_up).await.expect_err("all or nothing");
+    assert!(!store.lanes("kafka").has_backlog("healthy"), "nothing is pending any more");
+    store.keep_within(vec![record("kafka", "healthy", now())], Vec::new(), is_up).await.expect("another topic");
+    store.keep_within(sick(), Vec::new(), |_| false).await.expect("the output is down");
+    assert_eq!(store.lanes("kafka").records(), 5);
+    let settled = [1, 2].map(|seq| Settled { seq, letter: None }).to_vec();
+    store.settle(settled).await.expect("settled");
+    store.keep_within(sick(), Vec::new(), is_up).await.expect("room again");
+}
+
+/// Ten thousand topics that were drained leave nothing behind.
+#[tokio::test]
+async fn a_lane_is_in_memory_only_while_it_has_records() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = StoreSettings { spool_max_bytes: 1 << 30, ..settings(folder.path()) };
+    let store = Store::open(settings.clone(), None, &Metrics::new()).expect("it opens");
+    let topic = |number: i64| format!("topic-{number}");
+    for chunk in (1..=10_000).collect::<Vec<i64>>().chunks(1000) {
+        let records = chunk.iter().map(|number| record("kafka", &topic(*number), now())).collect();
+        store.keep(records, Vec::new()).await.expect("kept");
+    }
+    assert_eq!((store.filled().await.len(), store.lanes("kafka").states()), (10_000, (10_000, 0)));
+    store.close().await;
+    let store = Store::open(settings, None, &Metrics::new()).expect("it opens");
+    assert_eq!((store.filled().await.len(), store.lanes("kafka").records()), (10_000, 10_000));
+    store.settle((1..=10_000).map(|seq| Settled { seq, letter: None }).collect()).await.expect("settled");
+    assert_eq!(store.lanes("kafka").states(), (0, 0));
+    assert!(!store.lanes("kafka").has_backlog(&topic(1)));
+    assert_eq!(store.shared.metrics.spool_events.get(), 0);
+}
+
+/// The index of a file that an earlier version made has no topics.
+#[tokio::test]
+async fn an_index_without_topics_is_replaced() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    store.keep(vec![record("kafka", "a", now()), record("kafka", "b", now())], Vec::new()).await.expect("kept");
+    store.close().await;
+    let columns = || {
+        let file = rusqlite::Connection::open(file(folder.path())).expect("it opens");
+        let mut columns = file.prepare("SELECT name FROM pragma_index_info('spool_by_output')").expect("valid");
+        let names = columns.query_map([], |row| row.get::<_, String>(0)).expect("an answer");
+        names.collect::<Result<Vec<_>, _>>().expect("texts")
+    };
+    let file = rusqlite::Connection::open(file(folder.path())).expect("it opens");
+    file.execute_batch("DROP INDEX spool_by_output; CREATE INDEX spool_by_output ON spool (output, seq, bytes)")
+        .expect("as it was");
+    drop(file);
+    assert_eq!(columns(), ["output", "seq", "bytes"]);
+    let store = open(folder.path());
+    assert_eq!(columns(), ["output", "topic", "seq", "bytes"]);
+    assert_eq!(store.reader().read("kafka", Some("b"), 0, 10, 1 << 20).expect("readable").len(), 1);
     store.close().await;
 }

@@ -15,11 +15,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
 use super::database::{Database, FILE, Kept, PAGE_BYTES, Writing, inode};
 use super::error::{FailureKind, StoreError};
+use super::lane::Changes;
 use super::lock::FolderLock;
 use super::record::{Backlog, DeadLetter, SpoolRecord};
 use super::recover::{self, Cause};
@@ -93,9 +93,9 @@ pub(super) enum Job {
 type Jobs = Vec<(Work, Done)>;
 
 /// What the store holds. Kept next to the rows, because counting a million of them takes long.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Totals {
-    pub(super) by_output: FxHashMap<String, u64>,
+    pub(super) records: u64,
     bytes: u64,
     oldest: Option<i64>,
     pub(super) dead_letters: u64,
@@ -104,21 +104,36 @@ pub(super) struct Totals {
 }
 
 impl Totals {
-    pub(super) fn of(database: &Database) -> Result<Totals, StoreError> {
+    /// Counts all rows.
+    pub(super) fn of(database: &Database) -> Result<(Totals, Vec<Backlog>), StoreError> {
         let backlogs: Vec<Backlog> = database.backlogs()?;
         let (dead_letters, dead_letter_bytes) = database.dead_letter_totals()?;
-        Ok(Totals {
+        let totals = Totals {
+            records: backlogs.iter().map(|backlog| backlog.records).sum(),
             bytes: backlogs.iter().map(|backlog| backlog.bytes).sum(),
-            by_output: backlogs.into_iter().map(|backlog| (backlog.output, backlog.records)).collect(),
             oldest: database.oldest()?,
             dead_letters,
             dead_letter_bytes,
             next_seq: database.last_seq()?.saturating_add(1),
-        })
+        };
+        Ok((totals, backlogs))
     }
+}
 
-    pub(super) fn records(&self) -> u64 {
-        self.by_output.values().sum()
+/// What the jobs of one transaction change.
+struct Pending {
+    totals: Totals,
+    lanes: Changes,
+}
+
+impl Pending {
+    fn change(&mut self, output: &str, topic: &str, records: i64, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX) * records.signum();
+        self.totals.records = self.totals.records.saturating_add_signed(records);
+        self.totals.bytes = self.totals.bytes.saturating_add_signed(bytes);
+        let change = self.lanes.entry((output.to_owned(), topic.to_owned())).or_default();
+        change.records += records;
+        change.bytes += bytes;
     }
 }
 
@@ -396,14 +411,19 @@ impl Writer {
         Ok(retained)
     }
 
+    /// On a full disk the log is moved into the database, so that its room can be used again; then the reserve is given
+    /// up.
     fn attempt_with_reserve(&mut self, work: &Work) -> Result<Retained, StoreError> {
-        let result = match self.attempt(&[work]) {
-            Err(error) if error.kind == FailureKind::DiskFull && self.room.reserve.give_up() => {
-                tracing::warn!("the disk is full; the reserve of the spool is given up to drain it");
-                self.attempt(&[work])
-            }
-            result => result,
-        };
+        let is_full =
+            |result: &Result<_, StoreError>| result.as_ref().is_err_and(|error| error.kind == FailureKind::DiskFull);
+        let mut result = self.attempt(&[work]);
+        if is_full(&result) && self.empty_log() {
+            result = self.attempt(&[work]);
+        }
+        if is_full(&result) && self.room.reserve.give_up() {
+            tracing::warn!("the disk is full; the reserve of the spool is given up to drain it");
+            result = self.attempt(&[work]);
+        }
         result.and_then(|results| results.into_iter().next().unwrap_or_else(|| Ok(Retained::new())))
     }
 
@@ -436,14 +456,14 @@ impl Writer {
         } else {
             self.room.lift(database)?;
         }
-        let mut totals = self.totals.clone();
+        let mut pending = Pending { totals: self.totals, lanes: Changes::default() };
         let writing = database.begin()?;
         let mut results = Vec::with_capacity(jobs.len());
         for work in jobs {
             results.push(match work {
-                Work::Keep(records, new) => keep(&writing, &mut totals, records, new, (spool, letters))?,
-                Work::Settle(settled) => Ok(settle(&writing, &mut totals, settled, letters)?),
-                Work::EndReplays(ended) => Ok(end_replays(&writing, &mut totals, ended)?),
+                Work::Keep(records, new) => keep(&writing, &mut pending, records, new, (spool, letters))?,
+                Work::Settle(settled) => Ok(settle(&writing, &mut pending, settled, letters)?),
+                Work::EndReplays(ended) => Ok(end_replays(&writing, &mut pending.totals, ended)?),
                 Work::Repair(..) => Ok(Retained::new()),
             });
         }
@@ -453,10 +473,12 @@ impl Writer {
             return Err(error);
         }
         let oldest = database.oldest();
+        let Pending { mut totals, lanes } = pending;
         totals.oldest = oldest.clone().unwrap_or(totals.oldest);
         if totals.bytes < self.totals.bytes {
             self.shared.is_full.store(false, Ordering::Relaxed);
         }
+        self.shared.lanes.change(&lanes);
         self.publish(totals);
         self.succeeded();
         match oldest {
@@ -499,6 +521,15 @@ impl Writer {
         }
     }
 
+    /// Moves the log into the database, however short it is. False while a reader needs a part of it, or if that fails.
+    fn empty_log(&mut self) -> bool {
+        if self.open().is_err() {
+            return false;
+        }
+        let moved = self.database.as_ref().map(Database::checkpoint);
+        moved.is_some_and(|moved| moved.is_ok_and(|log| log.total > 0 && log.moved == log.total))
+    }
+
     /// Opens the database where it is closed, and counts what is in it.
     fn open(&mut self) -> Result<(), StoreError> {
         if self.database.is_some() {
@@ -507,15 +538,12 @@ impl Writer {
         let database = recover::open_synced(&self.shared.settings.path)?;
         database.limit_log(2 * self.room.log_bytes)?;
         self.room.is_limited = false;
-        let mut totals = Totals::of(&database)?;
-        // An output that has nothing left has no row to say so.
-        for output in self.totals.by_output.keys() {
-            totals.by_output.entry(output.clone()).or_insert(0);
-        }
+        let (mut totals, backlogs) = Totals::of(&database)?;
         // A position that was given is not given again: a reader may remember it.
         totals.next_seq = totals.next_seq.max(self.totals.next_seq);
         self.database = Some(database);
         self.inode = inode(&self.shared.settings.path.join(FILE));
+        self.shared.lanes.set(&backlogs);
         self.publish(totals);
         Ok(())
     }
@@ -530,7 +558,7 @@ impl Writer {
         self.database = None;
         let shared = self.shared.clone();
         let swapping = shared.swapping.write().unwrap_or_else(PoisonError::into_inner);
-        let copied = recover::rebuild(&shared.settings.path, &cause, self.totals.records());
+        let copied = recover::rebuild(&shared.settings.path, &cause, self.totals.records);
         shared.generation.fetch_add(1, Ordering::AcqRel);
         let opened = copied.and_then(|_| self.open());
         drop(swapping);
@@ -549,11 +577,8 @@ impl Writer {
 
     /// Makes totals those that everybody sees.
     fn publish(&mut self, totals: Totals) {
-        for (output, records) in &totals.by_output {
-            self.shared.lane(output).set_spooled(*records);
-        }
         let metrics = &self.shared.metrics;
-        set(&metrics.spool_events, totals.records());
+        set(&metrics.spool_events, totals.records);
         set(&metrics.spool_bytes, totals.bytes);
         set(&metrics.dead_letters_stored, totals.dead_letters);
         set(&metrics.dead_letters_stored_bytes, totals.dead_letter_bytes);
@@ -665,7 +690,7 @@ impl Writer {
         }
         self.data_version = version;
         let (dead_letters, dead_letter_bytes) = database.dead_letter_totals()?;
-        let totals = Totals { dead_letters, dead_letter_bytes, ..self.totals.clone() };
+        let totals = Totals { dead_letters, dead_letter_bytes, ..self.totals };
         self.publish(totals);
         self.shared.replays.notify_one();
         Ok(())
@@ -697,7 +722,7 @@ impl Writer {
         let totals = Totals {
             dead_letters: self.totals.dead_letters.saturating_sub(letters),
             dead_letter_bytes: self.totals.dead_letter_bytes.saturating_sub(bytes),
-            ..self.totals.clone()
+            ..self.totals
         };
         self.publish(totals);
         self.shared.metrics.dead_letters_expired_total.inc_by(letters);
@@ -723,16 +748,16 @@ pub(super) fn closed() -> StoreError {
 /// Keeps all or nothing of a job; the inner error says that there is no room.
 fn keep(
     writing: &Writing<'_>,
-    totals: &mut Totals,
+    pending: &mut Pending,
     records: &[SpoolRecord],
     letters: &[DeadLetter],
     (spool_max, letters_max): (u64, u64),
 ) -> Result<Result<Retained, StoreError>, StoreError> {
     let bytes: u64 = records.iter().map(SpoolRecord::bytes).sum();
-    if totals.bytes + bytes > spool_max && !records.is_empty() {
+    if pending.totals.bytes + bytes > spool_max && !records.is_empty() {
         return Ok(Err(no_room(FailureKind::SpoolFull)));
     }
-    let mut after = totals.clone();
+    let mut after = pending.totals;
     // Of several dead letters the second may find no room: those before it are removed again.
     let mut undo = Vec::new();
     for letter in letters {
@@ -751,8 +776,8 @@ fn keep(
             }
         }
     }
-    *totals = after;
-    append(writing, totals, records)?;
+    pending.totals = after;
+    append(writing, pending, records)?;
     Ok(Ok(Retained::new()))
 }
 
@@ -767,22 +792,18 @@ fn no_room(kind: FailureKind) -> StoreError {
     StoreError::new(kind, message)
 }
 
-fn append(writing: &Writing<'_>, totals: &mut Totals, records: &[SpoolRecord]) -> Result<(), StoreError> {
+fn append(writing: &Writing<'_>, pending: &mut Pending, records: &[SpoolRecord]) -> Result<(), StoreError> {
     for record in records {
-        writing.append(totals.next_seq, record)?;
-        totals.next_seq += 1;
-        totals.bytes += record.bytes();
-        match totals.by_output.get_mut(&record.output) {
-            Some(count) => *count += 1,
-            None => drop(totals.by_output.insert(record.output.clone(), 1)),
-        }
+        writing.append(pending.totals.next_seq, record)?;
+        pending.totals.next_seq += 1;
+        pending.change(&record.output, &record.topic, 1, record.bytes());
     }
     Ok(())
 }
 
 fn settle(
     writing: &Writing<'_>,
-    totals: &mut Totals,
+    pending: &mut Pending,
     settled: &[Settled],
     letters_max: u64,
 ) -> Result<Retained, StoreError> {
@@ -791,10 +812,10 @@ fn settle(
         // One that is gone was settled before, and its dead letter kept.
         if let Some(became) = letter.as_ref().filter(|_| writing.has(*seq).unwrap_or(true)) {
             let (letter, published) = &**became;
-            match writing.keep(letter, letters_max.saturating_sub(totals.dead_letter_bytes))? {
+            match writing.keep(letter, letters_max.saturating_sub(pending.totals.dead_letter_bytes))? {
                 Kept::New(_) => {
-                    totals.dead_letters += 1;
-                    totals.dead_letter_bytes += letter.bytes();
+                    pending.totals.dead_letters += 1;
+                    pending.totals.dead_letter_bytes += letter.bytes();
                 }
                 Kept::Again => {}
                 Kept::NoRoom => {
@@ -803,13 +824,10 @@ fn settle(
                 }
             }
             // The record that leaves makes room for it, so that no bound is asked.
-            append(writing, totals, published.as_slice())?;
+            append(writing, pending, published.as_slice())?;
         }
-        if let Some((output, bytes)) = writing.remove(*seq)? {
-            totals.bytes = totals.bytes.saturating_sub(bytes);
-            if let Some(count) = totals.by_output.get_mut(&output) {
-                *count = count.saturating_sub(1);
-            }
+        if let Some((output, topic, bytes)) = writing.remove(*seq)? {
+            pending.change(&output, &topic, -1, bytes);
         }
     }
     Ok(retained)

@@ -3,8 +3,8 @@
 //! No label takes a value that a callback can invent: event types outside the catalogue are `other`.
 
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder, process_collector::ProcessCollector,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, process_collector::ProcessCollector,
 };
 
 /// What every metric's name starts with.
@@ -56,6 +56,13 @@ impl Build for GaugeVec {
     const KIND: &'static str = "gauge";
     fn build(metric: &Metric, _: &[f64]) -> prometheus::Result<Self> {
         GaugeVec::new(opts(metric), metric.labels)
+    }
+}
+
+impl Build for IntGaugeVec {
+    const KIND: &'static str = "gauge";
+    fn build(metric: &Metric, _: &[f64]) -> prometheus::Result<Self> {
+        IntGaugeVec::new(opts(metric), metric.labels)
     }
 }
 
@@ -137,6 +144,7 @@ metrics! {
     output_up: GaugeVec ["output"] = "1 while the output is connected, 0 while it is not.";
     in_flight: IntGauge [] = "Callbacks between receipt and outcome.";
     spool_events: IntGauge [] = "Records in the spool: events, once for each destination that has yet to take them.";
+    spool_lanes: IntGaugeVec ["output", "state"] = "Topics of an output that have records in the spool: waiting, or failing.";
     spool_bytes: IntGauge [] = "What they count against spool.max_bytes.";
     spool_max_bytes: IntGauge [] = "The bound of spool_bytes.";
     spool_oldest_seconds: Gauge [] = "How long the oldest record has been in the spool; 0 without any.";

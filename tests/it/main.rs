@@ -12,6 +12,7 @@ mod dead_letters;
 mod http;
 mod image;
 mod kafka;
+mod lanes;
 mod mns;
 mod nats;
 mod normalize;

@@ -486,7 +486,7 @@ async fn every_panel_shows_something_while_it_all_happens() {
         prometheus.sees(&format!(r#"rate(apsara_bridge_published_total{{output="{output}"}}[5s]) > 0"#)).await;
     }
     // A record that the bus refuses, and a body that is no callback and too large to be kept.
-    cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_POLICY_VIOLATION]);
+    cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD]);
     Client::connect(input).await.post("/callbacks", vec![b'x'; 1_200_000], &signed_headers("VOD")).await;
     prometheus.sees(r#"apsara_bridge_dead_letters_total{reason="rejected"} > 0"#).await;
 

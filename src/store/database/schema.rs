@@ -40,7 +40,7 @@ CREATE TABLE spool (
     envelope BLOB NOT NULL,
     body BLOB NOT NULL
 ) STRICT;
-CREATE INDEX spool_by_output ON spool (output, seq, bytes);
+CREATE INDEX spool_by_output ON spool (output, topic, seq, bytes);
 CREATE TABLE dead_letters (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     fingerprint BLOB NOT NULL UNIQUE,
@@ -73,6 +73,14 @@ CREATE INDEX dead_letters_to_replay ON dead_letters (id) WHERE replay_requested 
 
 /// Indexes that files of earlier versions lack; made when such a file is opened.
 const LATER_INDEXES: &str = "CREATE INDEX IF NOT EXISTS dead_letters_by_age ON dead_letters (last_at);";
+
+/// Earlier versions had no topic in this index. Its name stays, because they ask for it by name.
+const INDEX_WITH_TOPIC: &str = "
+BEGIN IMMEDIATE;
+DROP INDEX spool_by_output;
+CREATE INDEX spool_by_output ON spool (output, topic, seq, bytes);
+COMMIT;
+";
 
 /// How a database is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +133,7 @@ impl Database {
             Access::Owner => {
                 connection.pragma_update(None, "journal_mode", "WAL")?;
                 connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-                match connection.execute_batch(LATER_INDEXES).map_err(|error| noted(path, error)) {
+                match database.make_later_indexes().map_err(|error| noted(path, error)) {
                     // Everything works without it, only slower.
                     Err(error) if error.kind == FailureKind::DiskFull => {}
                     made => made?,
@@ -138,6 +146,19 @@ impl Database {
             Access::Read => connection.pragma_update(None, "query_only", true)?,
         }
         Ok(database)
+    }
+
+    fn make_later_indexes(&self) -> rusqlite::Result<()> {
+        self.connection.execute_batch(LATER_INDEXES)?;
+        let columns = "SELECT count(*) FROM pragma_index_info('spool_by_output') WHERE name = 'topic'";
+        if self.connection.query_row(columns, [], |row| row.get::<_, i64>(0))? > 0 {
+            return Ok(());
+        }
+        let made = self.connection.execute_batch(INDEX_WITH_TOPIC);
+        if made.is_err() && !self.connection.is_autocommit() {
+            self.connection.execute_batch("ROLLBACK")?;
+        }
+        made
     }
 
     /// Opens a database only to read it, also one of which SQLite refuses the rest for one part, for example when the

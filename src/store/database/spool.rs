@@ -12,22 +12,23 @@ const SELECT: &str = "SELECT seq, spooled_at, attempts, checksum, output, mode, 
     body FROM spool";
 
 impl Database {
-    /// What the spool holds, by output.
+    /// What the spool holds, by output and topic.
     ///
     /// # Errors
     /// SQLite's.
     pub fn backlogs(&self) -> Result<Vec<Backlog>, StoreError> {
         let mut statement = self.connection.prepare(
-            "SELECT output, records, bytes, (SELECT spooled_at FROM spool WHERE spool.seq = totals.first) \
-             FROM (SELECT output, count(*) AS records, sum(bytes) AS bytes, min(seq) AS first \
-                   FROM spool INDEXED BY spool_by_output GROUP BY output) AS totals ORDER BY output",
+            "SELECT output, topic, records, bytes, (SELECT spooled_at FROM spool WHERE spool.seq = totals.first) \
+             FROM (SELECT output, topic, count(*) AS records, sum(bytes) AS bytes, min(seq) AS first \
+                   FROM spool INDEXED BY spool_by_output GROUP BY output, topic) AS totals ORDER BY output, topic",
         )?;
         let rows = statement.query_map([], |row| {
             Ok(Backlog {
                 output: row.get(0)?,
-                records: unsigned(row, 1)?,
-                bytes: unsigned(row, 2)?,
-                oldest: row.get(3)?,
+                topic: row.get(1)?,
+                records: unsigned(row, 2)?,
+                bytes: unsigned(row, 3)?,
+                oldest: row.get(4)?,
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -50,15 +51,23 @@ impl Database {
         Ok(self.connection.query_row("SELECT coalesce(max(seq), 0) FROM spool", [], |row| row.get(0))?)
     }
 
-    /// The next records of an output after a position, in order: at most so many, and no more than one beyond so many
-    /// bytes.
+    /// The next records of an output, or of one of its topics, after a position, in order: at most so many, and no more
+    /// than one beyond so many bytes.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn read(&self, output: &str, after: i64, records: usize, bytes: u64) -> Result<Vec<Spooled>, StoreError> {
-        let sql = format!("{SELECT} WHERE output = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3");
+    pub fn read(
+        &self,
+        output: &str,
+        topic: Option<&str>,
+        after: i64,
+        records: usize,
+        bytes: u64,
+    ) -> Result<Vec<Spooled>, StoreError> {
+        let of_topic = if topic.is_some() { "AND topic = ?4" } else { "AND ?4 IS NULL" };
+        let sql = format!("{SELECT} WHERE output = ?1 {of_topic} AND seq > ?2 ORDER BY seq LIMIT ?3");
         let mut statement = self.connection.prepare_cached(&sql)?;
-        let mut rows = statement.query(params![output, after, i64::try_from(records).unwrap_or(i64::MAX)])?;
+        let mut rows = statement.query(params![output, after, i64::try_from(records).unwrap_or(i64::MAX), topic])?;
         let mut read = Vec::new();
         let mut size = 0;
         while let Some(row) = rows.next()? {
@@ -188,14 +197,14 @@ impl Writing<'_> {
         Ok(self.transaction.prepare_cached("SELECT 1 FROM spool WHERE seq = ?1")?.exists([seq])?)
     }
 
-    /// Removes a record. Returns its output and bytes, if it was there.
+    /// Removes a record. Returns its output, topic and bytes, if it was there.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn remove(&self, seq: i64) -> Result<Option<(String, u64)>, StoreError> {
-        let sql = "DELETE FROM spool WHERE seq = ?1 RETURNING output, bytes";
+    pub fn remove(&self, seq: i64) -> Result<Option<(String, String, u64)>, StoreError> {
+        let sql = "DELETE FROM spool WHERE seq = ?1 RETURNING output, topic, bytes";
         let mut delete = self.transaction.prepare_cached(sql)?;
-        Ok(delete.query_row([seq], |row| Ok((row.get(0)?, unsigned(row, 1)?))).optional()?)
+        Ok(delete.query_row([seq], |row| Ok((row.get(0)?, row.get(1)?, unsigned(row, 2)?))).optional()?)
     }
 
     /// Replaces the destination of a record: its place in the order stays.

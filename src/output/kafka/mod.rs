@@ -3,12 +3,16 @@
 //! The producer is idempotent with `acks=all`; a record is published when its delivery report says so. The deadline
 //! of delivery is ours: it is librdkafka's `message.timeout.ms`, so that a record that was answered with 503 is not
 //! sent minutes later. librdkafka reconnects and retries by itself inside that time. A full queue is waited for.
-//! Records that have more time, those of the spool, go by a second, patient producer, which is made when the first of
-//! them comes.
+//!
+//! Two more producers are made when they are needed first. Records that have more time, those that failed before, go by
+//! a patient one: a topic that makes a broker wait must not delay the others, which share a connection. A record whose
+//! batch was too large for its topic is sent again by one that sends every record in a batch of its own.
 
-use std::collections::{BTreeMap, HashMap};
+mod errors;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -21,6 +25,8 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, DeliveryResult, FutureProducer, FutureRecord, Producer, ProducerContext};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::time::Instant;
+
+use errors::{is_of_the_batch, kind_of};
 
 use super::{ErrorKind, Health, Output, PATIENCE, PublishError, Record, SECRETS_CHECK};
 use crate::event::{Mode, kafka};
@@ -43,6 +49,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a topic that was not there is taken to be missing, before a record is tried on it again.
 const MISSING_FOR: Duration = Duration::from_secs(5);
+
+/// How many topics that did not answer are remembered.
+const MAX_UNANSWERED: usize = 10_000;
 
 /// How often a broker that is down is asked.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
@@ -326,12 +335,73 @@ struct Shared {
     status: Arc<Status>,
     /// None only while the first producer is being made.
     producer: RwLock<Option<BridgeProducer>>,
-    /// For records that may take longer than the deadline of delivery; made when the first one comes.
-    patient: Mutex<Option<BridgeProducer>>,
+    /// The producers for special cases, by [`Spare`]; each is made when it is needed first.
+    spares: Mutex<[Option<BridgeProducer>; 2]>,
     /// Topics that the brokers were found not to have, and when.
     missing: Mutex<HashMap<String, Instant>>,
-    /// Whether somebody is asking for a topic at the moment.
+    /// Topics whose last record was not acknowledged in time: they may be missing.
+    unanswered: Mutex<HashSet<String>>,
+    /// Whether a topic is being asked for in the background.
     asking: AtomicBool,
+    company: Company,
+}
+
+/// A producer for a special case.
+#[derive(Clone, Copy)]
+enum Spare {
+    /// For records that have [`PATIENCE`].
+    Patient,
+    /// For records that must be alone in their batch.
+    Alone,
+}
+
+/// Counts records, to know whether one can have shared its batch with others.
+#[derive(Default)]
+struct Company {
+    handed_over: AtomicU64,
+    in_flight: AtomicU64,
+}
+
+/// A record that is in flight.
+struct Member<'c> {
+    company: &'c Company,
+    number: u64,
+    was_alone: bool,
+}
+
+impl Company {
+    fn enter(&self) -> Member<'_> {
+        let was_alone = self.in_flight.fetch_add(1, Ordering::AcqRel) == 0;
+        Member { company: self, number: self.handed_over.fetch_add(1, Ordering::AcqRel), was_alone }
+    }
+}
+
+impl Member<'_> {
+    /// Whether no other record was in flight from its start until now.
+    fn is_alone(&self) -> bool {
+        self.was_alone && self.company.handed_over.load(Ordering::Acquire) == self.number + 1
+    }
+}
+
+impl Drop for Member<'_> {
+    fn drop(&mut self) {
+        self.company.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Why a record was not published.
+enum SendError {
+    /// By the brokers, which may mean the batch that it was part of.
+    OfTheBatch(PublishError),
+    OfTheRecord(PublishError),
+}
+
+impl From<SendError> for PublishError {
+    fn from(error: SendError) -> PublishError {
+        match error {
+            SendError::OfTheBatch(error) | SendError::OfTheRecord(error) => error,
+        }
+    }
 }
 
 /// What librdkafka's own threads tell: apart from the producer, which holds it.
@@ -381,9 +451,11 @@ impl Kafka {
             settings,
             status,
             producer: RwLock::new(None),
-            patient: Mutex::default(),
+            spares: Mutex::default(),
             missing: Mutex::default(),
+            unanswered: Mutex::default(),
             asking: AtomicBool::new(false),
+            company: Company::default(),
         });
         let secrets = shared.renew()?;
         let watch = tokio::spawn(watch(shared.clone(), secrets));
@@ -404,32 +476,32 @@ impl Shared {
             .create_with_context(Context(self.status.clone()))
             .map_err(|error| format!("librdkafka refuses the properties: {error}"))?;
         *self.producer.write().unwrap_or_else(PoisonError::into_inner) = Some(producer);
-        *self.patient.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.spares.lock().unwrap_or_else(PoisonError::into_inner) = [None, None];
         Ok(secrets)
     }
 
-    /// The producer for a record that has so much time.
-    fn producer_for(&self, time: Duration) -> Option<BridgeProducer> {
-        if time <= self.settings.deadline {
-            return self.producer();
-        }
-        let mut patient = self.patient.lock().unwrap_or_else(PoisonError::into_inner);
-        if patient.is_none() {
+    fn spare(&self, spare: Spare) -> Option<BridgeProducer> {
+        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = &mut spares[spare as usize];
+        if made.is_none() {
             let (mut client, _) = self.settings.present();
             // The same for all records, whichever comes first. Each is waited for until its own deadline.
             client.set("message.timeout.ms", PATIENCE.as_millis().to_string());
+            if let Spare::Alone = spare {
+                client.set("batch.num.messages", "1");
+            }
             match client.create_with_context(Context(self.status.clone())) {
-                Ok(producer) => *patient = Some(producer),
-                Err(error) => tracing::error!(output = self.settings.name, %error, "no patient producer"),
+                Ok(producer) => *made = Some(producer),
+                Err(error) => tracing::error!(output = self.settings.name, %error, "a producer cannot be made"),
             }
         }
-        patient.clone()
+        made.clone()
     }
 
     /// An idempotent producer that met a fatal error takes no more records: a new one takes its place.
     fn replace_failed(&self) {
-        let patient = self.patient.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let producers = [self.producer(), patient].into_iter().flatten();
+        let spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let producers = [self.producer()].into_iter().chain(spares).flatten();
         let failed = producers.filter_map(|producer| producer.client().fatal_error()).next();
         if let Some((code, reason)) = failed {
             let output = &self.settings.name;
@@ -458,28 +530,140 @@ impl Shared {
         missing.get(topic).is_some_and(|found| found.elapsed() < MISSING_FOR)
     }
 
-    /// Asks, in the background, whether a topic whose record timed out is there at all: librdkafka itself waits half
-    /// a minute before it says so. Where brokers create topics by themselves, asking creates it.
-    fn ask_for(self: &Arc<Self>, topic: &str) {
+    fn is_unanswered(&self, topic: &str) -> bool {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).contains(topic)
+    }
+
+    /// A record of the topic was acknowledged, or was not in time.
+    fn set_unanswered(&self, topic: &str, is_unanswered: bool) {
+        let mut unanswered = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_unanswered {
+            unanswered.remove(topic);
+        } else if unanswered.insert(topic.to_owned()) && unanswered.len() > MAX_UNANSWERED {
+            unanswered.clear();
+        }
+    }
+
+    /// Asks whether the brokers have the topic: librdkafka itself waits half a minute before it says so. False if they
+    /// do not answer. Where brokers create topics by themselves, asking creates it. Blocks for up to
+    /// [`PROBE_TIMEOUT`].
+    fn ask(&self, producer: &BridgeProducer, topic: &str) -> bool {
+        let answer = producer.client().fetch_metadata(Some(topic), PROBE_TIMEOUT);
+        let is_missing = answer.is_ok_and(|metadata| {
+            metadata.topics().iter().any(|found| {
+                found.error().map(RDKafkaErrorCode::from) == Some(RDKafkaErrorCode::UnknownTopicOrPartition)
+            })
+        });
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.retain(|_, found| found.elapsed() < MISSING_FOR);
+        if is_missing {
+            missing.insert(topic.to_owned(), Instant::now());
+        }
+        is_missing
+    }
+
+    /// Notes that a record of the topic was not acknowledged in time, and asks in the background whether the topic is
+    /// there, for the records that come next.
+    fn unanswered(self: &Arc<Self>, topic: &str) {
+        self.set_unanswered(topic, true);
         let Some(producer) = self.producer() else { return };
         if !self.status.health.is_up() || self.asking.swap(true, Ordering::Relaxed) {
             return;
         }
         let (shared, topic) = (self.clone(), topic.to_owned());
         tokio::task::spawn_blocking(move || {
-            let answer = producer.client().fetch_metadata(Some(&topic), PROBE_TIMEOUT);
-            let is_missing = answer.is_ok_and(|metadata| {
-                metadata.topics().iter().any(|found| {
-                    found.error().map(RDKafkaErrorCode::from) == Some(RDKafkaErrorCode::UnknownTopicOrPartition)
-                })
-            });
-            if is_missing {
-                let mut missing = shared.missing.lock().unwrap_or_else(PoisonError::into_inner);
-                missing.retain(|_, found| found.elapsed() < MISSING_FOR);
-                missing.insert(topic, Instant::now());
-            }
+            shared.ask(&producer, &topic);
             shared.asking.store(false, Ordering::Relaxed);
         });
+    }
+
+    /// Whether a topic that did not answer is missing, by the brokers' word. One record waits for it, so that an error
+    /// that somebody must fix is not taken for a slow broker.
+    async fn is_found_missing(self: &Arc<Self>, producer: &BridgeProducer, topic: &str) -> bool {
+        if !self.is_unanswered(topic) {
+            return false;
+        }
+        let (shared, producer, topic) = (self.clone(), producer.clone(), topic.to_owned());
+        tokio::task::spawn_blocking(move || shared.ask(&producer, &topic)).await.unwrap_or(false)
+    }
+
+    /// Hands a record to a producer and waits for the report.
+    async fn send(
+        self: &Arc<Self>,
+        producer: &BridgeProducer,
+        record: &Record,
+        deadline: Instant,
+    ) -> Result<(), SendError> {
+        let mode = record.mode.unwrap_or(self.settings.mode);
+        let payload = kafka::payload(&record.event, mode);
+        let mut headers = OwnedHeaders::new_with_capacity(20);
+        for (key, value) in kafka::headers(&record.event, mode) {
+            headers = headers.insert(Header { key, value: Some(value) });
+        }
+        let mut message: FutureRecord<'_, [u8], [u8]> =
+            FutureRecord::to(&record.topic).payload(payload.as_ref()).headers(headers);
+        if let Some(key) = &record.key {
+            message = message.key(key.as_bytes());
+        }
+        let member = self.company.enter();
+        let of_the_record = |kind, words: &str| Err(SendError::OfTheRecord(PublishError::new(kind, words)));
+        let delivery = loop {
+            match producer.send_result(message) {
+                Ok(delivery) => break delivery,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    if Instant::now() + QUEUE_RETRY >= deadline {
+                        return of_the_record(ErrorKind::QueueFull, "the producer's queue stayed full");
+                    }
+                    message = back;
+                    tokio::time::sleep(QUEUE_RETRY).await;
+                }
+                Err((error, _)) => return Err(SendError::OfTheRecord(self.failed(&error))),
+            }
+        };
+        match tokio::time::timeout_at(deadline, delivery).await {
+            Ok(Ok(Ok(_))) => {
+                self.status.health.up();
+                Ok(())
+            }
+            Ok(Ok(Err((error, _)))) => {
+                let failed = self.failed(&error);
+                match error.rdkafka_error_code() {
+                    Some(code) if is_of_the_batch(code) && !member.is_alone() => Err(SendError::OfTheBatch(failed)),
+                    _ => Err(SendError::OfTheRecord(failed)),
+                }
+            }
+            Ok(Err(_)) => of_the_record(ErrorKind::Unavailable, "the producer was closed"),
+            Err(_) => {
+                self.status.health.suspect();
+                of_the_record(ErrorKind::TimedOut, "no acknowledgement before the deadline")
+            }
+        }
+    }
+
+    async fn publish(self: &Arc<Self>, record: &Record, deadline: Instant) -> Result<(), PublishError> {
+        let topic = &record.topic;
+        let missing = || Err(PublishError::new(ErrorKind::NoSuchDestination, "the brokers have no such topic"));
+        if self.is_missing(topic) {
+            return missing();
+        }
+        let is_patient = deadline.saturating_duration_since(Instant::now()) > self.settings.deadline;
+        let producer = if is_patient { self.spare(Spare::Patient) } else { self.producer() };
+        let none = || PublishError::new(ErrorKind::Unavailable, "there is no producer");
+        let producer = producer.ok_or_else(none)?;
+        if is_patient && self.is_found_missing(&producer, topic).await {
+            return missing();
+        }
+        let mut sent = self.send(&producer, record, deadline).await;
+        if let Err(SendError::OfTheBatch(_)) = sent {
+            sent = self.send(&self.spare(Spare::Alone).ok_or_else(none)?, record, deadline).await;
+        }
+        let result = sent.map_err(PublishError::from);
+        match &result {
+            Err(error) if error.kind == ErrorKind::TimedOut => self.unanswered(topic),
+            Ok(()) if is_patient => self.set_unanswered(topic, false),
+            _ => {}
+        }
+        result
     }
 }
 
@@ -524,91 +708,11 @@ impl Output for Kafka {
     }
 
     fn publish<'a>(&'a self, record: &'a Record, deadline: Instant) -> BoxFuture<'a, Result<(), PublishError>> {
-        Box::pin(async move {
-            if self.shared.is_missing(&record.topic) {
-                return Err(PublishError::new(ErrorKind::NoSuchDestination, "the brokers have no such topic"));
-            }
-            let mode = record.mode.unwrap_or(self.shared.settings.mode);
-            let payload = kafka::payload(&record.event, mode);
-            let mut headers = OwnedHeaders::new_with_capacity(20);
-            for (key, value) in kafka::headers(&record.event, mode) {
-                headers = headers.insert(Header { key, value: Some(value) });
-            }
-            let mut message: FutureRecord<'_, [u8], [u8]> =
-                FutureRecord::to(&record.topic).payload(payload.as_ref()).headers(headers);
-            if let Some(key) = &record.key {
-                message = message.key(key.as_bytes());
-            }
-            let Some(producer) = self.shared.producer_for(deadline.saturating_duration_since(Instant::now())) else {
-                return Err(PublishError::new(ErrorKind::Unavailable, "there is no producer"));
-            };
-            let delivery = loop {
-                match producer.send_result(message) {
-                    Ok(delivery) => break delivery,
-                    Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                        if Instant::now() + QUEUE_RETRY >= deadline {
-                            return Err(PublishError::new(ErrorKind::QueueFull, "the producer's queue stayed full"));
-                        }
-                        message = back;
-                        tokio::time::sleep(QUEUE_RETRY).await;
-                    }
-                    Err((error, _)) => return Err(self.shared.failed(&error)),
-                }
-            };
-            match tokio::time::timeout_at(deadline, delivery).await {
-                Ok(Ok(Ok(_))) => {
-                    self.shared.status.health.up();
-                    Ok(())
-                }
-                Ok(Ok(Err((error, _)))) => {
-                    let error = self.shared.failed(&error);
-                    if error.kind == ErrorKind::TimedOut {
-                        self.shared.ask_for(&record.topic);
-                    }
-                    Err(error)
-                }
-                Ok(Err(_)) => Err(PublishError::new(ErrorKind::Unavailable, "the producer was closed")),
-                Err(_) => {
-                    self.shared.ask_for(&record.topic);
-                    self.shared.status.health.suspect();
-                    Err(PublishError::new(ErrorKind::TimedOut, "no acknowledgement before the deadline"))
-                }
-            }
-        })
+        Box::pin(self.shared.publish(record, deadline))
     }
 
     fn health(&self) -> &Health {
         &self.shared.status.health
-    }
-}
-
-/// What an error of librdkafka or a broker means for the record.
-fn kind_of(code: RDKafkaErrorCode) -> ErrorKind {
-    use RDKafkaErrorCode as Code;
-    match code {
-        Code::MessageTimedOut | Code::RequestTimedOut | Code::OperationTimedOut | Code::TimedOutQueue => {
-            ErrorKind::TimedOut
-        }
-        Code::QueueFull => ErrorKind::QueueFull,
-        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => ErrorKind::TooLarge,
-        Code::InvalidRecord
-        | Code::InvalidMessage
-        | Code::PolicyViolation
-        | Code::InvalidTimestamp
-        | Code::UnsupportedForMessageFormat
-        | Code::BadMessage => ErrorKind::Rejected,
-        Code::TopicAuthorizationFailed
-        | Code::ClusterAuthorizationFailed
-        | Code::TransactionalIdAuthorizationFailed
-        | Code::SaslAuthenticationFailed
-        | Code::Authentication => ErrorKind::Unauthorized,
-        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::InvalidTopic | Code::UnknownPartition => {
-            ErrorKind::NoSuchDestination
-        }
-        Code::InvalidConfig | Code::InvalidRequiredAcks | Code::UnsupportedVersion | Code::UnsupportedSASLMechanism => {
-            ErrorKind::Misconfigured
-        }
-        _ => ErrorKind::Unavailable,
     }
 }
 

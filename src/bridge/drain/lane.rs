@@ -1,0 +1,233 @@
+//! One lane on its way out: which record comes next, when, and what stands in the way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::output::{ErrorClass, PublishError};
+use crate::setting::jittered;
+use crate::store::{Lane, Spooled};
+
+/// Pause after a failure: doubles from the first to the second, and half of it is random, so that replicas do not
+/// come back all at once.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// Records of one batch: the first, and the most. Kafka's client has room for a hundred thousand records and 64 MiB.
+const BATCH: (usize, usize) = (64, 2048);
+
+/// A batch that takes longer is followed by a smaller one.
+const SLOW_BATCH: Duration = Duration::from_millis(250);
+
+/// How long a lane has failed until that is an error that a person should look at.
+pub(super) const REPORTED_AFTER: Duration = Duration::from_secs(60);
+
+/// What a lane is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Everything was read.
+    Idle,
+    /// It is to be read.
+    Queued,
+    /// It is being read.
+    Reading,
+    /// It waits until a time, or for its output.
+    Waiting,
+}
+
+/// Why a lane fails, since when, and how often.
+#[derive(Clone, Debug)]
+pub(super) struct Failing {
+    pub(super) error: PublishError,
+    /// The first failure since the last success.
+    pub(super) since: Instant,
+    /// The first operator's error after which only operator's errors came.
+    pub(super) operator_since: Option<Instant>,
+    pub(super) attempts: u32,
+    /// When it was reported last.
+    pub(super) reported: Option<Instant>,
+    pause: Duration,
+}
+
+impl Failing {
+    /// Whether records that are old enough are given up.
+    pub(super) fn is_given_up(&self, give_up_after: Duration) -> bool {
+        self.operator_since.is_some_and(|since| since.elapsed() >= give_up_after)
+    }
+}
+
+/// The drain of one lane.
+#[derive(Debug)]
+pub(super) struct LaneDrain {
+    pub(super) lane: Arc<Lane>,
+    pub(super) phase: Phase,
+    /// Position of the last record that was read.
+    pub(super) after: i64,
+    /// Records that were added while it was being read.
+    pub(super) has_more: bool,
+    /// Whether a batch is being published.
+    pub(super) is_publishing: bool,
+    /// The batch after that one, and whether it was read when the lane was apart.
+    pub(super) ahead: Option<(Vec<Spooled>, bool)>,
+    /// Records that left the spool as far as the buses are concerned, and are still on the disk.
+    pub(super) unremoved: usize,
+    pub(super) failing: Option<Failing>,
+    /// Whether a record was not acknowledged in time since the lane was empty: its records get more time, apart from
+    /// those of other lanes.
+    is_slow: bool,
+    batch: usize,
+    /// Counts what makes an older read worthless.
+    pub(super) turn: u64,
+}
+
+impl LaneDrain {
+    pub(super) fn new(lane: Arc<Lane>) -> LaneDrain {
+        LaneDrain {
+            lane,
+            phase: Phase::Idle,
+            after: 0,
+            has_more: false,
+            is_publishing: false,
+            ahead: None,
+            unremoved: 0,
+            failing: None,
+            is_slow: false,
+            batch: BATCH.0,
+            turn: 0,
+        }
+    }
+
+    /// Whether its records are published apart from those of healthy lanes, with more time.
+    pub(super) fn is_apart(&self) -> bool {
+        self.is_slow || self.failing.is_some()
+    }
+
+    /// How many records to read next.
+    pub(super) fn wanted(&self) -> usize {
+        self.batch
+    }
+
+    /// Everything after a position is to be read again.
+    pub(super) fn reread(&mut self, after: i64) {
+        self.after = after;
+        self.ahead = None;
+        self.turn += 1;
+    }
+
+    /// All of a batch was acknowledged, or became dead letters. Returns the failure that is over.
+    pub(super) fn succeeded(&mut self, took: Duration) -> Option<Failing> {
+        self.lane.set_failing(false);
+        self.batch = if took > SLOW_BATCH { (self.batch / 2).max(1) } else { (self.batch * 2).min(BATCH.1) };
+        self.failing.take()
+    }
+
+    /// A record was not acknowledged; returns how long to wait. Old records that were given up make room for the next
+    /// ones at once.
+    pub(super) fn failed(&mut self, error: PublishError, has_given_up: bool) -> Duration {
+        self.lane.set_failing(true);
+        self.is_slow |= error.kind == crate::output::ErrorKind::TimedOut;
+        let class = error.kind.class();
+        let now = Instant::now();
+        let failing = self.failing.get_or_insert_with(|| Failing {
+            error: error.clone(),
+            since: now,
+            operator_since: None,
+            attempts: 0,
+            reported: None,
+            pause: PAUSE.0,
+        });
+        failing.error = error;
+        failing.attempts = failing.attempts.saturating_add(1);
+        failing.operator_since = match class {
+            ErrorClass::Operator => failing.operator_since.or(Some(now)),
+            ErrorClass::Transient | ErrorClass::Permanent => None,
+        };
+        if has_given_up {
+            self.batch = BATCH.0;
+            return Duration::ZERO;
+        }
+        self.batch = 1;
+        let pause = failing.pause;
+        failing.pause = (pause * 2).min(PAUSE.1);
+        let wait = jittered(pause);
+        // The report must not wait for the attempt after it.
+        let until_report = REPORTED_AFTER.saturating_sub(failing.since.elapsed());
+        if until_report.is_zero() { wait } else { wait.min(until_report) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::ErrorKind;
+
+    fn lane() -> LaneDrain {
+        LaneDrain::new(Arc::new(Lane::new("kafka", "media")))
+    }
+
+    fn error(kind: ErrorKind) -> PublishError {
+        PublishError::new(kind, "as the bus said")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_counts_operators_errors_alone() {
+        let hour = Duration::from_secs(3600);
+        let mut lane = lane();
+        let given_up = |lane: &LaneDrain| lane.failing.as_ref().is_some_and(|failing| failing.is_given_up(hour));
+        for interruption in [ErrorKind::TimedOut, ErrorKind::Unavailable, ErrorKind::QueueFull] {
+            lane.failed(error(ErrorKind::NoSuchDestination), false);
+            tokio::time::advance(hour - Duration::from_secs(1)).await;
+            lane.failed(error(ErrorKind::Unauthorized), false);
+            assert!(!given_up(&lane));
+            lane.failed(error(interruption), false);
+            tokio::time::advance(hour).await;
+            assert!(!given_up(&lane), "{interruption:?} resets the clock");
+        }
+        lane.failed(error(ErrorKind::Misconfigured), false);
+        tokio::time::advance(hour).await;
+        assert!(given_up(&lane));
+        assert!(lane.succeeded(Duration::ZERO).is_some());
+        assert!(lane.failing.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn retries_begin_within_a_second_and_back_off_to_half_a_minute() {
+        let mut lane = lane();
+        let mut waits = Vec::new();
+        for _ in 0..20 {
+            let wait = lane.failed(error(ErrorKind::NoSuchDestination), false);
+            tokio::time::advance(wait).await;
+            waits.push(wait);
+        }
+        assert!(waits[0] <= Duration::from_millis(100), "{waits:?}");
+        assert!(waits.iter().take_while(|wait| **wait <= Duration::from_secs(1)).count() >= 3, "{waits:?}");
+        assert!(waits.iter().all(|wait| *wait <= PAUSE.1), "{waits:?}");
+        assert!(waits[19] >= PAUSE.1 / 2, "{waits:?}");
+        // One of them ends when the failure is old enough to be reported.
+        let ends: Vec<Duration> = waits
+            .iter()
+            .scan(Duration::ZERO, |sum, wait| {
+                *sum += *wait;
+                Some(*sum)
+            })
+            .collect();
+        assert!(ends.contains(&REPORTED_AFTER), "{ends:?}");
+    }
+
+    #[test]
+    fn a_failure_shrinks_the_batch_and_success_enlarges_it_again() {
+        let mut lane = lane();
+        assert_eq!(lane.wanted(), BATCH.0);
+        for _ in 0..10 {
+            lane.succeeded(Duration::ZERO);
+        }
+        assert_eq!(lane.wanted(), BATCH.1);
+        lane.succeeded(Duration::from_secs(1));
+        assert_eq!(lane.wanted(), BATCH.1 / 2);
+        lane.failed(error(ErrorKind::TimedOut), false);
+        assert_eq!(lane.wanted(), 1);
+        assert!(lane.is_apart());
+        lane.succeeded(Duration::ZERO);
+        assert!(lane.is_apart(), "a slow lane stays apart until it is empty");
+    }
+}

@@ -1,0 +1,53 @@
+//! The file that says which lanes fail, and why: written by the bridge that runs, read by `spool status`.
+//!
+//! It is a report, not a part of the store: nothing is read from it but by people, and it may be missing or old.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// Name of the file.
+const FILE: &str = "failing-lanes.json";
+
+/// A lane whose last attempt failed.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct FailingLane {
+    /// Name of the output.
+    pub output: String,
+    /// The topic.
+    pub topic: String,
+    /// Records in the spool.
+    pub records: u64,
+    /// The first failure after the last success, in Unix seconds.
+    pub since: i64,
+    /// Attempts since then.
+    pub attempts: u32,
+    /// The kind of the error, a word of [`crate::output::ErrorKind`].
+    pub reason: String,
+    /// The words of the bus.
+    pub error: String,
+    /// What a person can do about it; empty if nothing.
+    pub remedy: String,
+}
+
+/// Replaces the file, or removes it when nothing fails.
+///
+/// # Errors
+/// The system's.
+pub fn write_failing_lanes(folder: &Path, lanes: &[FailingLane]) -> std::io::Result<()> {
+    let (path, unfinished) = (folder.join(FILE), folder.join(format!("{FILE}.unfinished")));
+    if lanes.is_empty() {
+        return std::fs::remove_file(path);
+    }
+    let _ = std::fs::remove_file(&unfinished);
+    let mut file = std::fs::File::create_new(&unfinished)?;
+    file.write_all(&serde_json::to_vec(lanes)?)?;
+    std::fs::rename(unfinished, path)
+}
+
+/// The lanes that failed when the file was written; none where there is no file.
+pub fn read_failing_lanes(folder: &Path) -> Vec<FailingLane> {
+    let read = std::fs::read(folder.join(FILE)).ok();
+    read.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+}
