@@ -19,9 +19,6 @@ use crate::store::{AWAITS_DEAD_LETTERS, DeadLetter, FailureKind, SpoolRecord, St
 /// Pause before a record is tried again inside the deadline: doubles up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
 
-/// How often a patient delivery looks whether the spool is empty.
-const LOOK: Duration = Duration::from_millis(100);
-
 /// How long after its receipt a callback waits for the store: IMS waits 3 s for an answer (Alibaba's page on IMS
 /// callbacks).
 pub(super) const STORE_ANSWERS: Duration = Duration::from_millis(2500);
@@ -135,7 +132,7 @@ impl Bridge {
             record: self.record(rules, event, destination),
         });
         let addressed: Vec<Addressed<'_>> = addressed.collect();
-        let pace = self.pace(callback, &addressed);
+        let pace = self.pace(callback);
         let deadline = pace.deadline();
         for index in &decision.taken_by {
             rules.route_matches[*index].inc();
@@ -184,20 +181,12 @@ impl Bridge {
         }
     }
 
-    /// How long a callback may take. One that its input keeps meanwhile waits for buses that are away, unless another
-    /// bus of its destinations is there: that one must not suffer, so that the spool takes what the others don't.
-    fn pace(&self, callback: &Callback, addressed: &[Addressed<'_>]) -> Pace {
-        let prompt = Pace::Prompt(callback.arrived + self.delivery.deadline);
-        let Some(patience) = callback.patience else { return prompt };
-        let is_free = |to: &&Addressed<'_>| {
-            let target = self.outputs.get(to.output);
-            target.is_some_and(|target| target.output.health().is_up() && !target.has_backlog(&to.record.topic))
-        };
-        let free = addressed.iter().filter(is_free).count();
-        if self.can_spool() && free > 0 && free < addressed.len() {
-            return prompt;
+    /// How long a callback may take. One that its input keeps meanwhile has more time, until all of it is used.
+    fn pace(&self, callback: &Callback) -> Pace {
+        match callback.patience {
+            None => Pace::Prompt(callback.arrived + self.delivery.deadline),
+            Some(patience) => Pace::Patient(callback.arrived + patience),
         }
-        Pace::Patient(callback.arrived + patience)
     }
 
     /// Publishes to all destinations at once and gives back those that failed.
@@ -232,9 +221,12 @@ impl Bridge {
     }
 
     /// Publishes to one destination, trying again inside the deadline while that can help. A prompt one does not wait
-    /// for an output that is down, nor for a topic that has older records in the spool: it queues up behind them. A
-    /// patient one waits for both, and has more time from its second attempt on: an output publishes what takes long
-    /// apart from the rest. Without a pace there was no room to try at all.
+    /// for an output that is down, nor for a topic that has older records in the spool: it queues up behind them.
+    ///
+    /// A patient one waits for its output. If there is a spool, it does so only while no output is up: what it waits
+    /// with, a place in its input, must not be missing to events for other outputs and topics. Without a spool it has
+    /// more time from its second attempt on; an output publishes what takes long apart from the rest. Without a pace
+    /// there was no room to try at all.
     pub(super) async fn publish(
         &self,
         route: &str,
@@ -249,21 +241,16 @@ impl Bridge {
         let Some(target) = self.outputs.get(output) else {
             return failed(record, 0, PublishError::new(ErrorKind::Misconfigured, "no such output"));
         };
-        let Some(pace) = pace else {
+        let Some(mut pace) = pace else {
             let error = PublishError::new(ErrorKind::QueueFull, "as many callbacks as may be in flight are in flight");
             return failed(record, 0, error);
         };
-        let deadline = pace.deadline();
         let mut pause = RETRY.0;
         let error = loop {
-            if let Pace::Patient(_) = pace {
-                tokio::select! {
-                    biased;
-                    () = target.wait_until_free(&record.topic) => {}
-                    () = tokio::time::sleep_until(deadline) => {}
-                    () = self.cancel_in_flight.cancelled() => {}
-                }
+            if let Pace::Patient(deadline) = pace {
+                pace = self.wait_patiently(target, deadline).await;
             }
+            let deadline = pace.deadline();
             if target.has_backlog(&record.topic) {
                 let error = PublishError::new(ErrorKind::Unavailable, "older events wait in the spool");
                 return failed(record, attempts, error);
@@ -296,6 +283,26 @@ impl Bridge {
             "not published"
         );
         failed(record, attempts, error)
+    }
+
+    /// Waits until an attempt makes sense; what it may take then.
+    async fn wait_patiently(&self, target: &Target, deadline: Instant) -> Pace {
+        let can_spool = self.can_spool();
+        let is_up = async {
+            if can_spool {
+                let up = self.outputs.values().map(|target| Box::pin(target.output.health().wait_until_up()));
+                futures_util::future::select_all(up).await;
+            } else {
+                target.output.health().wait_until_up().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = is_up => {}
+            () = tokio::time::sleep_until(deadline) => {}
+            () = self.cancel_in_flight.cancelled() => {}
+        }
+        if can_spool { Pace::Prompt(Instant::now() + self.delivery.deadline) } else { Pace::Patient(deadline) }
     }
 
     /// Keeps what is left of an event: all of it, or nothing. Order yields to loss: what the store cannot take is
@@ -473,17 +480,6 @@ impl Target {
     /// Whether records for a topic of it are in the spool.
     fn has_backlog(&self, topic: &str) -> bool {
         self.lanes.as_ref().is_some_and(|lanes| lanes.has_backlog(topic))
-    }
-
-    /// Waits until the output is up and nothing older waits for the topic.
-    async fn wait_until_free(&self, topic: &str) {
-        loop {
-            self.output.health().wait_until_up().await;
-            if !self.has_backlog(topic) {
-                return;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
     }
 
     /// Publishes once, and counts it.
