@@ -14,6 +14,7 @@ mod image;
 mod kafka;
 mod mns;
 mod nats;
+mod nats_output;
 mod normalize;
 mod shutdown;
 mod spool;

@@ -264,6 +264,14 @@ impl Nats {
         *self.process() = process;
     }
 
+    /// Restarts the server of [`Auth::Token`] with another token. Support's own client does not get in any more.
+    pub async fn restart_with_token(&self, token: &str) {
+        let file = self.folder.path().join("nats.conf");
+        let config = std::fs::read_to_string(&file).expect("written at the start");
+        std::fs::write(&file, config.replace(TOKEN, token)).expect("the temporary folder is writable");
+        self.restart().await;
+    }
+
     /// The server's log file.
     pub fn log_file(&self) -> PathBuf {
         self.process().log_file().to_owned()
