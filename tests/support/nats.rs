@@ -272,6 +272,15 @@ impl Nats {
         self.restart().await;
     }
 
+    /// Changes the server's configuration while it runs.
+    pub fn reload(&self, from: &str, to: &str) {
+        let file = self.folder.path().join("nats.conf");
+        let config = std::fs::read_to_string(&file).expect("written at the start");
+        assert!(config.contains(from), "{from} is not in {config}");
+        std::fs::write(&file, config.replace(from, to)).expect("the temporary folder is writable");
+        self.process().signal("HUP");
+    }
+
     /// The server's log file.
     pub fn log_file(&self) -> PathBuf {
         self.process().log_file().to_owned()

@@ -123,14 +123,14 @@ impl Events {
         self.changed.notified().await;
     }
 
-    /// Waits until the server says that a right is missing, and gives the sentence.
-    async fn refused(&self) -> String {
+    /// Waits until the server says that the right to ask JetStream, or to get its answers, is missing.
+    async fn refused(&self) -> PublishError {
         loop {
             self.refused.notified().await;
             let said = self.said();
-            let refusal = said.refusals.front().map(|(_, _, error)| error);
-            if let Some(error) = said.inbox.as_ref().or(refusal) {
-                return error.message.clone();
+            let of_the_api = said.refusals.iter().find(|(_, subject, _)| subject.starts_with("$JS."));
+            if let Some(error) = said.inbox.as_ref().or(of_the_api.map(|(_, _, error)| error)) {
+                return error.clone();
             }
         }
     }
@@ -154,11 +154,16 @@ enum Violation {
 impl Violation {
     /// Reads the words of a server: `Permissions Violation for Publish to "media.x"`.
     fn read(words: &str) -> Option<Violation> {
-        let (what, rest) = words.split_once('"')?;
-        let (subject, _) = rest.rsplit_once('"')?;
-        // `Subscription to "a" using queue "b"`
-        let subject = subject.split_once("\" using queue").map_or(subject, |(subject, _)| subject);
-        let subject = subject.replace("\\\"", "\"").replace("\\\\", "\\");
+        let (what, quoted) = words.split_once('"')?;
+        let mut subject = String::new();
+        let mut rest = quoted.chars();
+        loop {
+            match rest.next()? {
+                '"' => break,
+                '\\' => subject.push(rest.next()?),
+                other => subject.push(other),
+            }
+        }
         match what.trim_end().to_ascii_lowercase().strip_prefix("permissions violation for ")? {
             "publish to" => Some(Violation::Publish(subject)),
             "subscription to" | "publish with reply of" => Some(Violation::Inbox(subject)),
@@ -215,7 +220,7 @@ impl Link {
     ///
     /// # Errors
     /// A sentence with the remedy. A right that is missing is named as soon as the server says so.
-    pub(super) async fn verify(&self, settings: &NatsSettings) -> Result<Vec<String>, String> {
+    pub(super) async fn verify(&self, settings: &NatsSettings) -> Result<Vec<String>, PublishError> {
         if self.publisher.is_none() {
             return Ok(Vec::new());
         }
@@ -223,7 +228,9 @@ impl Link {
         context.set_timeout(ANSWER_TIMEOUT);
         tokio::select! {
             refusal = self.events.refused() => Err(refusal),
-            verified = stream::ensure(&context, settings.stream.as_ref()) => verified,
+            verified = stream::ensure(&context, settings.stream.as_ref()) => {
+                verified.map_err(|reason| PublishError::new(ErrorKind::Unavailable, reason))
+            }
         }
     }
 
@@ -302,6 +309,8 @@ mod tests {
                 Some(Violation::Inbox("a".to_owned())),
             ),
             ("Permissions Violation for Publish with Reply of \"_R\"", Some(Violation::Inbox("_R".to_owned()))),
+            ("Permissions Violation for Subscription to \"a\" (sid \"2\")", Some(Violation::Inbox("a".to_owned()))),
+            ("Permissions Violation for Publish to \"a", None),
             ("Authorization Violation", None),
             ("Unknown \"x\"", None),
         ] {

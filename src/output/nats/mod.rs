@@ -67,7 +67,7 @@ struct Shared {
     health: Health,
     link: RwLock<Option<Arc<Link>>>,
     /// Why it is down.
-    reason: Mutex<String>,
+    reason: Mutex<Option<PublishError>>,
 }
 
 impl Shared {
@@ -87,15 +87,18 @@ impl Shared {
         self.health.up();
     }
 
-    fn down(&self, reason: &str) {
-        reason.clone_into(&mut self.reason.lock().unwrap_or_else(PoisonError::into_inner));
-        self.health.down(reason);
+    fn down(&self, reason: PublishError) {
+        self.health.down(&reason.message);
+        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
     }
 
     fn not_connected(&self) -> PublishError {
-        let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
-        let reason = if reason.is_empty() { "no server has answered yet" } else { &reason };
-        PublishError::new(ErrorKind::Unavailable, format!("not connected: {reason}"))
+        let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (kind, message) = match reason {
+            Some(PublishError { kind, message }) => (kind, message),
+            None => (ErrorKind::Unavailable, "no server has answered yet".to_owned()),
+        };
+        PublishError::new(kind, format!("not connected: {message}"))
     }
 }
 

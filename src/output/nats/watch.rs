@@ -7,6 +7,8 @@
 //! - A stream that does not answer while the server does is not the output's fault: only its subjects fail.
 //! - A client that is not connected or gets no answer for ten seconds is replaced by a new one. So is one whose secret has
 //!   changed, as soon as the new secret works.
+//! - The user must have the right to get acknowledgements; if the server takes it away, the output is down until it is
+//!   given back.
 //! - JetStream and the stream must answer before the output is up for the first time. Later only the connection counts: a
 //!   cluster without a leader for its API still takes messages.
 
@@ -20,6 +22,7 @@ use tokio::time::Instant;
 use super::Shared;
 use super::config::{NatsSettings, PresentLogin};
 use super::link::{Link, PING_EVERY};
+use crate::output::{ErrorKind, PublishError};
 use crate::setting::jittered;
 use crate::telemetry::Seldom;
 
@@ -45,12 +48,12 @@ const REMIND: Duration = Duration::from_secs(60);
 /// Connects, and looks after the connection, for ever.
 pub(super) async fn watch(settings: NatsSettings, shared: Arc<Shared>) {
     let settings = Arc::new(settings);
-    let mut present: Option<Watched> = None;
-    let mut is_first = true;
+    // The connection that is used while a new secret is tried.
+    let mut old: Option<Watched> = None;
+    let mut has_to_verify = true;
     loop {
-        let (login, link) = match &mut present {
-            None => connect(&settings, &shared, is_first).await,
-            // While a new secret does not work, the connection of the old one is used.
+        let (login, link) = match &mut old {
+            None => connect(&settings, &shared, has_to_verify).await,
             Some(watched) => tokio::select! {
                 connected = connect(&settings, &shared, false) => connected,
                 () = watched.attend(&shared) => continue,
@@ -59,38 +62,35 @@ pub(super) async fn watch(settings: NatsSettings, shared: Arc<Shared>) {
         let link = Arc::new(link);
         shared.replace_link(Some(link.clone()));
         shared.up();
-        if !is_first {
+        if old.take().is_some() || !has_to_verify {
             tokio::spawn(verify_later(settings.clone(), link.clone()));
         }
-        is_first = false;
         let mut watched = Watched::new(link);
-        loop {
-            watched.pause(&shared).await;
-            watched.look(&shared);
-            if settings.login.present() != login {
+        match watched.attend_until(&shared, || settings.login.present() != login).await {
+            End::NewSecret => {
                 tracing::info!(output = settings.name, "the secret has changed; logging in with it");
-                present = Some(watched);
-                break;
+                has_to_verify = false;
+                old = Some(watched);
             }
-            if watched.is_given_up() {
-                tracing::info!(output = settings.name, "no server answered for a while; starting a new client");
+            End::GivenUp => {
+                tracing::info!(output = settings.name, "the connection is given up; starting a new client");
+                has_to_verify = watched.link.inbox_refusal().is_some();
                 shared.replace_link(None);
-                present = None;
-                break;
             }
         }
     }
 }
 
 /// Connects with the present secret, however long it takes.
-async fn connect(settings: &NatsSettings, shared: &Shared, is_first: bool) -> (PresentLogin, Link) {
+async fn connect(settings: &NatsSettings, shared: &Shared, has_to_verify: bool) -> (PresentLogin, Link) {
     let mut pause = RETRY.0;
     let throttle = Seldom::every(REMIND);
     loop {
         let login = settings.login.present();
-        match connect_once(settings, &login, is_first).await {
+        match connect_once(settings, &login, has_to_verify).await {
             Ok(link) => return (login, link),
-            Err(reason) if shared.has_link() => {
+            Err(error) if shared.has_link() => {
+                let reason = error.message;
                 if throttle.is_due(&reason) {
                     tracing::warn!(
                         output = settings.name,
@@ -99,16 +99,20 @@ async fn connect(settings: &NatsSettings, shared: &Shared, is_first: bool) -> (P
                     );
                 }
             }
-            Err(reason) => shared.down(&reason),
+            Err(error) => shared.down(error),
         }
         tokio::time::sleep(jittered(pause)).await;
         pause = (pause * 2).min(RETRY.1);
     }
 }
 
-async fn connect_once(settings: &NatsSettings, login: &PresentLogin, is_first: bool) -> Result<Link, String> {
-    let link = Link::connect(settings, login).await?;
-    if is_first {
+async fn connect_once(
+    settings: &NatsSettings,
+    login: &PresentLogin,
+    has_to_verify: bool,
+) -> Result<Link, PublishError> {
+    let link = Link::connect(settings, login).await.map_err(not_connected)?;
+    if has_to_verify {
         warn(settings, link.verify(settings).await?);
     }
     Ok(link)
@@ -118,7 +122,7 @@ async fn connect_once(settings: &NatsSettings, login: &PresentLogin, is_first: b
 async fn verify_later(settings: Arc<NatsSettings>, link: Arc<Link>) {
     match link.verify(&settings).await {
         Ok(warnings) => warn(&settings, warnings),
-        Err(reason) => warn(&settings, vec![reason]),
+        Err(error) => warn(&settings, vec![error.message]),
     }
 }
 
@@ -126,6 +130,16 @@ fn warn(settings: &NatsSettings, warnings: Vec<String>) {
     for warning in warnings {
         tracing::warn!(output = settings.name, warning, "the stream is not as configured");
     }
+}
+
+fn not_connected(reason: impl std::fmt::Display) -> PublishError {
+    PublishError::new(ErrorKind::Unavailable, reason)
+}
+
+/// Why a connection is not looked after any more.
+enum End {
+    NewSecret,
+    GivenUp,
 }
 
 /// A connection that is looked after.
@@ -152,7 +166,21 @@ impl Watched {
         }
     }
 
-    /// Looks after the connection until it has to be given up.
+    /// Looks after the connection until it is given up or the secret is another one.
+    async fn attend_until(&mut self, shared: &Shared, has_new_secret: impl Fn() -> bool) -> End {
+        loop {
+            self.pause(shared).await;
+            self.look(shared);
+            if has_new_secret() {
+                return End::NewSecret;
+            }
+            if self.is_given_up() {
+                return End::GivenUp;
+            }
+        }
+    }
+
+    /// Looks after the connection for ever.
     async fn attend(&mut self, shared: &Shared) {
         loop {
             self.pause(shared).await;
@@ -174,21 +202,24 @@ impl Watched {
         if self.link.client.connection_state() != State::Connected {
             let since = *self.not_connected_since.get_or_insert(now);
             let recently = since.checked_sub(LOOK_EVERY).unwrap_or(since);
-            shared.down(self.link.events.complaint_since(recently).as_deref().unwrap_or("disconnected"));
+            let complaint = self.link.events.complaint_since(recently);
+            shared.down(not_connected(complaint.as_deref().unwrap_or("disconnected")));
             return;
         }
         self.not_connected_since = None;
-        if self.silent < SILENCE {
+        if let Some(refusal) = self.link.inbox_refusal() {
+            shared.down(refusal);
+        } else if self.silent < SILENCE {
             shared.up();
         } else {
             // The library finds that too, within a second, and reconnects. Asking it to do so now would not help: it
             // takes the request from a queue that it does not read while a write is stuck.
-            shared.down("the server does not answer");
+            shared.down(not_connected("the server does not answer"));
         }
     }
 
     fn is_given_up(&self) -> bool {
         let is_not_connected = self.not_connected_since.is_some_and(|since| since.elapsed() >= REPLACE);
-        is_not_connected || self.silent >= REPLACE
+        is_not_connected || self.silent >= REPLACE || self.link.inbox_refusal().is_some()
     }
 }
