@@ -192,7 +192,7 @@ fn load_parts(layers: &[Layer], with_inputs: bool) -> Result<Loaded, Vec<ConfigE
                 let destinations = routes.iter().flat_map(destinations_of).chain(&dead_letters);
                 let topics = destinations.filter(|to| to.output == name).map(|to| &to.topic);
                 output_warnings.append(&mut nats.warnings(&name, topics));
-                nats.validate(&name).map(OutputSettings::Nats)
+                nats.validate(&name).map(|nats| OutputSettings::Nats(Box::new(nats)))
             }
             OutputConfig::Console(_) => Ok(OutputSettings::Console(name.clone())),
         };

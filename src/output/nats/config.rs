@@ -58,7 +58,7 @@ pub struct StreamConfig {
     /// How long it knows a repeat by its `Nats-Msg-Id`. Default: the server's, 2 minutes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duplicate_window: Option<Span>,
-    /// How long it keeps a message. Default: for ever.
+    /// How long it keeps a message. Default: forever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<Span>,
     /// How many bytes it holds before it takes no more. Default: no limit of its own.

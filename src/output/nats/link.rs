@@ -30,7 +30,7 @@ pub(super) const PING_EVERY: Duration = Duration::from_secs(1);
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
 /// After so many failed attempts in a row the library gives up. By then its client was replaced; without a bound the
-/// task of the old client would try for ever.
+/// task of the old client would try forever.
 const RECONNECTS: usize = 60;
 
 /// How many subjects are remembered that the user may not publish on.

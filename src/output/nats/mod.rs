@@ -1,17 +1,23 @@
 //! NATS, through async-nats.
 //!
-//! By JetStream a message is published when its stream acknowledges it. `Nats-Msg-Id` is derived from the event's source
-//! and id and from the subject, so that the stream drops a repeat within its duplicate window but keeps the same event on
-//! two subjects. For a dead letter it contains also why and where publishing failed: an event can have several. By core
-//! NATS a message is at most once, and only on demand: nobody acknowledges it.
+//! The contract:
+//! - **JetStream**: a message is published when its stream acknowledges it. `Nats-Msg-Id` is derived from the event's
+//!   source and id and from the subject, so that the stream drops a repeat within its duplicate window but keeps the
+//!   same event on two subjects. For a dead letter it also contains why and where publishing failed: an event can have
+//!   several.
+//! - **Core NATS**, only on demand: nobody acknowledges a message. It is delivered at most once.
+//! - A publish returns at its deadline at the latest. While the output is down it returns at once, with the reason.
+//! - What can pass without a change to the message is transient or the operator's. Only a message that is too large, or
+//!   refused for what it contains, is given up.
+//! - A right that is missing is named, with its subject.
 //!
 //! # Layout
 //!
-//! - [`config`]: settings and their checks
-//! - [`publisher`]: publishes to JetStream; [`slots`]: the messages that wait for an acknowledgement
-//! - [`errors`]: what each answer means
-//! - [`stream`]: creates the stream, or compares it with the configuration
-//! - [`link`]: one client and what its events said; [`watch`]: connects, and decides whether the output is up
+//! - `config`: settings and their checks
+//! - `publisher`: publishes to JetStream; `slots`: the messages that wait for an acknowledgement
+//! - `errors`: what each answer means
+//! - `stream`: creates the stream, or compares it with the configuration
+//! - `link`: one client and what its events said; `watch`: connects, and decides whether the output is up
 
 mod config;
 mod errors;

@@ -2,9 +2,10 @@
 //!
 //! This is one of the few places where our own code stands in for the library's, `jetstream::Context::send_publish`.
 //! Two reasons:
-//! - **CPU.** The library makes an inbox, a map entry, a permit and two timers for each message, and writes each message
-//!   by itself. Here one subscription takes all acknowledgements, a slot is found by its number, one task looks after
-//!   all deadlines, and messages that are queued at the same time share one write. A prototype used 0.73 times the CPU.
+//! - **CPU.** The library makes an inbox, a map entry, a permit and two timers for each message, and writes each
+//!   message by itself. Here one subscription takes all acknowledgements, a slot is found by its number, one task looks
+//!   after all deadlines, and messages that are queued at the same time share one write. A prototype used 0.73 times the
+//!   CPU.
 //! - **Memory.** The library keeps an entry for each request that is never answered. While acknowledgements are missing
 //!   it grows for as long as messages are published. Here the number of slots is bounded.
 //!

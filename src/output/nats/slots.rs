@@ -26,8 +26,8 @@ use crate::output::PublishError;
 /// share one look.
 pub(super) const SWEEP: Duration = Duration::from_millis(20);
 
-/// The low bits of a number are the place of its slot; the others count uses.
-const PLACE_BITS: u32 = 24;
+/// The low bits of a number are the place of its slot, the others count uses: 178 years at 50,000 messages per second.
+const PLACE_BITS: u32 = 16;
 
 type Outcome = Result<(), PublishError>;
 
@@ -108,7 +108,7 @@ impl State {
 impl Slots {
     /// No more than this many messages at a time.
     pub(super) fn new(capacity: usize) -> Slots {
-        debug_assert!(capacity < 1 << PLACE_BITS);
+        debug_assert!(capacity <= 1 << PLACE_BITS);
         Slots { state: Mutex::default(), room: Semaphore::new(capacity), queued: Notify::new(), sooner: Notify::new() }
     }
 
@@ -263,7 +263,7 @@ impl Slots {
         next
     }
 
-    /// Looks after the deadlines, for ever.
+    /// Looks after the deadlines, forever.
     pub(super) async fn sweep(&self) {
         loop {
             match self.end_due(Instant::now()) {

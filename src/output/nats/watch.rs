@@ -5,12 +5,12 @@
 //! - This task looks every second, at once when the client says that something changed, and at once when a publish got
 //!   no answer. It reads counters and the state of the client, so that nothing depends on one event that may be lost.
 //! - A stream that does not answer while the server does is not the output's fault: only its subjects fail.
-//! - A client that is not connected or gets no answer for ten seconds is replaced by a new one. So is one whose secret has
-//!   changed, as soon as the new secret works.
+//! - A client that is not connected or gets no answer for ten seconds is replaced by a new one. So is one whose secret
+//!   has changed, as soon as the new secret works.
 //! - The user must have the right to get acknowledgements; if the server takes it away, the output is down until it is
 //!   given back.
-//! - JetStream and the stream must answer before the output is up for the first time. Later only the connection counts: a
-//!   cluster without a leader for its API still takes messages.
+//! - JetStream and the stream must answer before the output is up for the first time. Later only the connection counts:
+//!   a cluster without a leader for its API still takes messages.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -45,7 +45,7 @@ const REPLACE: Duration = Duration::from_secs(10);
 /// How often the same failure of a new secret is logged.
 const REMIND: Duration = Duration::from_secs(60);
 
-/// Connects, and looks after the connection, for ever.
+/// Connects, and looks after the connection, forever.
 pub(super) async fn watch(settings: NatsSettings, shared: Arc<Shared>) {
     let settings = Arc::new(settings);
     // The connection that is used while a new secret is tried.
@@ -122,7 +122,10 @@ async fn connect_once(
 async fn verify_later(settings: Arc<NatsSettings>, link: Arc<Link>) {
     match link.verify(&settings).await {
         Ok(warnings) => warn(&settings, warnings),
-        Err(error) => warn(&settings, vec![error.message]),
+        Err(error) => {
+            let reason = error.message;
+            tracing::warn!(output = settings.name, reason, "the stream could not be checked after connecting again");
+        }
     }
 }
 
@@ -180,7 +183,7 @@ impl Watched {
         }
     }
 
-    /// Looks after the connection for ever.
+    /// Looks after the connection forever.
     async fn attend(&mut self, shared: &Shared) {
         loop {
             self.pause(shared).await;
