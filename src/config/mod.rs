@@ -20,7 +20,7 @@ use crate::input::http::HttpConfig;
 use crate::input::mns::MnsConfig;
 use crate::output::console::ConsoleConfig;
 use crate::output::kafka::KafkaConfig;
-use crate::output::nats::{NatsConfig, NatsDelivery};
+use crate::output::nats::NatsConfig;
 use crate::output::{self, check_topic};
 use crate::route::{Action, Destination, Filter, Route, Router, Template, nearest, parse_match};
 use crate::service::{InputSettings, OutputSettings, Settings};
@@ -192,18 +192,16 @@ fn load_parts(layers: &[Layer], with_inputs: bool) -> Result<Loaded, Vec<ConfigE
             Err(errors) => check.below(&format!("inputs.{name}"), errors),
         }
     }
-    let mut at_most_once = Vec::new();
+    let mut output_warnings = Vec::new();
     let mut output_settings = Vec::new();
     for (name, output) in outputs {
         let settings = match output {
             OutputConfig::Kafka(kafka) => kafka.validate(&name, deadline).map(OutputSettings::Kafka),
             OutputConfig::Nats(nats) => {
-                if nats.delivery == NatsDelivery::Core {
-                    at_most_once.push(format!(
-                        "output `{name}` delivers by core NATS, at most once: what was answered with 200 can be lost"
-                    ));
-                }
-                nats.validate(&name).map(OutputSettings::Nats)
+                let destinations = routes.iter().flat_map(destinations_of).chain(&dead_letters);
+                let topics = destinations.filter(|to| to.output == name).map(|to| &to.topic);
+                output_warnings.append(&mut nats.warnings(&name, topics));
+                nats.validate(&name).map(|nats| OutputSettings::Nats(Box::new(nats)))
             }
             OutputConfig::Console(_) => Ok(OutputSettings::Console(name.clone())),
         };
@@ -221,7 +219,7 @@ fn load_parts(layers: &[Layer], with_inputs: bool) -> Result<Loaded, Vec<ConfigE
         return Err(reader.into_errors());
     };
     let mut warnings = router.warnings(&catalogue, &type_prefix);
-    warnings.append(&mut at_most_once);
+    warnings.append(&mut output_warnings);
     warnings.extend(store.iter().flat_map(StoreSettings::warnings));
     let keeps_letters = store.is_some() || dead_letters.is_some();
     warnings.extend(leaves_unrouted(&router, keeps_letters));
@@ -357,6 +355,14 @@ fn differing(above: &str, one: &toml::Table, other: &toml::Table, keys: &mut Vec
             (one, other) if one == other => {}
             _ => keys.push(key),
         }
+    }
+}
+
+/// Where a route publishes to.
+fn destinations_of(route: &Route) -> &[Destination] {
+    match &route.action {
+        Action::To(destinations) => destinations,
+        Action::Drop | Action::DeadLetter => &[],
     }
 }
 

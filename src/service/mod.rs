@@ -76,7 +76,7 @@ pub enum OutputSettings {
     /// To Kafka.
     Kafka(KafkaSettings),
     /// To NATS.
-    Nats(NatsSettings),
+    Nats(Box<NatsSettings>),
     /// To standard output, under a name.
     Console(String),
 }
@@ -183,7 +183,7 @@ fn start_outputs(settings: Vec<OutputSettings>, metrics: &Metrics) -> Result<Vec
                 let key = format!("outputs.{}", kafka.name());
                 Arc::new(Kafka::start(kafka, metrics).map_err(|reason| StartError { key, reason })?)
             }
-            OutputSettings::Nats(nats) => Arc::new(Nats::start(nats, metrics)),
+            OutputSettings::Nats(nats) => Arc::new(Nats::start(*nats, metrics)),
             OutputSettings::Console(name) => Arc::new(Console::new(&name, metrics)),
         });
     }

@@ -133,8 +133,27 @@ pub(super) struct Change {
     pub(super) bytes: i64,
 }
 
-/// Changes by output and topic.
-pub(super) type Changes = FxHashMap<(String, String), Change>;
+/// Changes by output and by topic.
+#[derive(Debug, Default)]
+pub(super) struct Changes(FxHashMap<String, FxHashMap<String, Change>>);
+
+impl Changes {
+    /// Adds to the change of a lane.
+    pub(super) fn add(&mut self, output: &str, topic: &str, change: Change) {
+        // Looked for first: most records of a transaction are for the same lane, whose names are not copied then.
+        let Some(by_topic) = self.0.get_mut(output) else {
+            self.0.insert(output.to_owned(), FxHashMap::from_iter([(topic.to_owned(), change)]));
+            return;
+        };
+        match by_topic.get_mut(topic) {
+            Some(sum) => {
+                sum.records += change.records;
+                sum.bytes += change.bytes;
+            }
+            None => drop(by_topic.insert(topic.to_owned(), change)),
+        }
+    }
+}
 
 /// All lanes of a store.
 #[derive(Debug, Default)]
@@ -185,14 +204,17 @@ impl Lanes {
 
     /// What a transaction has changed.
     pub(super) fn change(&self, changes: &Changes) {
-        for ((output, topic), change) in changes {
-            self.of(output).with(output, topic, |lane| {
-                add(&lane.records, change.records);
-                add(&lane.bytes, change.bytes);
-                if change.records > 0 {
-                    self.announce(lane);
-                }
-            });
+        for (output, by_topic) in &changes.0 {
+            let lanes = self.of(output);
+            for (topic, change) in by_topic {
+                lanes.with(output, topic, |lane| {
+                    add(&lane.records, change.records);
+                    add(&lane.bytes, change.bytes);
+                    if change.records > 0 {
+                        self.announce(lane);
+                    }
+                });
+            }
         }
     }
 

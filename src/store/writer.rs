@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use super::database::{Database, FILE, Kept, PAGE_BYTES, Writing, inode};
 use super::error::{FailureKind, StoreError};
-use super::lane::Changes;
+use super::lane::{Change, Changes};
 use super::lock::FolderLock;
 use super::record::{Backlog, DeadLetter, SpoolRecord};
 use super::recover::{self, Cause};
@@ -131,9 +131,7 @@ impl Pending {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX) * records.signum();
         self.totals.records = self.totals.records.saturating_add_signed(records);
         self.totals.bytes = self.totals.bytes.saturating_add_signed(bytes);
-        let change = self.lanes.entry((output.to_owned(), topic.to_owned())).or_default();
-        change.records += records;
-        change.bytes += bytes;
+        self.lanes.add(output, topic, Change { records, bytes });
     }
 }
 

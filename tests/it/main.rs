@@ -15,6 +15,7 @@ mod kafka;
 mod lanes;
 mod mns;
 mod nats;
+mod nats_output;
 mod normalize;
 mod shutdown;
 mod spool;

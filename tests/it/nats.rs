@@ -126,7 +126,8 @@ async fn who_may_not_publish_is_told_so() {
     let stream = "\nstream = { name = 'ALL', subjects = ['secret.>'], create = true }";
     let bridge = TestBridge::start_connected(&configuration(nats.url(), &format!("{login}{stream}"), "secret.a")).await;
     let (_, detail) = bridge.post(callback("a")).await.problem();
-    assert_eq!(detail, "the event can't be published (unauthorized) and no dead letter was kept");
+    assert_eq!(detail, "1 of 1 destination did not acknowledge the event in time: nats");
+    assert!(bridge.metric(r#"apsara_bridge_publish_failures_total{kind="unauthorized",output="nats"}"#) >= 1.0);
     bridge.stop().await;
 }
 
@@ -143,7 +144,9 @@ async fn a_stream_that_is_not_there_is_told_and_waited_for() {
 
     let elsewhere = TestBridge::start_connected(&configuration(nats.url(), "", "no.stream.takes.this")).await;
     let (_, detail) = elsewhere.post(callback("a")).await.problem();
-    assert_eq!(detail, "the event can't be published (no_such_destination) and no dead letter was kept");
+    assert_eq!(detail, "1 of 1 destination did not acknowledge the event in time: nats");
+    let missing = r#"apsara_bridge_publish_failures_total{kind="no_such_destination",output="nats"}"#;
+    assert!(elsewhere.metric(missing) >= 1.0);
     elsewhere.stop().await;
 }
 

@@ -264,6 +264,23 @@ impl Nats {
         *self.process() = process;
     }
 
+    /// Restarts the server of [`Auth::Token`] with another token. Support's own client does not get in any more.
+    pub async fn restart_with_token(&self, token: &str) {
+        let file = self.folder.path().join("nats.conf");
+        let config = std::fs::read_to_string(&file).expect("written at the start");
+        std::fs::write(&file, config.replace(TOKEN, token)).expect("the temporary folder is writable");
+        self.restart().await;
+    }
+
+    /// Changes the server's configuration while it runs.
+    pub fn reload(&self, from: &str, to: &str) {
+        let file = self.folder.path().join("nats.conf");
+        let config = std::fs::read_to_string(&file).expect("written at the start");
+        assert!(config.contains(from), "{from} is not in {config}");
+        std::fs::write(&file, config.replace(from, to)).expect("the temporary folder is writable");
+        self.process().signal("HUP");
+    }
+
     /// The server's log file.
     pub fn log_file(&self) -> PathBuf {
         self.process().log_file().to_owned()

@@ -1,0 +1,202 @@
+//! NATS, through async-nats.
+//!
+//! The contract:
+//! - **JetStream**: a message is published when its stream acknowledges it. `Nats-Msg-Id` is derived from the event's
+//!   source and id and from the subject, so that the stream drops a repeat within its duplicate window but keeps the
+//!   same event on two subjects. For a dead letter it also contains why and where publishing failed: an event can have
+//!   several.
+//! - **Core NATS**, only on demand: nobody acknowledges a message. It is delivered at most once.
+//! - A publish returns at its deadline at the latest. While the output is down it returns at once, with the reason.
+//! - What can pass without a change to the message is transient or the operator's. Only a message that is too large, or
+//!   refused for what it contains, is given up.
+//! - A right that is missing is named, with its subject.
+//!
+//! # Layout
+//!
+//! - `config`: settings and their checks
+//! - `publisher`: publishes to JetStream; `slots`: the messages that wait for an acknowledgement
+//! - `errors`: what each answer means
+//! - `stream`: creates the stream, or compares it with the configuration
+//! - `link`: one client and what its events said; `watch`: connects, and decides whether the output is up
+
+mod config;
+mod errors;
+mod link;
+mod publisher;
+mod slots;
+mod stream;
+mod watch;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use async_nats::{HeaderMap, HeaderName, Subject};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+use super::{ErrorKind, Health, Output, PublishError, Record};
+use crate::event::{DLQDESTINATION, DLQREASON, Event, ID, Mode, SOURCE, nats};
+use crate::telemetry::metrics::Metrics;
+
+pub(super) use config::check_topic;
+pub use config::{NatsConfig, NatsDelivery, NatsSettings, StreamConfig, StreamStorage, TlsConfig};
+use link::Link;
+
+/// The header by which a stream knows a repeat.
+const MESSAGE_ID: HeaderName = HeaderName::from_static("Nats-Msg-Id");
+
+/// Publishes to NATS. Dropping it ends its connection.
+pub struct Nats {
+    name: String,
+    mode: Mode,
+    shared: Arc<Shared>,
+    watch: tokio::task::JoinHandle<()>,
+}
+
+impl fmt::Debug for Nats {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Nats").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        self.shared.health.close();
+        self.watch.abort();
+    }
+}
+
+/// What the output and the task that watches it share.
+#[derive(Debug)]
+struct Shared {
+    health: Health,
+    link: RwLock<Option<Arc<Link>>>,
+    /// Why it is down.
+    reason: Mutex<Option<PublishError>>,
+}
+
+impl Shared {
+    fn link(&self) -> Option<Arc<Link>> {
+        self.link.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn has_link(&self) -> bool {
+        self.link.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn replace_link(&self, link: Option<Arc<Link>>) {
+        *self.link.write().unwrap_or_else(PoisonError::into_inner) = link;
+    }
+
+    fn up(&self) {
+        self.health.up();
+    }
+
+    fn down(&self, reason: PublishError) {
+        self.health.down(&reason.message);
+        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+    }
+
+    fn not_connected(&self) -> PublishError {
+        let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (kind, message) = match reason {
+            Some(PublishError { kind, message }) => (kind, message),
+            None => (ErrorKind::Unavailable, "no server has answered yet".to_owned()),
+        };
+        PublishError::new(kind, format!("not connected: {message}"))
+    }
+}
+
+impl Nats {
+    /// Starts to connect, in the background.
+    pub fn start(settings: NatsSettings, metrics: &Metrics) -> Nats {
+        let shared = Arc::new(Shared {
+            health: Health::new(&settings.name, metrics),
+            link: RwLock::new(None),
+            reason: Mutex::default(),
+        });
+        let (name, mode) = (settings.name.clone(), settings.mode);
+        let watch = tokio::spawn(watch::watch(settings, shared.clone()));
+        Nats { name, mode, shared, watch }
+    }
+
+    async fn send(&self, link: &Link, record: &Record, deadline: Instant) -> Result<(), PublishError> {
+        let mode = record.mode.unwrap_or(self.mode);
+        let mut headers = HeaderMap::new();
+        for (name, value) in nats::headers(&record.event, mode) {
+            headers.insert(HeaderName::from_static(name), value.as_ref());
+        }
+        let payload = nats::payload(&record.event, mode);
+        let subject = Subject::from(record.topic.as_str());
+        let Some(publisher) = &link.publisher else {
+            return send_core(link, subject, headers, payload, deadline).await;
+        };
+        if let Some(refusal) = link.inbox_refusal() {
+            return Err(refusal);
+        }
+        headers.insert(MESSAGE_ID, message_id(&record.event, &record.topic));
+        publisher.publish(subject, headers, payload, deadline).await
+    }
+}
+
+/// Core NATS: sent is all that can be known.
+async fn send_core(
+    link: &Link,
+    subject: Subject,
+    headers: HeaderMap,
+    payload: Bytes,
+    deadline: Instant,
+) -> Result<(), PublishError> {
+    let sent = async {
+        link.client.publish_with_headers(subject, headers, payload).await.map_err(|error| errors::not_sent(&error))?;
+        link.client.flush().await.map_err(|error| PublishError::new(ErrorKind::Unavailable, error))
+    };
+    let late = |_| Err(PublishError::new(ErrorKind::TimedOut, "not written before the deadline"));
+    tokio::time::timeout_at(deadline, sent).await.unwrap_or_else(late)
+}
+
+/// The id by which a stream knows a repeat. Two dead letters of one event have different ones.
+pub fn message_id(event: &Event, subject: &str) -> String {
+    let part = |attribute| event.get(attribute).unwrap_or_default();
+    let mut id = format!("{}|{}|{subject}", part(&SOURCE), part(&ID));
+    for attribute in [&DLQREASON, &DLQDESTINATION] {
+        if let Some(value) = event.get(attribute) {
+            id.push('|');
+            id.push_str(value);
+        }
+    }
+    nats::percent_encode(&id).into_owned()
+}
+
+impl Output for Nats {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn publish<'a>(&'a self, record: &'a Record, deadline: Instant) -> BoxFuture<'a, Result<(), PublishError>> {
+        Box::pin(async move {
+            let started = Instant::now();
+            // A message handed to a client without a connection would wait in its queue, past any deadline.
+            let Some(link) = self.shared.link().filter(|_| self.shared.health.is_up()) else {
+                return Err(self.shared.not_connected());
+            };
+            let error = match self.send(&link, record, deadline).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            if !matches!(error.kind, ErrorKind::TimedOut | ErrorKind::Unavailable) {
+                return Err(error);
+            }
+            if let Some(refusal) = link.refusal_since(started, &record.topic) {
+                return Err(refusal);
+            }
+            self.shared.health.suspect();
+            Err(error)
+        })
+    }
+
+    fn health(&self) -> &Health {
+        &self.shared.health
+    }
+}

@@ -1,0 +1,225 @@
+//! The stream that messages should end in: created as configured, or compared with the configuration.
+//!
+//! An existing stream is never changed: somebody may have tuned it. What protects less than configured, or can lose
+//! messages that nobody has read, gives one sentence each.
+
+use std::time::Duration;
+
+use async_nats::jetstream::context::{CreateStreamError, GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
+use async_nats::jetstream::{Context, ErrorCode};
+
+use super::config::{StreamConfig, StreamStorage, covers};
+use crate::setting::{Size, Span};
+
+/// Makes sure that JetStream answers, and that the stream is there if one is named. Gives back warnings.
+///
+/// # Errors
+/// A sentence with the remedy.
+pub(super) async fn ensure(context: &Context, wanted: Option<&StreamConfig>) -> Result<Vec<String>, String> {
+    let Some(wanted) = wanted else {
+        return match context.query_account().await {
+            Ok(_) => Ok(Vec::new()),
+            Err(error) => Err(format!("JetStream doesn't answer: {error}")),
+        };
+    };
+    let name = &wanted.name;
+    match context.get_stream(name).await {
+        Ok(stream) => Ok(warnings(wanted, &stream.cached_info().config)),
+        Err(error) if is_missing(&error) && wanted.create => {
+            let created = context.create_stream(settings(wanted)).await;
+            let created =
+                created.map_err(|error| format!("stream `{name}` can't be created: {}", create_error(&error)))?;
+            tracing::info!(stream = name, "stream created");
+            Ok(warnings(wanted, &created.cached_info().config))
+        }
+        Err(error) if is_missing(&error) => {
+            Err(format!("stream `{name}` is not there; create it, or set `stream.create = true`"))
+        }
+        Err(error) => Err(format!("JetStream doesn't say whether stream `{name}` is there: {}", get_error(&error))),
+    }
+}
+
+fn is_missing(error: &GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// The error with its cause, which alone says what happened.
+fn get_error(error: &GetStreamError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => cause.to_string(),
+        None => error.to_string(),
+    }
+}
+
+fn create_error(error: &CreateStreamError) -> String {
+    error.to_string()
+}
+
+/// The settings of a stream that is created here. Where a limit is set, a full stream refuses new messages: they wait
+/// in the spool, and nothing unread is deleted.
+fn settings(wanted: &StreamConfig) -> Config {
+    Config {
+        name: wanted.name.clone(),
+        subjects: wanted.subjects.clone(),
+        num_replicas: wanted.replicas.unwrap_or(1),
+        storage: match wanted.storage {
+            StreamStorage::File => StorageType::File,
+            StreamStorage::Memory => StorageType::Memory,
+        },
+        // Zero means the server's own default, which is no longer than max_age.
+        duplicate_window: wanted.duplicate_window.map_or(Duration::ZERO, |window| window.0),
+        max_age: wanted.max_age.map_or(Duration::ZERO, |age| age.0),
+        max_bytes: wanted.max_bytes.map_or(-1, |bytes| i64::try_from(bytes.0).unwrap_or(i64::MAX)),
+        discard: if wanted.max_bytes.is_some() { DiscardPolicy::New } else { DiscardPolicy::Old },
+        ..Config::default()
+    }
+}
+
+/// What of an existing stream protects less than configured, a sentence each.
+fn warnings(wanted: &StreamConfig, found: &Config) -> Vec<String> {
+    let mut sentences = Vec::new();
+    let replicas = wanted.replicas.unwrap_or(1);
+    if found.num_replicas < replicas {
+        sentences.push(format!("has {} replicas, configured are {replicas}", found.num_replicas));
+    }
+    if wanted.storage == StreamStorage::File && found.storage == StorageType::Memory {
+        sentences.push("keeps its messages in memory only: a restart of its servers loses them".to_owned());
+    }
+    if let Some(window) = wanted.duplicate_window.filter(|window| found.duplicate_window < window.0) {
+        let found = Span(found.duplicate_window);
+        sentences.push(format!(
+            "has a duplicate window of {found}, configured are {window}: later repeats are stored twice"
+        ));
+    }
+    if let Some(age) = wanted.max_age.filter(|age| !found.max_age.is_zero() && found.max_age < age.0) {
+        sentences.push(format!("deletes messages after {}, configured are {age}", Span(found.max_age)));
+    }
+    let max_bytes = u64::try_from(found.max_bytes).ok().filter(|bytes| *bytes > 0).map(Size);
+    if let (Some(bytes), Some(found)) = (wanted.max_bytes, max_bytes)
+        && found < bytes
+    {
+        sentences.push(format!("holds at most {found}, configured are {bytes}"));
+    }
+    sentences.extend(losing(found));
+    sentences.extend(subjects(wanted, found));
+    sentences.into_iter().map(|sentence| format!("stream `{}` {sentence}", found.name)).collect()
+}
+
+/// How a stream can lose messages or take none, whatever is configured.
+fn losing(found: &Config) -> Vec<String> {
+    let mut sentences = Vec::new();
+    let has_limit = found.max_bytes > 0 || found.max_messages > 0 || found.max_messages_per_subject > 0;
+    if found.discard == DiscardPolicy::Old && has_limit {
+        sentences.push(
+            "deletes its oldest messages when it is full, also unread ones (discard old); discard new keeps them"
+                .to_owned(),
+        );
+    }
+    if found.retention == RetentionPolicy::Interest {
+        sentences.push("deletes messages at once that no consumer wants (retention interest)".to_owned());
+    }
+    if found.no_ack {
+        sentences.push("acknowledges nothing (no_ack): every publish times out".to_owned());
+    }
+    if found.sealed {
+        sentences.push("is sealed: it takes no messages".to_owned());
+    }
+    if found.mirror.is_some() {
+        sentences.push("is a mirror: it takes no messages of publishers".to_owned());
+    }
+    if found.persist_mode == Some(PersistenceMode::Async) {
+        sentences.push("acknowledges messages before they are stored (persist_mode async)".to_owned());
+    }
+    sentences
+}
+
+/// How the subjects differ from those that are configured.
+fn subjects(wanted: &StreamConfig, found: &Config) -> Vec<String> {
+    let outside = |subjects: &[String], of: &[String]| -> Vec<String> {
+        let is_outside = |subject: &&String| !of.iter().any(|outer| covers(outer, subject));
+        subjects.iter().filter(is_outside).map(|subject| format!("`{subject}`")).collect()
+    };
+    let mut sentences = Vec::new();
+    if wanted.subjects.is_empty() {
+        return sentences;
+    }
+    let missing = outside(&wanted.subjects, &found.subjects);
+    if !missing.is_empty() {
+        let taken = if found.subjects.is_empty() { "none".to_owned() } else { found.subjects.join(", ") };
+        sentences.push(format!("does not take {}, which is configured; it takes {taken}", missing.join(", ")));
+    }
+    let more = outside(&found.subjects, &wanted.subjects);
+    if !more.is_empty() {
+        sentences.push(format!("also takes {}, which is not configured", more.join(", ")));
+    }
+    sentences
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(text: &str) -> StreamConfig {
+        toml::from_str(&format!("name = 'S'\n{text}")).expect("valid")
+    }
+
+    #[test]
+    fn a_stream_as_configured_gives_no_warning() {
+        for text in [
+            "subjects = ['a.>']",
+            "subjects = ['a.>']\nreplicas = 3\nduplicate_window = '1h'\nmax_age = '7d'\nmax_bytes = '10GiB'",
+            "subjects = ['a.>']\nstorage = 'memory'",
+        ] {
+            let wanted = wanted(text);
+            assert_eq!(warnings(&wanted, &settings(&wanted)), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn a_limit_of_bytes_refuses_new_messages() {
+        let limited = settings(&wanted("max_bytes = '1MiB'"));
+        assert_eq!((limited.discard, limited.max_bytes), (DiscardPolicy::New, 1 << 20));
+        assert_eq!(limited.num_replicas, 1);
+    }
+
+    #[test]
+    fn each_weakness_is_a_sentence() {
+        let wanted = wanted(
+            "subjects = ['a.>', 'b']\nreplicas = 3\nduplicate_window = '10m'\nmax_age = '1h'\nmax_bytes = '2MiB'",
+        );
+        let found = Config {
+            name: "S".to_owned(),
+            subjects: vec!["a.*".to_owned(), "b".to_owned(), "c".to_owned()],
+            num_replicas: 1,
+            storage: StorageType::Memory,
+            duplicate_window: Duration::from_secs(120),
+            max_age: Duration::from_secs(60),
+            max_bytes: 1 << 20,
+            discard: DiscardPolicy::Old,
+            retention: RetentionPolicy::Interest,
+            no_ack: true,
+            sealed: true,
+            persist_mode: Some(PersistenceMode::Async),
+            ..Config::default()
+        };
+        assert_eq!(
+            warnings(&wanted, &found),
+            [
+                "stream `S` has 1 replicas, configured are 3",
+                "stream `S` keeps its messages in memory only: a restart of its servers loses them",
+                "stream `S` has a duplicate window of 2m, configured are 10m: later repeats are stored twice",
+                "stream `S` deletes messages after 1m, configured are 1h",
+                "stream `S` holds at most 1MiB, configured are 2MiB",
+                "stream `S` deletes its oldest messages when it is full, also unread ones (discard old); discard new keeps \
+                 them",
+                "stream `S` deletes messages at once that no consumer wants (retention interest)",
+                "stream `S` acknowledges nothing (no_ack): every publish times out",
+                "stream `S` is sealed: it takes no messages",
+                "stream `S` acknowledges messages before they are stored (persist_mode async)",
+                "stream `S` does not take `a.>`, which is configured; it takes a.*, b, c",
+                "stream `S` also takes `c`, which is not configured",
+            ]
+        );
+    }
+}

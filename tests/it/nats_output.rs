@@ -1,0 +1,495 @@
+//! The NATS output by itself, against a real server: deadlines, lost connections, missing rights, streams.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use apsara_bridge::event::{DLQDESTINATION, DLQREASON, Event, ID, Mode, SOURCE};
+use apsara_bridge::output::nats::{Nats as NatsOutput, NatsConfig};
+use apsara_bridge::output::{ErrorKind, Output, PublishError, Record};
+use apsara_bridge::telemetry::metrics::Metrics;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::support::bridge::{TestBridge, callback, http_input};
+use crate::support::eventually;
+use crate::support::nats::{Auth, Nats, NatsOptions, TOKEN, Tls};
+use crate::support::process::Process;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A server that stopped answering is known to be down after 2 to 3 seconds; the rest is for a busy machine.
+const FOUND: Duration = Duration::from_secs(6);
+
+fn start(url: &str, more: &str) -> Arc<NatsOutput> {
+    let config: NatsConfig = toml::from_str(&format!("servers = ['{url}']\n{more}")).expect("valid");
+    let settings = config.validate("nats").expect("valid");
+    Arc::new(NatsOutput::start(settings, &Metrics::new()))
+}
+
+async fn up(output: &NatsOutput) {
+    tokio::time::timeout(SOON, output.health().wait_until_up()).await.expect("the output connects");
+}
+
+async fn down(output: &NatsOutput) {
+    eventually("the output is down", FOUND, async || (!output.health().is_up()).then_some(())).await;
+}
+
+fn record(id: &str, topic: &str) -> Record {
+    let mut event = Event::new("{}");
+    event.set(&SOURCE, "tests");
+    event.set(&ID, id);
+    Record { event: Arc::new(event), topic: topic.to_owned(), key: None, mode: Some(Mode::Structured) }
+}
+
+/// A record whose data has so many bytes.
+fn large(id: &str, topic: &str, bytes: usize) -> Record {
+    let record = record(id, topic);
+    let mut event = Event::new(format!("\"{}\"", "x".repeat(bytes)));
+    event.set(&SOURCE, "tests");
+    event.set(&ID, id);
+    Record { event: Arc::new(event), ..record }
+}
+
+async fn publish(output: &NatsOutput, id: &str, topic: &str, within: Duration) -> Result<(), PublishError> {
+    output.publish(&record(id, topic), Instant::now() + within).await
+}
+
+/// The error of an output that does not get connected, once it contains some words.
+async fn not_connected(output: &NatsOutput, words: &str) -> PublishError {
+    eventually(words, SOON, async || {
+        let error = publish(output, "x", "x", Duration::from_secs(1)).await.expect_err("not connected");
+        error.message.contains(words).then_some(error)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_is_kept_by_each_publish_while_nothing_answers() {
+    let nats = Nats::start(NatsOptions::default()).await;
+    let output = start(nats.url(), "stream = { name = 'S', subjects = ['s.>'], create = true }");
+    up(&output).await;
+    nats.stop();
+    let mut publishes = JoinSet::new();
+    for (number, millis) in [300, 310, 500, 700, 900, 305].into_iter().cycle().take(600).enumerate() {
+        let output = output.clone();
+        publishes.spawn(async move {
+            let deadline = Instant::now() + Duration::from_millis(millis);
+            let result = output.publish(&record(&number.to_string(), "s.a"), deadline).await;
+            (result, Instant::now().checked_duration_since(deadline))
+        });
+    }
+    while let Some(done) = publishes.join_next().await {
+        let (result, late) = done.expect("no panic");
+        assert_eq!(result.map_err(|error| error.kind), Err(ErrorKind::TimedOut));
+        let late = late.expect("not before its deadline");
+        assert!(late < Duration::from_millis(200), "{late:?} late");
+    }
+    nats.cont();
+    up(&output).await;
+    // The messages that were on their way may arrive late, but each only once.
+    publish(&output, "last", "s.a", SOON).await.expect("taken");
+    let found = nats.messages("S", 1, SOON).await;
+    let mut ids: Vec<_> = found.iter().filter_map(|message| message.header("Nats-Msg-Id")).collect();
+    let count = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), count);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_server_is_found_with_and_without_traffic_and_used_again_when_thawed() {
+    let nats = Nats::start(NatsOptions::default()).await;
+    let output = start(nats.url(), "stream = { name = 'S', subjects = ['s'], create = true }");
+    for has_traffic in [true, false] {
+        up(&output).await;
+        publish(&output, "before", "s", SOON).await.expect("taken");
+        nats.stop();
+        let frozen = Instant::now();
+        while has_traffic && output.health().is_up() {
+            assert!(frozen.elapsed() < FOUND, "still up");
+            let _ = publish(&output, "during", "s", Duration::from_millis(200)).await;
+        }
+        down(&output).await;
+        // Known to be down: nobody waits.
+        let asked = Instant::now();
+        let error = publish(&output, "down", "s", SOON).await.expect_err("down");
+        assert_eq!(error.kind, ErrorKind::Unavailable);
+        assert!(asked.elapsed() < Duration::from_secs(1));
+        nats.cont();
+    }
+    up(&output).await;
+    publish(&output, "after", "s", SOON).await.expect("taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_over_a_connection_that_is_lost_is_answered_at_once() {
+    let nats = Nats::start(NatsOptions::default()).await;
+    let output = start(nats.url(), "stream = { name = 'S', subjects = ['s'], create = true }");
+    up(&output).await;
+    nats.stop();
+    let sent = tokio::spawn({
+        let output = output.clone();
+        async move { publish(&output, "a", "s", Duration::from_secs(60)).await }
+    });
+    tokio::task::yield_now().await;
+    nats.kill();
+    let error = tokio::time::timeout(FOUND, sent).await.expect("long before the deadline").expect("no panic");
+    assert_eq!(error.map_err(|error| error.kind), Err(ErrorKind::Unavailable));
+    down(&output).await;
+    // Until the client is replaced: the library's own words are shorter.
+    not_connected(&output, "Connection refused").await;
+    nats.restart().await;
+    up(&output).await;
+    publish(&output, "a", "s", SOON).await.expect("taken");
+    assert_eq!(nats.messages("S", 1, SOON).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_silent_does_not_take_the_output_down() {
+    let nats = Nats::start(NatsOptions::default()).await;
+    let silent =
+        Config { name: "SILENT".to_owned(), subjects: vec!["silent".to_owned()], no_ack: true, ..Default::default() };
+    nats.jetstream().await.create_stream(silent).await.expect("created");
+    let output = start(nats.url(), "stream = { name = 'S', subjects = ['s'], create = true }");
+    up(&output).await;
+    let until = Instant::now() + Duration::from_secs(5);
+    let mut round = 0;
+    while Instant::now() < until {
+        round += 1;
+        let mut publishes = JoinSet::new();
+        for number in 0..500 {
+            let output = output.clone();
+            let id = format!("{round}-{number}");
+            publishes.spawn(async move { publish(&output, &id, "silent", Duration::from_millis(500)).await });
+        }
+        publish(&output, &round.to_string(), "s", SOON).await.expect("the other stream takes messages");
+        while let Some(result) = publishes.join_next().await {
+            assert_eq!(result.expect("no panic").map_err(|error| error.kind), Err(ErrorKind::TimedOut));
+        }
+        assert!(output.health().is_up());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subject_without_a_stream_works_as_soon_as_there_is_one() {
+    let nats = Nats::start(NatsOptions::default()).await;
+    let output = start(nats.url(), "");
+    up(&output).await;
+    let error = publish(&output, "a", "later.x", SOON).await.expect_err("no stream");
+    assert_eq!(error.kind, ErrorKind::NoSuchDestination);
+    assert!(error.message.starts_with("no stream takes subject \"later.x\": create one"), "{error}");
+    let stream = nats.create_stream("LATER", &["later.>"]).await;
+    publish(&output, "a", "later.x", SOON).await.expect("taken");
+    publish(&output, "a", "later.x", SOON).await.expect("a repeat is success");
+    assert_eq!(nats.messages("LATER", 1, SOON).await.len(), 1);
+    nats.jetstream().await.delete_stream(&stream.cached_info().config.name).await.expect("deleted");
+    let error = publish(&output, "b", "later.x", SOON).await.expect_err("no stream");
+    assert_eq!(error.kind, ErrorKind::NoSuchDestination);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_else_who_answers_is_not_taken_for_a_stream() {
+    use futures_util::StreamExt as _;
+    let nats = Nats::start(NatsOptions::default()).await;
+    let client = nats.client().await;
+    let mut requests = client.subscribe("answered.>").await.expect("subscribed");
+    client.flush().await.expect("flushed");
+    tokio::spawn(async move {
+        while let Some(request) = requests.next().await {
+            let _ = client.publish(request.reply.expect("a subject for the answer"), "+OK".into()).await;
+        }
+    });
+    let output = start(nats.url(), "");
+    up(&output).await;
+    let error = publish(&output, "a", "answered.a", Duration::from_secs(1)).await.expect_err("no stream");
+    assert_eq!(error.kind, ErrorKind::Misconfigured);
+    nats.create_stream("ANSWERED", &["answered.b"]).await;
+    publish(&output, "a", "answered.b", SOON).await.expect("the stream's answer counts");
+}
+
+fn user(permissions: &str) -> NatsOptions {
+    let config =
+        format!("authorization {{ users = [ {{ user: u, password: p, permissions: {{ {permissions} }} }} ] }}");
+    NatsOptions { config, ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_right_is_named_at_once() {
+    const LOGIN: &str = "user = 'u'\npassword = 'p'";
+    // Publishing, with the rights that the documentation names.
+    let nats = Nats::start(user(
+        "publish: ['$JS.API.STREAM.INFO.S', '$JS.API.STREAM.CREATE.S', 's.may'], subscribe: ['_INBOX.>']",
+    ))
+    .await;
+    let output = start(nats.url(), &format!("{LOGIN}\nstream = {{ name = 'S', subjects = ['s.>'], create = true }}"));
+    up(&output).await;
+    publish(&output, "a", "s.may", SOON).await.expect("taken");
+    let asked = Instant::now();
+    let error = publish(&output, "a", "s.may_not", SOON).await.expect_err("refused");
+    assert_eq!(error.kind, ErrorKind::Unauthorized);
+    assert!(
+        error.message.starts_with("the NATS user may not publish on \"s.may_not\": give it the permission"),
+        "{error}"
+    );
+    assert!(asked.elapsed() < Duration::from_secs(5), "at once");
+    assert!(output.health().is_up());
+
+    // Answers.
+    let nats = Nats::start(user("publish: '>', subscribe: { deny: ['_INBOX.>'] }")).await;
+    let output = start(nats.url(), LOGIN);
+    let error =
+        not_connected(&output, "give it the permission to subscribe to \"_INBOX.>\", or set `inbox_prefix`").await;
+    assert_eq!(error.kind, ErrorKind::Unauthorized);
+    let output = start(nats.url(), &format!("{LOGIN}\ninbox_prefix = '_MINE.bridge'"));
+    up(&output).await;
+
+    // Questions about the stream.
+    let nats = Nats::start(user("publish: ['s'], subscribe: ['_INBOX.>']")).await;
+    let output = start(nats.url(), LOGIN);
+    not_connected(&output, "the NATS user may not publish on \"$JS.API.INFO\"").await;
+    let output = start(nats.url(), &format!("{LOGIN}\nstream.name = 'S'"));
+    not_connected(&output, "the NATS user may not publish on \"$JS.API.STREAM.INFO.S\"").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_taken_away_and_given_back() {
+    let nats = Nats::start(user("publish: '>', subscribe: ['_INBOX.>']")).await;
+    let output =
+        start(nats.url(), "user = 'u'\npassword = 'p'\nstream = { name = 'S', subjects = ['s'], create = true }");
+    up(&output).await;
+    nats.reload("'_INBOX.>'", "'other'");
+    let error = not_connected(&output, "give it the permission to subscribe to").await;
+    assert_eq!(error.kind, ErrorKind::Unauthorized);
+    down(&output).await;
+    nats.reload("'other'", "'_INBOX.>'");
+    up(&output).await;
+    publish(&output, "a", "s", SOON).await.expect("taken");
+    nats.reload("publish: '>'", "publish: '$JS.>'");
+    eventually("the right is gone", SOON, async || {
+        publish(&output, "b", "s", SOON).await.is_err_and(|error| error.kind == ErrorKind::Unauthorized).then_some(())
+    })
+    .await;
+    assert!(output.health().is_up());
+    nats.reload("publish: '$JS.>'", "publish: '>'");
+    eventually("the right is back", SOON, async || publish(&output, "b", "s", SOON).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_whose_writes_are_stuck_is_given_up() {
+    for tls in [Tls::Off, Tls::Server] {
+        let nats = Nats::start(NatsOptions { tls, ..Default::default() }).await;
+        let mut more = "stream = { name = 'S', subjects = ['s'], create = true }\n".to_owned();
+        if let Some(files) = nats.certificates() {
+            more.push_str(&format!("tls.ca_file = '{}'", files.authority.display()));
+        }
+        let output = start(nats.url(), &more);
+        up(&output).await;
+        nats.stop();
+        let frozen = Instant::now();
+        let mut publishes = JoinSet::new();
+        // 40 MB, more than socket buffers hold.
+        for number in 0..400 {
+            let output = output.clone();
+            let record = large(&number.to_string(), "s", 100_000);
+            publishes.spawn(async move { output.publish(&record, Instant::now() + Duration::from_millis(1000)).await });
+        }
+        while let Some(result) = publishes.join_next().await {
+            let kind = result.expect("no panic").expect_err("frozen").kind;
+            assert!(matches!(kind, ErrorKind::TimedOut | ErrorKind::Unavailable), "{kind:?}");
+        }
+        assert!(frozen.elapsed() < Duration::from_secs(3), "{:?}", frozen.elapsed());
+        down(&output).await;
+        nats.cont();
+        up(&output).await;
+        publish(&output, "after", "s", SOON).await.expect("taken");
+        // What was not handed over before its deadline was not sent later.
+        let sent = nats.messages("S", 1, SOON).await.len();
+        assert!(sent < 390, "{sent}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_the_account_makes_the_message_too_large_and_not_the_connection_useless() {
+    let config = "accounts { A { jetstream: enabled, users = [ { user: u, password: p } ], \
+                  limits { max_payload: 2000 } } }";
+    let nats = Nats::start(NatsOptions { config: config.to_owned(), ..Default::default() }).await;
+    let stream = "stream = { name = 'S', subjects = ['s'], create = true }";
+    let output = start(nats.url(), &format!("user = 'u'\npassword = 'p'\n{stream}"));
+    up(&output).await;
+    publish(&output, "a", "s", SOON).await.expect("taken");
+    let error = output.publish(&large("large", "s", 3000), Instant::now() + SOON).await.expect_err("refused");
+    assert_eq!(error.kind, ErrorKind::TooLarge, "{error}");
+    // The server ends the connection too.
+    eventually("taken again", SOON, async || publish(&output, "b", "s", SOON).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_jetstream_it_says_so() {
+    let nats = Nats::start(NatsOptions { jetstream: false, ..Default::default() }).await;
+    let output = start(nats.url(), "");
+    not_connected(&output, "JetStream doesn't answer").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_created_as_configured_and_an_existing_one_is_left_alone() {
+    let nats = Nats::start(NatsOptions::default()).await;
+    let output = start(
+        nats.url(),
+        "[stream]\nname = 'MADE'\nsubjects = ['made.>']\ncreate = true\nreplicas = 1\nstorage = 'memory'\n\
+         duplicate_window = '10m'\nmax_age = '1h'\nmax_bytes = '1MiB'",
+    );
+    up(&output).await;
+    let made = |stream: &str| {
+        let (nats, stream) = (&nats, stream.to_owned());
+        async move { nats.jetstream().await.get_stream(&stream).await.expect("there").cached_info().config.clone() }
+    };
+    let config = made("MADE").await;
+    assert_eq!(config.subjects, ["made.>"]);
+    assert_eq!((config.num_replicas, config.storage, config.discard), (1, StorageType::Memory, DiscardPolicy::New));
+    assert_eq!((config.duplicate_window.as_secs(), config.max_age.as_secs(), config.max_bytes), (600, 3600, 1 << 20));
+    // A full stream is transient, and nothing that is in it is deleted.
+    for number in 0.. {
+        let large = large(&number.to_string(), "made.x", 200_000);
+        match output.publish(&large, Instant::now() + SOON).await {
+            Ok(()) => assert!(number < 6, "1 MiB holds no six of them"),
+            Err(error) => {
+                assert_eq!(error.kind, ErrorKind::Unavailable);
+                assert!(error.message.contains("maximum bytes exceeded (JetStream error 10077)"), "{error}");
+                break;
+            }
+        }
+    }
+    assert_eq!(nats.messages("MADE", 1, SOON).await[0].sequence, 1);
+
+    let before = nats.create_stream("TUNED", &["tuned.a"]).await.cached_info().config.clone();
+    let output = start(
+        nats.url(),
+        "stream = { name = 'TUNED', subjects = ['tuned.>'], create = true, replicas = 3, max_bytes = '1MiB' }",
+    );
+    up(&output).await;
+    assert_eq!(made("TUNED").await, before);
+    // The server's own words say why it can't.
+    let output = start(nats.url(), "stream = { name = 'THREE', subjects = ['three'], create = true, replicas = 3 }");
+    not_connected(&output, "stream `THREE` can't be created: ").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_dead_letters_of_one_event_are_both_kept() {
+    let nats = Nats::start(NatsOptions::default()).await;
+    let output = start(nats.url(), "stream = { name = 'S', subjects = ['s'], create = true }");
+    up(&output).await;
+    for (reason, destination) in [("too_large", "nats/a"), ("too_large", "nats/b"), ("rejected", "nats/b")] {
+        for _ in 0..2 {
+            let mut letter = record("same", "s");
+            let event = Arc::make_mut(&mut letter.event);
+            event.set(&DLQREASON, reason);
+            event.set(&DLQDESTINATION, destination);
+            output.publish(&letter, Instant::now() + SOON).await.expect("taken");
+        }
+    }
+    publish(&output, "same", "s", SOON).await.expect("taken");
+    let ids: Vec<String> = nats
+        .messages("S", 4, SOON)
+        .await
+        .iter()
+        .map(|message| message.header("Nats-Msg-Id").expect("an id").to_owned())
+        .collect();
+    assert_eq!(
+        ids,
+        [
+            "tests|same|s|too_large|nats/a",
+            "tests|same|s|too_large|nats/b",
+            "tests|same|s|rejected|nats/b",
+            "tests|same|s"
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_fails_at_two_destinations_leaves_two_dead_letters() {
+    let nats = Nats::start(NatsOptions::default()).await;
+    let small = Config {
+        name: "SMALL".to_owned(),
+        subjects: vec!["small.>".to_owned()],
+        max_message_size: 100,
+        ..Default::default()
+    };
+    nats.jetstream().await.create_stream(small).await.expect("created");
+    nats.create_stream("DEAD", &["dead"]).await;
+    let bridge = TestBridge::start_connected(&format!(
+        "{}[outputs.nats]\nkind = 'nats'\nservers = ['{}']\n[[routes]]\nname = 'both'\n\
+         to = [{{ output = 'nats', topic = 'small.a' }}, {{ output = 'nats', topic = 'small.b' }}]\n\
+         [dead_letters]\nto = {{ output = 'nats', topic = 'dead' }}\n",
+        http_input(""),
+        nats.url()
+    ))
+    .await;
+    assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
+    assert_eq!(nats.messages("DEAD", 2, SOON).await.len(), 2);
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_comes_back_with_another_secret_is_logged_in_to_when_the_file_has_it() {
+    let old = Nats::start(NatsOptions { auth: Auth::Token, ..Default::default() }).await;
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), TOKEN).expect("written");
+    let output = start(
+        old.url(),
+        &format!(
+            "token = {{ file = '{}' }}\nstream = {{ name = 'S', subjects = ['s'], create = true }}",
+            file.path().display()
+        ),
+    );
+    up(&output).await;
+    old.restart_with_token("another").await;
+    down(&output).await;
+    eventually("the reason is known", SOON, async || {
+        let error = publish(&output, "x", "s", SOON).await.expect_err("not connected");
+        error.message.contains("authorization violation").then_some(())
+    })
+    .await;
+    std::fs::write(file.path(), "another").expect("written");
+    up(&output).await;
+    publish(&output, "a", "s", SOON).await.expect("taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_protects_less_is_logged_when_the_output_connects() {
+    let nats = Nats::start(NatsOptions::default()).await;
+    let weak = Config {
+        name: "WEAK".to_owned(),
+        subjects: vec!["weak.a".to_owned()],
+        max_messages: 10,
+        storage: StorageType::Memory,
+        ..Default::default()
+    };
+    nats.jetstream().await.create_stream(weak).await.expect("created");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("bridge.toml");
+    let configuration = format!(
+        "{}[outputs.nats]\nkind = 'nats'\nservers = ['{}']\n\
+         stream = {{ name = 'WEAK', subjects = ['weak.>'], create = true, replicas = 3, duplicate_window = '1h' }}\n\
+         [[routes]]\nname = 'all'\nto = {{ output = 'nats', topic = 'weak.a' }}\n\
+         [spool]\nenabled = false\n[admin]\nlisten = '127.0.0.1:0'\n",
+        http_input(""),
+        nats.url()
+    );
+    std::fs::write(&file, configuration).expect("written");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
+    command.args(["serve", "--config"]).arg(&file);
+    let bridge = Process::start("apsara-bridge", &command, &folder.path().join("log"), None);
+    bridge.wait_log("output is connected", SOON);
+    let log = bridge.log();
+    for sentence in [
+        "stream `WEAK` has 1 replicas, configured are 3",
+        "stream `WEAK` keeps its messages in memory only: a restart of its servers loses them",
+        "stream `WEAK` has a duplicate window of 2m, configured are 1h: later repeats are stored twice",
+        "stream `WEAK` deletes its oldest messages when it is full, also unread ones (discard old)",
+        "stream `WEAK` does not take `weak.>`, which is configured; it takes weak.a",
+    ] {
+        assert_eq!(log.matches(sentence).count(), 1, "{sentence} in:\n{log}");
+    }
+    assert_eq!(log.matches("the stream is not as configured").count(), 5, "{log}");
+}
