@@ -15,6 +15,9 @@ use crate::support::{free_port, wait_for};
 /// What the route does when it publishes; the topic is the one of [`crate::broker::Broker::start`].
 pub(crate) const PUBLISH: &str = "to = { output = 'bus', topic = 'bench.bridge' }";
 
+/// The same with a topic for each media id, of which each event has its own.
+pub(crate) const PUBLISH_BY_ID: &str = "to = { output = 'bus', topic = 'bench.bridge.{mediaid}' }";
+
 /// The database inside the folder that a bridge is started with.
 pub(crate) const DATABASE: &str = "spool/spool.db";
 

@@ -104,7 +104,7 @@ impl Broker {
 async fn create_stream(nats: &Nats, name: &str) {
     let config = stream::Config {
         name: name.to_owned(),
-        subjects: vec![format!("bench.{name}")],
+        subjects: vec![format!("bench.{name}"), format!("bench.{name}.>")],
         max_bytes: KEPT_BYTES,
         ..stream::Config::default()
     };

@@ -1,13 +1,14 @@
 //! The spool: what it costs to take events while the bus is down, how fast they leave when it is back, and what a
 //! million of them weigh.
 //!
-//! Six parts, each with a table; `cargo bench --bench spool -- drain` takes those whose name holds the word:
+//! Seven parts, each with a table; `cargo bench --bench spool -- drain` takes those whose name holds the word:
 //!
 //! - `accept`: callbacks taken durably with the bus down, beside the direct path to a warm Kafka, in turns.
 //! - `outage`: the answers in an outage, from its first moment on, at a moderate rate: Kafka frozen, and killed. The
 //!   load is open (a late answer delays no other request) and includes the second that is spent on the deadline.
 //! - `drain`: a spool on its way out to a warm Kafka and to JetStream, and what the time goes into. It is the bridge
 //!   that comes back here, not the broker: a JVM that has just started would be what is measured.
+//! - `topics`: the same number of events for one topic, and each for a topic of its own, on their way out to JetStream.
 //! - `full`: what taking an event costs on top of a million spooled ones, beside an empty spool; the same for memory
 //!   and for the time until the bridge is ready; the size of the file. The million is taken by HTTP.
 //! - `ids`: memory of the window of ids. The events are dropped by a route, so that nothing else grows.
@@ -21,7 +22,7 @@
 //!
 //! Environment: BENCH_ROUNDS (5), BENCH_SECONDS of each turn (8), BENCH_WARMUP seconds for Kafka (40),
 //! BENCH_CONNECTIONS (64), BENCH_RATE of requests per second in an outage (500), BENCH_OUTAGE in seconds (10),
-//! BENCH_DRAINED events (200000), BENCH_SPOOLED events (1000000), BENCH_IDS (1000000).
+//! BENCH_DRAINED events (200000), BENCH_TOPICS (10000), BENCH_SPOOLED events (1000000), BENCH_IDS (1000000).
 
 mod bridge;
 mod broker;
@@ -41,7 +42,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use bridge::{Bridge, DATABASE, PUBLISH};
+use bridge::{Bridge, DATABASE, PUBLISH, PUBLISH_BY_ID};
 use broker::{Broker, Bus};
 use load::{Figures, Tally, drive};
 use observe::{cpu_time, idle_time, median, memory, number, peak_memory, seconds, thread_times};
@@ -92,6 +93,7 @@ struct Plan {
     rate: u32,
     outage: Duration,
     drained: usize,
+    topics: usize,
     spooled: usize,
     ids: usize,
 }
@@ -106,6 +108,7 @@ impl Plan {
             rate: u32::try_from(number("BENCH_RATE").unwrap_or(500).max(1)).expect("a rate within 32 bits"),
             outage: seconds("BENCH_OUTAGE").unwrap_or(Duration::from_secs(10)),
             drained: number("BENCH_DRAINED").unwrap_or(200_000).max(1),
+            topics: number("BENCH_TOPICS").unwrap_or(10_000).max(1),
             spooled: number("BENCH_SPOOLED").unwrap_or(1_000_000).max(10),
             ids: number("BENCH_IDS").unwrap_or(1_000_000).max(2 * FIRST_IDS),
         }
@@ -122,10 +125,11 @@ impl Plan {
 type Part = fn(&mut Bench);
 
 /// Each part with the name by which it is asked for.
-const PARTS: [(&str, Part); 6] = [
+const PARTS: [(&str, Part); 7] = [
     ("accept", Bench::accept),
     ("outage", Bench::outage),
     ("drain", Bench::drain),
+    ("topics", Bench::topics),
     ("full", Bench::full),
     ("ids", Bench::ids),
     ("baseline", Bench::baseline),
@@ -327,6 +331,32 @@ impl Bench {
         }
     }
 
+    fn topics(&mut self) {
+        let Plan { rounds, topics, .. } = self.plan;
+        let broker = Broker::start(Bus::Jetstream, &self.runtime, &[TOPIC]);
+        let filled = [PUBLISH, PUBLISH_BY_ID].map(|route| {
+            let folder = folder();
+            let bridge = Bridge::start(folder.path(), &nowhere(), route, "");
+            self.fill(&bridge, topics);
+            bridge.stop();
+            folder
+        });
+        let mut drains = [Vec::new(), Vec::new()];
+        for round in 0..=rounds {
+            for side in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
+                broker.forget(&self.runtime, TOPIC);
+                let drain = drain_once(Path::new(PROGRAM), &broker, filled[side].path());
+                // The first one is for the broker to warm up.
+                drains[side].extend((round > 0).then_some(drain));
+            }
+        }
+        let [many, one] = [&drains[1], &drains[0]];
+        self.heading(&format!("topics: {topics} events, {rounds} rounds"), &["a topic each", "one topic", "ratio"]);
+        self.compared("records/s", many, one, |drain| drain.rate, Goal::None);
+        self.compared("CPU µs per record", many, one, |drain| drain.bridge_cpu / drain.records * 1e6, Goal::None);
+        self.compared("peak memory MiB", many, one, |drain| drain.peak_memory, Goal::None);
+    }
+
     fn full(&mut self) {
         let Plan { rounds, turn, spooled, .. } = self.plan;
         let filled = folder();
@@ -512,6 +542,7 @@ struct Drain {
     writing: f64,
     /// CPU time of the bridge by the names of its threads.
     threads: BTreeMap<String, f64>,
+    peak_memory: f64,
 }
 
 /// Everything at one moment, to be set against another.
@@ -580,6 +611,7 @@ fn drain_once(program: &Path, broker: &Broker, filled: &Path) -> Drain {
         waiting: (last.machine.1.saturating_sub(first.machine.1)).as_secs_f64(),
         writing: last.writing - first.writing,
         threads: last.threads.iter().map(thread).collect(),
+        peak_memory: peak_memory(&bridge.process),
     }
 }
 
