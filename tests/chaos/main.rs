@@ -78,6 +78,7 @@ fn main() -> ExitCode {
     let run = Run::from_environment();
     println!("chaos: {run}");
     count::prove();
+    plan::prove();
     let folder = tempfile::Builder::new().prefix("chaos-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
     let folder = folder.expect("cargo made the folder for what tests write");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");

@@ -4,6 +4,7 @@
 //! and makes a bus unavailable; what happens to one target does not overlap by the plan, while two targets may well be
 //! unavailable at once. A machine that is slower than planned performs a step later, never another one.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -258,5 +259,32 @@ impl Random {
             left -= weight;
         }
         unreachable!("the number is below the sum of the weights")
+    }
+}
+
+// --- the plan, tried ----------------------------------------------------------------------------------------------
+
+/// Tries the promises of the plan for many seeds: a run that does too little proves too little.
+///
+/// # Panics
+/// When one does not hold.
+pub fn prove() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let kinds = [Mode::Http, Mode::Queue].into_iter().flat_map(|mode| {
+        [Servers::Single, Servers::Cluster].map(|servers| Run { mode, servers, seed: 0, length: MINUTE, rate: 1 })
+    });
+    for kind in kinds {
+        let mut seen = BTreeSet::new();
+        for seed in 0..200 {
+            let short = plan(&Run { seed, ..kind.clone() });
+            let long = plan(&Run { seed, length: MINUTE * 2, ..kind.clone() });
+            assert_eq!(short[..], long[..short.len()], "seed {seed}: a longer run begins otherwise");
+            let times = |wanted: Deed| short.iter().filter(|step| step.deed == wanted).count();
+            assert!(times(Deed::KillBridge) >= 2, "seed {seed}: the bridge is killed less than twice: {short:?}");
+            assert!(times(Deed::KillAllNats) >= 1, "seed {seed}: no bus is unavailable: {short:?}");
+            seen.extend(long.iter().map(|step| step.deed));
+        }
+        let wanted: BTreeSet<Deed> = Deed::ALL.into_iter().filter(|deed| deed.is_in(kind.mode, kind.servers)).collect();
+        assert_eq!(seen, wanted, "{kind}: deeds that are never done, or must not be");
     }
 }

@@ -53,6 +53,8 @@ pub enum Counter {
     Spooled,
     /// Publishes that failed.
     Failures,
+    /// Writes that found the disk full.
+    DiskFull,
     LeaseExtensions,
     LateDeletes,
 }
@@ -65,6 +67,7 @@ impl Counter {
         match self {
             Counter::Spooled => "spooled",
             Counter::Failures => "failed publishes",
+            Counter::DiskFull => "writes without room",
             Counter::LeaseExtensions => "lease extensions",
             Counter::LateDeletes => "late deletes",
         }
@@ -75,6 +78,7 @@ impl Counter {
         match self {
             Counter::Spooled => ("callbacks_total", &["outcome=\"spooled\""]),
             Counter::Failures => ("publish_failures_total", &[]),
+            Counter::DiskFull => ("spool_failures_total", &["reason=\"disk_full\""]),
             Counter::LeaseExtensions => ("mns_lease_extensions_total", &[]),
             Counter::LateDeletes => ("mns_late_deletes_total", &[]),
         }

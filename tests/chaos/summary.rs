@@ -33,6 +33,7 @@ impl Summary {
             "dead_letters": dead_letters,
             "spooled": stage.counted(Counter::Spooled),
             "failed_publishes": stage.counted(Counter::Failures),
+            "disk_full": stage.counted(Counter::DiskFull),
             "faults": faults,
             "done": Deed::ALL.iter().map(times).collect::<serde_json::Map<_, _>>(),
         }))
