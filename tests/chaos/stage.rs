@@ -47,7 +47,7 @@ const LEFT_TOLD: usize = 10;
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// What is added up of the bridges' metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Counter {
     /// Callbacks that were stored in the spool before they were answered.
     Spooled,
@@ -60,7 +60,8 @@ pub enum Counter {
 }
 
 impl Counter {
-    pub const ALL: [Counter; 4] = [Counter::Spooled, Counter::Failures, Counter::LeaseExtensions, Counter::LateDeletes];
+    pub const ALL: [Counter; 5] =
+        [Counter::Spooled, Counter::Failures, Counter::DiskFull, Counter::LeaseExtensions, Counter::LateDeletes];
 
     /// What is said of it.
     pub fn name(self) -> &'static str {
@@ -117,7 +118,7 @@ pub struct Stage {
     folder: PathBuf,
     done: Mutex<BTreeMap<Deed, u32>>,
     faults: Mutex<Vec<String>>,
-    counted: Mutex<[u64; Counter::ALL.len()]>,
+    counted: Mutex<BTreeMap<Counter, u64>>,
 }
 
 impl Stage {
@@ -189,7 +190,7 @@ impl Stage {
 
     /// What a counter came to. What a bridge counted in its last moments is not in it.
     pub fn counted(&self, counter: Counter) -> u64 {
-        lock(&self.counted)[counter as usize]
+        lock(&self.counted).get(&counter).copied().unwrap_or_default()
     }
 
     /// Stops a bridge by SIGTERM.
@@ -219,9 +220,9 @@ impl Stage {
     pub async fn before_end(&self, bridge: &Program) {
         if let Ok(metrics) = bridge.metrics().await {
             let mut counted = lock(&self.counted);
-            for (sum, counter) in counted.iter_mut().zip(Counter::ALL) {
+            for counter in Counter::ALL {
                 let (name, labels) = counter.metric();
-                *sum += metrics.sum(name, labels);
+                *counted.entry(counter).or_default() += metrics.sum(name, labels);
             }
         }
         if let Some(code) = bridge.process().exit_code() {
