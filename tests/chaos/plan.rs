@@ -36,8 +36,10 @@ const DEEDS: [(Deed, u64); 16] = [
     (Deed::FreezeBridge, 1),
 ];
 
-/// From when on a deed is overdue if it was planned less often: so no run proves too little.
-const OVERDUE: [(Duration, Deed, usize); 3] = [
+/// From when on a deed is overdue if it was planned less often: so no run proves too little. The disk comes first, and
+/// then a bus: a spool that has been large reuses its room, and does not notice a full disk.
+const OVERDUE: [(Duration, Deed, usize); 4] = [
+    (Duration::ZERO, Deed::FillDisk, 1),
     (Duration::from_secs(8), Deed::KillAllNats, 1),
     (Duration::from_secs(15), Deed::KillBridge, 1),
     (Duration::from_secs(32), Deed::KillBridge, 2),
@@ -157,6 +159,7 @@ impl Deed {
                 0..=0
             }
             Deed::FreezeBridge => 500..=3_000,
+            Deed::FillDisk => 8_000..=16_000,
             _ => ABSENCE,
         }
     }

@@ -109,13 +109,14 @@ impl NatsCluster {
         seen.iter().copied().find(|leader| seen.iter().filter(|other| *other == leader).count() * 2 > seen.len())
     }
 
-    /// The places of the servers to which a client of that name is connected.
+    /// The places of the servers to which a client whose name begins so is connected.
     pub async fn servers_of(&self, client: &str) -> Vec<usize> {
         let mut places = Vec::new();
         for place in self.answering() {
             let Some(connections) = self.monitor(place, "/connz").await else { continue };
             let connections = connections["connections"].as_array().cloned().unwrap_or_default();
-            let is_there = connections.iter().any(|connection| connection["name"] == client);
+            let is_there =
+                connections.iter().any(|each| each["name"].as_str().is_some_and(|name| name.starts_with(client)));
             places.extend(is_there.then_some(place));
         }
         places
