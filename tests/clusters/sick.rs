@@ -114,7 +114,10 @@ async fn late(side: &Side, well: &str, load: &Load, limit: Duration) -> Option<S
 
 /// How many events of a load are at its destination now.
 async fn arrived(side: &Side, prefix: &str, destination: &str) -> usize {
-    side.read(destination).await.map_or(0, |records| Arrivals::of(prefix, &records).found())
+    let records = side.read(destination).await;
+    // What cannot be read must not be taken for nothing.
+    let records = records.unwrap_or_else(|error| panic!("{destination} can't be read: {error}"));
+    Arrivals::of(prefix, &records).found()
 }
 
 /// Makes a destination refuse: a stream that is full, or a topic that lacks a copy. The broker that was killed for it.

@@ -44,7 +44,7 @@ pub async fn play(stage: Stage) -> Report {
     }
     let (answered, spooled) = (well_load.sender.accepted(), served.spooled().await);
     let is_there = async || {
-        let records = side.read(&well).await.ok()?;
+        let records = side.read(&well).await.unwrap_or_else(|error| panic!("{well} can't be read: {error}"));
         (Arrivals::of(WELL, &records).found() >= answered).then_some(())
     };
     eventually("events of the topic that exists to arrive", ARRIVED, is_there).await;

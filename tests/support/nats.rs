@@ -253,6 +253,16 @@ impl Nats {
         self.process().cont();
     }
 
+    /// Stops the server with SIGTERM, as an operator does.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn shut_down(&self) {
+        let process = self.process();
+        process.signal("TERM");
+        assert!(process.wait(START).is_some(), "nats-server does not end by SIGTERM:\n{}", process.log_tail());
+    }
+
     /// Kills the server with SIGKILL: connections break, its port refuses.
     pub fn kill(&self) {
         self.process().kill();
@@ -265,16 +275,6 @@ impl Nats {
         let port = self.port();
         let process = blocking(move || run(&folder, port)).await;
         *self.process() = process;
-    }
-
-    /// Stops the server with SIGTERM, as an operator does.
-    ///
-    /// # Panics
-    /// When it does not end.
-    pub fn shut_down(&self) {
-        let process = self.process();
-        process.signal("TERM");
-        assert!(process.wait(START).is_some(), "nats-server does not end by SIGTERM:\n{}", process.log_tail());
     }
 
     /// The server's log file.

@@ -145,7 +145,8 @@ pub async fn nats(nats: &NatsCluster, stream: &str, mut take: impl FnMut(Record)
         let next = next.map_err(|_| format!("NATS gave nothing for {PATIENCE:?} after {count} messages"))?;
         let message = next.ok_or_else(|| told(&"it ended"))?.map_err(|error| told(&error))?;
         let info = message.info().map_err(|error| told(&error))?;
-        let (sequence, is_last) = (info.stream_sequence, info.pending == 0);
+        // Not "nothing is pending": more may have come since the end was asked for.
+        let (sequence, is_last) = (info.stream_sequence, info.stream_sequence >= state.last_sequence);
         let headers = message.headers.iter().flat_map(|headers| headers.iter());
         let headers =
             headers.flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.to_string())));
