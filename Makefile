@@ -8,13 +8,18 @@ SETUP := tests/support/setup
 TIME ?= 3600
 # How its events reach the bridge: http or queue.
 MODE ?= http
+# How many servers each bus has: single or cluster (three).
+BUS ?= single
+
+# Which scenarios `make clusters` plays: short or full.
+FORM ?= short
 
 # How many disk states `make crash-states` tries, and in how many runs a call fails (all: each call in turn). Without STATES it
 # goes on for TIME seconds.
 STATES ?=
 FAULTS ?= 40
 
-.PHONY: help demo test crash-states chaos bench tools clean-tools
+.PHONY: help demo test crash-states clusters chaos bench tools clean-tools
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -31,9 +36,13 @@ crash-states: ## cut the power at random for an hour, in a simulation, and look 
 	@$(SETUP) build
 	CRASH_FAULTS=$(FAULTS) $(if $(STATES),CRASH_STATES=$(STATES),CRASH_SECONDS=$(TIME)) $(CARGO) test --test crash
 
-chaos: ## kill brokers and bridge at random for an hour (TIME=120: two minutes; MODE=queue: by MNS); count what was lost
+clusters: ## fail servers and the network of clusters of three, one scenario after the other (FORM=full: 20 minutes)
+	@$(SETUP) build kafka nats toxiproxy
+	CLUSTERS_FORM=$(FORM) $(CARGO) test --test clusters
+
+chaos: ## break brokers, disk and bridge at random for an hour, count what was lost (TIME=120, MODE=queue, BUS=cluster)
 	@$(SETUP) build kafka nats
-	CHAOS_MODE=$(MODE) CHAOS_SECONDS=$(TIME) $(CARGO) test --test chaos
+	CHAOS_MODE=$(MODE) CHAOS_BUS=$(BUS) CHAOS_SECONDS=$(TIME) $(CARGO) test --test chaos
 
 bench: ## run the benchmarks
 	@$(SETUP) build kafka nats
@@ -43,7 +52,7 @@ bench: ## run the benchmarks
 	$(CARGO) bench --bench queue
 
 tools: ## install whatever any of these needs
-	@$(SETUP) build kafka nats kcat promtool judges mns hadolint chart kubernetes
+	@$(SETUP) build kafka nats toxiproxy kcat promtool judges mns hadolint chart kubernetes
 
 clean-tools: ## remove what was installed into .tools
 	rm -rf .tools

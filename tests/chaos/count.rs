@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::events::{Mode, Run};
+use crate::events::{Mode, Run, Servers};
+use crate::support::read::{Bus, Record};
 
 /// Attributes that may differ between two deliveries of one event.
 const OF_THE_DELIVERY: [&str; 2] = ["recordedtime", "traceparent"];
@@ -19,41 +20,6 @@ const OF_THE_DELIVERY: [&str; 2] = ["recordedtime", "traceparent"];
 /// How many examples of one mistake are kept: whoever looks for the cause needs a few, and a run that lost everything
 /// still ends.
 pub const EXAMPLES: usize = 1_000;
-
-/// Where an event has to be found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bus {
-    Kafka,
-    Nats,
-}
-
-impl Bus {
-    pub const ALL: [Bus; 2] = [Bus::Kafka, Bus::Nats];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Bus::Kafka => "Kafka",
-            Bus::Nats => "NATS",
-        }
-    }
-}
-
-/// A structured record or message, as it lies on a bus.
-#[derive(Clone, Debug)]
-pub struct Record {
-    pub bus: Bus,
-    /// Topic or subject.
-    pub topic: String,
-    /// Kafka's partition.
-    pub partition: Option<i32>,
-    /// Offset, or sequence in the stream.
-    pub offset: u64,
-    /// Kafka's key.
-    pub key: Option<Vec<u8>>,
-    /// Names and values in the order of the bus.
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
-}
 
 /// All that was found.
 #[derive(Debug)]
@@ -191,14 +157,6 @@ impl Count {
     }
 }
 
-impl Record {
-    /// Where it lies, for a person.
-    pub fn place(&self) -> String {
-        let partition = self.partition.map_or_else(String::new, |partition| format!("[{partition}]"));
-        format!("{} {}{partition} at {}", self.bus.name(), self.topic, self.offset)
-    }
-}
-
 impl Verdict {
     /// What must never happen and did, in words.
     pub fn faults(&self) -> Vec<String> {
@@ -268,7 +226,7 @@ fn hash(value: &(impl Hash + ?Sized)) -> u64 {
 /// # Panics
 /// When it judges wrongly.
 pub fn prove() {
-    let run = Run { mode: Mode::Http, seed: 7, length: Duration::from_secs(1), rate: 4 };
+    let run = Run { mode: Mode::Http, servers: Servers::Single, seed: 7, length: Duration::from_secs(1), rate: 4 };
     let sound: Vec<Record> =
         (0..run.total()).flat_map(|number| Bus::ALL.map(|bus| sample(&run, bus, number))).collect();
     let judge = |records: &[Record]| {

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::count::Bus;
 use crate::plan::Random;
+use crate::support::read::Bus;
+use crate::support::sender::{Callback, Dialect};
 
 /// One event in so many is sent twice at once, as by a sender that didn't hear the answer.
 const TWINS: u64 = 50;
@@ -23,6 +23,31 @@ pub const NATS_SUBJECT: &str = "media.chaos";
 /// The parts that follow.
 pub const STATUSES: [&str; 2] = ["success", "failure"];
 
+/// How many servers each bus has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Servers {
+    /// One.
+    Single,
+    /// Three, with a copy of everything on each.
+    Cluster,
+}
+
+impl Servers {
+    pub fn name(self) -> &'static str {
+        match self {
+            Servers::Single => "single",
+            Servers::Cluster => "cluster",
+        }
+    }
+
+    pub fn count(self) -> usize {
+        match self {
+            Servers::Single => 1,
+            Servers::Cluster => 3,
+        }
+    }
+}
+
 /// How events reach the bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -36,31 +61,18 @@ pub enum Mode {
 #[derive(Clone, Debug)]
 pub struct Run {
     pub mode: Mode,
+    pub servers: Servers,
     pub seed: u64,
     pub length: Duration,
     /// Events per second.
     pub rate: u32,
 }
 
-/// One event, as it is sent: in each try the same bytes.
-#[derive(Clone, Debug)]
-pub struct Callback {
-    pub dialect: Dialect,
-    pub body: Bytes,
-}
-
-/// Who sends it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
-    Vod,
-    Ims,
-}
-
 impl Run {
-    /// What CHAOS_MODE, CHAOS_SEED, CHAOS_SECONDS and CHAOS_RATE say.
+    /// What CHAOS_MODE, CHAOS_BUS, CHAOS_SEED, CHAOS_SECONDS and CHAOS_RATE say.
     ///
     /// # Panics
-    /// When the mode is none, or another of them is not a whole number, or is 0 where that makes no sense.
+    /// When one of them has a value that it cannot have.
     pub fn from_environment() -> Run {
         let number = |name: &str, default: u64| {
             std::env::var(name).map_or(default, |text| {
@@ -72,13 +84,18 @@ impl Run {
             Ok("queue") => Mode::Queue,
             Ok(other) => panic!("CHAOS_MODE={other}: expected http or queue"),
         };
+        let servers = match std::env::var("CHAOS_BUS").as_deref() {
+            Err(_) | Ok("single") => Servers::Single,
+            Ok("cluster") => Servers::Cluster,
+            Ok(other) => panic!("CHAOS_BUS={other}: expected single or cluster"),
+        };
         // Nine digits of the clock: enough for another plan each time, and short enough to be typed.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis();
         let seed = number("CHAOS_SEED", u64::try_from(now % 1_000_000_000).expect("below a billion"));
         let length = Duration::from_secs(number("CHAOS_SECONDS", 3_600));
         let rate = u32::try_from(number("CHAOS_RATE", 300)).expect("CHAOS_RATE fits in 32 bits");
         assert!(rate > 0 && !length.is_zero(), "CHAOS_RATE and CHAOS_SECONDS are more than 0");
-        Run { mode, seed, length, rate }
+        Run { mode, servers, seed, length, rate }
     }
 
     /// How many events are sent; they are numbered from 0.
@@ -151,11 +168,19 @@ impl Run {
                 )
             }
         };
-        Callback { dialect, body: body.into() }
+        Callback { dialect, body: body.into(), is_twin: self.is_twin(number) }
     }
 }
 
 impl Mode {
+    /// How many bridges run: a queue is read by two.
+    pub fn bridges(self) -> usize {
+        match self {
+            Mode::Http => 1,
+            Mode::Queue => 2,
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Mode::Http => "http",
@@ -164,36 +189,14 @@ impl Mode {
     }
 }
 
-impl Dialect {
-    pub fn name(self) -> &'static str {
-        match self {
-            Dialect::Vod => "vod",
-            Dialect::Ims => "ims",
-        }
-    }
-
-    /// The word in the names of the signature's headers.
-    pub fn header_family(self) -> &'static str {
-        match self {
-            Dialect::Vod => "VOD",
-            Dialect::Ims => "ICE",
-        }
-    }
-
-    /// How long Alibaba waits for an answer.
-    pub fn patience(self) -> Duration {
-        Duration::from_secs(match self {
-            Dialect::Vod => 5,
-            Dialect::Ims => 3,
-        })
-    }
-}
-
 /// As it is typed to repeat the run.
 impl fmt::Display for Run {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Run { mode, seed, length, rate } = self;
-        let (mode, seconds) = (mode.name(), length.as_secs());
-        write!(formatter, "CHAOS_MODE={mode} CHAOS_SEED={seed} CHAOS_SECONDS={seconds} CHAOS_RATE={rate}")
+        let Run { mode, servers, seed, length, rate } = self;
+        let (mode, bus, seconds) = (mode.name(), servers.name(), length.as_secs());
+        write!(
+            formatter,
+            "CHAOS_MODE={mode} CHAOS_BUS={bus} CHAOS_SEED={seed} CHAOS_SECONDS={seconds} CHAOS_RATE={rate}"
+        )
     }
 }

@@ -1,34 +1,41 @@
-//! Chaos: the bridge's own program under a steady load, between a real Kafka and a real nats-server, while all three
-//! are killed, frozen, stopped and brought back at random; then both buses are read to their end, and counted.
+//! Chaos: the bridge's own program under a steady load, between a real Kafka and a real NATS, of one server or of three,
+//! while servers and bridge are killed, frozen, stopped and brought back at random, a topic refuses, the disk of the spool
+//! fills and the configuration is reloaded; then both buses are read to their end, and counted.
 //!
 //! What must hold, or the run fails:
-//! - what was answered with 200, or put into the queue, is on both buses;
+//! - what was answered with 200, or put into the queue, is on both buses, and there are no dead letters;
 //! - an event has one id wherever it is found, no two events share one, and copies of an event, on one bus or on both,
 //!   agree in all but `recordedtime` and `traceparent`; each is the event that was sent, in the place it belongs to;
-//! - the bridge ends by itself never, and by SIGTERM with exit code 0; it answers what is sound with 200, 503 or 408;
-//! - three minutes after all is back, the queue is empty, and as long after that the spool.
+//! - the bridge ends by itself never, and by SIGTERM with exit code 0; a second signal ends it at once; it answers what
+//!   is sound with 200, 503 or 408;
+//! - three minutes after all is back, the queue is empty, and as long after that the spool;
+//! - a run of a minute or more has killed the bridge at least twice and has used the spool: another one proves little.
 //!
-//! How many repeats there were, how many events the sender had to give up, and how long the answers took is printed.
+//! How many repeats there were, how many events the sender had to give up, and how long the answers took is printed. The
+//! line before the last sums the run up; with CHAOS_LOG, a file, the same is added to it as a line of JSON, so that runs
+//! can be added up.
 //!
-//! The sender behaves as Alibaba: it posts events, see [`send`], or puts them into an MNS queue, which then can be out
-//! of reach as well, see [`queue`]. What is done to whom is a pure function of the seed and that mode: see [`plan`]. A
-//! failure can so be run again with the same plan, though the machine's own timing is never the same.
+//! The sender behaves as Alibaba: it posts events, see [`support::sender`], or puts them into an MNS queue, which then
+//! can be out of reach as well, see [`queue`], and which two bridges read. What is done to whom is a pure function of the
+//! seed, that mode and the number of servers: see [`plan`]. A failure can so be run again with the same plan, though the
+//! machine's own timing is never the same.
 //!
-//! Environment: CHAOS_MODE, http or queue (http); CHAOS_SECONDS (3600); CHAOS_RATE, events per second (300); CHAOS_SEED
-//! (the clock's). An hour at that rate takes about 4 GB where temporary files lie. After a failure the bridge's log,
-//! configuration and spool, the brokers' logs, and lists of what is missing or disputed stay below `target/tmp`, where
-//! the last line says.
+//! Environment: CHAOS_MODE, http or queue (http); CHAOS_BUS, single or cluster (single); CHAOS_SECONDS (3600);
+//! CHAOS_RATE, events per second (300); CHAOS_SEED (the clock's); CHAOS_LOG. An hour at that rate takes about 4 GB where
+//! temporary files are stored, three times that with clusters. After a failure the bridges' logs, configurations and
+//! spools, the brokers' logs, and lists of what is missing or disputed are kept below `target/tmp`, where the last line
+//! says.
 //!
-//! Layout: [`events`] what is sent; [`send`] and [`queue`] how; [`plan`] what is done when; [`stage`] the processes it
-//! is done to; [`read`] the buses at the end; [`count`] the judge; here, the run and its report.
+//! Layout: [`events`] what is sent; [`queue`] one of the ways; [`plan`] what is done when; [`deeds`] how; [`stage`] the
+//! processes it is done to; [`count`] the judge; [`summary`] the line that sums up; here, the run and its report.
 
 mod count;
+mod deeds;
 mod events;
 mod plan;
 mod queue;
-mod read;
-mod send;
 mod stage;
+mod summary;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -42,17 +49,27 @@ use std::time::Duration;
 
 use tokio::task::block_in_place;
 
-use count::{Bus, Count, EXAMPLES, Record, Verdict};
+use count::{Count, EXAMPLES, OnBus, Verdict};
 use events::{Mode, Run};
+use plan::Deed;
 use queue::Messages;
-use send::{Alibaba, Tally};
-use stage::{DEADLINE, Stage, TOLD_COUNTERS};
+use stage::{Counter, DEADLINE, PARTITIONS, Stage, kafka_topics, streams};
+use summary::Summary;
+use support::on_thread;
+use support::read::{self, Bus, Record};
+use support::sender::{Alibaba, send_all};
 
 /// Answers that a sound callback may get. 408 is that of a machine too busy to pass a body on in time.
 const EXPECTED_STATUSES: [u16; 3] = [200, 408, 503];
 
 /// Answers slower than the deadline and this are counted.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// From this length on a run must have killed the bridge twice and used the spool.
+const PROVES: Duration = Duration::from_secs(60);
+
+/// How often such a run must have killed the bridge.
+const KILLS: u32 = 2;
 
 /// How many examples of a mistake the report shows.
 const SHOWN: usize = 10;
@@ -61,12 +78,14 @@ fn main() -> ExitCode {
     let run = Run::from_environment();
     println!("chaos: {run}");
     count::prove();
+    plan::prove();
     let folder = tempfile::Builder::new().prefix("chaos-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
     let folder = folder.expect("cargo made the folder for what tests write");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    // A task of its own, so that a panic in it is one more fault. What the panic says is printed already.
+    // A thread of its own, so that a panic in it is one more fault. What the panic says is printed already.
     let faults = runtime.block_on(async {
-        let playing = tokio::spawn(chaos(run.clone(), folder.path().to_owned()));
+        let (run, folder) = (run.clone(), folder.path().to_owned());
+        let playing = on_thread(move || chaos(run, folder));
         playing.await.unwrap_or_else(|_| vec!["the run broke off: see the panic above".to_owned()])
     });
     // With it go the tasks that a panic left behind, and the processes they hold.
@@ -84,38 +103,46 @@ fn main() -> ExitCode {
 
 /// The whole run; gives back what was wrong.
 async fn chaos(run: Run, folder: PathBuf) -> Vec<String> {
-    let stage = Arc::new(Stage::start(&folder, run.mode).await);
-    let sender = Arc::new(Alibaba::new(stage.bridge.input));
-    let playing = tokio::spawn(stage::play(stage.clone(), plan::plan(run.mode, run.seed, run.length), run.length));
+    let stage = Arc::new(Stage::start(&folder, &run).await);
+    let sender = Arc::new(Alibaba::new(stage.bridges[0].input));
+    let (playing, steps, length) = (stage.clone(), plan::plan(&run), run.length);
+    let playing = on_thread(move || deeds::play(playing, steps, length));
+    let (events, total) = (run.clone(), run.total());
+    let next = move |number| (number < total).then(|| events.callback(number));
     let sending = match &stage.queue {
-        None => tokio::spawn(send::send_all(sender.clone(), run.clone())),
-        Some(queue) => tokio::spawn(send::send_all(queue.clone(), run.clone())),
+        None => tokio::spawn(send_all(sender.clone(), run.rate, next)),
+        Some(queue) => tokio::spawn(send_all(queue.clone(), run.rate, next)),
     };
     // The first of them to panic ends the run, not only the last to finish.
     let ended = tokio::try_join!(sending, playing);
     let (answered_for, ()) = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    stage.settled().await;
     stage.tell("all is sent, all is back");
     stage.emptied().await;
-    stage.drained().await;
-    stage.stop_bridge().await;
+    let dead_letters = stage.drained().await;
+    for bridge in &stage.bridges {
+        stage.stop_bridge(bridge).await;
+    }
 
     let mut count = Count::new(&run);
     if let Err(error) = read_both(&stage, |record| count.add(&record)).await {
         stage.fault(error);
     }
     let verdict = count.verdict(&answered_for);
-    let tally = sender.tally();
-    print!("{}", report(&run, &stage, &tally, &verdict));
     let mut faults = stage.faults();
     faults.extend(verdict.faults());
-    let odd = tally.statuses.iter().filter(|(status, _)| !EXPECTED_STATUSES.contains(status));
-    faults.extend(odd.map(|(status, times)| format!("{times} answers had status {status}")));
-    // Where next to nothing was taken, next to nothing could be lost.
-    if verdict.answered_for * 2 < run.total() {
-        faults.push("fewer than half of the events were answered for: the run proves little".to_owned());
+    faults.extend(too_little(&run, &stage, &verdict));
+    if dead_letters > 0 {
+        faults.push(format!("{dead_letters} dead letters: expected none"));
     }
+    let odd = sender.tally().statuses.into_iter().filter(|(status, _)| !EXPECTED_STATUSES.contains(status));
+    faults.extend(odd.map(|(status, times)| format!("{times} answers had status {status}")));
+    print!("{}", report(&run, &stage, &sender, &verdict));
+    let summary = Summary::new(&run, &stage, &verdict, dead_letters, faults.len());
+    println!("{summary}");
+    summary.log();
     if !faults.is_empty() {
-        stage.keep_logs();
+        stage.keep_evidence();
         if let Err(error) = keep_evidence(&folder, &run, &stage, &count, &verdict).await {
             eprintln!("not all evidence could be kept: {error}");
         }
@@ -123,14 +150,40 @@ async fn chaos(run: Run, folder: PathBuf) -> Vec<String> {
     faults
 }
 
+/// What makes a run prove too little.
+fn too_little(run: &Run, stage: &Stage, verdict: &Verdict) -> Vec<String> {
+    let mut faults = Vec::new();
+    // Where next to nothing was accepted, next to nothing could be lost.
+    if verdict.answered_for * 2 < run.total() {
+        faults.push("fewer than half of the events were answered for: the run proves little".to_owned());
+    }
+    if run.length < PROVES {
+        return faults;
+    }
+    let kills = stage.done().get(&Deed::KillBridge).copied().unwrap_or_default();
+    if kills < KILLS {
+        faults.push(format!("the bridge was killed {kills} times: expected {KILLS} or more in {PROVES:?}"));
+    }
+    if stage.counted(Counter::Spooled) == 0 {
+        faults.push("the spool was never used: the run proves little".to_owned());
+    }
+    faults
+}
+
 /// Reads both buses to their end.
 async fn read_both(stage: &Stage, mut take: impl FnMut(Record) + Send) -> Result<(), String> {
-    block_in_place(|| read::kafka(&stage.kafka, &mut take))?;
-    read::nats(&stage.nats, &mut take).await
+    let topics = kafka_topics();
+    let topics: Vec<(&str, i32)> = topics.iter().map(|topic| (topic.as_str(), PARTITIONS)).collect();
+    block_in_place(|| read::kafka(&stage.kafka, &topics, &mut take))?;
+    for stream in streams() {
+        read::nats(&stage.nats, &stream, &mut take).await?;
+    }
+    Ok(())
 }
 
 /// The table at the end.
-fn report(run: &Run, stage: &Stage, tally: &Tally, verdict: &Verdict) -> String {
+fn report(run: &Run, stage: &Stage, sender: &Alibaba, verdict: &Verdict) -> String {
+    let (tally, times) = (sender.tally(), sender.answer_times(0));
     let total = run.total();
     let twins = (0..total).filter(|&number| run.is_twin(number)).count();
     let done: BTreeMap<&str, u32> = stage.done().into_iter().map(|(deed, times)| (deed.name(), times)).collect();
@@ -146,7 +199,7 @@ fn report(run: &Run, stage: &Stage, tally: &Tally, verdict: &Verdict) -> String 
     line(answered_for, verdict.answered_for.to_string());
     let given_up = total - verdict.answered_for;
     line("given up by the sender", format!("{given_up}, {} of them arrived anyway", verdict.arrived_anyway));
-    let on_both = |value: fn(&count::OnBus) -> String| {
+    let on_both = |value: fn(&OnBus) -> String| {
         verdict.buses.iter().map(|on_bus| format!("{:>12}", value(on_bus))).collect::<String>()
     };
     line("", Bus::ALL.map(|bus| format!("{:>12}", bus.name())).concat());
@@ -161,11 +214,11 @@ fn report(run: &Run, stage: &Stage, tally: &Tally, verdict: &Verdict) -> String 
         None => {
             line("tries answered", counts(&tally.statuses));
             line("tries not answered", counts(&tally.unanswered));
-            let seconds = |share: f64| format!("{:.3} s", tally.percentile(share).as_secs_f64());
+            let seconds = |share: f64| format!("{:.3} s", times.percentile(share).as_secs_f64());
             let [p50, p99, p999, longest] = [0.5, 0.99, 0.999, 1.0].map(seconds);
             line("answer times", format!("p50 {p50}, p99 {p99}, p99.9 {p999}, longest {longest}"));
             let limit = DEADLINE + GRACE;
-            line(&format!("answers over {limit:?}"), tally.slower_than(limit).to_string());
+            line(&format!("answers over {limit:?}"), times.slower_than(limit).to_string());
         }
         Some(queue) => {
             let Messages { put, longest, deleted, lapsed, receives } = queue.messages();
@@ -175,10 +228,10 @@ fn report(run: &Run, stage: &Stage, tally: &Tally, verdict: &Verdict) -> String 
             let by_times = receives.iter().map(|(times, messages)| (format!("{times} times"), messages)).collect();
             line("received more than once", format!("{again} ({})", counts(&by_times)));
             line("longest queue", longest.to_string());
-            for ((name, _), times) in TOLD_COUNTERS.iter().zip(stage.counted()) {
-                line(name, times.to_string());
-            }
         }
+    }
+    for counter in Counter::ALL {
+        line(counter.name(), stage.counted(counter).to_string());
     }
     for (bus, on_bus) in Bus::ALL.iter().zip(&verdict.buses) {
         for &number in on_bus.missing.iter().take(SHOWN) {

@@ -11,10 +11,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::events::Callback;
-use crate::send::Sender;
 use crate::support::mns::queue::{Counts, QueueAttributes};
 use crate::support::mns::{Mns, MnsOptions};
+use crate::support::sender::{Callback, Sender};
 
 /// Its name.
 const NAME: &str = "chaos-media";

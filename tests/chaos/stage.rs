@@ -1,31 +1,29 @@
-//! What the run plays on: a Kafka, a nats-server, the bridge's own program and, where the mode has one, a queue; and
-//! what is done to them.
+//! What the run plays on: the servers of Kafka and NATS, the bridge's own program (two of it where a queue is read), a
+//! disk for their spools and, where the mode has one, a queue.
 //!
-//! Promises: after [`play`] everything runs again; each deed is printed with its time; a bridge that ends by itself, or
-//! ends otherwise than with 0 when it is told to stop, is a fault.
+//! Promises: what the bridges count is added up over all their lives; a bridge that ends by itself, or ends otherwise
+//! than it should when it is told to stop, is a fault.
+//!
+//! Layout: here the processes and what is awaited of them; `deeds` what is done to them.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::task::{JoinSet, block_in_place};
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::task::block_in_place;
+use tokio::time::sleep;
 
-use crate::events::{KAFKA_TOPIC, Mode, NATS_SUBJECT, STATUSES};
-use crate::plan::{Deed, Step, Target};
+use crate::events::{KAFKA_TOPIC, Mode, NATS_SUBJECT, Run, STATUSES, Servers};
+use crate::plan::Deed;
 use crate::queue::Queue;
 use crate::support::bridge::{KEY, URL};
-use crate::support::free_port;
-use crate::support::kafka::{Kafka, KafkaOptions};
-use crate::support::nats::{Nats, NatsOptions};
-use crate::support::process::Process;
-
-/// The stream that all subjects lie in.
-pub const STREAM: &str = "CHAOS";
+use crate::support::disk::Disk;
+use crate::support::kafka::KafkaOptions;
+use crate::support::kafka::cluster::KafkaCluster;
+use crate::support::nats::cluster::NatsCluster;
+use crate::support::program::Program;
 
 /// Partitions of each topic.
 pub const PARTITIONS: i32 = 4;
@@ -33,8 +31,8 @@ pub const PARTITIONS: i32 = 4;
 /// The bridge's promise of when it answers.
 pub const DEADLINE: Duration = Duration::from_secs(1);
 
-/// How long the bridge may take to listen, with a spool of whatever size, beside a broker that starts as well.
-const START: Duration = Duration::from_secs(30);
+/// Room for the spools: what they hold at most, their logs and their copies, several times.
+const DISK: &str = "192m";
 
 /// How long it may take to stop: its drain and time to write down what is left.
 const STOP: Duration = Duration::from_secs(20);
@@ -48,11 +46,45 @@ const LEFT_TOLD: usize = 10;
 /// How often the bridge is asked while something is awaited of it.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// Counters of the bridge that the report tells.
-pub const TOLD_COUNTERS: [(&str, &str); 2] = [
-    ("lease extensions", "apsara_bridge_mns_lease_extensions_total"),
-    ("late deletes", "apsara_bridge_mns_late_deletes_total"),
-];
+/// What is added up of the bridges' metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Counter {
+    /// Callbacks that were stored in the spool before they were answered.
+    Spooled,
+    /// Publishes that failed.
+    Failures,
+    /// Writes that found the disk full.
+    DiskFull,
+    LeaseExtensions,
+    LateDeletes,
+}
+
+impl Counter {
+    pub const ALL: [Counter; 5] =
+        [Counter::Spooled, Counter::Failures, Counter::DiskFull, Counter::LeaseExtensions, Counter::LateDeletes];
+
+    /// What is said of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Counter::Spooled => "spooled",
+            Counter::Failures => "failed publishes",
+            Counter::DiskFull => "writes without room",
+            Counter::LeaseExtensions => "lease extensions",
+            Counter::LateDeletes => "late deletes",
+        }
+    }
+
+    /// The metric and its labels.
+    fn metric(self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Counter::Spooled => ("callbacks_total", &["outcome=\"spooled\""]),
+            Counter::Failures => ("publish_failures_total", &[]),
+            Counter::DiskFull => ("spool_failures_total", &["reason=\"disk_full\""]),
+            Counter::LeaseExtensions => ("mns_lease_extensions_total", &[]),
+            Counter::LateDeletes => ("mns_late_deletes_total", &[]),
+        }
+    }
+}
 
 /// The topics that a run's events go to. They are made beforehand and no others come to be, so that an event which
 /// lands elsewhere is missed.
@@ -60,50 +92,74 @@ pub fn kafka_topics() -> [String; 2] {
     STATUSES.map(|status| format!("{KAFKA_TOPIC}.{status}"))
 }
 
+/// The streams, one for each status, so that one can refuse while the other does not.
+pub fn streams() -> [String; 2] {
+    STATUSES.map(|status| format!("CHAOS_{}", status.to_uppercase()))
+}
+
+/// What a topic is configured with. After SIGKILL a broker reads through what it has written to the last segment: small
+/// ones keep its start as fast after an hour as in the beginning.
+pub fn topic_settings(copies: &str) -> [(&'static str, &str); 2] {
+    [("segment.bytes", "67108864"), ("min.insync.replicas", copies)]
+}
+
 /// All of it.
 #[derive(Debug)]
 pub struct Stage {
-    pub kafka: Kafka,
-    pub nats: Nats,
+    pub servers: Servers,
+    pub kafka: KafkaCluster,
+    pub nats: NatsCluster,
     /// Only in the mode of that name.
     pub queue: Option<Arc<Queue>>,
-    pub bridge: Bridge,
-    started: Instant,
+    pub bridges: Vec<Program>,
+    /// Nothing where the machine allows none.
+    pub disk: Option<Arc<Disk>>,
+    pub started: Instant,
+    folder: PathBuf,
     done: Mutex<BTreeMap<Deed, u32>>,
     faults: Mutex<Vec<String>>,
-    /// What [`TOLD_COUNTERS`] were at the ends of the bridge's lives, summed up.
-    counted: Mutex<[u64; TOLD_COUNTERS.len()]>,
-}
-
-/// The bridge's program; it comes back with the same ports, configuration and spool.
-#[derive(Debug)]
-pub struct Bridge {
-    pub input: SocketAddr,
-    admin: SocketAddr,
-    folder: PathBuf,
-    process: Mutex<Process>,
+    counted: Mutex<BTreeMap<Counter, u64>>,
 }
 
 impl Stage {
-    /// Starts all of it, with the bridge's files in `folder`.
-    pub async fn start(folder: &Path, mode: Mode) -> Stage {
+    /// Starts all of it, with the bridges' files in `folder`.
+    pub async fn start(folder: &Path, run: &Run) -> Stage {
         let options = KafkaOptions { auto_create_topics: false, ..KafkaOptions::default() };
-        let (kafka, nats) = tokio::join!(Kafka::start(options), Nats::start(NatsOptions::default()));
+        let size = run.servers.count();
+        let (kafka, nats) = tokio::join!(KafkaCluster::start(size, options), NatsCluster::start(size));
         for topic in kafka_topics() {
-            // After SIGKILL a broker reads through what it has written to the last segment. Small ones keep its start
-            // as fast after an hour as in the beginning.
-            kafka.create_topic(&topic, PARTITIONS, &[("segment.bytes", "67108864")]).await;
+            kafka.create_topic(&topic, PARTITIONS, &topic_settings(safe_copies(run.servers))).await;
         }
-        nats.create_stream(STREAM, &[&format!("{NATS_SUBJECT}.>")]).await;
-        let queue = (mode == Mode::Queue).then(|| Arc::new(Queue::start()));
-        let bridge = block_in_place(|| Bridge::start(&kafka, &nats, queue.as_deref(), folder));
-        let deadline = Instant::now() + START;
-        while !bridge.ask("/readyz").await.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
-            assert!(Instant::now() < deadline, "the bridge isn't connected to both buses after {START:?}");
-            sleep(LOOK_AGAIN).await;
+        for (stream, status) in streams().iter().zip(STATUSES) {
+            nats.create_stream(stream, &[&format!("{NATS_SUBJECT}.*.{status}")], |_| {}).await;
         }
-        let (done, faults, counted) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Stage { kafka, nats, queue, bridge, started: Instant::now(), done, faults, counted }
+        let queue = (run.mode == Mode::Queue).then(|| Arc::new(Queue::start()));
+        let disk = block_in_place(|| Disk::new(folder, DISK)).map(Arc::new);
+        let spools = disk.as_ref().map_or(folder, |disk| disk.mount());
+        let mut bridges = Vec::new();
+        for number in 1..=run.mode.bridges() {
+            let of_queue = queue.as_deref().map(Queue::input).unwrap_or_default();
+            let spool = spools.join(format!("spool-{number}"));
+            let write = |input, admin| configuration(input, admin, &kafka, &nats, &spool) + &of_queue;
+            let folder = folder.join(format!("bridge-{number}"));
+            bridges.push(block_in_place(|| Program::start(&folder, disk.clone(), write)));
+        }
+        for bridge in &bridges {
+            bridge.ready().await;
+        }
+        Stage {
+            servers: run.servers,
+            kafka,
+            nats,
+            queue,
+            bridges,
+            disk,
+            started: Instant::now(),
+            folder: folder.to_owned(),
+            done: Mutex::default(),
+            faults: Mutex::default(),
+            counted: Mutex::default(),
+        }
     }
 
     /// Tells something with its time.
@@ -122,106 +178,71 @@ impl Stage {
         lock(&self.faults).clone()
     }
 
+    /// Remembers that a deed was done.
+    pub fn count_deed(&self, deed: Deed) {
+        *lock(&self.done).entry(deed).or_default() += 1;
+    }
+
     /// How often each deed was done.
     pub fn done(&self) -> BTreeMap<Deed, u32> {
         lock(&self.done).clone()
     }
 
-    /// What [`TOLD_COUNTERS`] came to. What the bridge counted in its last moments is not in it.
-    pub fn counted(&self) -> [u64; TOLD_COUNTERS.len()] {
-        *lock(&self.counted)
+    /// What a counter came to. What a bridge counted in its last moments is not in it.
+    pub fn counted(&self, counter: Counter) -> u64 {
+        lock(&self.counted).get(&counter).copied().unwrap_or_default()
     }
 
-    /// Performs a step and undoes it.
-    async fn perform(&self, step: Step) {
-        let Step { deed, lasting, .. } = step;
-        *lock(&self.done).entry(deed).or_default() += 1;
-        match deed.target() {
-            Target::Bridge => self.tell(deed.name()),
-            _ => self.tell(&format!("{} for {:.1} s", deed.name(), lasting.as_secs_f64())),
-        }
-        match deed {
-            Deed::KillKafka => {
-                block_in_place(|| self.kafka.kill());
-                sleep(lasting).await;
-                self.kafka.restart().await;
-            }
-            Deed::FreezeKafka => {
-                block_in_place(|| self.kafka.stop());
-                sleep(lasting).await;
-                self.kafka.cont();
-            }
-            Deed::KillNats => {
-                block_in_place(|| self.nats.kill());
-                sleep(lasting).await;
-                self.nats.restart().await;
-            }
-            Deed::FreezeNats => {
-                block_in_place(|| self.nats.stop());
-                sleep(lasting).await;
-                self.nats.cont();
-            }
-            Deed::KillBridge => {
-                self.before_end().await;
-                block_in_place(|| {
-                    lock(&self.bridge.process).kill();
-                    self.bridge.start_again();
-                });
-            }
-            Deed::StopBridge => {
-                self.stop_bridge().await;
-                block_in_place(|| self.bridge.start_again());
-            }
-            Deed::CutOffMns => {
-                let queue = self.queue.as_ref().expect("the plan knows that there is one");
-                block_in_place(|| queue.down());
-                sleep(lasting).await;
-                block_in_place(|| queue.up());
-            }
-        }
-        let back = match deed.target() {
-            Target::Kafka => "Kafka is back",
-            Target::Nats => "NATS is back",
-            Target::Bridge => "bridge is back",
-            Target::Mns => "MNS is back",
-        };
-        self.tell(back);
-    }
-
-    /// Stops the bridge by SIGTERM.
-    pub async fn stop_bridge(&self) {
-        self.before_end().await;
+    /// Stops a bridge by SIGTERM.
+    pub async fn stop_bridge(&self, bridge: &Program) {
+        self.before_end(bridge).await;
         let code = block_in_place(|| {
-            let process = lock(&self.bridge.process);
+            let process = bridge.process();
             process.signal("TERM");
             process.wait(STOP)
         });
+        self.ended(bridge, code, &[0], STOP);
+    }
+
+    /// Judges the exit code of a bridge that was told to stop.
+    pub fn ended(&self, bridge: &Program, code: Option<i32>, allowed: &[i32], limit: Duration) {
         match code {
-            Some(0) => {}
+            Some(code) if allowed.contains(&code) => {}
             Some(code) => self.fault(format!("told to stop, the bridge ended with exit code {code}")),
             None => {
-                self.fault(format!("told to stop, the bridge still ran after {STOP:?}"));
-                block_in_place(|| lock(&self.bridge.process).kill());
+                self.fault(format!("told to stop, the bridge still ran after {limit:?}"));
+                block_in_place(|| bridge.process().kill());
             }
         }
     }
 
     /// A bridge that has ended before anybody did something to it is a fault. Keeps what it has counted.
-    async fn before_end(&self) {
-        if self.queue.is_some()
-            && let Ok(metrics) = self.bridge.ask("/metrics").await
-        {
+    pub async fn before_end(&self, bridge: &Program) {
+        if let Ok(metrics) = bridge.metrics().await {
             let mut counted = lock(&self.counted);
-            for (sum, (_, name)) in counted.iter_mut().zip(TOLD_COUNTERS) {
-                *sum += values(&metrics, name).iter().sum::<f64>() as u64;
+            for counter in Counter::ALL {
+                let (name, labels) = counter.metric();
+                *counted.entry(counter).or_default() += metrics.sum(name, labels);
             }
         }
-        if let Some(code) = lock(&self.bridge.process).exit_code() {
+        if let Some(code) = bridge.process().exit_code() {
             self.fault(format!("the bridge has ended by itself, with exit code {code}"));
         }
     }
 
-    /// Waits until the bridge has deleted all messages from the queue, if there is one; if it doesn't, that is a fault.
+    /// Waits until all servers are there, and all copies have caught up.
+    pub async fn settled(&self) {
+        self.kafka.complete().await;
+        for topic in kafka_topics() {
+            self.kafka.in_sync(&topic).await;
+        }
+        self.nats.complete().await;
+        for stream in streams() {
+            self.nats.in_sync(&stream).await;
+        }
+    }
+
+    /// Waits until the bridges have deleted all messages from the queue, if there is one; if they don't, that is a fault.
     pub async fn emptied(&self) {
         let Some(queue) = &self.queue else { return };
         self.tell(&format!("{} messages are in the queue", queue.left()));
@@ -229,9 +250,9 @@ impl Stage {
         while queue.left() > 0 {
             if Instant::now() >= deadline {
                 let (left, examples) = (queue.left(), queue.examples(LEFT_TOLD).join("\n"));
-                let log = lock(&self.bridge.process).log_tail();
                 self.fault(format!(
-                    "{DRAINED:?} after all was back {left} messages are in the queue:\n{examples}\n{log}"
+                    "{DRAINED:?} after all was back {left} messages are in the queue:\n{examples}\n{}",
+                    self.log_tails()
                 ));
                 return;
             }
@@ -240,132 +261,101 @@ impl Stage {
         self.tell("the queue is empty");
     }
 
-    /// Waits until the bridge has sent what lay in its spool; if it can't, that is a fault.
-    pub async fn drained(&self) {
+    /// Waits until the bridges have sent what was in their spools; if they can't, that is a fault. Dead letters are.
+    pub async fn drained(&self) -> u64 {
         let deadline = Instant::now() + DRAINED;
-        loop {
-            let state = match self.bridge.ask("/metrics").await {
-                Ok(metrics) => {
-                    let spooled = values(&metrics, "apsara_bridge_spool_events");
-                    let up = values(&metrics, "apsara_bridge_output_up");
-                    if !spooled.is_empty() && spooled.iter().all(|&events| events == 0.0) && up == [1.0, 1.0] {
-                        self.tell("the spool is empty");
-                        return;
+        let mut dead_letters = 0;
+        for bridge in &self.bridges {
+            loop {
+                let state = match bridge.metrics().await {
+                    Ok(metrics) => {
+                        let spooled = metrics.values("spool_events", &[]);
+                        let up = metrics.values("output_up", &[]);
+                        if !spooled.is_empty() && spooled.iter().all(|&events| events == 0.0) && up == [1.0, 1.0] {
+                            dead_letters += metrics.sum("dead_letters_stored", &[]);
+                            break;
+                        }
+                        format!("spool_events {spooled:?}, output_up {up:?}")
                     }
-                    format!("apsara_bridge_spool_events {spooled:?}, apsara_bridge_output_up {up:?}")
+                    Err(error) => format!("/metrics can't be read: {error}"),
+                };
+                if Instant::now() >= deadline {
+                    let tails = self.log_tails();
+                    self.fault(format!("{DRAINED:?} after all was back the spool isn't empty: {state}\n{tails}"));
+                    return dead_letters;
                 }
-                Err(error) => format!("/metrics can't be read: {error}"),
-            };
-            if Instant::now() >= deadline {
-                let log = lock(&self.bridge.process).log_tail();
-                self.fault(format!("{DRAINED:?} after all was back the spool isn't empty: {state}\n{log}"));
-                return;
-            }
-            sleep(LOOK_AGAIN).await;
-        }
-    }
-
-    /// Keeps the brokers' logs beside the bridge's own.
-    pub fn keep_logs(&self) {
-        for (log, name) in [(self.kafka.log_file(), "kafka.log"), (self.nats.log_file(), "nats.log")] {
-            if let Err(error) = std::fs::copy(&log, self.bridge.folder.join(name)) {
-                eprintln!("{} can't be kept: {error}", log.display());
+                sleep(LOOK_AGAIN).await;
             }
         }
+        self.tell("the spool is empty");
+        dead_letters
     }
-}
 
-/// Performs the steps, each target's in their order, until the run's length is over.
-pub async fn play(stage: Arc<Stage>, steps: Vec<Step>, length: Duration) {
-    let started = stage.started;
-    let mut actors = JoinSet::new();
-    for target in Target::ALL {
-        let steps: Vec<Step> = steps.iter().copied().filter(|step| step.deed.target() == target).collect();
-        let stage = stage.clone();
-        actors.spawn(async move {
-            for step in steps {
-                sleep_until((started + step.at).into()).await;
-                // Late steps of a slow machine don't go on when nothing is sent any more.
-                if started.elapsed() >= length {
-                    break;
-                }
-                stage.perform(step).await;
-            }
+    /// Keeps the logs of the brokers, and the spools, next to the bridges' own logs.
+    pub fn keep_evidence(&self) {
+        let kafka = self.kafka.brokers().iter().map(|broker| ("kafka", broker.log_file()));
+        let nats = self.nats.servers().iter().map(|server| ("nats", server.log_file()));
+        let kept = kafka.chain(nats).enumerate().map(|(number, (bus, log))| (log, format!("{bus}-{number}.log")));
+        let spools = (1..=self.bridges.len()).flat_map(|number| {
+            let folder = self.disk.as_ref()?.path(&format!("spool-{number}"));
+            let files = std::fs::read_dir(folder).ok()?.flatten();
+            Some(files.map(move |file| (file.path(), format!("{number}-{}", file.file_name().display()))))
         });
-    }
-    while let Some(actor) = actors.join_next().await {
-        actor.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-    }
-}
-
-impl Bridge {
-    fn start(kafka: &Kafka, nats: &Nats, queue: Option<&Queue>, folder: &Path) -> Bridge {
-        let [input, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
-        let spool = folder.join("spool");
-        std::fs::create_dir(&spool).expect("the temporary folder is writable");
-        let queue = queue.map(Queue::input).unwrap_or_default();
-        let config = configuration(input, admin, kafka.brokers(), nats.url(), &spool) + &queue;
-        std::fs::write(folder.join("bridge.toml"), config).expect("the temporary folder is writable");
-        let process = Mutex::new(run(folder, input));
-        Bridge { input, admin, folder: folder.to_owned(), process }
+        for (file, name) in kept.chain(spools.flatten()) {
+            if let Err(error) = std::fs::copy(&file, self.folder.join(name)) {
+                eprintln!("{} can't be kept: {error}", file.display());
+            }
+        }
     }
 
-    fn start_again(&self) {
-        let process = run(&self.folder, self.input);
-        *lock(&self.process) = process;
-    }
-
-    /// What the admin listener answers, head and body.
-    async fn ask(&self, path: &str) -> std::io::Result<String> {
-        let exchange = async {
-            let mut stream = tokio::net::TcpStream::connect(self.admin).await?;
-            let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-            stream.write_all(request.as_bytes()).await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            Ok(answer)
-        };
-        timeout(Duration::from_secs(5), exchange).await?
+    fn log_tails(&self) -> String {
+        self.bridges.iter().map(|bridge| bridge.process().log_tail()).collect::<Vec<_>>().join("\n--\n")
     }
 }
 
-/// Starts the program on its folder, and returns when it listens.
-///
-/// Nobody removes the folder should this process be killed: it is the evidence.
-fn run(folder: &Path, input: SocketAddr) -> Process {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
-    command.arg("serve").arg("--config").arg(folder.join("bridge.toml"));
-    let process = Process::start("the bridge", &command, &folder.join("bridge.log"), None);
-    process.wait_ready(START, || TcpStream::connect(input).ok());
-    process
+/// How many copies must be written, so that one broker may be lost where there are three.
+pub fn safe_copies(servers: Servers) -> &'static str {
+    match servers {
+        Servers::Single => "1",
+        Servers::Cluster => "2",
+    }
 }
 
-fn configuration(input: SocketAddr, admin: SocketAddr, brokers: &str, nats: &str, spool: &Path) -> String {
+/// The routes, written in one of two ways that mean the same: a reload changes them.
+pub fn routes(is_split: bool) -> String {
+    let kafka = format!("{{ output = 'kafka', topic = '{KAFKA_TOPIC}.{{status}}' }}");
+    let nats = format!("{{ output = 'nats', topic = '{NATS_SUBJECT}.{{dialect}}.{{status}}' }}");
+    if is_split {
+        return format!(
+            "[[routes]]\nname = 'to-kafka'\ncontinue = true\nto = {kafka}\n\
+             [[routes]]\nname = 'to-nats'\nto = {nats}\n"
+        );
+    }
+    format!("[[routes]]\nname = 'everything'\nto = [{kafka}, {nats}]\n")
+}
+
+fn configuration(
+    input: SocketAddr,
+    admin: SocketAddr,
+    kafka: &KafkaCluster,
+    nats: &NatsCluster,
+    spool: &Path,
+) -> String {
     let deadline = DEADLINE.as_millis();
-    // A string of JSON is one of TOML.
-    let spool = serde_json::to_string(spool).expect("a path that is Unicode");
+    let (brokers, servers, routes) = (kafka.bootstrap(), nats.urls(), routes(false));
     format!(
         "[inputs.http]\nkind = 'http'\nlisten = '{input}'\n\
          [[inputs.http.endpoints]]\npath = '/callbacks'\nurls = ['{URL}']\nkeys = ['{KEY}']\n\
-         [outputs.kafka]\nkind = 'kafka'\nbrokers = ['{brokers}']\n\
-         [outputs.nats]\nkind = 'nats'\nservers = ['{nats}']\n\
-         [[routes]]\nname = 'everything'\n\
-         to = [{{ output = 'kafka', topic = '{KAFKA_TOPIC}.{{status}}' }}, \
-         {{ output = 'nats', topic = '{NATS_SUBJECT}.{{dialect}}.{{status}}' }}]\n\
-         [spool]\nenabled = true\npath = {spool}\nmax_bytes = '1GiB'\n\
+         [outputs.kafka]\nkind = 'kafka'\nbrokers = {brokers:?}\n\
+         [outputs.nats]\nkind = 'nats'\nservers = {servers:?}\n\
+         {routes}\
+         [spool]\nenabled = true\npath = {spool:?}\nmax_bytes = '1GiB'\n\
          [delivery]\ndeadline = '{deadline}ms'\n\
          [dedupe]\nwindow = '15m'\n\
          [shutdown]\ndrain = '5s'\n\
          [admin]\nlisten = '{admin}'\n\
          [log]\nformat = 'text'\nfilter = 'info'\n"
     )
-}
-
-/// The values of a metric, whatever its labels.
-fn values(metrics: &str, name: &str) -> Vec<f64> {
-    let of_metric = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
-    let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse().ok());
-    metrics.lines().filter(of_metric).filter_map(value).collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -12,10 +12,11 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use tempfile::TempDir;
 
 use crate::support::bridge::{Client, KEY, TestBridge, URL, callback, http_input, signed_headers};
+use crate::support::disk::Disk;
 use crate::support::kafka::{Kafka, KafkaOptions};
 use crate::support::nats::{Nats, NatsOptions};
 use crate::support::process::Process;
-use crate::support::{eventually, free_port, not_run};
+use crate::support::{eventually, free_port};
 
 /// Longer than librdkafka's time-out of a connection: one that the mock cluster closes can be held open by a process
 /// that was started meanwhile.
@@ -459,6 +460,12 @@ impl Served {
         command
     }
 
+    fn on(disk: &Disk, file: &Path) -> Command {
+        let mut command = disk.command(env!("CARGO_BIN_EXE_apsara-bridge"));
+        command.args(["serve", "--config"]).arg(file);
+        command
+    }
+
     fn taking(&self) {
         self.process.wait_log("taking callbacks", SOON);
     }
@@ -466,55 +473,6 @@ impl Served {
     async fn post(&self, id: &str, size: usize) -> u16 {
         let body = callback(id).replace("\"42\"", &format!("\"{}\"", "4".repeat(size)));
         Client::connect(self.input).await.post("/callbacks", body, &signed_headers("VOD")).await.status.as_u16()
-    }
-}
-
-/// A disk in memory that only processes in its namespace see. It is gone with its last process.
-struct Disk {
-    mount: std::path::PathBuf,
-    holder: Process,
-}
-
-impl Disk {
-    /// None where the machine allows no mounts of one's own.
-    fn new(folder: &TempDir, size: &str) -> Option<Disk> {
-        let mut command = Command::new("unshare");
-        command.args(["--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "disk", "/mnt"]);
-        if !command.status().is_ok_and(|status| status.success()) {
-            not_run("tests of full disks need `unshare --user --mount` (unprivileged user namespaces)");
-            return None;
-        }
-        let mount = folder.path().join("disk");
-        std::fs::create_dir(&mount).expect("made");
-        let mut command = Command::new("unshare");
-        command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
-        command.arg("mount -t tmpfs -o size=\"$2\" disk \"$1\" && echo mounted && exec sleep 1000");
-        command.arg("sh").arg(&mount).arg(size);
-        let holder = Process::start("the disk", &command, &folder.path().join("disk.log"), None);
-        holder.wait_log("mounted", SOON);
-        Some(Disk { mount, holder })
-    }
-
-    /// A command that runs the bridge where the disk can be seen.
-    fn serve(&self, file: &Path) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["--user", "--preserve-credentials", "--mount", "--target", &self.holder.id().to_string()]);
-        command.arg(env!("CARGO_BIN_EXE_apsara-bridge")).args(["serve", "--config"]).arg(file);
-        command
-    }
-
-    /// A path on the disk, as seen from here.
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        Path::new(&format!("/proc/{}/root{}", self.holder.id(), self.mount.display())).join(name)
-    }
-
-    /// Takes all the room that is left.
-    fn fill(&self, name: &str) {
-        let mut file = std::fs::File::create(self.path(name)).expect("created");
-        for piece in [1 << 20, 1 << 12, 1] {
-            let zeros = vec![0; piece];
-            while std::io::Write::write_all(&mut file, &zeros).is_ok() {}
-        }
     }
 }
 
@@ -560,9 +518,9 @@ async fn a_disk_that_the_spool_filled_drains_by_itself() {
     let folder = tempfile::tempdir().expect("a folder");
     let kafka = Kafka::start(KafkaOptions::default()).await;
     kafka.create_topic("anything", 1, &[]).await;
-    let Some(disk) = Disk::new(&folder, "40m") else { return };
-    let spool = disk.mount.join("spool");
-    let start = || Served::start_with(&folder, &spool, kafka.brokers(), "", |file| disk.serve(file));
+    let Some(disk) = Disk::new(folder.path(), "40m") else { return };
+    let spool = disk.mount().join("spool");
+    let start = || Served::start_with(&folder, &spool, kafka.brokers(), "", |file| Served::on(&disk, file));
     let mut bridge = start();
     let mut sent = 0;
     for round in 0..3 {
@@ -604,9 +562,9 @@ async fn a_small_disk_full_of_small_records_drains() {
     kafka.create_topic("anything", 1, &[]).await;
     for (size, bytes) in [("3m", 2000), ("10m", 2), ("10m", 2000), ("24m", 2000)] {
         let folder = tempfile::tempdir().expect("a folder");
-        let Some(disk) = Disk::new(&folder, size) else { return };
-        let spool = disk.mount.join("spool");
-        let bridge = Served::start_with(&folder, &spool, kafka.brokers(), "", |file| disk.serve(file));
+        let Some(disk) = Disk::new(folder.path(), size) else { return };
+        let spool = disk.mount().join("spool");
+        let bridge = Served::start_with(&folder, &spool, kafka.brokers(), "", |file| Served::on(&disk, file));
         bridge.taking();
         eventually("connected", SOON, async || (bridge.ready().await == 200).then_some(())).await;
         kafka.kill();
@@ -634,9 +592,9 @@ async fn a_disk_that_somebody_else_filled_does_not_stop_a_bus_that_is_up() {
     let folder = tempfile::tempdir().expect("a folder");
     let kafka = Kafka::start(KafkaOptions::default()).await;
     kafka.create_topic("anything", 1, &[]).await;
-    let Some(disk) = Disk::new(&folder, "40m") else { return };
-    let spool = disk.mount.join("spool");
-    let bridge = Served::start_with(&folder, &spool, kafka.brokers(), "", |file| disk.serve(file));
+    let Some(disk) = Disk::new(folder.path(), "40m") else { return };
+    let spool = disk.mount().join("spool");
+    let bridge = Served::start_with(&folder, &spool, kafka.brokers(), "", |file| Served::on(&disk, file));
     bridge.taking();
     eventually("connected", SOON, async || (bridge.ready().await == 200).then_some(())).await;
     kafka.kill();
@@ -672,9 +630,9 @@ async fn a_disk_that_somebody_else_filled_does_not_stop_a_bus_that_is_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_spool_on_a_disk_without_room_for_a_copy_is_left_as_it_is() {
     let folder = tempfile::tempdir().expect("a folder");
-    let Some(disk) = Disk::new(&folder, "40m") else { return };
-    let spool = disk.mount.join("spool");
-    let start = || Served::start(&folder, &spool, |file| disk.serve(file));
+    let Some(disk) = Disk::new(folder.path(), "40m") else { return };
+    let spool = disk.mount().join("spool");
+    let start = || Served::start(&folder, &spool, |file| Served::on(&disk, file));
     let bridge = start();
     bridge.taking();
     for number in 0..200 {
@@ -715,22 +673,22 @@ fn index_page(file: &Path) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_at_the_start() {
     let folder = tempfile::tempdir().expect("a folder");
-    let Some(disk) = Disk::new(&folder, "2m") else { return };
-    let spool = disk.mount.join("spool");
+    let Some(disk) = Disk::new(folder.path(), "2m") else { return };
+    let spool = disk.mount().join("spool");
     std::fs::create_dir(disk.path("spool")).expect("made");
     disk.fill("ballast");
-    let bridge = Served::start(&folder, &spool, |file| disk.serve(file));
+    let bridge = Served::start(&folder, &spool, |file| Served::on(&disk, file));
     assert_eq!(bridge.process.wait(SOON), Some(1));
     let log = bridge.process.log();
     assert!(log.contains("spool.path: ") && log.contains("full"), "{log}");
     std::fs::remove_file(disk.path("ballast")).expect("the ballast is there");
-    let bridge = Served::start(&folder, &spool, |file| disk.serve(file));
+    let bridge = Served::start(&folder, &spool, |file| Served::on(&disk, file));
     bridge.taking();
     assert_eq!(bridge.post("one", 2).await, 200);
     bridge.process.kill();
     disk.fill("ballast");
     // The reserve lets a bridge start that has events to publish.
-    let bridge = Served::start(&folder, &spool, |file| disk.serve(file));
+    let bridge = Served::start(&folder, &spool, |file| Served::on(&disk, file));
     bridge.taking();
     assert_eq!(bridge.metric("apsara_bridge_spool_events").await, 1.0);
 }
@@ -738,8 +696,8 @@ async fn a_full_disk_at_the_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_cannot_be_written_is_refused_at_the_start_by_name() {
     let folder = tempfile::tempdir().expect("a folder");
-    let Some(disk) = Disk::new(&folder, "2m,ro") else { return };
-    let bridge = Served::start(&folder, &disk.mount.join("spool"), |file| disk.serve(file));
+    let Some(disk) = Disk::new(folder.path(), "2m,ro") else { return };
+    let bridge = Served::start(&folder, &disk.mount().join("spool"), |file| Served::on(&disk, file));
     assert_eq!(bridge.process.wait(SOON), Some(1));
     let log = bridge.process.log();
     assert!(log.contains("spool.path: ") && log.contains("Read-only file system"), "{log}");

@@ -1,4 +1,5 @@
-//! A real Apache Kafka broker (KRaft, one node) on ports of its own, with its data in a folder that goes with it.
+//! A real Apache Kafka broker (KRaft) on ports of its own, with its data in a folder that goes with it: alone, or as one
+//! of a [`cluster`].
 //!
 //! Promises: started means that a metadata request is answered; [`Kafka::restart`] brings the same ports and data
 //! back; reading ([`Kafka::consume`]) starts at the beginning, leaves no trace on the broker and never returns
@@ -6,6 +7,8 @@
 //!
 //! The listener that clients use is secured as [`KafkaOptions::security`] says. Support's own clients come in through
 //! a plaintext listener of their own, so that a test of TLS or SASL tests the client under test only.
+
+pub mod cluster;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -123,6 +126,23 @@ impl Received {
     }
 }
 
+/// The place of a broker in its cluster.
+#[derive(Debug, Clone)]
+struct Member {
+    /// Its number, from 1.
+    id: u16,
+    /// The ports of all controllers, in the order of their numbers.
+    controllers: Vec<u16>,
+    /// The port of a further listener, and the one by which clients of that listener reach it: that of a proxy.
+    proxied: Option<(u16, u16)>,
+}
+
+impl Member {
+    fn alone() -> Member {
+        Member { id: 1, controllers: vec![free_port()], proxied: None }
+    }
+}
+
 /// A broker; dropped, it is killed and its data removed.
 #[derive(Debug)]
 pub struct Kafka {
@@ -149,12 +169,16 @@ impl Kafka {
 
     /// [`start`](Self::start), for code that isn't async.
     pub fn start_blocking(options: KafkaOptions) -> Self {
+        Self::start_member(options, &Member::alone())
+    }
+
+    fn start_member(options: KafkaOptions, member: &Member) -> Self {
         let folder =
             tempfile::Builder::new().prefix("kafka-").tempdir().expect("the folder for temporary files is writable");
         let certificates = options.security.tls().then(|| Certificates::make(&folder.path().join("tls")));
-        let (client, controller) = (free_port(), free_port());
+        let client = free_port();
         let internal = if options.security == Security::Plaintext { client } else { free_port() };
-        let properties = properties(&options, certificates.as_ref(), folder.path(), client, internal, controller);
+        let properties = properties(&options, member, certificates.as_ref(), folder.path(), client, internal);
         let file = folder.path().join("server.properties");
         std::fs::write(&file, properties).expect("the temporary folder is writable");
         format(&options, folder.path());
@@ -210,25 +234,7 @@ impl Kafka {
     /// # Panics
     /// When the broker refuses, for instance because the topic exists.
     pub async fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) {
-        let config = internal_config(&self.internal);
-        let admin: AdminClient<DefaultClientContext> = config.create().expect("the settings are right");
-        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
-        for (key, value) in configs {
-            topic = topic.set(key, value);
-        }
-        let results = admin
-            .create_topics([&topic], &AdminOptions::new().operation_timeout(Some(Duration::from_secs(10))))
-            .await
-            .unwrap_or_else(|error| panic!("topic {name} can't be made: {error}"));
-        for result in results {
-            result.unwrap_or_else(|(topic, code)| panic!("topic {topic} can't be made: {code}"));
-        }
-        let (internal, name) = (self.internal.clone(), name.to_owned());
-        blocking(move || {
-            let consumer = consumer(&internal);
-            wait_for(&format!("leaders of topic {name}"), Duration::from_secs(10), || partitions_of(&consumer, &name));
-        })
-        .await;
+        create_topic(&self.internal, name, partitions, 1, configs).await;
     }
 
     /// Reads `topic` from the beginning to its end, and on until there are at least `at_least` records, in the order
@@ -262,6 +268,16 @@ impl Kafka {
         let (options, folder, internal) = (self.options.clone(), self.folder.path().to_owned(), self.internal.clone());
         let process = blocking(move || run(&options, &folder, &internal)).await;
         *self.process() = process;
+    }
+
+    /// Stops the broker with SIGTERM, as an operator does: it hands over what it leads, and ends.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn shut_down(&self) {
+        let process = self.process();
+        process.signal("TERM");
+        assert!(process.wait(START).is_some(), "Kafka does not end by SIGTERM:\n{}", process.log_tail());
     }
 
     /// The broker's log file.
@@ -304,11 +320,11 @@ impl Security {
 /// The broker's configuration file.
 fn properties(
     options: &KafkaOptions,
+    member: &Member,
     certificates: Option<&Certificates>,
     folder: &std::path::Path,
     client: u16,
     internal: u16,
-    controller: u16,
 ) -> String {
     let mut lines: Vec<(String, String)> = Vec::new();
     let mut set = |key: &str, value: &str| lines.push((key.to_owned(), value.to_owned()));
@@ -316,15 +332,24 @@ fn properties(
     if internal != client {
         write!(listeners, ",INTERNAL://127.0.0.1:{internal}").expect("a string takes all");
     }
+    let mut advertised = listeners.clone();
+    if let Some((listen, proxy)) = member.proxied {
+        write!(listeners, ",PROXIED://127.0.0.1:{listen}").expect("a string takes all");
+        write!(advertised, ",PROXIED://127.0.0.1:{proxy}").expect("a string takes all");
+    }
+    let controllers = member.controllers.iter().zip(1..);
+    let voters: Vec<String> = controllers.map(|(port, id)| format!("{id}@127.0.0.1:{port}")).collect();
+    let controller = member.controllers[usize::from(member.id) - 1];
     set("process.roles", "broker,controller");
-    set("node.id", "1");
-    set("controller.quorum.voters", &format!("1@127.0.0.1:{controller}"));
+    set("node.id", &member.id.to_string());
+    set("controller.quorum.voters", &voters.join(","));
     set("controller.listener.names", "CONTROLLER");
     set("listeners", &format!("{listeners},CONTROLLER://127.0.0.1:{controller}"));
-    set("advertised.listeners", &listeners);
+    set("advertised.listeners", &advertised);
     set("inter.broker.listener.name", if internal == client { "CLIENT" } else { "INTERNAL" });
     let protocol = options.security.protocol();
-    set("listener.security.protocol.map", &format!("CLIENT:{protocol},INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT"));
+    let protocols = format!("CLIENT:{protocol},INTERNAL:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT");
+    set("listener.security.protocol.map", &protocols);
     set("log.dirs", &folder.join("data").to_string_lossy());
     set("auto.create.topics.enable", &options.auto_create_topics.to_string());
     // One node can't hold the three copies that Kafka wants of its own topics, and fifty partitions of each take long.
@@ -384,7 +409,7 @@ fn java(options: &KafkaOptions) -> Command {
         java.args(["-Xms1g", "-Xmx1g", "-XX:+UseG1GC"]);
     } else {
         // A test's broker lives for seconds: what counts is that it starts fast and is small.
-        java.args(["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
+        java.args(["-Xmx400m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
     }
     java.args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Djava.awt.headless=true"]);
     java.arg("-cp").arg(libs.join("*"));
@@ -439,6 +464,28 @@ fn consumer(internal: &str) -> BaseConsumer {
     // An empty partition is to say so at once, not after the half second for which a fetch waits for more.
     config.set("allow.auto.create.topics", "false").set("fetch.wait.max.ms", "10");
     config.create().expect("the settings are right")
+}
+
+/// Makes a topic, and returns when all its partitions have a leader.
+async fn create_topic(internal: &str, name: &str, partitions: i32, replicas: i32, configs: &[(&str, &str)]) {
+    let admin: AdminClient<DefaultClientContext> = internal_config(internal).create().expect("the settings are right");
+    let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
+    for (key, value) in configs {
+        topic = topic.set(key, value);
+    }
+    let results = admin
+        .create_topics([&topic], &AdminOptions::new().operation_timeout(Some(Duration::from_secs(10))))
+        .await
+        .unwrap_or_else(|error| panic!("topic {name} can't be made: {error}"));
+    for result in results {
+        result.unwrap_or_else(|(topic, code)| panic!("topic {topic} can't be made: {code}"));
+    }
+    let (internal, name) = (internal.to_owned(), name.to_owned());
+    blocking(move || {
+        let consumer = consumer(&internal);
+        wait_for(&format!("leaders of topic {name}"), Duration::from_secs(10), || partitions_of(&consumer, &name));
+    })
+    .await;
 }
 
 /// The partitions of `topic`, once each has a leader; `None` before that, or when there is no such topic.

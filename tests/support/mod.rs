@@ -10,20 +10,27 @@
 //!
 //! Taken in by `#[path = "../support/mod.rs"] mod support;` so that tests and benchmarks need no crate for it.
 //!
-//! Layout: [`process`] children that die with us; [`kafka`] and [`nats`] the brokers; [`mns`] a server that plays
-//! Alibaba's queue; [`kubernetes`] an API server with its clients; [`certificates`] the TLS material for all of them;
-//! [`judges`] the CloudEvents SDKs of other languages; here, ports, tools and waiting.
+//! Layout: [`process`] children that die with us; [`kafka`] and [`nats`] the brokers, alone or as clusters of three;
+//! [`toxiproxy`] a bad network; [`disk`] a disk that can be filled; [`mns`] a server that plays Alibaba's queue;
+//! [`kubernetes`] an API server with its clients; [`certificates`] the TLS material for all of them; [`bridge`] and
+//! [`program`] the bridge, in this process or as one; [`sender`] a load as Alibaba makes it; [`read`] what is on the
+//! buses; [`judges`] the CloudEvents SDKs of other languages; here, ports, tools and waiting.
 
 #![allow(dead_code)] // each binary that takes this in uses its own part of it
 
 pub mod bridge;
 pub mod certificates;
+pub mod disk;
 pub mod judges;
 pub mod kafka;
 pub mod kubernetes;
 pub mod mns;
 pub mod nats;
 pub mod process;
+pub mod program;
+pub mod read;
+pub mod sender;
+pub mod toxiproxy;
 
 use std::collections::HashSet;
 use std::net::TcpListener;
@@ -128,4 +135,15 @@ pub async fn eventually<T>(what: &str, timeout: Duration, mut look: impl AsyncFn
 /// Runs blocking code beside the async tests; a panic in it becomes a panic of the caller.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
+/// Runs async code on a thread of its own, and gives back its result, or an error when it panics. The compiler cannot
+/// prove that futures with async closures in them may change threads, so they cannot be spawned as tasks.
+pub fn on_thread<T, F>(work: impl FnOnce() -> F + Send + 'static) -> tokio::task::JoinHandle<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T>,
+{
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || runtime.block_on(work()))
 }

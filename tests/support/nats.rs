@@ -1,4 +1,5 @@
-//! A real nats-server with JetStream, on a port of its own, with its data in a folder that goes with it.
+//! A real nats-server with JetStream, on a port of its own, with its data in a folder that goes with it: alone, or as one
+//! of a [`cluster`].
 //!
 //! Promises: started means that the server has greeted a connection and JetStream is on; [`Nats::restart`] brings the
 //! same port and data back; reading ([`Nats::messages`]) makes no consumer, so it leaves no trace in the stream, and
@@ -6,6 +7,8 @@
 //!
 //! A server has one way in, so support's own client uses the same credentials and certificates as the client under
 //! test: [`Nats::connect_options`].
+
+pub mod cluster;
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
@@ -248,6 +251,16 @@ impl Nats {
     /// Lets a frozen server go on.
     pub fn cont(&self) {
         self.process().cont();
+    }
+
+    /// Stops the server with SIGTERM, as an operator does.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn shut_down(&self) {
+        let process = self.process();
+        process.signal("TERM");
+        assert!(process.wait(START).is_some(), "nats-server does not end by SIGTERM:\n{}", process.log_tail());
     }
 
     /// Kills the server with SIGKILL: connections break, its port refuses.

@@ -1,4 +1,4 @@
-//! Both buses, read from their beginning to their end, one record at a time: a million don't fit into memory at once.
+//! What is on a bus, read from its beginning to its end, one record at a time: a million don't fit into memory at once.
 //!
 //! Promises: the end is asked for first, and what lies before it is read completely or the answer is an error; nothing
 //! is left on the broker. The bridge must not run any more, or the end wouldn't be one.
@@ -12,38 +12,84 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::count::{Bus, Record};
-use crate::stage::{PARTITIONS, STREAM, kafka_topics};
-use crate::support::kafka::Kafka;
-use crate::support::nats::Nats;
-use crate::support::wait_for;
+use super::kafka::cluster::KafkaCluster;
+use super::nats::cluster::NatsCluster;
+use super::wait_for;
 
 /// How long a broker may take for the next record. It may just have come back from being killed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Reads all topics. Blocks the thread.
+/// Where an event has to be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bus {
+    Kafka,
+    Nats,
+}
+
+impl Bus {
+    pub const ALL: [Bus; 2] = [Bus::Kafka, Bus::Nats];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Bus::Kafka => "Kafka",
+            Bus::Nats => "NATS",
+        }
+    }
+}
+
+/// A structured record or message, as it lies on a bus.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub bus: Bus,
+    /// Topic or subject.
+    pub topic: String,
+    /// Kafka's partition.
+    pub partition: Option<i32>,
+    /// Offset, or sequence in the stream.
+    pub offset: u64,
+    /// Kafka's key.
+    pub key: Option<Vec<u8>>,
+    /// Names and values in the order of the bus.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Record {
+    /// Where it lies, for a person.
+    pub fn place(&self) -> String {
+        let partition = self.partition.map_or_else(String::new, |partition| format!("[{partition}]"));
+        format!("{} {}{partition} at {}", self.bus.name(), self.topic, self.offset)
+    }
+}
+
+/// Reads topics, each given with its number of partitions. Blocks the thread.
 ///
 /// # Errors
 /// What could not be read.
-pub fn kafka(kafka: &Kafka, mut take: impl FnMut(Record)) -> Result<(), String> {
+pub fn kafka(kafka: &KafkaCluster, topics: &[(&str, i32)], mut take: impl FnMut(Record)) -> Result<(), String> {
     let mut config = kafka.client_config();
     // librdkafka wants a group even where partitions are assigned by hand; nothing joins it. The little that is
     // fetched ahead is plenty on one machine.
-    config.set("group.id", "chaos").set("enable.auto.commit", "false").set("queued.max.messages.kbytes", "16384");
+    config.set("group.id", "reader").set("enable.auto.commit", "false").set("queued.max.messages.kbytes", "16384");
     let consumer: BaseConsumer = config.create().expect("the settings are right");
     let mut ends = HashMap::new();
     let mut assignment = TopicPartitionList::new();
-    for topic in kafka_topics() {
-        for partition in 0..PARTITIONS {
+    for &(topic, partitions) in topics {
+        for partition in 0..partitions {
             let (low, high) = wait_for(&format!("the end of {topic}[{partition}]"), PATIENCE, || {
-                consumer.fetch_watermarks(&topic, partition, Duration::from_secs(5)).ok()
+                let ends = consumer.fetch_watermarks(topic, partition, Duration::from_secs(2)).ok();
+                if ends.is_none() {
+                    // The leader it knows may have been killed: it does not look for another one by itself.
+                    let _ = consumer.fetch_metadata(Some(topic), Duration::from_secs(2));
+                }
+                ends
             });
             if low != 0 {
                 return Err(format!("Kafka has deleted what was in {topic}[{partition}] before {low}"));
             }
             if high > 0 {
-                assignment.add_partition_offset(&topic, partition, Offset::Beginning).expect("an allowed offset");
-                ends.insert((topic.clone(), partition), high);
+                assignment.add_partition_offset(topic, partition, Offset::Beginning).expect("an allowed offset");
+                ends.insert((topic.to_owned(), partition), high);
             }
         }
     }
@@ -79,13 +125,14 @@ pub fn kafka(kafka: &Kafka, mut take: impl FnMut(Record)) -> Result<(), String> 
     Ok(())
 }
 
-/// Reads the stream.
+/// Reads a stream.
 ///
 /// # Errors
 /// What could not be read.
-pub async fn nats(nats: &Nats, mut take: impl FnMut(Record)) -> Result<(), String> {
-    let told = |error: &dyn std::fmt::Display| format!("stream {STREAM} can't be read: {error}");
-    let mut stream = nats.jetstream().await.get_stream(STREAM).await.map_err(|error| told(&error))?;
+pub async fn nats(nats: &NatsCluster, stream: &str, mut take: impl FnMut(Record)) -> Result<(), String> {
+    let name = stream;
+    let told = |error: &dyn std::fmt::Display| format!("stream {name} can't be read: {error}");
+    let mut stream = nats.jetstream().await.get_stream(stream).await.map_err(|error| told(&error))?;
     let state = stream.info().await.map_err(|error| told(&error))?.state.clone();
     if state.messages == 0 {
         return Ok(());
@@ -98,7 +145,8 @@ pub async fn nats(nats: &Nats, mut take: impl FnMut(Record)) -> Result<(), Strin
         let next = next.map_err(|_| format!("NATS gave nothing for {PATIENCE:?} after {count} messages"))?;
         let message = next.ok_or_else(|| told(&"it ended"))?.map_err(|error| told(&error))?;
         let info = message.info().map_err(|error| told(&error))?;
-        let (sequence, is_last) = (info.stream_sequence, info.pending == 0);
+        // Not "nothing is pending": more may have come since the end was asked for.
+        let (sequence, is_last) = (info.stream_sequence, info.stream_sequence >= state.last_sequence);
         let headers = message.headers.iter().flat_map(|headers| headers.iter());
         let headers =
             headers.flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.to_string())));

@@ -1,7 +1,6 @@
-//! Events go out at their rate, whatever becomes of those before them, each by a [`Sender`].
+//! A load of events: they go out at their rate, whatever happens to those before them, each by a [`Sender`].
 //!
-//! [`Alibaba`] posts them as Alibaba does; a [queue](crate::queue) that the bridge reads is another sender. What a
-//! sender says of an event is what the run is judged by.
+//! [`Alibaba`] posts them as Alibaba does. What a sender says about an event is what a run is judged by.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,12 +16,52 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::events::{Callback, Run};
-use crate::support::bridge::signed_headers;
+use super::bridge::signed_headers;
 
 /// Alibaba's tries, and the time between them.
 const TRIES: usize = 3;
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// One event, as it is sent: the same bytes in each try.
+#[derive(Clone, Debug)]
+pub struct Callback {
+    pub dialect: Dialect,
+    pub body: Bytes,
+    /// Whether it is sent twice at once, as by a sender that did not get the answer.
+    pub is_twin: bool,
+}
+
+/// Which service sends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    Vod,
+    Ims,
+}
+
+impl Dialect {
+    pub fn name(self) -> &'static str {
+        match self {
+            Dialect::Vod => "vod",
+            Dialect::Ims => "ims",
+        }
+    }
+
+    /// The word in the names of the signature's headers.
+    pub fn header_family(self) -> &'static str {
+        match self {
+            Dialect::Vod => "VOD",
+            Dialect::Ims => "ICE",
+        }
+    }
+
+    /// How long Alibaba waits for an answer.
+    pub fn patience(self) -> Duration {
+        Duration::from_secs(match self {
+            Dialect::Vod => 5,
+            Dialect::Ims => 3,
+        })
+    }
+}
 
 /// A way by which events reach the bridge.
 pub trait Sender: Send + Sync + 'static {
@@ -31,31 +70,40 @@ pub trait Sender: Send + Sync + 'static {
     fn deliver(&self, callback: &Callback) -> impl Future<Output = bool> + Send;
 }
 
-/// Sends all events of a run, each when it is due, and gives back for each whether it was answered for.
+/// Sends `rate` events per second until `next` gives none, and gives back for each whether it was answered for. `next` is
+/// called with the number of the event when it is due.
 ///
-/// The rate doesn't yield to slow answers: a sender that waited for them would spare the bridge when it is hardest.
-pub async fn send_all(sender: Arc<impl Sender>, run: Run) -> Vec<bool> {
-    let mut ticker = interval(Duration::from_secs(1) / run.rate);
+/// The rate does not depend on the answers: a sender that waited for them would send least when the bridge has most to
+/// do.
+pub async fn send_all(
+    sender: Arc<impl Sender>,
+    rate: u32,
+    mut next: impl FnMut(usize) -> Option<Callback> + Send,
+) -> Vec<bool> {
+    let mut ticker = interval(Duration::from_secs(1) / rate);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let mut answered_for = vec![false; run.total()];
+    let mut answered_for = Vec::new();
     let mut deliveries = JoinSet::new();
-    for number in 0..run.total() {
+    loop {
         ticker.tick().await;
-        let (sender, callback, is_twin) = (sender.clone(), run.callback(number), run.is_twin(number));
+        let number = answered_for.len();
+        let Some(callback) = next(number) else { break };
+        answered_for.push(false);
+        let sender = sender.clone();
         deliveries.spawn(async move {
-            if !is_twin {
+            if !callback.is_twin {
                 return (number, sender.deliver(&callback).await);
             }
             let (one, other) = tokio::join!(sender.deliver(&callback), sender.deliver(&callback));
             (number, one || other)
         });
         while let Some(delivered) = deliveries.try_join_next() {
-            let (number, is_answered_for) = delivered.expect("a delivery doesn't panic");
+            let (number, is_answered_for) = delivered.expect("a delivery does not panic");
             answered_for[number] = is_answered_for;
         }
     }
     while let Some(delivered) = deliveries.join_next().await {
-        let (number, is_answered_for) = delivered.expect("a delivery doesn't panic");
+        let (number, is_answered_for) = delivered.expect("a delivery does not panic");
         answered_for[number] = is_answered_for;
     }
     answered_for
@@ -77,9 +125,9 @@ pub struct Tally {
     pub statuses: BTreeMap<u16, u64>,
     /// Tries without an answer, by what happened.
     pub unanswered: BTreeMap<&'static str, u64>,
-    /// The time from the begin of a try to its answer, of every answer, in microseconds. Four bytes each, they are the
-    /// largest part of what an hour's run remembers beside the count, and cheaper than an argument about buckets.
-    pub answer_times: Vec<u32>,
+    /// The time from the begin of a try to its answer, of every answer, in microseconds. At four bytes each they are the
+    /// largest part of what an hour's run remembers beside the count, and need no buckets.
+    answer_times: Vec<u32>,
 }
 
 impl Alibaba {
@@ -87,11 +135,27 @@ impl Alibaba {
         Alibaba { input, idle: Mutex::default(), tally: Mutex::default() }
     }
 
-    /// What became of the tries so far, answer times sorted.
+    /// What became of the tries so far.
     pub fn tally(&self) -> Tally {
-        let mut tally = self.lock_tally().clone();
-        tally.answer_times.sort_unstable();
-        tally
+        self.lock_tally().clone()
+    }
+
+    /// How many answers there were so far.
+    pub fn answers(&self) -> usize {
+        self.lock_tally().answer_times.len()
+    }
+
+    /// How many of them were 200.
+    pub fn accepted(&self) -> usize {
+        let accepted = self.lock_tally().statuses.get(&200).copied().unwrap_or_default();
+        usize::try_from(accepted).expect("as many as memory holds")
+    }
+
+    /// The times of the answers after the first `skipped`, sorted.
+    pub fn answer_times(&self, skipped: usize) -> Times {
+        let mut times = self.lock_tally().answer_times.get(skipped..).unwrap_or_default().to_vec();
+        times.sort_unstable();
+        Times(times)
     }
 
     async fn attempt(&self, callback: &Callback) -> bool {
@@ -170,17 +234,21 @@ impl Sender for Alibaba {
     }
 }
 
-impl Tally {
+/// Some answer times, sorted.
+#[derive(Clone, Debug, Default)]
+pub struct Times(Vec<u32>);
+
+impl Times {
     /// The answer time that a share of all answers stays below.
     pub fn percentile(&self, share: f64) -> Duration {
-        let last = self.answer_times.len().saturating_sub(1);
+        let last = self.0.len().saturating_sub(1);
         let index = (last as f64 * share).round() as usize;
-        Duration::from_micros(self.answer_times.get(index).copied().unwrap_or_default().into())
+        Duration::from_micros(self.0.get(index).copied().unwrap_or_default().into())
     }
 
     /// How many answers took longer.
     pub fn slower_than(&self, limit: Duration) -> usize {
         let limit = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
-        self.answer_times.len() - self.answer_times.partition_point(|&time| time <= limit)
+        self.0.len() - self.0.partition_point(|&time| time <= limit)
     }
 }

@@ -1,0 +1,249 @@
+//! What is done to the servers, the bridges, their disk and the queue.
+//!
+//! Promises: after [`play`] everything runs again, and nothing refuses; each deed is printed with its time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::stream::DiscardPolicy;
+use futures_util::future::join_all;
+use tokio::task::block_in_place;
+use tokio::time::{sleep, sleep_until};
+
+use crate::plan::{Deed, Step, Target};
+use crate::stage::{Stage, kafka_topics, routes, safe_copies, streams, topic_settings};
+use crate::support::program::Program;
+use crate::support::{eventually, on_thread};
+
+/// How long something that is asked of servers may take, while others of them have just come back.
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// How long the bridge may take to read its configuration again.
+const RELOADED: Duration = Duration::from_secs(20);
+
+/// Between two signals.
+const SECOND_SIGNAL: Duration = Duration::from_millis(200);
+
+/// How long the bridge may take to end by a second signal: what is being answered may be written first.
+const AT_ONCE: Duration = Duration::from_secs(8);
+
+/// What takes the room on the disk.
+const BALLAST: &str = "ballast";
+
+/// Performs the steps, each target's in their order, until the run's length is over.
+pub async fn play(stage: Arc<Stage>, steps: Vec<Step>, length: Duration) {
+    let started = stage.started;
+    let actors = Target::ALL.map(|target| {
+        let steps: Vec<Step> = steps.iter().copied().filter(|step| step.deed.target() == target).collect();
+        let stage = stage.clone();
+        on_thread(move || async move {
+            for step in steps {
+                sleep_until((started + step.at).into()).await;
+                // Late steps of a slow machine are left out when nothing is sent any more.
+                if started.elapsed() >= length {
+                    break;
+                }
+                perform(&stage, step).await;
+            }
+        })
+    });
+    for actor in actors {
+        actor.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    }
+}
+
+/// Performs a step and undoes it.
+async fn perform(stage: &Stage, step: Step) {
+    let Step { deed, lasting, .. } = step;
+    if deed == Deed::FillDisk && stage.disk.is_none() {
+        return;
+    }
+    stage.count_deed(deed);
+    if lasting.is_zero() {
+        stage.tell(deed.name());
+    } else {
+        stage.tell(&format!("{} for {:.1} s", deed.name(), lasting.as_secs_f64()));
+    }
+    let back = match deed.target() {
+        Target::Kafka => {
+            to_kafka(stage, step).await;
+            "Kafka is back"
+        }
+        Target::Nats => {
+            to_nats(stage, step).await;
+            "NATS is back"
+        }
+        Target::Bridge => {
+            to_bridge(stage, step).await;
+            "bridge is back"
+        }
+        Target::Disk => {
+            fill_disk(stage, lasting).await;
+            "the disk has room"
+        }
+        Target::Mns => {
+            let queue = stage.queue.as_ref().expect("the plan knows that there is one");
+            block_in_place(|| queue.down());
+            sleep(lasting).await;
+            block_in_place(|| queue.up());
+            "MNS is back"
+        }
+    };
+    stage.tell(back);
+}
+
+async fn to_kafka(stage: &Stage, step: Step) {
+    let kafka = &stage.kafka;
+    let place = step.which % kafka.brokers().len();
+    match step.deed {
+        Deed::KillKafka => {
+            kafka.kill(place).await;
+            sleep(step.lasting).await;
+            kafka.start_again(place).await;
+        }
+        Deed::FreezeKafka => {
+            kafka.freeze(place).await;
+            sleep(step.lasting).await;
+            kafka.thaw(place).await;
+        }
+        Deed::KillAllKafka => {
+            join_all((0..kafka.brokers().len()).map(|place| kafka.kill(place))).await;
+            sleep(step.lasting).await;
+            join_all((0..kafka.brokers().len()).map(|place| kafka.start_again(place))).await;
+        }
+        Deed::RefuseKafka => {
+            let topic = &kafka_topics()[step.which % kafka_topics().len()];
+            let all = kafka.brokers().len().to_string();
+            configure(stage, topic, &all).await;
+            kafka.kill(place).await;
+            sleep(step.lasting).await;
+            configure(stage, topic, safe_copies(stage.servers)).await;
+            kafka.start_again(place).await;
+        }
+        other => unreachable!("{other:?} is not done to Kafka"),
+    }
+}
+
+/// Says how many copies of a topic must be written.
+async fn configure(stage: &Stage, topic: &str, copies: &str) {
+    eventually(&format!("topic {topic} to be configured"), SETTLED, async || {
+        stage.kafka.configure_topic(topic, &topic_settings(copies)).await.ok()
+    })
+    .await;
+}
+
+async fn to_nats(stage: &Stage, step: Step) {
+    let nats = &stage.nats;
+    let place = step.which % nats.servers().len();
+    let stream = &streams()[step.which % streams().len()];
+    match step.deed {
+        Deed::KillNats => {
+            nats.kill(place).await;
+            sleep(step.lasting).await;
+            nats.start_again(place).await;
+        }
+        Deed::FreezeNats => {
+            nats.freeze(place).await;
+            sleep(step.lasting).await;
+            nats.thaw(place).await;
+        }
+        Deed::KillAllNats => {
+            join_all((0..nats.servers().len()).map(|place| nats.kill(place))).await;
+            sleep(step.lasting).await;
+            join_all((0..nats.servers().len()).map(|place| nats.start_again(place))).await;
+        }
+        Deed::StepDownNats => {
+            eventually(&format!("the leader of {stream} to step down"), SETTLED, async || {
+                nats.step_down(stream).await.then_some(())
+            })
+            .await;
+        }
+        Deed::RefuseNats => {
+            limit(stage, stream, true).await;
+            sleep(step.lasting).await;
+            limit(stage, stream, false).await;
+        }
+        other => unreachable!("{other:?} is not done to NATS"),
+    }
+}
+
+/// Makes a stream as large as it may be, so that it refuses new messages; or gives it room.
+async fn limit(stage: &Stage, stream: &str, is_full: bool) {
+    eventually(&format!("stream {stream} to be changed"), SETTLED, async || {
+        let jetstream = stage.nats.jetstream().await;
+        let mut handle = jetstream.get_stream(stream).await.ok()?;
+        let info = handle.info().await.ok()?;
+        let mut config = info.config.clone();
+        config.discard = DiscardPolicy::New;
+        config.max_bytes = if is_full { i64::try_from(info.state.bytes.max(1)).ok()? } else { -1 };
+        jetstream.update_stream(config).await.ok()
+    })
+    .await;
+}
+
+async fn to_bridge(stage: &Stage, step: Step) {
+    let bridge = &stage.bridges[step.which % stage.bridges.len()];
+    match step.deed {
+        Deed::KillBridge => {
+            stage.before_end(bridge).await;
+            block_in_place(|| bridge.process().kill());
+            block_in_place(|| bridge.start_again());
+        }
+        Deed::StopBridge => {
+            stage.stop_bridge(bridge).await;
+            block_in_place(|| bridge.start_again());
+        }
+        Deed::StopBridgeTwice => {
+            stop_twice(stage, bridge).await;
+            block_in_place(|| bridge.start_again());
+        }
+        Deed::FreezeBridge => {
+            block_in_place(|| bridge.process().stop());
+            sleep(step.lasting).await;
+            bridge.process().cont();
+        }
+        Deed::ReloadBridge => reload(stage, bridge).await,
+        other => unreachable!("{other:?} is not done to the bridge"),
+    }
+}
+
+/// Two signals. Callbacks without an outcome make the exit code 1: their sender has got no 200.
+async fn stop_twice(stage: &Stage, bridge: &Program) {
+    stage.before_end(bridge).await;
+    bridge.process().signal("TERM");
+    sleep(SECOND_SIGNAL).await;
+    let begun = Instant::now();
+    let code = block_in_place(|| {
+        let process = bridge.process();
+        process.signal("TERM");
+        process.wait(AT_ONCE)
+    });
+    stage.ended(bridge, code, &[0, 1], begun.elapsed());
+}
+
+/// Changes the routes to others that mean the same.
+async fn reload(stage: &Stage, bridge: &Program) {
+    let reloads = async |result: &str| {
+        let metrics = bridge.metrics().await.ok()?;
+        Some(metrics.sum("config_reloads_total", &[&format!("result=\"{result}\"")]))
+    };
+    let before = eventually("the metrics of the bridge", RELOADED, async || reloads("success").await).await;
+    let (one, split) = (routes(false), routes(true));
+    bridge.reload(|text| if text.contains(&one) { text.replace(&one, &split) } else { text.replace(&split, &one) });
+    let deadline = Instant::now() + RELOADED;
+    while reloads("success").await.is_none_or(|times| times == before) {
+        if Instant::now() >= deadline {
+            let log = bridge.process().log_tail();
+            return stage.fault(format!("{RELOADED:?} after SIGHUP the configuration is not reloaded:\n{log}"));
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Takes all room on the disk of the spools, and gives it back.
+async fn fill_disk(stage: &Stage, lasting: Duration) {
+    let disk = stage.disk.as_ref().expect("asked for before");
+    block_in_place(|| disk.fill(BALLAST));
+    sleep(lasting).await;
+    std::fs::remove_file(disk.path(BALLAST)).expect("the ballast is there");
+}

@@ -1,0 +1,170 @@
+//! Clusters: the bridge's own program under the load of an Alibaba-like sender, with three nats-servers or three Kafka
+//! brokers behind it, while their leaders step down, servers are killed, frozen and restarted, and the network fails.
+//!
+//! After each scenario must hold, or the run fails:
+//! - each callback that was answered with 200 is on the bus, under one id, and no two have the same id;
+//! - there is no dead letter, and the spool is empty within a bound;
+//! - the bridge ends by SIGTERM only, with exit code 0;
+//! - the fault had an effect: a scenario in which nothing was spooled, nobody was elected and nothing was slow proves
+//!   nothing, and is an error of the test.
+//!
+//! One line of figures is printed for each scenario. Repeats are allowed, and counted.
+//!
+//! Environment: CLUSTERS_FORM, short (under 100 s) or full (under 20 minutes; short); CLUSTERS_ONLY, a part of the names
+//! of the scenarios to run (all). After a failure the bridge's log, configuration and spool and the logs of the servers
+//! are kept below `target/tmp`, where the last line says.
+//!
+//! Layout: [`side`] a bus, its servers and what can be done to them; [`fault`] the table of scenarios, and how each
+//! fault is caused; [`stage`] one scenario: a bridge, its load and its end; [`verdict`] what was found on the bus;
+//! [`sick`] and [`typo`] destinations that do not work next to one that does; here, the run.
+
+mod fault;
+mod sick;
+mod side;
+mod stage;
+#[path = "../support/mod.rs"]
+mod support;
+mod typo;
+mod verdict;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use side::Side;
+use stage::{Report, Stage};
+use support::on_thread;
+use support::read::Bus;
+
+/// How long a run may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Form {
+    Short,
+    Full,
+}
+
+/// Longer than any scenario takes: one that hangs is reported, and the next one runs.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+fn main() -> ExitCode {
+    let form = match std::env::var("CLUSTERS_FORM").as_deref() {
+        Err(_) | Ok("short") => Form::Short,
+        Ok("full") => Form::Full,
+        Ok(other) => panic!("CLUSTERS_FORM={other}: expected short or full"),
+    };
+    let only = std::env::var("CLUSTERS_ONLY").unwrap_or_default();
+    verdict::prove();
+    let folder = tempfile::Builder::new().prefix("clusters-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
+    let folder = folder.expect("cargo made the folder for what tests write");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let started = Instant::now();
+    let faults = runtime.block_on(run(form, &only, folder.path()));
+    // With it go the tasks that a panic left behind, and the processes they hold.
+    drop(runtime);
+    println!("clusters: {:.0} s", started.elapsed().as_secs_f64());
+    if faults.is_empty() {
+        println!("clusters: passed");
+        return ExitCode::SUCCESS;
+    }
+    println!("\nfaults:");
+    faults.iter().for_each(|fault| println!("  {fault}"));
+    println!("kept: {}", folder.keep().display());
+    println!("clusters: FAILED");
+    ExitCode::FAILURE
+}
+
+/// All scenarios of a form; gives back what was wrong.
+async fn run(form: Form, only: &str, folder: &std::path::Path) -> Vec<String> {
+    let scenarios: Vec<Scenario> = scenarios().into_iter().filter(|scenario| scenario.is_in(form, only)).collect();
+    assert!(!scenarios.is_empty(), "CLUSTERS_ONLY={only}: no scenario of this form has that in its name");
+    // Kafka takes many seconds to start: the scenarios of NATS run in the meantime.
+    let [nats, kafka] = [Bus::Nats, Bus::Kafka].map(|bus| {
+        let is_wanted = scenarios.iter().any(|scenario| scenario.bus == bus);
+        on_thread(move || async move { if is_wanted { Some(Side::start(bus).await) } else { None } })
+    });
+    let mut faults = Vec::new();
+    for (bus, starting) in [(Bus::Nats, nats), (Bus::Kafka, kafka)] {
+        let side = match starting.await {
+            Ok(None) => continue,
+            Ok(Some(side)) => Arc::new(side),
+            Err(_) => {
+                faults.push(format!("{}: the cluster did not start: see the panic above", bus.name()));
+                continue;
+            }
+        };
+        for scenario in scenarios.iter().filter(|scenario| scenario.bus == bus) {
+            faults.extend(scenario.run(&side, folder).await);
+        }
+        if !faults.is_empty() {
+            side.keep_logs(folder);
+        }
+    }
+    faults
+}
+
+/// What is done in a scenario.
+#[derive(Clone, Copy, Debug)]
+enum Play {
+    Fault(&'static fault::Scenario),
+    Sick,
+    Typo,
+}
+
+/// One scenario on one bus.
+#[derive(Clone, Copy, Debug)]
+struct Scenario {
+    name: &'static str,
+    bus: Bus,
+    form: Form,
+    play: Play,
+}
+
+/// All scenarios, those of one bus in the order in which they run.
+fn scenarios() -> Vec<Scenario> {
+    let faults = fault::SCENARIOS.iter().flat_map(|fault| {
+        fault.on.iter().map(|&(bus, form)| Scenario { name: fault.name, bus, form, play: Play::Fault(fault) })
+    });
+    let others = [("sick topic", Play::Sick), ("topic with a typo", Play::Typo)];
+    let others =
+        others.into_iter().flat_map(|(name, play)| Bus::ALL.map(|bus| Scenario { name, bus, form: Form::Full, play }));
+    faults.chain(others).collect()
+}
+
+impl Scenario {
+    fn is_in(&self, form: Form, only: &str) -> bool {
+        // Whoever names a scenario wants it in any form.
+        if only.is_empty() { self.form <= form } else { self.title().contains(only) }
+    }
+
+    fn title(&self) -> String {
+        format!("{} {}", self.bus.name(), self.name)
+    }
+
+    /// Runs it and prints its line; gives back what was wrong.
+    async fn run(self, side: &Arc<Side>, folder: &std::path::Path) -> Vec<String> {
+        let begun = Instant::now();
+        let place = self.title().to_lowercase().replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
+        let stage = Stage::new(side.clone(), place.clone(), folder.join(&place));
+        // A thread of its own, so that a panic in it is one more fault. What the panic says is printed already.
+        let playing = on_thread(move || async move {
+            let play = async {
+                match self.play {
+                    Play::Fault(scenario) => fault::play(stage, scenario).await,
+                    Play::Sick => sick::play(stage).await,
+                    Play::Typo => typo::play(stage).await,
+                }
+            };
+            let late = Report::broken(&format!("still running after {PATIENCE:?}"));
+            tokio::time::timeout(PATIENCE, play).await.unwrap_or(late)
+        });
+        let report = playing.await.unwrap_or_else(|_| Report::broken("broken off: see the panic above"));
+        let title = self.title();
+        println!("{title:<38}{}  {:.1} s", report.figures, begun.elapsed().as_secs_f64());
+        report.faults.iter().for_each(|fault| println!("    FAULT: {fault}"));
+        if report.is_broken {
+            // Servers that a broken scenario left frozen or killed would fail all others too.
+            side.repair().await;
+        }
+        report.faults.into_iter().map(|fault| format!("{title}: {fault} (log: {place}/bridge.log)")).collect()
+    }
+}

@@ -1,0 +1,160 @@
+//! A destination that refuses for a while, next to one that works.
+//!
+//! What must hold: while one refuses, callbacks for the other are answered and arrive within seconds; those for the one
+//! that refuses are answered and kept in the spool, and arrive when it accepts again.
+
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::stream::DiscardPolicy;
+use tokio::time::sleep;
+
+use crate::side::{SAFE, Side, stream};
+use crate::stage::{Load, Report, Served, Stage, milliseconds};
+use crate::support::eventually;
+use crate::verdict::Arrivals;
+
+/// How long it refuses.
+const LASTING: Duration = Duration::from_secs(10);
+
+/// How long an event may take to the destination that works, while the other one refuses.
+const ARRIVED: Duration = Duration::from_secs(5);
+
+/// The same for the first of them where a broker was killed: the topic that works lacks leaders as well at first.
+const ELECTED: Duration = Duration::from_secs(20);
+
+/// How long it may take until the first event for the destination that refuses is in the spool.
+const SPOOLED: Duration = Duration::from_secs(30);
+
+/// The prefixes of the media ids.
+const SICK: &str = "sick";
+const WELL: &str = "well";
+
+pub async fn play(stage: Stage) -> Report {
+    let side = stage.side.clone();
+    let [sick, well] = [SICK, WELL].map(|name| format!("{}-{name}", stage.name));
+    side.create(&sick).await;
+    side.create(&well).await;
+    let served = stage.start(false, &[(SICK, &sick), (WELL, &well)]).await;
+    let (sick_load, well_load) = tokio::join!(served.load(SICK), served.load(WELL));
+    // The first answers are slow: connections are made and caches are empty.
+    let warm = well_load.sender.answers();
+    for _ in 0..3 {
+        well_load.calm().await;
+    }
+    let before = well_load.sender.answer_times(warm);
+    let calm = well_load.sender.answers();
+    let broken = refuse(&side, &sick).await;
+    let mut faults = still_well(&side, &served, &sick, &well, &well_load).await;
+    let during = well_load.sender.answer_times(calm);
+    accept(&side, &sick, broken).await;
+    sick_load.calm().await;
+    let sent = [(sick_load.stop().await, sick.as_str()), (well_load.stop().await, well.as_str())];
+    let [p50, p99] = [0.5, 0.99].map(|share| {
+        let (before, during) = (before.percentile(share), during.percentile(share));
+        let ratio = during.as_secs_f64() / before.as_secs_f64().max(1e-6);
+        format!("{} -> {} (x{ratio:.1})", milliseconds(before), milliseconds(during))
+    });
+    let note = format!(", {WELL} before and while {SICK} refuses: p50 {p50}, p99 {p99}");
+    let mut report = served
+        .finish(&side, &sent, &note, |figures| {
+            (figures.spooled == 0).then(|| "the fault had no effect: nothing was spooled".to_owned())
+        })
+        .await;
+    faults.append(&mut report.faults);
+    Report { faults, ..report }
+}
+
+/// While one destination refuses: what must hold for the other one. Gives back what does not.
+async fn still_well(side: &Side, served: &Served, sick: &str, well: &str, load: &Load) -> Vec<String> {
+    eventually("events of the topic that refuses to be in the spool", SPOOLED, async || {
+        (served.spooled().await > 0).then_some(())
+    })
+    .await;
+    // A topic of Kafka that lacks a copy cannot be read either: its end is not known before it accepts again.
+    let can_be_read = side.nats().is_some();
+    let in_sick = if can_be_read { arrived(side, SICK, sick).await } else { 0 };
+    let mut faults = Vec::new();
+    let begun = Instant::now();
+    let mut limit = if side.kafka().is_some() { ELECTED } else { ARRIVED };
+    while begun.elapsed() < LASTING {
+        if let Some(fault) = late(side, well, load, limit).await {
+            faults.push(fault);
+            break;
+        }
+        limit = ARRIVED;
+    }
+    // A test of the test: it did refuse all the time.
+    let more = if can_be_read { arrived(side, SICK, sick).await - in_sick } else { 0 };
+    let spooled = served.spooled().await;
+    if more > 0 || spooled == 0 {
+        faults.push(format!(
+            "the topic did not refuse all the time: it has accepted {more} events, {spooled} are in the spool"
+        ));
+    }
+    faults
+}
+
+/// Waits until all that was answered up to now has arrived. What is wrong if it takes too long.
+async fn late(side: &Side, well: &str, load: &Load, limit: Duration) -> Option<String> {
+    let (begun, answered) = (Instant::now(), load.sender.accepted());
+    loop {
+        let there = arrived(side, WELL, well).await;
+        if there >= answered {
+            return None;
+        }
+        if begun.elapsed() >= limit {
+            return Some(format!(
+                "{limit:?} after {answered} callbacks for the topic that works were answered with 200, {there} of them \
+                 had arrived, while another topic refused"
+            ));
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// How many events of a load are at its destination now.
+async fn arrived(side: &Side, prefix: &str, destination: &str) -> usize {
+    let records = side.read(destination).await;
+    // What cannot be read must not be taken for nothing.
+    let records = records.unwrap_or_else(|error| panic!("{destination} can't be read: {error}"));
+    Arrivals::of(prefix, &records).found()
+}
+
+/// Makes a destination refuse: a stream that is full, or a topic that lacks a copy. The broker that was killed for it.
+async fn refuse(side: &Side, sick: &str) -> Option<usize> {
+    if let Some(kafka) = side.kafka() {
+        let copies = [("min.insync.replicas", "3")];
+        kafka.configure_topic(sick, &copies).await.unwrap_or_else(|error| panic!("not configured: {error}"));
+        let place = side.leader(sick).await;
+        side.kill(place).await;
+        return Some(place);
+    }
+    limit(side, sick, true).await;
+    None
+}
+
+/// Ends that.
+async fn accept(side: &Side, sick: &str, broken: Option<usize>) {
+    match broken {
+        Some(place) => {
+            side.start_again(place).await;
+            side.settled(sick).await;
+            let kafka = side.kafka().expect("only brokers are killed");
+            kafka.configure_topic(sick, &SAFE).await.unwrap_or_else(|error| panic!("not configured: {error}"));
+        }
+        None => limit(side, sick, false).await,
+    }
+}
+
+/// Makes a stream as large as it may be, so that it refuses new messages (10077); or gives it room.
+async fn limit(side: &Side, sick: &str, is_full: bool) {
+    let nats = side.nats().expect("a stream");
+    let jetstream = nats.jetstream().await;
+    let stream = stream(sick);
+    let mut handle = jetstream.get_stream(&stream).await.unwrap_or_else(|error| panic!("no stream {stream}: {error}"));
+    let info = handle.info().await.unwrap_or_else(|error| panic!("no info about {stream}: {error}"));
+    let mut config = info.config.clone();
+    config.discard = DiscardPolicy::New;
+    config.max_bytes = if is_full { i64::try_from(info.state.bytes).expect("a few") } else { -1 };
+    jetstream.update_stream(config).await.unwrap_or_else(|error| panic!("stream {stream} is not changed: {error}"));
+}

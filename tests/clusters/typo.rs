@@ -1,0 +1,66 @@
+//! A destination that does not exist, because of a typo in its name, next to one that works.
+//!
+//! What must hold: callbacks for it are answered with 200 and stored in the spool, none becomes a dead letter, those for
+//! the other destination arrive; the log names the destination at level ERROR within about a minute; and when it is made,
+//! all events arrive by themselves.
+
+use std::time::{Duration, Instant};
+
+use crate::stage::{Report, Stage};
+use crate::support::eventually;
+use crate::verdict::Arrivals;
+
+/// How long it may take until the log names the destination: the bridge reports it after 60 s.
+const REPORTED: Duration = Duration::from_secs(75);
+
+/// How long an event for the destination that works may take meanwhile.
+const ARRIVED: Duration = Duration::from_secs(5);
+
+/// The prefixes of the media ids.
+const LOST: &str = "typo";
+const WELL: &str = "well";
+
+pub async fn play(stage: Stage) -> Report {
+    let side = stage.side.clone();
+    let (typo, well) = (format!("{}-evnets", stage.name), format!("{}-events", stage.name));
+    side.create(&well).await;
+    let served = stage.start(false, &[(LOST, &typo), (WELL, &well)]).await;
+    let begun = Instant::now();
+    let (typo_load, well_load) = tokio::join!(served.load(LOST), served.load(WELL));
+    let lost = typo_load.stop().await;
+    let mut faults = Vec::new();
+    let reported = loop {
+        if is_reported(&served.program.process().log(), &typo) {
+            break Some(begun.elapsed());
+        }
+        // What has become a dead letter will not be reported, and nobody has to wait for it.
+        if begun.elapsed() > REPORTED || served.figures().await.dead_letters > 0 {
+            break None;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    };
+    if reported.is_none() {
+        faults.push(format!("after {:.0?} no line of level ERROR names {typo}", begun.elapsed()));
+    }
+    let (answered, spooled) = (well_load.sender.accepted(), served.spooled().await);
+    let is_there = async || {
+        let records = side.read(&well).await.unwrap_or_else(|error| panic!("{well} can't be read: {error}"));
+        (Arrivals::of(WELL, &records).found() >= answered).then_some(())
+    };
+    eventually("events of the topic that exists to arrive", ARRIVED, is_there).await;
+    side.create(&typo).await;
+    let well_sent = well_load.stop().await;
+    let after = reported.map_or_else(|| "not".to_owned(), |after| format!("after {:.0} s", after.as_secs_f64()));
+    let note = format!(", reported {after}, {spooled} in the spool before the topic was made");
+    let mut report = served
+        .finish(&side, &[(lost, &typo), (well_sent, &well)], &note, |figures| {
+            (figures.spooled == 0).then(|| "the fault had no effect: nothing was spooled".to_owned())
+        })
+        .await;
+    faults.append(&mut report.faults);
+    Report { faults, ..report }
+}
+
+fn is_reported(log: &str, destination: &str) -> bool {
+    log.lines().any(|line| line.contains("ERROR") && line.contains(destination))
+}

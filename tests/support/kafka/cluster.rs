@@ -1,0 +1,213 @@
+//! Kafka brokers that form a cluster: each is broker and controller, topics have a copy on each of them.
+//!
+//! Promises: started means that all brokers know one another; what is done to a broker returns when it is done, a start
+//! when that broker answers. Support's own clients ask only brokers that should answer. A cluster of one is a single
+//! broker.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::RDKafkaErrorCode;
+use serde_json::Value;
+
+use super::{Kafka, KafkaOptions, Member, consumer, create_topic, internal_config, is_unknown};
+use crate::support::{blocking, eventually, free_port, wait_for};
+
+/// How long the cluster may take to elect leaders, or until copies have caught up, while the machine is busy.
+const SETTLED: Duration = Duration::from_secs(90);
+
+/// Timeouts of the quorum: by default it takes seconds to notice that a controller is gone.
+const QUORUM: [(&str, &str); 2] =
+    [("controller.quorum.election.timeout.ms", "1000"), ("controller.quorum.fetch.timeout.ms", "2000")];
+
+/// The ports by which a proxy stands between clients and one broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proxied {
+    /// Where the proxy listens, and so where the broker tells its clients to connect.
+    pub proxy: u16,
+    /// Where the broker listens.
+    pub broker: u16,
+}
+
+/// Some brokers.
+#[derive(Debug)]
+pub struct KafkaCluster {
+    brokers: Vec<Kafka>,
+    /// Whether each broker should answer.
+    answers: Mutex<Vec<bool>>,
+    proxied: Vec<Proxied>,
+}
+
+impl KafkaCluster {
+    /// Starts so many brokers.
+    pub async fn start(size: usize, mut options: KafkaOptions) -> KafkaCluster {
+        if size > 1 {
+            options.properties.extend(QUORUM.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        }
+        let controllers: Vec<u16> = (0..size).map(|_| free_port()).collect();
+        let proxied: Vec<Proxied> = (0..size).map(|_| Proxied { proxy: free_port(), broker: free_port() }).collect();
+        let starting = (1..).zip(&proxied).map(|(id, ports)| {
+            let member = Member { id, controllers: controllers.clone(), proxied: Some((ports.broker, ports.proxy)) };
+            let options = options.clone();
+            // Side by side: none is ready before most of them are.
+            blocking(move || Kafka::start_member(options, &member))
+        });
+        let brokers = join_all(starting).await;
+        let cluster = KafkaCluster { answers: Mutex::new(vec![true; brokers.len()]), brokers, proxied };
+        cluster.complete().await;
+        cluster
+    }
+
+    /// The brokers, in the order of their numbers, which begin with 1.
+    pub fn brokers(&self) -> &[Kafka] {
+        &self.brokers
+    }
+
+    /// `host:port` of all brokers, for clients.
+    pub fn bootstrap(&self) -> Vec<String> {
+        self.brokers.iter().map(|broker| broker.brokers().to_owned()).collect()
+    }
+
+    /// The same by the proxies. Whoever connects there is told to use the proxies from then on.
+    pub fn proxied_bootstrap(&self) -> Vec<String> {
+        self.proxied.iter().map(|ports| format!("127.0.0.1:{}", ports.proxy)).collect()
+    }
+
+    /// The ports between which the proxies have to stand.
+    pub fn proxied(&self) -> &[Proxied] {
+        &self.proxied
+    }
+
+    /// What a client of support's own needs to get in.
+    pub fn client_config(&self) -> ClientConfig {
+        internal_config(&self.reachable())
+    }
+
+    /// Makes a topic with a copy on each broker, and returns when all its partitions have a leader.
+    pub async fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) {
+        let copies = i32::try_from(self.brokers.len()).expect("a few");
+        create_topic(&self.reachable(), name, partitions, copies, configs).await;
+    }
+
+    /// Sets what a topic is configured with. What is not named gets its default back.
+    ///
+    /// # Errors
+    /// What the cluster answers.
+    pub async fn configure_topic(&self, name: &str, configs: &[(&str, &str)]) -> Result<(), String> {
+        let admin: AdminClient<DefaultClientContext> = self.client_config().create().expect("the settings are right");
+        let mut change = AlterConfig::new(ResourceSpecifier::Topic(name));
+        for (key, value) in configs {
+            change = change.set(key, value);
+        }
+        let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(10)));
+        let results = admin.alter_configs([&change], &options).await.map_err(|error| error.to_string())?;
+        let refused = results.into_iter().find_map(Result::err);
+        refused.map_or(Ok(()), |(_, code): (_, RDKafkaErrorCode)| Err(format!("topic {name}: {code}")))
+    }
+
+    /// The places in [`brokers`](Self::brokers) of the leaders of a topic's partitions, where there is one.
+    pub async fn leaders(&self, topic: &str) -> Vec<Option<usize>> {
+        self.partitions(topic, |partition| usize::try_from(partition.leader() - 1).ok()).await
+    }
+
+    /// The place of the broker that is the active controller, as the brokers have written it down.
+    pub fn controller(&self) -> Option<usize> {
+        let states = self.brokers.iter().filter_map(|broker| {
+            let file = broker.folder.path().join("data/__cluster_metadata-0/quorum-state");
+            serde_json::from_slice::<Value>(&std::fs::read(file).ok()?).ok()
+        });
+        let latest = states.max_by_key(|state| state["leaderEpoch"].as_i64())?;
+        usize::try_from(latest["leaderId"].as_i64()? - 1).ok()
+    }
+
+    /// Kills a broker with SIGKILL.
+    pub async fn kill(&self, place: usize) {
+        self.set_answers(place, false);
+        tokio::task::block_in_place(|| self.brokers[place].kill());
+    }
+
+    /// Stops a broker with SIGTERM, and returns when it has ended.
+    pub async fn shut_down(&self, place: usize) {
+        self.set_answers(place, false);
+        tokio::task::block_in_place(|| self.brokers[place].shut_down());
+    }
+
+    /// Starts a broker that does not run.
+    pub async fn start_again(&self, place: usize) {
+        self.brokers[place].restart().await;
+        self.set_answers(place, true);
+    }
+
+    /// Freezes a broker: connections stay open, nothing answers.
+    pub async fn freeze(&self, place: usize) {
+        self.set_answers(place, false);
+        tokio::task::block_in_place(|| self.brokers[place].stop());
+    }
+
+    /// Lets a frozen broker continue.
+    pub async fn thaw(&self, place: usize) {
+        self.brokers[place].cont();
+        self.set_answers(place, true);
+    }
+
+    /// Waits until every broker sees all of them.
+    pub async fn complete(&self) {
+        for broker in &self.brokers {
+            let (internal, size) = (broker.internal.clone(), self.brokers.len());
+            blocking(move || {
+                let consumer = consumer(&internal);
+                wait_for(&format!("broker {internal} to see {size} brokers"), SETTLED, || {
+                    let metadata = consumer.fetch_metadata(None, Duration::from_secs(2)).ok()?;
+                    (metadata.brokers().len() == size).then_some(())
+                });
+            })
+            .await;
+        }
+    }
+
+    /// Waits until every partition of a topic has a leader and copies that have caught up on all brokers.
+    pub async fn in_sync(&self, topic: &str) {
+        let size = self.brokers.len();
+        eventually(&format!("all copies of topic {topic} to have caught up"), SETTLED, async || {
+            let partitions = self.partitions(topic, move |each| each.leader() >= 0 && each.isr().len() == size).await;
+            (!partitions.is_empty() && partitions.iter().all(|&is_whole| is_whole)).then_some(())
+        })
+        .await;
+    }
+
+    /// Whether the cluster says that there is no such topic.
+    pub async fn is_unknown(&self, topic: &str) -> bool {
+        let (reachable, topic) = (self.reachable(), topic.to_owned());
+        blocking(move || is_unknown(&consumer(&reachable), &topic)).await
+    }
+
+    /// Something about each partition of a topic; nothing where the cluster does not tell now.
+    async fn partitions<T: Send + 'static>(
+        &self,
+        topic: &str,
+        look: impl Fn(&rdkafka::metadata::MetadataPartition) -> T + Send + 'static,
+    ) -> Vec<T> {
+        let (reachable, topic) = (self.reachable(), topic.to_owned());
+        blocking(move || {
+            let metadata = consumer(&reachable).fetch_metadata(Some(&topic), Duration::from_secs(2));
+            let topics = metadata.iter().flat_map(|metadata| metadata.topics());
+            topics.flat_map(|topic| topic.partitions()).map(look).collect()
+        })
+        .await
+    }
+
+    fn reachable(&self) -> String {
+        let answers = self.answers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let brokers = self.brokers.iter().zip(answers.iter()).filter(|(_, answers)| **answers);
+        brokers.map(|(broker, _)| broker.internal.as_str()).collect::<Vec<_>>().join(",")
+    }
+
+    fn set_answers(&self, place: usize, value: bool) {
+        self.answers.lock().unwrap_or_else(|poisoned| poisoned.into_inner())[place] = value;
+    }
+}
