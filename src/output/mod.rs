@@ -28,8 +28,9 @@ pub const KINDS: &[&str] = &["kafka", "nats", "console"];
 const SECRETS_CHECK: Duration = Duration::from_secs(5);
 
 /// The longest time that a record is given to be published, when nobody waits for an answer: a bus that takes seconds
-/// for each record must still be able to take what has gathered.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// for each record must still be able to take what has gathered. It is also how long a request to a server that stopped
+/// answering holds up a topic, although another server may have taken over.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often an output that stays down says so again.
 const REMIND: Duration = Duration::from_secs(300);

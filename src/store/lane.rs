@@ -21,6 +21,8 @@ pub struct Lane {
     records: AtomicU64,
     /// Their bytes.
     bytes: AtomicU64,
+    /// Those of them that were handed to their output, and have not failed since.
+    attempted: AtomicU64,
     /// Records that are being written.
     pending: AtomicU64,
     /// Their bytes.
@@ -39,6 +41,7 @@ impl Lane {
             topic: topic.to_owned(),
             records: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            attempted: AtomicU64::new(0),
             pending: AtomicU64::new(0),
             pending_bytes: AtomicU64::new(0),
             is_announced: AtomicBool::new(false),
@@ -59,6 +62,23 @@ impl Lane {
     /// Records on the disk.
     pub fn records(&self) -> u64 {
         self.records.load(Ordering::Acquire)
+    }
+
+    /// Records were handed to their output: events that come now may follow them without waiting for the disk.
+    pub fn attempted(&self, records: u64) {
+        self.attempted.fetch_add(records, Ordering::AcqRel);
+    }
+
+    /// Records that were handed to their output have to be tried again: events that come now queue up behind them.
+    pub fn must_retry(&self, records: u64) {
+        let lowered = |attempted: u64| Some(attempted.saturating_sub(records));
+        let _ = self.attempted.fetch_update(Ordering::AcqRel, Ordering::Acquire, lowered);
+    }
+
+    /// Whether there are records whose first attempt has not begun, or must be repeated.
+    fn has_backlog(&self) -> bool {
+        let waiting = self.records() + self.pending.load(Ordering::Acquire);
+        waiting > self.attempted.load(Ordering::Acquire)
     }
 
     /// Notes whether the last attempt to publish one of its records failed.
@@ -87,9 +107,10 @@ pub struct OutputLanes {
 }
 
 impl OutputLanes {
-    /// Whether records for the topic are in the spool or are being written to it: later ones queue up behind them.
+    /// Whether records for the topic that are in the spool, or are being written to it, wait for their attempt: later
+    /// ones queue up behind them.
     pub fn has_backlog(&self, topic: &str) -> bool {
-        self.count.load(Ordering::Acquire) > 0 && self.lock().contains_key(topic)
+        self.count.load(Ordering::Acquire) > 0 && self.lock().get(topic).is_some_and(|lane| lane.has_backlog())
     }
 
     /// Records on the disk.
@@ -129,7 +150,8 @@ impl OutputLanes {
 /// How the records of a lane change in one transaction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Change {
-    pub(super) records: i64,
+    pub(super) added: u64,
+    pub(super) removed: u64,
     pub(super) bytes: i64,
 }
 
@@ -147,7 +169,8 @@ impl Changes {
         };
         match by_topic.get_mut(topic) {
             Some(sum) => {
-                sum.records += change.records;
+                sum.added += change.added;
+                sum.removed += change.removed;
                 sum.bytes += change.bytes;
             }
             None => drop(by_topic.insert(topic.to_owned(), change)),
@@ -208,9 +231,13 @@ impl Lanes {
             let lanes = self.of(output);
             for (topic, change) in by_topic {
                 lanes.with(output, topic, |lane| {
-                    add(&lane.records, change.records);
-                    add(&lane.bytes, change.bytes);
-                    if change.records > 0 {
+                    // What is removed was attempted. In this order nothing that waits is overlooked in between.
+                    lane.must_retry(change.removed);
+                    lane.records.fetch_add(change.added, Ordering::AcqRel);
+                    lane.records.store(lane.records().saturating_sub(change.removed), Ordering::Release);
+                    let bytes = lane.bytes.load(Ordering::Acquire).saturating_add_signed(change.bytes);
+                    lane.bytes.store(bytes, Ordering::Release);
+                    if change.added > 0 {
                         self.announce(lane);
                     }
                 });
@@ -274,11 +301,6 @@ impl Lanes {
         }
         Ok(guard)
     }
-}
-
-fn add(count: &AtomicU64, difference: i64) {
-    let before = count.load(Ordering::Acquire);
-    count.store(before.saturating_add_signed(difference), Ordering::Release);
 }
 
 /// Counts records as being written until it is dropped.

@@ -127,11 +127,18 @@ struct Pending {
 }
 
 impl Pending {
-    fn change(&mut self, output: &str, topic: &str, records: i64, bytes: u64) {
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX) * records.signum();
-        self.totals.records = self.totals.records.saturating_add_signed(records);
-        self.totals.bytes = self.totals.bytes.saturating_add_signed(bytes);
-        self.lanes.add(output, topic, Change { records, bytes });
+    fn added(&mut self, output: &str, topic: &str, bytes: u64) {
+        self.totals.records += 1;
+        self.totals.bytes += bytes;
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.lanes.add(output, topic, Change { added: 1, removed: 0, bytes });
+    }
+
+    fn removed(&mut self, output: &str, topic: &str, bytes: u64) {
+        self.totals.records = self.totals.records.saturating_sub(1);
+        self.totals.bytes = self.totals.bytes.saturating_sub(bytes);
+        let bytes = -i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.lanes.add(output, topic, Change { added: 0, removed: 1, bytes });
     }
 }
 
@@ -794,7 +801,7 @@ fn append(writing: &Writing<'_>, pending: &mut Pending, records: &[SpoolRecord])
     for record in records {
         writing.append(pending.totals.next_seq, record)?;
         pending.totals.next_seq += 1;
-        pending.change(&record.output, &record.topic, 1, record.bytes());
+        pending.added(&record.output, &record.topic, record.bytes());
     }
     Ok(())
 }
@@ -825,7 +832,7 @@ fn settle(
             append(writing, pending, published.as_slice())?;
         }
         if let Some((output, topic, bytes)) = writing.remove(*seq)? {
-            pending.change(&output, &topic, -1, bytes);
+            pending.removed(&output, &topic, bytes);
         }
     }
     Ok(retained)

@@ -1,6 +1,9 @@
 //! Publishing one batch of a lane.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,12 +14,15 @@ use crate::bridge::deliver::{Failure, spool_record};
 use crate::bridge::{Bridge, DeadLetterReason, Target};
 use crate::event::{DLQREASON, Event, SUBJECT, TYPE};
 use crate::output::{ErrorClass, PublishError, Record};
-use crate::store::{AWAITS_DEAD_LETTERS, DeadLetter, Settled, SpoolRecord, Spooled, damaged_record, now};
+use crate::store::{AWAITS_DEAD_LETTERS, DeadLetter, Lane, Settled, SpoolRecord, Spooled, damaged_record, now};
 
 /// Records of one lane, in order.
 pub(super) struct Batch {
-    pub(super) output: String,
+    pub(super) lane: Arc<Lane>,
     pub(super) records: Vec<Spooled>,
+    /// Whether events that come now may follow the batch without waiting for the disk. Not while the lane fails or is
+    /// slow: they would have to wait with it.
+    pub(super) is_followed: bool,
     /// How long each may take.
     pub(super) time: Duration,
     /// Attempts since the first failure.
@@ -56,17 +62,30 @@ impl Batch {
     pub(super) async fn publish(self, bridge: Arc<Bridge>) -> Published {
         let start = Instant::now();
         let mut published = Published::default();
-        if self.output == AWAITS_DEAD_LETTERS {
+        let output = self.lane.output();
+        if output == AWAITS_DEAD_LETTERS {
             published.settled = self.records.into_iter().map(waiting_letter).collect();
             return published;
         }
-        let Some(target) = bridge.outputs.get(&self.output) else { return published };
+        let Some(target) = bridge.outputs.get(output) else { return published };
         let deadline = start + self.time;
+        let count = self.records.len() as u64;
         let attempts = self
             .records
             .into_iter()
             .map(async |spooled| (spooled.seq, attempt(&bridge, target, spooled, deadline).await));
-        for (seq, attempt) in join_all(attempts).await {
+        let mut attempts = pin!(join_all(attempts));
+        // Polled once, each has handed its record over.
+        let first = poll_fn(|context| Poll::Ready(attempts.as_mut().poll(context))).await;
+        if self.is_followed {
+            self.lane.attempted(count);
+        }
+        let ended = match first {
+            Poll::Ready(ended) => ended,
+            Poll::Pending => attempts.await,
+        };
+        let mut to_retry = 0;
+        for (seq, attempt) in ended {
             let letter = match attempt {
                 Attempt::Acknowledged => None,
                 Attempt::Damaged(record) => Some(Box::new((damaged_record(record), None))),
@@ -77,6 +96,7 @@ impl Batch {
                         ErrorClass::Operator if is_too_old => published.has_given_up = true,
                         ErrorClass::Operator | ErrorClass::Transient => {
                             published.failed.get_or_insert((seq, error));
+                            to_retry += 1;
                             continue;
                         }
                     }
@@ -84,6 +104,12 @@ impl Batch {
                 }
             };
             published.settled.push(Settled { seq, letter });
+        }
+        if self.is_followed {
+            self.lane.must_retry(to_retry);
+        } else {
+            // They are still on the disk, but done.
+            self.lane.attempted(published.settled.len() as u64);
         }
         published.took = start.elapsed();
         published

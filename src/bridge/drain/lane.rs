@@ -13,6 +13,10 @@ use crate::store::{Lane, Spooled};
 /// come back all at once.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
+/// The longest pause while a failure is young: an election or a restart is over in seconds, and what waits behind it
+/// should not wait longer.
+const YOUNG_PAUSE: Duration = Duration::from_secs(2);
+
 /// Records of one batch: the first, and the most. Kafka's client has room for a hundred thousand records and 64 MiB.
 const BATCH: (usize, usize) = (64, 2048);
 
@@ -72,8 +76,7 @@ pub(super) struct LaneDrain {
     /// Records that left the spool as far as the buses are concerned, and are still on the disk.
     pub(super) unremoved: usize,
     pub(super) failing: Option<Failing>,
-    /// Whether a record was not acknowledged in time since the lane was empty: its records get more time, apart from
-    /// those of other lanes.
+    /// Whether records are not acknowledged in the usual time: they get more, apart from those of other lanes.
     is_slow: bool,
     batch: usize,
     /// Counts what makes an older read worthless.
@@ -114,9 +117,11 @@ impl LaneDrain {
         self.turn += 1;
     }
 
-    /// All of a batch was acknowledged, or became dead letters. Returns the failure that is over.
-    pub(super) fn succeeded(&mut self, took: Duration) -> Option<Failing> {
+    /// All of a batch was acknowledged, or became dead letters. `deadline` is the usual time. Returns the failure that
+    /// is over.
+    pub(super) fn succeeded(&mut self, took: Duration, deadline: Duration) -> Option<Failing> {
         self.lane.set_failing(false);
+        self.is_slow &= took > deadline / 2;
         self.batch = if took > SLOW_BATCH { (self.batch / 2).max(1) } else { (self.batch * 2).min(BATCH.1) };
         self.failing.take()
     }
@@ -148,11 +153,9 @@ impl LaneDrain {
         }
         self.batch = 1;
         let pause = failing.pause;
-        failing.pause = (pause * 2).min(PAUSE.1);
-        let wait = jittered(pause);
-        // The report must not wait for the attempt after it.
-        let until_report = REPORTED_AFTER.saturating_sub(failing.since.elapsed());
-        if until_report.is_zero() { wait } else { wait.min(until_report) }
+        let is_young = failing.since.elapsed() < REPORTED_AFTER;
+        failing.pause = (pause * 2).min(if is_young { YOUNG_PAUSE } else { PAUSE.1 });
+        jittered(pause)
     }
 }
 
@@ -160,6 +163,8 @@ impl LaneDrain {
 mod tests {
     use super::*;
     use crate::output::ErrorKind;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     fn lane() -> LaneDrain {
         LaneDrain::new(Arc::new(Lane::new("kafka", "media")))
@@ -186,7 +191,7 @@ mod tests {
         lane.failed(error(ErrorKind::Misconfigured), false);
         tokio::time::advance(hour).await;
         assert!(given_up(&lane));
-        assert!(lane.succeeded(Duration::ZERO).is_some());
+        assert!(lane.succeeded(Duration::ZERO, SECOND).is_some());
         assert!(lane.failing.is_none());
     }
 
@@ -194,7 +199,7 @@ mod tests {
     async fn retries_begin_within_a_second_and_back_off_to_half_a_minute() {
         let mut lane = lane();
         let mut waits = Vec::new();
-        for _ in 0..20 {
+        for _ in 0..60 {
             let wait = lane.failed(error(ErrorKind::NoSuchDestination), false);
             tokio::time::advance(wait).await;
             waits.push(wait);
@@ -202,16 +207,14 @@ mod tests {
         assert!(waits[0] <= Duration::from_millis(100), "{waits:?}");
         assert!(waits.iter().take_while(|wait| **wait <= Duration::from_secs(1)).count() >= 3, "{waits:?}");
         assert!(waits.iter().all(|wait| *wait <= PAUSE.1), "{waits:?}");
-        assert!(waits[19] >= PAUSE.1 / 2, "{waits:?}");
-        // One of them ends when the failure is old enough to be reported.
-        let ends: Vec<Duration> = waits
-            .iter()
-            .scan(Duration::ZERO, |sum, wait| {
-                *sum += *wait;
-                Some(*sum)
-            })
-            .collect();
-        assert!(ends.contains(&REPORTED_AFTER), "{ends:?}");
+        assert!(waits[59] >= PAUSE.1 / 2, "{waits:?}");
+        let sums = waits.iter().scan(Duration::ZERO, |sum, wait| {
+            *sum += *wait;
+            Some((*sum, *wait))
+        });
+        for (sum, wait) in sums {
+            assert!(sum > REPORTED_AFTER || wait <= YOUNG_PAUSE, "{waits:?}");
+        }
     }
 
     #[test]
@@ -219,15 +222,17 @@ mod tests {
         let mut lane = lane();
         assert_eq!(lane.wanted(), BATCH.0);
         for _ in 0..10 {
-            lane.succeeded(Duration::ZERO);
+            lane.succeeded(Duration::ZERO, SECOND);
         }
         assert_eq!(lane.wanted(), BATCH.1);
-        lane.succeeded(Duration::from_secs(1));
+        lane.succeeded(SECOND, SECOND);
         assert_eq!(lane.wanted(), BATCH.1 / 2);
         lane.failed(error(ErrorKind::TimedOut), false);
         assert_eq!(lane.wanted(), 1);
         assert!(lane.is_apart());
-        lane.succeeded(Duration::ZERO);
-        assert!(lane.is_apart(), "a slow lane stays apart until it is empty");
+        lane.succeeded(SECOND, SECOND);
+        assert!(lane.is_apart(), "it is still slow");
+        lane.succeeded(Duration::ZERO, SECOND);
+        assert!(!lane.is_apart());
     }
 }

@@ -367,8 +367,9 @@ impl<'b> Drain<'b> {
             tracing::info!(output, records = self.store.lanes(&output).records(), "draining the spool");
         }
         let batch = Batch {
-            output,
+            lane: lane.lane.clone(),
             records,
+            is_followed: !lane.is_apart(),
             time: if lane.is_apart() { PATIENCE } else { delivery.deadline },
             attempts: lane.failing.as_ref().map_or(0, |failing| failing.attempts),
             give_up_before: is_given_up.then(|| now().saturating_sub_unsigned(millis(give_up_after))),
@@ -396,7 +397,7 @@ impl<'b> Drain<'b> {
         let took = published.took;
         self.unremoved.add(id, published.settled);
         let Some((seq, error)) = published.failed else {
-            if let Some(failing) = lane.succeeded(took) {
+            if let Some(failing) = lane.succeeded(took, self.bridge.delivery.deadline) {
                 self.reports.recovered(&lane.lane, &failing);
             }
             return match lane.ahead.take() {
@@ -493,6 +494,7 @@ impl<'b> Drain<'b> {
             lane.unremoved = lane.unremoved.saturating_sub(1);
             if is_retained {
                 lane.lane.set_failing(true);
+                lane.lane.must_retry(1);
             }
             if let Some(progress) = self.progress.get_mut(lane.lane.output()) {
                 progress.records += u64::from(!is_retained);
