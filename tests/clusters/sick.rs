@@ -42,10 +42,9 @@ pub async fn play(stage: Stage) -> Report {
         well_load.calm().await;
     }
     let before = well_load.sender.answer_times(warm);
-    let calm = well_load.sender.answers();
     let broken = refuse(&side, &sick).await;
-    let mut faults = still_well(&side, &served, &sick, &well, &well_load).await;
-    let during = well_load.sender.answer_times(calm);
+    let (mut faults, elected) = still_well(&side, &served, &sick, &well, &well_load).await;
+    let during = well_load.sender.answer_times(elected);
     accept(&side, &sick, broken).await;
     sick_load.calm().await;
     let sent = [(sick_load.stop().await, sick.as_str()), (well_load.stop().await, well.as_str())];
@@ -64,8 +63,9 @@ pub async fn play(stage: Stage) -> Report {
     Report { faults, ..report }
 }
 
-/// While one destination refuses: what must hold for the other one. Gives back what does not.
-async fn still_well(side: &Side, served: &Served, sick: &str, well: &str, load: &Load) -> Vec<String> {
+/// While one destination refuses: what must hold for the other one. Gives back what does not, and how many answers
+/// there were when the election was over that killing a broker causes: it concerns both destinations.
+async fn still_well(side: &Side, served: &Served, sick: &str, well: &str, load: &Load) -> (Vec<String>, usize) {
     eventually("events of the topic that refuses to be in the spool", SPOOLED, async || {
         (served.spooled().await > 0).then_some(())
     })
@@ -75,13 +75,11 @@ async fn still_well(side: &Side, served: &Served, sick: &str, well: &str, load: 
     let in_sick = if can_be_read { arrived(side, SICK, sick).await } else { 0 };
     let mut faults = Vec::new();
     let begun = Instant::now();
-    let mut limit = if side.kafka().is_some() { ELECTED } else { ARRIVED };
-    while begun.elapsed() < LASTING {
-        if let Some(fault) = late(side, well, load, limit).await {
-            faults.push(fault);
-            break;
-        }
-        limit = ARRIVED;
+    let limit = if side.kafka().is_some() { ELECTED } else { ARRIVED };
+    faults.extend(late(side, well, load, limit).await);
+    let elected = load.sender.answers();
+    while begun.elapsed() < LASTING && faults.is_empty() {
+        faults.extend(late(side, well, load, ARRIVED).await);
     }
     // A test of the test: it did refuse all the time.
     let more = if can_be_read { arrived(side, SICK, sick).await - in_sick } else { 0 };
@@ -91,7 +89,7 @@ async fn still_well(side: &Side, served: &Served, sick: &str, well: &str, load: 
             "the topic did not refuse all the time: it has accepted {more} events, {spooled} are in the spool"
         ));
     }
-    faults
+    (faults, elected)
 }
 
 /// Waits until all that was answered up to now has arrived. What is wrong if it takes too long.

@@ -23,6 +23,9 @@ const BATCH: (usize, usize) = (64, 2048);
 /// A batch that takes longer is followed by a smaller one.
 const SLOW_BATCH: Duration = Duration::from_millis(250);
 
+/// How long a lane has failed until it is named in the log: most elections are over sooner.
+pub(super) const NAMED_AFTER: Duration = Duration::from_secs(5);
+
 /// How long a lane has failed until that is an error that a person should look at.
 pub(super) const REPORTED_AFTER: Duration = Duration::from_secs(60);
 
@@ -48,7 +51,9 @@ pub(super) struct Failing {
     /// The first operator's error after which only operator's errors came.
     pub(super) operator_since: Option<Instant>,
     pub(super) attempts: u32,
-    /// When it was reported last.
+    /// Whether it was named in the log.
+    pub(super) is_named: bool,
+    /// When it was reported last as an error.
     pub(super) reported: Option<Instant>,
     pause: Duration,
 }
@@ -138,6 +143,7 @@ impl LaneDrain {
             since: now,
             operator_since: None,
             attempts: 0,
+            is_named: false,
             reported: None,
             pause: PAUSE.0,
         });

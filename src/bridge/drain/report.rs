@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::lane::{Failing, LaneDrain, REPORTED_AFTER};
+use super::lane::{Failing, LaneDrain, NAMED_AFTER, REPORTED_AFTER};
 use crate::output::ErrorClass;
 use crate::store::{FailingLane, Lane, Retained, write_failing_lanes};
 use crate::telemetry::Seldom;
@@ -61,34 +61,45 @@ impl Reports {
         let error = &failing.error;
         let failing_for = failing.since.elapsed();
         tracing::debug!(output, topic, %error, attempts = failing.attempts, "the lane cannot be drained");
-        if failing_for < REPORTED_AFTER || failing.reported.is_some_and(|reported| reported.elapsed() < REMIND) {
+        let is_error = failing_for >= REPORTED_AFTER && error.kind.class() == ErrorClass::Operator;
+        let is_due = match failing.reported {
+            Some(reported) => reported.elapsed() >= REMIND,
+            None => failing_for >= REPORTED_AFTER || failing_for >= NAMED_AFTER && !failing.is_named,
+        };
+        if !is_due {
             return;
         }
-        failing.reported = Some(Instant::now());
+        failing.is_named = true;
+        if failing_for >= REPORTED_AFTER {
+            failing.reported = Some(Instant::now());
+        }
         let failing_for = humantime::format_duration(Duration::from_secs(failing_for.as_secs()));
         let Some(unsaid) = self.may_say() else { return };
         let unsaid = (unsaid > 0).then_some(unsaid);
-        match error.kind.class() {
-            ErrorClass::Operator => tracing::error!(
+        let remedy = Some(error.kind.remedy()).filter(|remedy| !remedy.is_empty());
+        if is_error {
+            tracing::error!(
                 output,
                 topic,
                 records,
                 %error,
                 %failing_for,
-                remedy = error.kind.remedy(),
+                remedy,
                 dead_letters_after = %humantime::format_duration(give_up_after),
                 other_topics_not_named = unsaid,
                 "events for a topic cannot be published until somebody fixes this; they are stored in the spool"
-            ),
-            ErrorClass::Transient | ErrorClass::Permanent => tracing::warn!(
+            );
+        } else {
+            tracing::warn!(
                 output,
                 topic,
                 records,
                 %error,
                 %failing_for,
+                remedy,
                 other_topics_not_named = unsaid,
-                "events for a topic cannot be published at the moment; they are stored in the spool and retried"
-            ),
+                "events for a topic cannot be published; they are stored in the spool and retried"
+            );
         }
     }
 
@@ -109,7 +120,7 @@ impl Reports {
     /// A lane that failed does so no more.
     pub(super) fn recovered(&mut self, lane: &Lane, failing: &Failing) {
         self.is_changed = true;
-        if failing.reported.is_some() {
+        if failing.is_named {
             let failed_for = humantime::format_duration(Duration::from_secs(failing.since.elapsed().as_secs()));
             tracing::info!(output = lane.output(), topic = lane.topic(), %failed_for, "events for a topic are published again");
         }
