@@ -269,7 +269,7 @@ impl Lanes {
         }
     }
 
-    /// Counts records as being written. A lane that `is_bound` takes no more than `max_bytes`.
+    /// Counts records as being written. The lane of a record that `is_bound` takes no more than `max_bytes`.
     ///
     /// # Errors
     /// [`FailureKind::LaneFull`]: nothing is counted then.
@@ -277,13 +277,13 @@ impl Lanes {
         &'l self,
         records: &[SpoolRecord],
         max_bytes: u64,
-        is_bound: impl Fn(&str) -> bool,
+        is_bound: impl Fn(&SpoolRecord) -> bool,
     ) -> Result<PendingGuard<'l>, StoreError> {
         let mut guard = PendingGuard { lanes: self, claimed: Vec::with_capacity(records.len()) };
         for record in records {
             let (output, bytes) = (&record.output, record.bytes());
             let has_room = self.of(output).with(output, &record.topic, |lane| {
-                if is_bound(output) && lane.all_bytes() + bytes > max_bytes {
+                if is_bound(record) && lane.all_bytes() + bytes > max_bytes {
                     return false;
                 }
                 lane.pending.fetch_add(1, Ordering::AcqRel);

@@ -252,7 +252,8 @@ impl Store {
         self.keep_within(records, letters, |_| false).await
     }
 
-    /// As [`Store::keep`], but a topic of an output that `is_up` gets no more than its share of the spool.
+    /// As [`Store::keep`], but a topic of an output that `is_up` gets no more than its share of the spool. Publications of
+    /// dead letters are not bound.
     ///
     /// # Errors
     /// As there, and [`FailureKind::LaneFull`].
@@ -267,7 +268,9 @@ impl Store {
             // What nobody waits for must not gather in memory.
             return Err(StoreError::new(FailureKind::Io, "the disk does not answer"));
         }
-        let claim = self.shared.lanes.claim(&records, self.shared.settings.lane_max_bytes, is_up);
+        // The publication of a dead letter must not prevent that the letter is kept.
+        let is_bound = |record: &SpoolRecord| !record.route.is_empty() && is_up(&record.output);
+        let claim = self.shared.lanes.claim(&records, self.shared.settings.lane_max_bytes, is_bound);
         let _pending = claim.inspect_err(|error| {
             self.shared.metrics.spool_failures_total.with_label_values(&[error.kind.as_str()]).inc();
         })?;

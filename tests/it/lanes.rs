@@ -1,7 +1,7 @@
 //! Lanes: a topic that fails delays no other, is visible, recovers without help, and is given up in the end.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use tempfile::TempDir;
@@ -129,21 +129,95 @@ async fn a_topic_with_a_typo_is_named_with_its_remedy_and_recovers() {
 async fn what_waited_too_long_for_somebody_is_given_up_and_younger_events_are_not() {
     let folder = tempfile::tempdir().expect("a folder");
     let nats = Nats::start(NatsOptions::default()).await;
-    let bridge = bridge(&folder, &nats_output(&nats), "give_up_after = '3s'\n").await;
+    let bridge = bridge(&folder, &nats_output(&nats), "give_up_after = '5s'\n").await;
     let body = |number: usize| callback("nowhere").replace("\"42\"", &format!("\"{number}\""));
-    for number in 0..3 {
+    for number in 0..100 {
         assert_eq!(bridge.post(body(number)).await.status.as_u16(), 200);
     }
-    tokio::time::sleep(Duration::from_millis(2500)).await;
-    assert_eq!((spooled(&bridge), dead_letters(&bridge)), (3.0, 0.0));
-    assert_eq!(bridge.post(body(3)).await.status.as_u16(), 200);
-    eventually("the old ones are given up", SOON, async || {
-        ((spooled(&bridge), dead_letters(&bridge)) == (1.0, 3.0)).then_some(())
-    })
-    .await;
+    let posted = Instant::now();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!((spooled(&bridge), dead_letters(&bridge)), (100.0, 0.0));
+    assert_eq!(bridge.post(body(100)).await.status.as_u16(), 200);
+    eventually("the old ones are given up", SOON, async || (dead_letters(&bridge) >= 100.0).then_some(())).await;
+    // All together: not one in each of these times.
+    assert!(posted.elapsed() < Duration::from_secs(15), "{:?}", posted.elapsed());
+    assert_eq!((spooled(&bridge), dead_letters(&bridge)), (1.0, 100.0));
     nats.create_stream("LATER", &["lanes.>"]).await;
     empty(&bridge).await;
-    assert_eq!((nats.messages("LATER", 1, SOON).await.len(), dead_letters(&bridge)), (1, 3.0));
+    assert_eq!((nats.messages("LATER", 1, SOON).await.len(), dead_letters(&bridge)), (1, 100.0));
+    bridge.stop().await;
+}
+
+/// An outage is nobody's mistake: the time begins anew after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_begins_the_time_anew() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nats = Nats::start(NatsOptions::default()).await;
+    let bridge = bridge(&folder, &nats_output(&nats), "give_up_after = '6s'\n").await;
+    assert_eq!(post(&bridge, "nowhere").await, 200);
+    eventually("it fails", SOON, async || (lanes(&bridge, "failing") == 1.0).then_some(())).await;
+    nats.kill();
+    eventually("the output is down", SOON, async || (!bridge.bridge.is_connected()).then_some(())).await;
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    nats.restart().await;
+    bridge.connected().await;
+    let back = Instant::now();
+    eventually("it is given up", SOON, async || (dead_letters(&bridge) >= 1.0).then_some(())).await;
+    assert!(back.elapsed() > Duration::from_secs(4), "{:?} after the output was up again", back.elapsed());
+    bridge.stop().await;
+}
+
+/// A record whose dead letter finds no room does not hold up its topic.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stays_for_want_of_room_delays_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nats = Nats::start(NatsOptions { max_payload: Some(4000), ..NatsOptions::default() }).await;
+    nats.create_stream("ALL", &["lanes.>"]).await;
+    let bridge = bridge(&folder, &nats_output(&nats), "[dead_letters]\nmax_bytes = '100B'\n").await;
+    let long = callback("one").replace("\"42\"", &format!("\"{}\"", "4".repeat(6000)));
+    assert_eq!(bridge.post(long).await.status.as_u16(), 200);
+    let body = |number: usize| callback("one").replace("\"42\"", &format!("\"{number}\""));
+    for number in 0..20 {
+        let start = Instant::now();
+        assert_eq!(bridge.post(body(number)).await.status.as_u16(), 200);
+        nats.messages("ALL", number + 1, Duration::from_secs(10)).await;
+        assert!(start.elapsed() < Duration::from_secs(10), "{number}: {:?}", start.elapsed());
+    }
+    assert_eq!(spooled(&bridge), 1.0);
+    bridge.stop().await;
+}
+
+/// While events keep coming, a topic leaves the spool as soon as its backlog is handed over.
+#[tokio::test(flavor = "multi_thread")]
+async fn under_steady_load_the_spool_is_left_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nats = Nats::start(NatsOptions::default()).await;
+    nats.create_stream("ALL", &["lanes.>"]).await;
+    let bridge = bridge(&folder, &nats_output(&nats), "").await;
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let load = async |topic: usize| {
+        let mut client = Client::connect(bridge.input).await;
+        let mut sent = 0;
+        while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+            let body = callback(&format!("topic{topic}")).replace("\"42\"", &format!("\"{topic}-{sent}\""));
+            let answer = client.post("/callbacks", body, &signed_headers("VOD")).await;
+            assert_eq!(answer.status.as_u16(), 200, "{answer:?}");
+            sent += 1;
+        }
+    };
+    let outage = async {
+        let published = || bridge.metric(r#"apsara_bridge_callbacks_total{input="http",outcome="published"}"#);
+        eventually("load", SOON, async || (published() > 100.0).then_some(())).await;
+        nats.kill();
+        eventually("events are spooled", SOON, async || (spooled(&bridge) > 100.0).then_some(())).await;
+        nats.restart().await;
+        bridge.connected().await;
+        let back = Instant::now();
+        eventually("nothing is left in the spool", SOON, async || (spooled(&bridge) == 0.0).then_some(())).await;
+        assert!(back.elapsed() < Duration::from_secs(15), "{:?}", back.elapsed());
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    tokio::join!(outage, load(0), load(1), load(2), load(3), load(4), load(5));
     bridge.stop().await;
 }
 

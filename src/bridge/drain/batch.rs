@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::bridge::deliver::{Failure, spool_record};
 use crate::bridge::{Bridge, DeadLetterReason, Target};
 use crate::event::{DLQREASON, Event, SUBJECT, TYPE};
-use crate::output::{ErrorClass, PublishError, Record};
+use crate::output::{ErrorClass, ErrorKind, PublishError, Record};
 use crate::store::{AWAITS_DEAD_LETTERS, DeadLetter, Lane, Settled, SpoolRecord, Spooled, damaged_record, now};
 
 /// Records of one lane, in order.
@@ -42,6 +42,14 @@ pub(super) struct Published {
     /// Whether records were given up because they were too old.
     pub(super) has_given_up: bool,
     pub(super) took: Duration,
+}
+
+impl Published {
+    /// Nobody knows what became of the batch that begins at a position: all of it is tried again.
+    pub(super) fn lost(first: i64, error: &tokio::task::JoinError) -> Published {
+        let error = PublishError::new(ErrorKind::Unavailable, format!("publishing ended: {error}"));
+        Published { failed: Some((first, error)), ..Published::default() }
+    }
 }
 
 /// What became of a record.

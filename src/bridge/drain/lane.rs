@@ -40,6 +40,8 @@ pub(super) enum Phase {
     Reading,
     /// It waits until a time, or for its output.
     Waiting,
+    /// As idle, with records whose dead letters found no room; those are read again at a time.
+    Resting,
 }
 
 /// Why a lane fails, since when, and how often.
@@ -84,6 +86,8 @@ pub(super) struct LaneDrain {
     /// Whether records are not acknowledged in the usual time: they get more, apart from those of other lanes.
     is_slow: bool,
     batch: usize,
+    /// When records stayed because their dead letters found no room, if some did.
+    pub(super) retained: Option<Instant>,
     /// Counts what makes an older read worthless.
     pub(super) turn: u64,
 }
@@ -101,6 +105,7 @@ impl LaneDrain {
             failing: None,
             is_slow: false,
             batch: BATCH.0,
+            retained: None,
             turn: 0,
         }
     }
@@ -129,6 +134,18 @@ impl LaneDrain {
         self.is_slow &= took > deadline / 2;
         self.batch = if took > SLOW_BATCH { (self.batch / 2).max(1) } else { (self.batch * 2).min(BATCH.1) };
         self.failing.take()
+    }
+
+    /// All of a batch was given up, which is no success.
+    pub(super) fn gave_up(&mut self) {
+        self.batch = BATCH.0;
+    }
+
+    /// The output is down: no error of an operator.
+    pub(super) fn output_is_down(&mut self) {
+        if let Some(failing) = &mut self.failing {
+            failing.operator_since = None;
+        }
     }
 
     /// A record was not acknowledged; returns how long to wait. Old records that were given up make room for the next

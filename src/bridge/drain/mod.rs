@@ -23,7 +23,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -47,7 +47,10 @@ const RETAINED_FOR: Duration = Duration::from_secs(30);
 
 /// Bounds of what is in memory, for healthy lanes and for those apart: bytes of all, batches, bytes of one batch. A
 /// record beyond a bound may be read, so that every record can be.
-const BOUNDS: [(u64, usize, u64); 2] = [(16 << 20, 256, 8 << 20), (8 << 20, 1024, 1 << 20)];
+///
+/// As many batches as a few thousand lanes need that get no answer: each holds its place until its time is over, and
+/// those behind it wait.
+const BOUNDS: [(u64, usize, u64); 2] = [(16 << 20, 4096, 8 << 20), (8 << 20, 4096, 1 << 20)];
 
 /// Tells lanes apart.
 type LaneId = usize;
@@ -128,6 +131,8 @@ struct Drain<'b> {
     reading: Option<AbortOnDropHandle<Read>>,
     publishing: FuturesUnordered<BoxFuture<'b, Ended>>,
     unremoved: Unremoved,
+    /// Positions that were removed since the present read began, which may still find them.
+    just_removed: FxHashSet<i64>,
     removing: Option<BoxFuture<'b, Removed>>,
     progress: FxHashMap<String, Progress>,
     reports: Reports,
@@ -148,6 +153,7 @@ impl<'b> Drain<'b> {
             reading: None,
             publishing: FuturesUnordered::new(),
             unremoved: Unremoved::new(),
+            just_removed: FxHashSet::default(),
             removing: None,
             progress: FxHashMap::default(),
             reports: Reports::new(store.path()),
@@ -165,11 +171,11 @@ impl<'b> Drain<'b> {
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => break,
+                lanes = self.store.filled() => lanes.into_iter().for_each(|lane| self.filled(lane)),
                 Some(ended) = self.publishing.next() => self.ended(ended),
                 removed = done(&mut self.removing) => self.removed(removed),
                 read = done(&mut self.reading) => self.read(read),
                 Some(output) = self.came_up.next() => self.output_came_up(&output),
-                lanes = self.store.filled() => lanes.into_iter().for_each(|lane| self.filled(lane)),
                 () = at(alarm) => self.alarm(),
                 () = at(retry) => {}
                 () = at(report) => self.reports.write(self.lanes.values()),
@@ -178,20 +184,19 @@ impl<'b> Drain<'b> {
         self.finish().await;
     }
 
-    /// Waits for what is being published, and removes it.
+    /// Waits for what is being published, and removes it at once: the future may be dropped at any time, and what is
+    /// still on the disk then is published again.
     async fn finish(mut self) {
         self.is_stopping = true;
-        while let Some(ended) = self.publishing.next().await {
-            self.ended(ended);
-        }
         loop {
             self.start_removing();
-            let Some(removing) = self.removing.take() else { break };
-            let removed = removing.await;
-            let is_over = removed.1.is_err();
-            self.removed(removed);
-            if is_over {
-                break;
+            let is_failing = self.removing.is_none() && !self.unremoved.is_empty();
+            if self.publishing.is_empty() && (self.removing.is_none() || is_failing) {
+                return;
+            }
+            tokio::select! {
+                Some(ended) = self.publishing.next() => self.ended(ended),
+                removed = done(&mut self.removing) => self.removed(removed),
             }
         }
     }
@@ -209,7 +214,7 @@ impl<'b> Drain<'b> {
         }
         let lane = self.lanes.entry(id).or_insert_with(|| LaneDrain::new(lane));
         lane.has_more = true;
-        if lane.phase == Phase::Idle && lane.ahead.is_none() {
+        if matches!(lane.phase, Phase::Idle | Phase::Resting) && lane.ahead.is_none() {
             self.enqueue(id);
         }
     }
@@ -229,6 +234,7 @@ impl<'b> Drain<'b> {
     fn park(&mut self, id: LaneId) {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         lane.phase = Phase::Waiting;
+        lane.output_is_down();
         let output = lane.lane.output().to_owned();
         let parked = self.parked.entry(output.clone()).or_default();
         if parked.is_empty()
@@ -251,9 +257,9 @@ impl<'b> Drain<'b> {
     }
 
     /// Reads a lane later.
-    fn wait(&mut self, id: LaneId, time: Duration) {
+    fn wait(&mut self, id: LaneId, phase: Phase, time: Duration) {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
-        lane.phase = Phase::Waiting;
+        lane.phase = phase;
         lane.turn += 1;
         self.alarms.push(Reverse((Instant::now() + time, id, lane.turn)));
     }
@@ -264,8 +270,11 @@ impl<'b> Drain<'b> {
                 return;
             }
             self.alarms.pop();
-            if self.lanes.get(&id).is_some_and(|lane| lane.turn == turn && lane.phase == Phase::Waiting) {
-                self.enqueue(id);
+            let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.turn == turn) else { continue };
+            match lane.phase {
+                Phase::Waiting => self.enqueue(id),
+                Phase::Resting => self.read_again(id),
+                Phase::Idle | Phase::Queued | Phase::Reading => {}
             }
         }
     }
@@ -305,8 +314,11 @@ impl<'b> Drain<'b> {
     }
 
     fn read(&mut self, read: Result<Read, tokio::task::JoinError>) {
-        // The runtime is ending.
-        let Ok(Read { reader, found }) = read else { return };
+        let Ok(Read { reader, found }) = read else {
+            let being_read = self.lanes.iter().filter(|(_, lane)| lane.phase == Phase::Reading);
+            let being_read: Vec<LaneId> = being_read.map(|(id, _)| *id).collect();
+            return being_read.into_iter().for_each(|id| self.wait(id, Phase::Waiting, UNREADABLE));
+        };
         self.reader = Some(reader);
         for Found { request, records } in found {
             let id = request.id;
@@ -320,10 +332,11 @@ impl<'b> Drain<'b> {
                 }
                 Some(Err(error)) => {
                     self.reports.unreadable(lane.lane.output(), &error);
-                    self.wait(id, UNREADABLE);
+                    self.wait(id, Phase::Waiting, UNREADABLE);
                 }
             }
         }
+        self.just_removed.clear();
         if self.publishing.is_empty() && self.queues.iter().all(|queue| queue.ready.is_empty()) {
             // An open connection would hold a file that was replaced.
             self.reader = None;
@@ -335,7 +348,7 @@ impl<'b> Drain<'b> {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         let Some(last) = records.last().map(|spooled| spooled.seq) else { return self.idle(id) };
         lane.after = last;
-        records.retain(|spooled| !self.unremoved.contains(spooled.seq));
+        records.retain(|spooled| !self.unremoved.contains(spooled.seq) && !self.just_removed.contains(&spooled.seq));
         if records.is_empty() {
             lane.has_more = true;
             return self.idle(id);
@@ -374,9 +387,10 @@ impl<'b> Drain<'b> {
             attempts: lane.failing.as_ref().map_or(0, |failing| failing.attempts),
             give_up_before: is_given_up.then(|| now().saturating_sub_unsigned(millis(give_up_after))),
         };
+        let first = batch.records.first().map_or(0, |spooled| spooled.seq);
         let publishing = AbortOnDropHandle::new(tokio::spawn(batch.publish(self.bridge.clone())));
         self.publishing.push(Box::pin(async move {
-            let published = publishing.await.unwrap_or_default();
+            let published = publishing.await.unwrap_or_else(|error| Published::lost(first, &error));
             Ended { id, is_apart, bytes, published }
         }));
         if lane.has_more && !lane.is_apart() {
@@ -396,22 +410,25 @@ impl<'b> Drain<'b> {
         };
         let took = published.took;
         self.unremoved.add(id, published.settled);
+        let ahead = lane.ahead.take();
         let Some((seq, error)) = published.failed else {
-            if let Some(failing) = lane.succeeded(took, self.bridge.delivery.deadline) {
+            if published.has_given_up {
+                lane.gave_up();
+            } else if let Some(failing) = lane.succeeded(took, self.bridge.delivery.deadline) {
                 self.reports.recovered(&lane.lane, &failing);
             }
-            return match lane.ahead.take() {
+            return match ahead {
+                Some((records, is_apart)) if self.is_stopping => self.left_memory(is_apart, Batch::bytes(&records)),
                 Some((records, is_apart)) => self.publish(id, records, is_apart),
                 None if lane.phase == Phase::Idle => self.idle(id),
                 None => {}
             };
         };
-        let ahead = lane.ahead.take();
         lane.reread(seq - 1);
         if is_up {
             let pause = lane.failed(error, published.has_given_up);
             self.reports.failed(lane, self.bridge.delivery.give_up_after);
-            self.wait(id, pause);
+            self.wait(id, Phase::Waiting, pause);
         } else {
             tracing::debug!(output = lane.lane.output(), topic = lane.lane.topic(), %error, "the output went down");
             self.park(id);
@@ -443,9 +460,21 @@ impl<'b> Drain<'b> {
         if lane.lane.records() == 0 {
             return self.end(id);
         }
-        // Their dead letters found no room.
-        lane.reread(0);
-        self.wait(id, RETAINED_FOR);
+        let rest = match lane.retained {
+            // Their dead letters found no room.
+            Some(since) => RETAINED_FOR.saturating_sub(since.elapsed()),
+            None => UNREADABLE,
+        };
+        if rest.is_zero() { self.read_again(id) } else { self.wait(id, Phase::Resting, rest) }
+    }
+
+    /// Reads a lane from its beginning.
+    fn read_again(&mut self, id: LaneId) {
+        if let Some(lane) = self.lanes.get_mut(&id) {
+            lane.retained = None;
+            lane.reread(0);
+            self.enqueue(id);
+        }
     }
 
     /// A lane is empty.
@@ -487,12 +516,16 @@ impl<'b> Drain<'b> {
         self.reports.retained(&retained);
         for (id, settled) in tried {
             let is_retained = retained.contains(&settled.seq);
+            if self.reading.is_some() {
+                self.just_removed.insert(settled.seq);
+            }
             if let Some(became) = settled.letter.filter(|_| !is_retained) {
                 self.bridge.letter_kept(&became.0);
             }
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
             lane.unremoved = lane.unremoved.saturating_sub(1);
             if is_retained {
+                lane.retained.get_or_insert_with(Instant::now);
                 lane.lane.set_failing(true);
                 lane.lane.must_retry(1);
             }

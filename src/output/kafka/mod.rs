@@ -12,7 +12,7 @@ mod errors;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, DeliveryResult, FutureProducer, FutureRecord, Producer, ProducerContext};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use errors::{is_of_the_batch, kind_of};
@@ -52,6 +53,9 @@ const MISSING_FOR: Duration = Duration::from_secs(5);
 
 /// How many topics that did not answer are remembered.
 const MAX_UNANSWERED: usize = 10_000;
+
+/// How many topics are asked for at a time.
+const ASKS: usize = 8;
 
 /// How often a broker that is down is asked.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
@@ -343,6 +347,8 @@ struct Shared {
     unanswered: Mutex<HashSet<String>>,
     /// Whether a topic is being asked for in the background.
     asking: AtomicBool,
+    /// How many topics may be asked for at a time, each with a thread that waits.
+    asks: Semaphore,
     company: Company,
 }
 
@@ -357,9 +363,14 @@ enum Spare {
 
 /// Counts records, to know whether one can have shared its batch with others.
 #[derive(Default)]
-struct Company {
-    handed_over: AtomicU64,
-    in_flight: AtomicU64,
+struct Company(Mutex<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    handed_over: u64,
+    in_flight: u64,
+    /// Until when a record that nobody waits for any more may be in the queue of a producer.
+    abandoned_until: Option<Instant>,
 }
 
 /// A record that is in flight.
@@ -367,25 +378,39 @@ struct Member<'c> {
     company: &'c Company,
     number: u64,
     was_alone: bool,
+    has_ended: bool,
 }
 
 impl Company {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Counts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn enter(&self) -> Member<'_> {
-        let was_alone = self.in_flight.fetch_add(1, Ordering::AcqRel) == 0;
-        Member { company: self, number: self.handed_over.fetch_add(1, Ordering::AcqRel), was_alone }
+        let mut counts = self.lock();
+        let is_abandoned = counts.abandoned_until.is_some_and(|until| Instant::now() < until);
+        let was_alone = counts.in_flight == 0 && !is_abandoned;
+        counts.in_flight += 1;
+        counts.handed_over += 1;
+        Member { company: self, number: counts.handed_over, was_alone, has_ended: false }
     }
 }
 
 impl Member<'_> {
-    /// Whether no other record was in flight from its start until now.
-    fn is_alone(&self) -> bool {
-        self.was_alone && self.company.handed_over.load(Ordering::Acquire) == self.number + 1
+    /// The producer has reported what became of it. Whether no other record was in flight from its start until now.
+    fn ended_alone(&mut self) -> bool {
+        self.has_ended = true;
+        self.was_alone && self.company.lock().handed_over == self.number
     }
 }
 
 impl Drop for Member<'_> {
     fn drop(&mut self) {
-        self.company.in_flight.fetch_sub(1, Ordering::AcqRel);
+        let mut counts = self.company.lock();
+        counts.in_flight -= 1;
+        if !self.has_ended {
+            counts.abandoned_until = Some(Instant::now() + PATIENCE);
+        }
     }
 }
 
@@ -455,6 +480,7 @@ impl Kafka {
             missing: Mutex::default(),
             unanswered: Mutex::default(),
             asking: AtomicBool::new(false),
+            asks: Semaphore::new(ASKS),
             company: Company::default(),
         });
         let secrets = shared.renew()?;
@@ -583,6 +609,7 @@ impl Shared {
         if !self.is_unanswered(topic) {
             return false;
         }
+        let Ok(_ask) = self.asks.acquire().await else { return false };
         let (shared, producer, topic) = (self.clone(), producer.clone(), topic.to_owned());
         tokio::task::spawn_blocking(move || shared.ask(&producer, &topic)).await.unwrap_or(false)
     }
@@ -605,7 +632,7 @@ impl Shared {
         if let Some(key) = &record.key {
             message = message.key(key.as_bytes());
         }
-        let member = self.company.enter();
+        let mut member = self.company.enter();
         let of_the_record = |kind, words: &str| Err(SendError::OfTheRecord(PublishError::new(kind, words)));
         let delivery = loop {
             match producer.send_result(message) {
@@ -620,7 +647,9 @@ impl Shared {
                 Err((error, _)) => return Err(SendError::OfTheRecord(self.failed(&error))),
             }
         };
-        match tokio::time::timeout_at(deadline, delivery).await {
+        let reported = tokio::time::timeout_at(deadline, delivery).await;
+        let was_alone = reported.is_ok() && member.ended_alone();
+        match reported {
             Ok(Ok(Ok(_))) => {
                 self.status.health.up();
                 Ok(())
@@ -628,7 +657,7 @@ impl Shared {
             Ok(Ok(Err((error, _)))) => {
                 let failed = self.failed(&error);
                 match error.rdkafka_error_code() {
-                    Some(code) if is_of_the_batch(code) && !member.is_alone() => Err(SendError::OfTheBatch(failed)),
+                    Some(code) if is_of_the_batch(code) && !was_alone => Err(SendError::OfTheBatch(failed)),
                     _ => Err(SendError::OfTheRecord(failed)),
                 }
             }

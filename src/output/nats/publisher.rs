@@ -45,6 +45,9 @@ const SLOTS: usize = 8192;
 /// breaks.
 pub(super) const HANDED_OVER: usize = 256;
 
+/// Bytes of a header block without its headers: `NATS/1.0` and two ends of lines.
+const HEADER_BLOCK: usize = 12;
+
 /// A publisher for one client. Dropping it ends its tasks; what waits then gets no outcome before its deadline.
 #[derive(Debug)]
 pub(super) struct Publisher {
@@ -94,12 +97,19 @@ impl Publisher {
         payload: Bytes,
         deadline: Instant,
     ) -> Result<(), PublishError> {
-        let payload_len = payload.len();
+        // As the server counts it: with the header block, of which each line has a colon, a space and an end.
+        let headers_len: usize = headers
+            .iter()
+            .flat_map(|(name, values)| {
+                values.iter().map(|value| AsRef::<str>::as_ref(name).len() + value.as_str().len() + 4)
+            })
+            .sum();
+        let size = payload.len() + headers_len + HEADER_BLOCK;
         let make = |number: u64| {
             let reply = Some(Subject::from(format!("{}{number}", self.inbox)));
             OutboundMessage { subject, reply, payload, headers: Some(headers) }
         };
-        self.slots.open(deadline, payload_len, make).await?.await
+        self.slots.open(deadline, size, make).await?.await
     }
 
     /// Ends what was sent over connections that are lost.

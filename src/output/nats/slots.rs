@@ -51,6 +51,8 @@ struct State {
     /// Numbers of the slots whose messages are still here, oldest first.
     queue: VecDeque<u64>,
     next_look: Option<Instant>,
+    /// The largest message that a stream has acknowledged: what is not larger is not too large.
+    largest_stored: usize,
 }
 
 #[derive(Debug)]
@@ -183,8 +185,10 @@ impl Slots {
     pub(super) fn settle(&self, number: u64, outcome: Outcome) {
         let mut state = self.state();
         let Some(slot) = state.slot(number).filter(|slot| slot.outcome.is_none()) else { return };
+        let stored = if outcome.is_ok() { slot.size } else { 0 };
         slot.outcome = Some(outcome);
         let waker = slot.waker.take();
+        state.largest_stored = state.largest_stored.max(stored);
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
@@ -231,11 +235,13 @@ impl Slots {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Ends the largest message that was handed over: the server said that one is too large, not which.
+    /// Ends the largest message that was handed over, if no message of its size was ever stored: the server said that one
+    /// is too large, not which.
     pub(super) fn end_largest(&self, error: &PublishError) {
         let state = self.state();
         let sent = state.slots.iter().flatten().filter(|slot| slot.message.is_none() && slot.outcome.is_none());
-        let largest = sent.max_by_key(|slot| slot.size).map(|slot| slot.number);
+        let largest = sent.max_by_key(|slot| slot.size).filter(|slot| slot.size > state.largest_stored);
+        let largest = largest.map(|slot| slot.number);
         drop(state);
         if let Some(number) = largest {
             self.settle(number, Err(error.clone()));
