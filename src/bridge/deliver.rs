@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use crate::event::{DLQATTEMPTS, DLQCODE, DLQDESTINATION, DLQREASON, Event, SOURCE, SUBJECT, TYPE};
-use crate::output::{ErrorKind, PATIENCE, PublishError, Record};
+use crate::output::{ErrorClass, ErrorKind, PATIENCE, PublishError, Record};
 use crate::route::Destination;
 
 use super::{Bridge, Callback, DeadLetterReason, Outcome, Refusal, Rules, Target};
@@ -23,8 +23,11 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_m
 /// callbacks).
 pub(super) const STORE_ANSWERS: Duration = Duration::from_millis(2500);
 
-/// The least time for publishing what the store could not take.
+/// The time for publishing what the store could not take, when the deadline is over.
 const LAST_TRY: Duration = Duration::from_millis(400);
+
+/// How long after its receipt a callback is answered at the latest, likewise.
+const LATEST_ANSWER: Duration = Duration::from_millis(2900);
 
 /// How long a delivery may take, and whether it waits for outputs that are down.
 #[derive(Clone, Copy, Debug)]
@@ -263,8 +266,13 @@ impl Bridge {
             };
             let Err(error) = tried else { return Ok(()) };
             let is_over = Instant::now() + pause >= deadline || self.cancel_in_flight.is_cancelled();
-            let is_waited_for = matches!(pace, Pace::Patient(_)) || target.output.health().is_up();
-            if !error.kind.is_retriable() || !is_waited_for || is_over {
+            let is_waited_for = match error.kind.class() {
+                ErrorClass::Permanent => false,
+                // The spool tries it again as soon, and nobody waits for that.
+                ErrorClass::Operator if self.can_spool() => false,
+                _ => matches!(pace, Pace::Patient(_)) || target.output.health().is_up(),
+            };
+            if !is_waited_for || is_over {
                 break error;
             }
             tokio::time::sleep(pause).await;
@@ -357,7 +365,8 @@ impl Bridge {
                 return Ok(KeptIn::SpoolOnly);
             }
         }
-        let tries = failures.iter().map(|failure| self.publish_past(failure, deadline));
+        let last = deadline.max((Instant::now() + LAST_TRY).min(callback.arrived + LATEST_ANSWER));
+        let tries = failures.iter().map(|failure| self.publish_past(failure, last));
         let is_published = join_all(tries).await.into_iter().all(|is_published| is_published);
         if is_published && letters.iter().all(|pending| pending.is_announced) {
             letters.iter().for_each(|pending| self.letter_kept(&pending.letter));
@@ -369,21 +378,30 @@ impl Bridge {
         Err(Refusal::NotKept(error.kind))
     }
 
-    /// Publishes a record past older ones of its output, because the store cannot take it.
+    /// Publishes a record past older ones of its output, because the store cannot take it; tries until the deadline.
     async fn publish_past(&self, failure: &Failure, deadline: Instant) -> bool {
         let Some(target) = self.outputs.get(&failure.output) else { return false };
-        if !target.output.health().is_up() {
-            return false;
+        let mut pause = RETRY.0;
+        loop {
+            if !target.output.health().is_up() || Instant::now() >= deadline || self.cancel_in_flight.is_cancelled() {
+                return false;
+            }
+            let published = target.attempt(&failure.record, deadline).await;
+            let id = failure.record.event.id();
+            match published {
+                Ok(()) => {
+                    tracing::debug!(
+                        id,
+                        output = failure.output,
+                        "the spool cannot take the event; it was published directly"
+                    );
+                    return true;
+                }
+                Err(error) if !error.kind.is_retriable() => return false,
+                Err(_) => tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await,
+            }
+            pause = (pause * 2).min(RETRY.1);
         }
-        let deadline = deadline.max(Instant::now() + LAST_TRY);
-        let published = target.attempt(&failure.record, deadline).await;
-        tracing::debug!(
-            id = failure.record.event.id(),
-            output = failure.output,
-            is_published = published.is_ok(),
-            "the spool cannot take the event; it was published directly"
-        );
-        published.is_ok()
     }
 
     /// Counts and logs a dead letter that was kept.

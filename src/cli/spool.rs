@@ -1,6 +1,6 @@
 //! `spool`: shows what is stored on the disk, and publishes or moves it when no bridge runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,7 +14,8 @@ use crate::service::{self, OutputSettings};
 use crate::setting::Size;
 use crate::store::database::{Access, Database};
 use crate::store::{
-    self, AWAITS_DEAD_LETTERS, Backlog, FailingLane, FailureKind, Imported, LANE_STATES, Offline, StoreSettings,
+    self, AWAITS_DEAD_LETTERS, Backlog, FailingLane, FailingLanes, FailureKind, Imported, LANE_STATES, Offline,
+    StoreSettings,
 };
 use crate::telemetry::logs;
 
@@ -271,8 +272,14 @@ fn status(store: &StoreArgs, settings: &StoreSettings, as_json: bool) -> ExitCod
         output == AWAITS_DEAD_LETTERS || configured.as_ref().is_none_or(|outputs| outputs.contains_key(output))
     };
     // What a bridge that ended has left says nothing about now.
-    let mut failing = if is_running { store::read_failing_lanes(&settings.path) } else { Vec::new() };
-    failing.retain(|lane| backlogs.iter().any(|there| (&there.output, &there.topic) == (&lane.output, &lane.topic)));
+    let FailingLanes { lanes: mut failing, not_named } =
+        if is_running { FailingLanes::read(&settings.path) } else { FailingLanes::default() };
+    let records_of: HashMap<(&str, &str), u64> =
+        backlogs.iter().map(|backlog| ((backlog.output.as_str(), backlog.topic.as_str()), backlog.records)).collect();
+    failing.retain_mut(|lane| {
+        let records = records_of.get(&(lane.output.as_str(), lane.topic.as_str()));
+        records.inspect(|records| lane.records = **records).is_some()
+    });
     let outputs = by_output(&backlogs);
     if as_json {
         let shown = outputs.iter().map(|(output, of_output)| {
@@ -285,16 +292,23 @@ fn status(store: &StoreArgs, settings: &StoreSettings, as_json: bool) -> ExitCod
                 "oldest_seconds": of_output.oldest.map(|at| age(at).as_secs_f64()),
             })
         });
+        let failing: HashMap<(&str, &str), &FailingLane> =
+            failing.iter().map(|lane| ((lane.output.as_str(), lane.topic.as_str()), lane)).collect();
         let lanes = backlogs.iter().map(|backlog| {
-            let is_this = |lane: &&FailingLane| (&lane.output, &lane.topic) == (&backlog.output, &backlog.topic);
-            let failing = failing.iter().find(is_this);
+            let failing = failing.get(&(backlog.output.as_str(), backlog.topic.as_str()));
+            let state = match failing {
+                Some(_) => Some(LANE_STATES[1]),
+                // It may be one of those that are not named.
+                None if not_named > 0 => None,
+                None => Some(LANE_STATES[0]),
+            };
             json!({
                 "output": backlog.output,
                 "topic": backlog.topic,
                 "records": backlog.records,
                 "bytes": backlog.bytes,
                 "oldest_seconds": backlog.oldest.map(|at| age(at).as_secs_f64()),
-                "state": LANE_STATES[usize::from(failing.is_some())],
+                "state": state,
                 "failing": failing,
             })
         });
@@ -306,6 +320,7 @@ fn status(store: &StoreArgs, settings: &StoreSettings, as_json: bool) -> ExitCod
             "max_bytes": settings.spool_max_bytes,
             "outputs": shown.collect::<Vec<_>>(),
             "lanes": lanes.collect::<Vec<_>>(),
+            "failing_lanes_not_named": not_named,
             "dead_letters": letters,
             "dead_letters_bytes": letter_bytes,
             "dead_letters_max_bytes": settings.dead_letters_max_bytes,
@@ -334,7 +349,8 @@ fn status(store: &StoreArgs, settings: &StoreSettings, as_json: bool) -> ExitCod
     for lane in failing.iter().take(LANES_SHOWN) {
         rows.push(vec!["Failing".to_owned(), failing_lane(lane)]);
     }
-    if let Some(more) = failing.len().checked_sub(LANES_SHOWN).filter(|more| *more > 0) {
+    let more = failing.len().saturating_sub(LANES_SHOWN) + not_named;
+    if more > 0 {
         rows.push(vec!["Failing".to_owned(), format!("{more} more topics: see `spool status --json`")]);
     }
     for file in &set_aside {
@@ -348,7 +364,8 @@ fn failing_lane(lane: &FailingLane) -> String {
     let FailingLane { output, topic, records, since, attempts, reason, error, remedy } = lane;
     let since = seconds(age(since.saturating_mul(1000)));
     let remedy = if remedy.is_empty() { String::new() } else { format!("; {remedy}") };
-    format!("{output}/{topic}: {}, {attempts} attempts in {since}, {reason}: {error}{remedy}", counted(*records))
+    let attempts = if *attempts == 1 { "1 attempt".to_owned() } else { format!("{attempts} attempts") };
+    format!("{output}/{topic}: {}, {attempts} in {since}, {reason}: {error}{remedy}", counted(*records))
 }
 
 fn seconds(time: Duration) -> humantime::FormattedDuration {

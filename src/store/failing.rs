@@ -31,23 +31,34 @@ pub struct FailingLane {
     pub remedy: String,
 }
 
-/// Replaces the file, or removes it when nothing fails.
-///
-/// # Errors
-/// The system's.
-pub fn write_failing_lanes(folder: &Path, lanes: &[FailingLane]) -> std::io::Result<()> {
-    let (path, unfinished) = (folder.join(FILE), folder.join(format!("{FILE}.unfinished")));
-    if lanes.is_empty() {
-        return std::fs::remove_file(path);
-    }
-    let _ = std::fs::remove_file(&unfinished);
-    let mut file = std::fs::File::create_new(&unfinished)?;
-    file.write_all(&serde_json::to_vec(lanes)?)?;
-    std::fs::rename(unfinished, path)
+/// The lanes that fail.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct FailingLanes {
+    /// The ones with the most records.
+    pub lanes: Vec<FailingLane>,
+    /// How many more there are.
+    pub not_named: usize,
 }
 
-/// The lanes that failed when the file was written; none where there is no file.
-pub fn read_failing_lanes(folder: &Path) -> Vec<FailingLane> {
-    let read = std::fs::read(folder.join(FILE)).ok();
-    read.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+impl FailingLanes {
+    /// Replaces the file, or removes it when nothing fails.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn write(&self, folder: &Path) -> std::io::Result<()> {
+        let (path, unfinished) = (folder.join(FILE), folder.join(format!("{FILE}.unfinished")));
+        if self.lanes.is_empty() {
+            return std::fs::remove_file(path);
+        }
+        let _ = std::fs::remove_file(&unfinished);
+        let mut file = std::fs::File::create_new(&unfinished)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        std::fs::rename(unfinished, path)
+    }
+
+    /// What failed when the file was written; nothing where there is no file.
+    pub fn read(folder: &Path) -> FailingLanes {
+        let read = std::fs::read(folder.join(FILE)).ok();
+        read.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
 }

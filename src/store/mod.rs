@@ -44,7 +44,7 @@ use lane::Lanes;
 use writer::{Job, Totals, Work, Writer};
 
 pub use error::{FailureKind, StoreError};
-pub use failing::{FailingLane, read_failing_lanes, write_failing_lanes};
+pub use failing::{FailingLane, FailingLanes};
 pub use lane::{Lane, OutputLanes};
 pub use lock::is_running;
 pub use offline::{Imported, Offline};

@@ -434,8 +434,12 @@ impl Writer {
 
     fn answer(&mut self, jobs: Jobs, results: Vec<Result<Retained, StoreError>>) {
         for ((_, done), result) in jobs.into_iter().zip(results) {
-            if let Err(error) = &result {
-                self.turned_away(error);
+            match &result {
+                Err(error) => self.turned_away(error),
+                Ok(retained) if !retained.is_empty() => {
+                    self.count_failures(&no_room(FailureKind::DeadLettersFull), retained.len());
+                }
+                Ok(_) => {}
             }
             // Whoever asked may be gone; what was kept is kept.
             let _ = done.send(result);

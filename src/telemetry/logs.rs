@@ -32,8 +32,8 @@ pub fn check_filter(filter: &str) -> Result<(), String> {
 /// Starts logging for the process; a second call changes nothing.
 pub fn start(format: Format, filter: &str) {
     let terminal = std::io::stderr().is_terminal();
-    // async-nats tells of every attempt to connect; the output tells of an outage itself, once and then seldom.
-    let filter = EnvFilter::try_new(format!("async_nats=warn,{filter}")).unwrap_or_else(|_| EnvFilter::new("info"));
+    // async-nats logs every attempt to connect, failures as ERROR; the output reports an outage itself, and seldom.
+    let filter = EnvFilter::try_new(format!("async_nats=off,{filter}")).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let json = format == Format::Json || format == Format::Auto && !terminal;
     // The only error is that a subscriber is set already.

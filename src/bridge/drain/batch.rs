@@ -20,8 +20,7 @@ use crate::store::{AWAITS_DEAD_LETTERS, DeadLetter, Lane, Settled, SpoolRecord, 
 pub(super) struct Batch {
     pub(super) lane: Arc<Lane>,
     pub(super) records: Vec<Spooled>,
-    /// Whether events that come now may follow the batch without waiting for the disk. Not while the lane fails or is
-    /// slow: they would have to wait with it.
+    /// Whether events that come now may follow the batch without waiting for the disk.
     pub(super) is_followed: bool,
     /// How long each may take.
     pub(super) time: Duration,

@@ -85,6 +85,8 @@ pub(super) struct LaneDrain {
     pub(super) failing: Option<Failing>,
     /// Whether records are not acknowledged in the usual time: they get more, apart from those of other lanes.
     is_slow: bool,
+    /// Whether the last batch was acknowledged.
+    is_flowing: bool,
     batch: usize,
     /// When records stayed because their dead letters found no room, if some did.
     pub(super) retained: Option<Instant>,
@@ -104,6 +106,7 @@ impl LaneDrain {
             unremoved: 0,
             failing: None,
             is_slow: false,
+            is_flowing: false,
             batch: BATCH.0,
             retained: None,
             turn: 0,
@@ -113,6 +116,12 @@ impl LaneDrain {
     /// Whether its records are published apart from those of healthy lanes, with more time.
     pub(super) fn is_apart(&self) -> bool {
         self.is_slow || self.failing.is_some()
+    }
+
+    /// Whether events that come now may follow a batch without waiting for the disk. Not before a batch was acknowledged:
+    /// they would wait for a bus that does not answer.
+    pub(super) fn is_followed(&self) -> bool {
+        self.is_flowing && !self.is_apart()
     }
 
     /// How many records to read next.
@@ -131,6 +140,7 @@ impl LaneDrain {
     /// is over.
     pub(super) fn succeeded(&mut self, took: Duration, deadline: Duration) -> Option<Failing> {
         self.lane.set_failing(false);
+        self.is_flowing = true;
         self.is_slow &= took > deadline / 2;
         self.batch = if took > SLOW_BATCH { (self.batch / 2).max(1) } else { (self.batch * 2).min(BATCH.1) };
         self.failing.take()
@@ -152,6 +162,7 @@ impl LaneDrain {
     /// ones at once.
     pub(super) fn failed(&mut self, error: PublishError, has_given_up: bool) -> Duration {
         self.lane.set_failing(true);
+        self.is_flowing = false;
         self.is_slow |= error.kind == crate::output::ErrorKind::TimedOut;
         let class = error.kind.class();
         let now = Instant::now();

@@ -382,7 +382,7 @@ impl<'b> Drain<'b> {
         let batch = Batch {
             lane: lane.lane.clone(),
             records,
-            is_followed: !lane.is_apart(),
+            is_followed: lane.is_followed(),
             time: if lane.is_apart() { PATIENCE } else { delivery.deadline },
             attempts: lane.failing.as_ref().map_or(0, |failing| failing.attempts),
             give_up_before: is_given_up.then(|| now().saturating_sub_unsigned(millis(give_up_after))),

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::lane::{Failing, LaneDrain, NAMED_AFTER, REPORTED_AFTER};
 use crate::output::ErrorClass;
-use crate::store::{FailingLane, Lane, Retained, write_failing_lanes};
+use crate::store::{FailingLane, FailingLanes, Lane, Retained};
 use crate::telemetry::Seldom;
 
 /// How often a lane that still fails is reported again.
@@ -21,16 +21,20 @@ const SAID: (u32, Duration) = (20, Duration::from_secs(60));
 /// How often it is logged that the spool cannot be read, or that dead letters are full.
 const SELDOM: Duration = Duration::from_secs(60);
 
-/// How often the file is written while something changes.
-const WRITE: Duration = Duration::from_secs(1);
+/// How often the file is written while something changes, and with many lanes in it.
+const WRITE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
+/// From how many lanes on it is written that seldom.
+const MANY: usize = 500;
 
 /// How many lanes the file names.
-const NAMED: usize = 1000;
+const NAMED: usize = 10_000;
 
 pub(super) struct Reports {
     folder: PathBuf,
     is_changed: bool,
     written: Instant,
+    pause: Duration,
     writing: Option<JoinHandle<()>>,
     /// Since when lanes are counted, how many were said since, and how many were not.
     said: (Instant, u32, u32),
@@ -46,6 +50,7 @@ impl Reports {
             // What a bridge that ran before has left there is old.
             is_changed: true,
             written: now,
+            pause: WRITE.0,
             writing: None,
             said: (now, 0, 0),
             unreadable: Seldom::every(SELDOM),
@@ -120,7 +125,7 @@ impl Reports {
     /// A lane that failed does so no more.
     pub(super) fn recovered(&mut self, lane: &Lane, failing: &Failing) {
         self.is_changed = true;
-        if failing.is_named {
+        if failing.is_named && self.may_say().is_some() {
             let failed_for = humantime::format_duration(Duration::from_secs(failing.since.elapsed().as_secs()));
             tracing::info!(output = lane.output(), topic = lane.topic(), %failed_for, "events for a topic are published again");
         }
@@ -147,7 +152,7 @@ impl Reports {
         let is_free = self.writing.as_ref().is_none_or(JoinHandle::is_finished);
         // While the disk does not answer, that is looked at as often.
         let last = if is_free { self.written } else { Instant::now() };
-        self.is_changed.then(|| last + WRITE)
+        self.is_changed.then(|| last + self.pause)
     }
 
     /// Writes the file. That it cannot be written is not worth a word: the store says that the disk fails.
@@ -157,11 +162,14 @@ impl Reports {
         }
         (self.is_changed, self.written) = (false, Instant::now());
         let mut failing: Vec<FailingLane> = lanes.filter_map(failing_lane).collect();
-        failing.sort_by_key(|lane| std::cmp::Reverse(lane.records));
+        self.pause = if failing.len() > MANY { WRITE.1 } else { WRITE.0 };
+        failing
+            .sort_by(|a, b| b.records.cmp(&a.records).then_with(|| (&a.output, &a.topic).cmp(&(&b.output, &b.topic))));
+        let not_named = failing.len().saturating_sub(NAMED);
         failing.truncate(NAMED);
         let folder = self.folder.clone();
         self.writing = Some(tokio::task::spawn_blocking(move || {
-            let _ = write_failing_lanes(&folder, &failing);
+            let _ = FailingLanes { lanes: failing, not_named }.write(&folder);
         }));
     }
 }

@@ -54,6 +54,9 @@ const MISSING_FOR: Duration = Duration::from_secs(5);
 /// How many topics that did not answer are remembered.
 const MAX_UNANSWERED: usize = 10_000;
 
+/// The shortest time that a broker may wait for the replicas of a record.
+const LEAST_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// How many topics are asked for at a time.
 const ASKS: usize = 8;
 
@@ -160,6 +163,9 @@ impl KafkaConfig {
             .set("queue.buffering.max.kbytes", QUEUE_KBYTES.to_string())
             .set("reconnect.backoff.max.ms", "2000")
             .set("log.connection.close", "false")
+            // A broker answers the requests of a connection one after the other. One that waits for replicas holds up
+            // all topics of the connection; by default for 30 s.
+            .set("request.timeout.ms", deadline.max(LEAST_REQUEST_TIMEOUT).as_millis().to_string())
             .set("linger.ms", "1")
             .set_log_level(RDKafkaLogLevel::Info);
         for (property, source) in &self.client {

@@ -416,6 +416,11 @@ pub struct NatsSettings {
 }
 
 impl NatsSettings {
+    /// Whether the stream is to be created where it is missing.
+    pub(super) fn creates_stream(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.create)
+    }
+
     /// Name of the output.
     pub fn name(&self) -> &str {
         &self.name

@@ -33,6 +33,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use async_nats::{HeaderMap, HeaderName, Subject};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{ErrorKind, Health, Output, PublishError, Record};
@@ -74,6 +75,8 @@ struct Shared {
     link: RwLock<Option<Arc<Link>>>,
     /// Why it is down.
     reason: Mutex<Option<PublishError>>,
+    /// Rings when no stream took a subject.
+    no_stream: Notify,
 }
 
 impl Shared {
@@ -115,6 +118,7 @@ impl Nats {
             health: Health::new(&settings.name, metrics),
             link: RwLock::new(None),
             reason: Mutex::default(),
+            no_stream: Notify::new(),
         });
         let (name, mode) = (settings.name.clone(), settings.mode);
         let watch = tokio::spawn(watch::watch(settings, shared.clone()));
@@ -185,6 +189,9 @@ impl Output for Nats {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
+            if error.kind == ErrorKind::NoSuchDestination {
+                self.shared.no_stream.notify_one();
+            }
             if !matches!(error.kind, ErrorKind::TimedOut | ErrorKind::Unavailable) {
                 return Err(error);
             }

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Shared;
 use super::config::{NatsSettings, PresentLogin};
@@ -45,9 +46,13 @@ const REPLACE: Duration = Duration::from_secs(10);
 /// How often the same failure of a new secret is logged.
 const REMIND: Duration = Duration::from_secs(60);
 
+/// The shortest time between two attempts to create a stream that has vanished.
+const CREATE_EVERY: Duration = Duration::from_secs(5);
+
 /// Connects, and looks after the connection, forever.
 pub(super) async fn watch(settings: NatsSettings, shared: Arc<Shared>) {
     let settings = Arc::new(settings);
+    let _creating = AbortOnDropHandle::new(tokio::spawn(create_again(settings.clone(), shared.clone())));
     // The connection that is used while a new secret is tried.
     let mut old: Option<Watched> = None;
     let mut has_to_verify = true;
@@ -116,6 +121,19 @@ async fn connect_once(
         warn(settings, link.verify(settings).await?);
     }
     Ok(link)
+}
+
+/// Creates the stream when it has vanished, for example with the data of its server, if it is the bridge's to create.
+async fn create_again(settings: Arc<NatsSettings>, shared: Arc<Shared>) {
+    loop {
+        shared.no_stream.notified().await;
+        if let Some(link) = shared.link().filter(|_| settings.creates_stream())
+            && let Err(error) = link.verify(&settings).await
+        {
+            tracing::debug!(output = settings.name, %error, "no stream takes a subject, and it could not be checked why");
+        }
+        tokio::time::sleep(CREATE_EVERY).await;
+    }
 }
 
 /// Asks JetStream about the stream again, without holding anything up.
