@@ -480,8 +480,9 @@ impl<'b> Drain<'b> {
     /// A lane is empty.
     fn end(&mut self, id: LaneId) {
         let Some(lane) = self.lanes.remove(&id) else { return };
-        if let Some(failing) = &lane.failing {
-            self.reports.recovered(&lane.lane, failing);
+        if lane.failing.is_some() {
+            // All of it was given up, or somebody else removed it.
+            self.reports.changed();
         }
         let output = lane.lane.output();
         let Some(progress) = self.progress.get_mut(output) else { return };

@@ -122,6 +122,11 @@ impl Reports {
         Some(std::mem::take(unsaid))
     }
 
+    /// Something else is to be written into the file.
+    pub(super) fn changed(&mut self) {
+        self.is_changed = true;
+    }
+
     /// A lane that failed does so no more.
     pub(super) fn recovered(&mut self, lane: &Lane, failing: &Failing) {
         self.is_changed = true;
