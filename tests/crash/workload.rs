@@ -131,6 +131,7 @@ fn open(folder: &Path) -> Result<Store, String> {
     let settings = StoreSettings {
         path: folder.to_owned(),
         spool_max_bytes: 1 << 30,
+        lane_max_bytes: 1 << 30,
         dead_letters_max_bytes: 1 << 30,
         dead_letters_max_age: None,
     };
@@ -153,7 +154,7 @@ fn read(store: &Store, folder: &Path, found: &mut Found) -> Result<(), String> {
     for output in OUTPUTS {
         let mut after = 0;
         loop {
-            let some = reader.read(output, after, 100, 4 << 20).map_err(unreadable)?;
+            let some = reader.read(output, None, after, 100, 4 << 20).map_err(unreadable)?;
             let Some(last) = some.last() else { break };
             after = last.seq;
             for spooled in some {
@@ -369,7 +370,7 @@ impl Run {
     async fn settle(&mut self, many: usize) -> Result<(), String> {
         let mut error = None;
         for output in OUTPUTS {
-            let read = self.store().reader().read(output, 0, many.div_ceil(2), 1 << 20);
+            let read = self.store().reader().read(output, None, 0, many.div_ceil(2), 1 << 20);
             let spooled = match read {
                 Ok(spooled) if spooled.is_empty() => continue,
                 Ok(spooled) => spooled,
