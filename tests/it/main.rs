@@ -9,6 +9,7 @@ mod support;
 mod cli;
 mod config;
 mod dead_letters;
+mod docs;
 mod http;
 mod image;
 mod kafka;
