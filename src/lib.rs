@@ -1,24 +1,25 @@
-//! apsara-bridge takes the callbacks of ApsaraVideo VOD and Intelligent Media Services (IMS), makes one kind of
-//! CloudEvents of both, routes them by type and status, and publishes them to Kafka and NATS. It answers a callback
-//! with 200 when every destination's bus has acknowledged it, and not before.
+//! apsara-bridge receives the callbacks of ApsaraVideo VOD and Intelligent Media Services (IMS), converts both to one
+//! CloudEvents envelope, routes it by type and status, and publishes it to Kafka and NATS. It answers a callback with
+//! 200 when every destination has acknowledged the event or the event is in the spool, and not before.
 //!
 //! # Layout
 //!
-//! The list runs along the data, from the command line down; a module knows only those below it.
+//! The list follows the data, from the command line down. A module uses only modules below it.
 //!
-//! * [`cli`]: one file a command.
-//! * [`config`]: layers of configuration, merged, checked, with errors that guide.
-//! * [`service`]: puts the parts together, starts them, drains them.
+//! * [`cli`]: one file per command.
+//! * [`config`]: the layers of the configuration, merged and checked.
+//! * [`service`]: builds the parts, starts them, stops them in phases.
 //! * [`admin`]: `/metrics`, `/healthz`, `/readyz`.
-//! * [`input`]: the ways that callbacks come in.
-//! * [`bridge`]: `accept`, one callback to one outcome.
-//! * [`output`]: the buses: Kafka, NATS, the console.
-//! * [`route`]: matching and the templates of topics.
-//! * [`dialect`]: the catalogue of event types, and what makes an event of a callback.
+//! * [`input`]: HTTP and MNS.
+//! * [`bridge`]: `accept`, one callback to one outcome; the drain of the spool, and replays.
+//! * [`store`]: the spool and the dead letters on the disk.
+//! * [`output`]: the buses Kafka and NATS, and the console.
+//! * [`route`]: matching, and the templates of topics and keys.
+//! * [`dialect`]: the catalogue of event types, and the conversion of a callback to an event.
 //! * [`event`]: the envelope, its JSON, and its bindings to Kafka and NATS.
 //! * [`telemetry`]: metrics and logs.
-//! * [`http`]: a client, for the queue and for commands.
-//! * [`setting`]: spans of time, sizes and secrets, which the settings of several parts are made of.
+//! * [`http`]: an HTTP client, for the queue and for commands.
+//! * [`setting`]: durations, sizes and secrets.
 //!
 //! The library works without the service: [`dialect::Normalizer::normalize`] is a pure function from bytes to an
 //! event.
