@@ -26,7 +26,7 @@ pub(super) const STORE_ANSWERS: Duration = Duration::from_millis(2500);
 /// The time for publishing what the store could not take, when the deadline is over.
 const LAST_TRY: Duration = Duration::from_millis(400);
 
-/// How long after its receipt a callback is answered at the latest, likewise.
+/// How long after its receipt a callback is answered at the latest, for the same reason.
 const LATEST_ANSWER: Duration = Duration::from_millis(2900);
 
 /// How long a delivery may take, and whether it waits for outputs that are down.
@@ -184,7 +184,7 @@ impl Bridge {
         }
     }
 
-    /// How long a callback may take. One that its input keeps meanwhile has more time, until all of it is used.
+    /// How long a callback may take. One that its input keeps meanwhile, for example a queue, has more time.
     fn pace(&self, callback: &Callback) -> Pace {
         match callback.patience {
             None => Pace::Prompt(callback.arrived + self.delivery.deadline),
@@ -226,10 +226,10 @@ impl Bridge {
     /// Publishes to one destination, trying again inside the deadline while that can help. A prompt one does not wait
     /// for an output that is down, nor for a topic that has older records in the spool: it queues up behind them.
     ///
-    /// A patient one waits for its output. If there is a spool, it does so only while no output is up: what it waits
-    /// with, a place in its input, must not be missing to events for other outputs and topics. Without a spool it has
-    /// more time from its second attempt on; an output publishes what takes long apart from the rest. Without a pace
-    /// there was no room to try at all.
+    /// A patient one waits for its output. With a spool it waits only while no output is up: meanwhile it occupies a place
+    /// in its input, which events for other outputs and topics need. Without a spool its attempts have more time from
+    /// the second one on; an output publishes those apart from the rest. `pace` is none when the in-flight limit is
+    /// reached: then nothing is tried.
     pub(super) async fn publish(
         &self,
         route: &str,
@@ -268,7 +268,7 @@ impl Bridge {
             let is_over = Instant::now() + pause >= deadline || self.cancel_in_flight.is_cancelled();
             let is_waited_for = match error.kind.class() {
                 ErrorClass::Permanent => false,
-                // The spool tries it again as soon, and nobody waits for that.
+                // The drain of the spool retries it just as soon, and no caller waits for that.
                 ErrorClass::Operator if self.can_spool() => false,
                 _ => matches!(pace, Pace::Patient(_)) || target.output.health().is_up(),
             };

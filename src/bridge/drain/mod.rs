@@ -401,13 +401,10 @@ impl<'b> Drain<'b> {
     fn ended(&mut self, ended: Ended) {
         let Ended { id, is_apart, bytes, published } = ended;
         self.left_memory(is_apart, bytes);
+        let is_up = self.lanes.get(&id).is_some_and(|lane| self.is_up(lane.lane.output()));
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         lane.is_publishing = false;
         lane.unremoved += published.settled.len();
-        let is_up = {
-            let output = lane.lane.output();
-            output == AWAITS_DEAD_LETTERS || self.bridge.is_up(output)
-        };
         let took = published.took;
         self.unremoved.add(id, published.settled);
         let ahead = lane.ahead.take();
