@@ -15,7 +15,7 @@ use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::event::{Event, SOURCE};
+use crate::event::{Attribute, Event};
 
 /// Bounds of the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ struct Key(u64, u64);
 impl Key {
     fn of(event: &Event) -> Key {
         let mut source = FxHasher::default();
-        event.get(&SOURCE).hash(&mut source);
+        event.get(Attribute::Source).hash(&mut source);
         let id = event.id();
         match u128::from_str_radix(id, 16) {
             Ok(number) => Key((number >> 64) as u64 ^ source.finish(), number as u64),
@@ -178,7 +178,7 @@ impl Drop for Claimed<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::ID;
+    use crate::event::Attribute;
 
     fn window(seconds: u64, max_ids: usize) -> Window {
         let ids = IntGauge::new("ids", "ids").expect("a gauge");
@@ -187,7 +187,7 @@ mod tests {
 
     fn event(number: u32) -> Event {
         let mut event = Event::new("{}");
-        event.set(&ID, format!("{number:032x}"));
+        event.set(Attribute::Id, format!("{number:032x}"));
         event
     }
 
@@ -256,7 +256,7 @@ mod tests {
         let window = window(10, 100);
         assert!(is_new(&window, 1).await);
         let mut other = event(1);
-        other.set(&SOURCE, "acs:vod:cn-shanghai:2");
+        other.set(Attribute::Source, "acs:vod:cn-shanghai:2");
         assert!(matches!(window.claim(&other, soon()).await, Claim::First(_)));
     }
 

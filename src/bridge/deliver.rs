@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use crate::event::{DLQATTEMPTS, DLQCODE, DLQDESTINATION, DLQREASON, Event, SOURCE, SUBJECT, TYPE};
+use crate::event::{Attribute, Event};
 use crate::output::{ErrorClass, ErrorKind, PATIENCE, PublishError, Record};
 use crate::route::Destination;
 
@@ -280,9 +280,9 @@ impl Bridge {
         };
         tracing::debug!(
             id = record.event.id(),
-            r#type = record.event.get(&TYPE),
-            subject = record.event.get(&SUBJECT),
-            source = record.event.get(&SOURCE),
+            r#type = record.event.get(Attribute::Type),
+            subject = record.event.get(Attribute::Subject),
+            source = record.event.get(Attribute::Source),
             output,
             topic = record.topic,
             kind = error.kind.as_str(),
@@ -440,9 +440,9 @@ impl Bridge {
             let place = if self.store.is_some() { "and is kept in the database only" } else { "and is not kept" };
             tracing::error!(
                 id = event.id(),
-                r#type = event.get(&TYPE),
-                subject = event.get(&SUBJECT),
-                source = event.get(&SOURCE),
+                r#type = event.get(Attribute::Type),
+                subject = event.get(Attribute::Subject),
+                source = event.get(Attribute::Source),
                 output = letter.output,
                 topic = letter.topic,
                 reason = reason.as_str(),
@@ -480,11 +480,11 @@ impl Bridge {
     pub(super) fn announcement(&self, rules: &Rules, event: &Event, letter: &DeadLetter) -> Option<(String, Record)> {
         let destination = rules.dead_letters.as_ref()?;
         let mut event = Event::clone(event);
-        event.set(&DLQREASON, letter.reason.as_str());
-        event.set(&DLQCODE, letter.code.as_str());
-        event.set(&DLQATTEMPTS, letter.attempts.to_string());
+        event.set(Attribute::DlqReason, letter.reason.as_str());
+        event.set(Attribute::DlqCode, letter.code.as_str());
+        event.set(Attribute::DlqAttempts, letter.attempts.to_string());
         if let (Some(output), Some(topic)) = (&letter.output, &letter.topic) {
-            event.set(&DLQDESTINATION, format!("{output}/{topic}"));
+            event.set(Attribute::DlqDestination, format!("{output}/{topic}"));
         }
         let mut record = self.record(rules, &Arc::new(event), destination);
         if letter.key.is_some() {
@@ -550,7 +550,7 @@ fn letter(
         code: code.into(),
         input: Some(callback.input.to_string()),
         route: route.map(str::to_owned),
-        event: Some((event.id().to_owned(), text(&TYPE).unwrap_or_default(), text(&SUBJECT))),
+        event: Some((event.id().to_owned(), text(Attribute::Type).unwrap_or_default(), text(Attribute::Subject))),
         sender: (callback.sender.region.clone(), callback.sender.account_id.clone()),
         envelope: Some(event.to_json().into()),
         body: callback.body.clone(),

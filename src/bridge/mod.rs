@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::dialect::{Dialect, Normalized, Normalizer, NotACallback, Origin};
-use crate::event::{DIALECT, Event, SOURCE, SUBJECT, TIME, TYPE};
+use crate::event::{Attribute, Event};
 use crate::output::{ErrorClass, ErrorKind, Output};
 use crate::route::{Action, Destination, Router};
 use crate::store::{self, AWAITS_DEAD_LETTERS, DeadLetter, FailureKind, OutputLanes, Store};
@@ -544,9 +544,9 @@ impl Bridge {
     }
 
     fn observe_age(&self, event: &Event) {
-        let Some(dialect) = event.get(&DIALECT) else { return };
+        let Some(dialect) = event.get(Attribute::Dialect) else { return };
         let time = event
-            .get(&TIME)
+            .get(Attribute::Time)
             .and_then(|text| OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok());
         if let Some(time) = time {
             let age = (OffsetDateTime::now_utc() - time).as_seconds_f64().max(0.0);
@@ -577,9 +577,9 @@ fn log_end(event: &Event, outcome: &Outcome) {
     if let Outcome::Refused(refusal) = outcome {
         tracing::warn!(
             id = event.id(),
-            r#type = event.get(&TYPE),
-            subject = event.get(&SUBJECT),
-            source = event.get(&SOURCE),
+            r#type = event.get(Attribute::Type),
+            subject = event.get(Attribute::Subject),
+            source = event.get(Attribute::Source),
             %refusal,
             "refused"
         );
@@ -587,8 +587,8 @@ fn log_end(event: &Event, outcome: &Outcome) {
     }
     tracing::debug!(
         id = event.id(),
-        r#type = event.get(&TYPE),
-        subject = event.get(&SUBJECT),
+        r#type = event.get(Attribute::Type),
+        subject = event.get(Attribute::Subject),
         outcome = outcome.label(),
         "callback ended"
     );

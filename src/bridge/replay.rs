@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::dialect::Origin;
-use crate::event::{DLQATTEMPTS, DLQCODE, DLQDESTINATION, DLQREASON, Event, TYPE};
+use crate::event::{Attribute, Event};
 
 use super::Bridge;
 use crate::store::{DAMAGED, DeadLetterRow, Store};
@@ -99,7 +99,9 @@ impl Bridge {
         let event = match &letter.letter.envelope {
             Some(envelope) => {
                 let mut event = Event::from_json(envelope).map_err(|error| error.to_string())?;
-                for attribute in [&DLQREASON, &DLQCODE, &DLQATTEMPTS, &DLQDESTINATION] {
+                for attribute in
+                    [Attribute::DlqReason, Attribute::DlqCode, Attribute::DlqAttempts, Attribute::DlqDestination]
+                {
                     event.remove(attribute);
                 }
                 event
@@ -141,7 +143,7 @@ impl Bridge {
             rules.route_matches[*index].inc();
         }
         self.window.accept(&event);
-        tracing::debug!(id = event.id(), r#type = event.get(&TYPE), "replayed");
+        tracing::debug!(id = event.id(), r#type = event.get(Attribute::Type), "replayed");
         Ok(())
     }
 }

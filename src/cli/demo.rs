@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 use super::{fail, print, table};
 use crate::config::{self, Layer};
 use crate::dialect::{Catalogue, Normalizer, Origin};
-use crate::event::{DEFAULT_TYPE_PREFIX, STATUS, SUBJECT, TYPE};
+use crate::event::{Attribute, DEFAULT_TYPE_PREFIX};
 use crate::input::http::signature::sign;
 use crate::service::Service;
 use crate::telemetry::logs;
@@ -276,9 +276,9 @@ async fn post_samples(input: SocketAddr) -> Result<Vec<Expected>, String> {
         posted.push(Expected {
             name,
             id: event.id().to_owned(),
-            r#type: attribute(&TYPE).trim_start_matches(DEFAULT_TYPE_PREFIX).to_owned(),
-            status: attribute(&STATUS),
-            subject: attribute(&SUBJECT),
+            r#type: attribute(Attribute::Type).trim_start_matches(DEFAULT_TYPE_PREFIX).to_owned(),
+            status: attribute(Attribute::Status),
+            subject: attribute(Attribute::Subject),
             answer,
             took,
         });

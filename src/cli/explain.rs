@@ -10,7 +10,7 @@ use super::normalize::pretty;
 use super::{ConfigArgs, fail, print, read, shown, table};
 use crate::bridge::Sender;
 use crate::dialect::{Normalized, Normalizer, Origin};
-use crate::event::{Event, Mode, TYPE, kafka, nats};
+use crate::event::{Attribute, Event, Mode, kafka, nats};
 use crate::output::nats::message_id;
 use crate::route::{Action, Destination};
 use crate::service::{InputSettings, OutputSettings, Settings};
@@ -96,7 +96,7 @@ fn head(normalizer: &Normalizer, normalized: &Normalized) -> String {
     };
     let rows = [
         vec!["Dialect".to_owned(), dialect.to_string()],
-        vec!["Type".to_owned(), event.get(&TYPE).unwrap_or_default().to_owned()],
+        vec!["Type".to_owned(), event.get(Attribute::Type).unwrap_or_default().to_owned()],
         vec![String::new(), known],
         vec!["Status".to_owned(), status.as_str().to_owned()],
     ];

@@ -20,10 +20,7 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use crate::event::json::{Json, JsonError, Members, write_string};
-use crate::event::{
-    ACCOUNTID, APPID, DATASCHEMA, DIALECT, Event, ID, JOBID, MEDIAID, PARTITIONKEY, RECORDEDTIME, SOURCE, STATUS,
-    SUBJECT, TIME, TRACEPARENT, TYPE,
-};
+use crate::event::{Attribute, Event};
 pub use catalogue::{Catalogue, CatalogueError, Dialect, EventType};
 pub use status::{Status, StatusRule};
 
@@ -177,29 +174,29 @@ impl Normalizer {
         let media = field("mediaId");
 
         let mut event = Event::new(write(&members, body.len()));
-        event.set(&ID, id);
+        event.set(Attribute::Id, id);
         match source(dialect, origin.region, account_id) {
-            Cow::Borrowed(short) => event.set_static(&SOURCE, short),
-            Cow::Owned(long) => event.set(&SOURCE, long),
+            Cow::Borrowed(short) => event.set_static(Attribute::Source, short),
+            Cow::Owned(long) => event.set(Attribute::Source, long),
         }
-        event.set_shared(&TYPE, &r#type);
+        event.set_shared(Attribute::Type, &r#type);
         let shared_subject: Arc<str> = subject.unwrap_or_default().into();
-        event.set_shared(&SUBJECT, &shared_subject);
-        event.set(&TIME, time.as_deref().unwrap_or_default());
-        event.set_shared(&DATASCHEMA, &dataschema);
-        event.set_static(&DIALECT, dialect.as_str());
-        event.set_static(&STATUS, status.as_str());
+        event.set_shared(Attribute::Subject, &shared_subject);
+        event.set(Attribute::Time, time.as_deref().unwrap_or_default());
+        event.set_shared(Attribute::DataSchema, &dataschema);
+        event.set_static(Attribute::Dialect, dialect.as_str());
+        event.set_static(Attribute::Status, status.as_str());
         if media == subject {
-            event.set_shared(&MEDIAID, &shared_subject);
+            event.set_shared(Attribute::MediaId, &shared_subject);
         } else {
-            event.set(&MEDIAID, media.unwrap_or_default());
+            event.set(Attribute::MediaId, media.unwrap_or_default());
         }
-        event.set(&JOBID, JOB_ID.iter().find_map(|name| field(name)).unwrap_or_default());
-        event.set(&ACCOUNTID, account_id.unwrap_or_default());
-        event.set(&APPID, field("appId").unwrap_or_default());
-        event.set_shared(&PARTITIONKEY, &shared_subject);
-        event.set(&RECORDEDTIME, milliseconds(origin.received));
-        event.set(&TRACEPARENT, origin.traceparent.unwrap_or_default());
+        event.set(Attribute::JobId, JOB_ID.iter().find_map(|name| field(name)).unwrap_or_default());
+        event.set(Attribute::AccountId, account_id.unwrap_or_default());
+        event.set(Attribute::AppId, field("appId").unwrap_or_default());
+        event.set_shared(Attribute::PartitionKey, &shared_subject);
+        event.set(Attribute::RecordedTime, milliseconds(origin.received));
+        event.set(Attribute::Traceparent, origin.traceparent.unwrap_or_default());
         Ok(Normalized { event, dialect, event_type: index, status })
     }
 }

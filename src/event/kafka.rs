@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::{DATACONTENTTYPE, Event, Mode};
+use super::{Attribute, Event, Mode};
 
 /// Content type of a structured record.
 pub const STRUCTURED_CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF-8";
@@ -14,12 +14,12 @@ pub const STRUCTURED_CONTENT_TYPE: &str = "application/cloudevents+json; charset
 pub fn headers(event: &Event, mode: Mode) -> impl Iterator<Item = (&'static str, &str)> {
     let content_type = match mode {
         Mode::Structured => STRUCTURED_CONTENT_TYPE,
-        Mode::Binary => event.get(&DATACONTENTTYPE).unwrap_or("application/json"),
+        Mode::Binary => event.get(Attribute::DataContentType).unwrap_or("application/json"),
     };
     let attributes = event
         .attributes()
-        .filter(|(attribute, _)| !std::ptr::eq(*attribute, &DATACONTENTTYPE))
-        .map(|(attribute, value)| (attribute.kafka_header, value));
+        .filter(|(attribute, _)| *attribute != Attribute::DataContentType)
+        .map(|(attribute, value)| (attribute.kafka_header(), value));
     std::iter::once(("content-type", content_type)).chain(attributes)
 }
 

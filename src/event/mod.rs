@@ -1,7 +1,7 @@
 //! The envelope: a CloudEvents 1.0 event, its attributes, its JSON, and how it travels on Kafka and NATS.
 //!
 //! * [`Event`] holds validated attributes and the data as JSON text.
-//! * [`ATTRIBUTES`] is the one table of attribute names; routes and templates may name these and no others.
+//! * [`Attribute`] is the one table of attributes; routes and templates can name these and no others.
 //! * [`kafka`] and [`nats`] are the two bindings, structured and binary.
 
 pub mod json;
@@ -9,6 +9,7 @@ pub mod kafka;
 pub mod nats;
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,63 +23,85 @@ pub const DEFAULT_TYPE_PREFIX: &str = "com.aliyun.media.";
 /// Attributes travel as headers, which brokers and proxies expect to be short; what was cut stays whole in `data`.
 pub const MAX_ATTRIBUTE_BYTES: usize = 1024;
 
-/// One attribute that an event can have.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Attribute {
-    /// Name by the CloudEvents rules: lower-case letters and digits.
-    pub name: &'static str,
-    /// Header that carries it on Kafka.
-    pub kafka_header: &'static str,
-    /// Header that carries it on NATS.
-    pub nats_header: &'static str,
-    /// What the value is, for people.
-    pub description: &'static str,
-}
-
 macro_rules! attributes {
-    ($($constant:ident = $name:literal: $description:literal,)*) => {
-        $(
-            #[doc = $description]
-            pub static $constant: Attribute = Attribute {
-                name: $name,
-                kafka_header: concat!("ce_", $name),
-                nats_header: concat!("ce-", $name),
-                description: $description,
-            };
-        )*
+    ($($variant:ident = $name:literal: $description:literal,)*) => {
+        /// An attribute that an event can have. Routes and templates can name these and no others.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Attribute {
+            $(#[doc = $description] $variant,)*
+        }
 
-        /// Every attribute an event can have.
-        pub static ATTRIBUTES: &[&Attribute] = &[$(&$constant,)*];
+        impl Attribute {
+            /// Every attribute.
+            pub const ALL: &'static [Attribute] = &[$(Attribute::$variant,)*];
+
+            /// Name by the CloudEvents rules: lower-case letters and digits.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Attribute::$variant => $name,)*
+                }
+            }
+
+            /// The attribute of a name.
+            pub fn from_name(name: &str) -> Option<Attribute> {
+                match name {
+                    $($name => Some(Attribute::$variant),)*
+                    _ => None,
+                }
+            }
+
+            /// Header that carries it on Kafka.
+            pub const fn kafka_header(self) -> &'static str {
+                match self {
+                    $(Attribute::$variant => concat!("ce_", $name),)*
+                }
+            }
+
+            /// Header that carries it on NATS.
+            pub const fn nats_header(self) -> &'static str {
+                match self {
+                    $(Attribute::$variant => concat!("ce-", $name),)*
+                }
+            }
+
+            /// What the value is, for people.
+            pub const fn description(self) -> &'static str {
+                match self {
+                    $(Attribute::$variant => $description,)*
+                }
+            }
+        }
     };
 }
 
 attributes! {
-    SPECVERSION = "specversion": "version of CloudEvents, `1.0`",
-    ID = "id": "hash of the callback's content: the same for every retry and either transport",
-    SOURCE = "source": "`acs:vod` or `acs:ims`, with `:region:account` when both are known",
-    TYPE = "type": "the type prefix and the EventType",
-    SUBJECT = "subject": "id of the thing the event is about: media, else job, else task",
-    TIME = "time": "when it happened, by Alibaba's EventTime",
-    DATACONTENTTYPE = "datacontenttype": "`application/json`",
-    DATASCHEMA = "dataschema": "name of the shape of `data`",
-    DIALECT = "dialect": "`vod` or `ims`",
-    STATUS = "status": "outcome: success, partial, failure, canceled, skipped, progress or unknown",
-    MEDIAID = "mediaid": "id of the media, when known",
-    JOBID = "jobid": "id of the job, when known",
-    ACCOUNTID = "accountid": "id of the Alibaba Cloud account, when known",
-    APPID = "appid": "id of the VOD application, when known",
-    PARTITIONKEY = "partitionkey": "the subject; key of the Kafka record by default",
-    RECORDEDTIME = "recordedtime": "when the bridge received the callback",
-    TRACEPARENT = "traceparent": "W3C trace context, when the sender gave one",
-    DLQREASON = "dlqreason": "dead letters only: why the event could not be published",
-    DLQCODE = "dlqcode": "dead letters only: the error in the words of the bus",
-    DLQATTEMPTS = "dlqattempts": "dead letters only: how often publishing was tried",
-    DLQDESTINATION = "dlqdestination": "dead letters only: output and topic the event was meant for",
+    SpecVersion = "specversion": "version of CloudEvents, `1.0`",
+    Id = "id": "hash of the callback's content: the same for every retry and for both transports",
+    Source = "source": "`acs:vod` or `acs:ims`, with `:region:account` when both are known",
+    Type = "type": "the type prefix and the EventType",
+    Subject = "subject": "id of the thing the event is about: media, else job, else task",
+    Time = "time": "when it happened, from Alibaba's EventTime",
+    DataContentType = "datacontenttype": "`application/json`",
+    DataSchema = "dataschema": "URN of the schema of `data`",
+    Dialect = "dialect": "`vod` or `ims`",
+    Status = "status": "outcome: success, partial, failure, canceled, skipped, progress or unknown",
+    MediaId = "mediaid": "id of the media, when known",
+    JobId = "jobid": "id of the job, when known",
+    AccountId = "accountid": "id of the Alibaba Cloud account, when known",
+    AppId = "appid": "id of the VOD application, when known",
+    PartitionKey = "partitionkey": "the subject; key of the Kafka record by default",
+    RecordedTime = "recordedtime": "when the bridge received the callback",
+    Traceparent = "traceparent": "W3C trace context, when the sender gave one",
+    DlqReason = "dlqreason": "dead letters only: why the event could not be published",
+    DlqCode = "dlqcode": "dead letters only: the error message of the bus",
+    DlqAttempts = "dlqattempts": "dead letters only: number of attempts to publish",
+    DlqDestination = "dlqdestination": "dead letters only: output and topic the event was meant for",
 }
 
-/// Looks an attribute up by name.
-pub fn attribute(name: &str) -> Option<&'static Attribute> {
-    ATTRIBUTES.iter().copied().find(|attribute| attribute.name == name)
+impl fmt::Display for Attribute {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
 }
 
 /// How an event is laid out in a record.
@@ -137,7 +160,7 @@ impl Value {
 /// A CloudEvents event whose data is JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    attributes: Vec<(&'static Attribute, Value)>,
+    attributes: Vec<(Attribute, Value)>,
     data: Bytes,
 }
 
@@ -145,13 +168,13 @@ impl Event {
     /// An event with `specversion`, `datacontenttype` and the given data, which must be JSON text.
     pub fn new(data: impl Into<Bytes>) -> Event {
         let mut event = Event { attributes: Vec::with_capacity(20), data: data.into() };
-        event.set_static(&SPECVERSION, "1.0");
-        event.set_static(&DATACONTENTTYPE, "application/json");
+        event.set_static(Attribute::SpecVersion, "1.0");
+        event.set_static(Attribute::DataContentType, "application/json");
         event
     }
 
     /// Sets an attribute; the value is made valid by [`clean`], and an empty one is left out.
-    pub fn set<'v>(&mut self, attribute: &'static Attribute, value: impl Into<Cow<'v, str>>) {
+    pub fn set<'v>(&mut self, attribute: Attribute, value: impl Into<Cow<'v, str>>) {
         let value = clean(value.into());
         if !value.is_empty() {
             self.put(attribute, Value::Own(value.into_owned()));
@@ -159,12 +182,12 @@ impl Event {
     }
 
     /// Sets an attribute to a text of the program's own, which must be valid and not empty.
-    pub fn set_static(&mut self, attribute: &'static Attribute, value: &'static str) {
+    pub fn set_static(&mut self, attribute: Attribute, value: &'static str) {
         self.put(attribute, Value::Static(value));
     }
 
     /// Sets an attribute to a text that other events or attributes have too; made valid as by [`Event::set`].
-    pub fn set_shared(&mut self, attribute: &'static Attribute, value: &Arc<str>) {
+    pub fn set_shared(&mut self, attribute: Attribute, value: &Arc<str>) {
         match clean(Cow::Borrowed(value)) {
             Cow::Borrowed(same) if same.len() == value.len() && !same.is_empty() => {
                 self.put(attribute, Value::Shared(value.clone()));
@@ -173,26 +196,26 @@ impl Event {
         }
     }
 
-    fn put(&mut self, attribute: &'static Attribute, value: Value) {
-        match self.attributes.iter_mut().find(|(known, _)| std::ptr::eq(*known, attribute)) {
+    fn put(&mut self, attribute: Attribute, value: Value) {
+        match self.attributes.iter_mut().find(|(known, _)| *known == attribute) {
             Some((_, old)) => *old = value,
             None => self.attributes.push((attribute, value)),
         }
     }
 
     /// The value of an attribute, if the event has it.
-    pub fn get(&self, attribute: &'static Attribute) -> Option<&str> {
-        self.attributes.iter().find(|(known, _)| std::ptr::eq(*known, attribute)).map(|(_, value)| value.as_str())
+    pub fn get(&self, attribute: Attribute) -> Option<&str> {
+        self.attributes.iter().find(|(known, _)| *known == attribute).map(|(_, value)| value.as_str())
     }
 
     /// The attributes the event has.
-    pub fn attributes(&self) -> impl Iterator<Item = (&'static Attribute, &str)> {
+    pub fn attributes(&self) -> impl Iterator<Item = (Attribute, &str)> {
         self.attributes.iter().map(|(attribute, value)| (*attribute, value.as_str()))
     }
 
     /// The event's id.
     pub fn id(&self) -> &str {
-        self.get(&ID).unwrap_or_default()
+        self.get(Attribute::Id).unwrap_or_default()
     }
 
     /// The data: JSON text.
@@ -200,7 +223,7 @@ impl Event {
         &self.data
     }
 
-    /// The event that [`Event::to_json`] wrote. Attributes that are not in [`ATTRIBUTES`] are left out.
+    /// The event that [`Event::to_json`] wrote. Attributes that are not in [`Attribute`] are left out.
     ///
     /// # Errors
     /// When the text is no such envelope.
@@ -208,7 +231,7 @@ impl Event {
         struct Visitor;
         impl<'de> serde::de::Visitor<'de> for Visitor {
             type Value = Event;
-            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
                 formatter.write_str("the envelope of an event")
             }
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Event, A::Error> {
@@ -219,7 +242,7 @@ impl Event {
                         event.data = Bytes::copy_from_slice(data.get().as_bytes());
                     } else {
                         let value: String = map.next_value()?;
-                        if let Some(attribute) = attribute(name) {
+                        if let Some(attribute) = Attribute::from_name(name) {
                             event.set(attribute, value);
                         }
                     }
@@ -234,18 +257,18 @@ impl Event {
     }
 
     /// Takes an attribute away.
-    pub fn remove(&mut self, attribute: &'static Attribute) {
-        self.attributes.retain(|(known, _)| !std::ptr::eq(*known, attribute));
+    pub fn remove(&mut self, attribute: Attribute) {
+        self.attributes.retain(|(known, _)| *known != attribute);
     }
 
     /// The envelope as compact JSON (CloudEvents JSON event format).
     pub fn to_json(&self) -> Vec<u8> {
-        let attributes: usize = self.attributes().map(|(known, value)| known.name.len() + value.len() + 6).sum();
+        let attributes: usize = self.attributes().map(|(known, value)| known.name().len() + value.len() + 6).sum();
         let mut out = Vec::with_capacity(attributes + self.data.len() + 16);
         out.push(b'{');
         for (attribute, value) in self.attributes() {
             out.push(b'"');
-            out.extend_from_slice(attribute.name.as_bytes());
+            out.extend_from_slice(attribute.name().as_bytes());
             out.extend_from_slice(b"\":");
             json::write_string(value, &mut out);
             out.push(b',');
@@ -304,19 +327,21 @@ mod tests {
 
     #[test]
     fn names_follow_the_cloudevents_rules() {
-        for attribute in ATTRIBUTES {
-            assert!(attribute.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()));
-            assert!(attribute.name.len() <= 20 && attribute.name != "data");
+        for attribute in Attribute::ALL {
+            let name = attribute.name();
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()));
+            assert!(name.len() <= 20 && name != "data");
+            assert_eq!(Attribute::from_name(name), Some(*attribute));
         }
     }
 
     #[test]
     fn an_empty_value_is_an_absent_attribute() {
         let mut event = Event::new("{}");
-        event.set(&SUBJECT, "");
-        event.set(&ID, "1");
-        event.set(&ID, "2");
-        assert_eq!(event.get(&SUBJECT), None);
+        event.set(Attribute::Subject, "");
+        event.set(Attribute::Id, "1");
+        event.set(Attribute::Id, "2");
+        assert_eq!(event.get(Attribute::Subject), None);
         assert_eq!(
             String::from_utf8(event.to_json()).expect("UTF-8"),
             r#"{"specversion":"1.0","datacontenttype":"application/json","id":"2","data":{}}"#

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::event::{Attribute, Event, attribute};
+use crate::event::{Attribute, Event};
 
 /// A filter as it is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
@@ -37,11 +37,11 @@ pub struct FilterConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Filter {
     /// The attribute equals the text.
-    Exact(&'static Attribute, String),
+    Exact(Attribute, String),
     /// The attribute starts with the text.
-    Prefix(&'static Attribute, String),
+    Prefix(Attribute, String),
     /// The attribute ends with the text.
-    Suffix(&'static Attribute, String),
+    Suffix(Attribute, String),
     /// All hold.
     All(Vec<Filter>),
     /// One holds.
@@ -62,7 +62,7 @@ impl Filter {
             Ok(filter) => filters.push(filter),
             Err(mut found) => errors.append(&mut found),
         };
-        type Compare = fn(&'static Attribute, String) -> Filter;
+        type Compare = fn(Attribute, String) -> Filter;
         for (dialect, attributes, build) in [
             ("exact", &config.exact, Filter::Exact as Compare),
             ("prefix", &config.prefix, Filter::Prefix as Compare),
@@ -73,7 +73,7 @@ impl Filter {
                 take(Err(vec![format!("`{dialect}` names no attribute")]));
             }
             for (name, text) in attributes {
-                take(match attribute(name) {
+                take(match Attribute::from_name(name) {
                     _ if text.is_empty() => Err(vec![format!("`{dialect}.{name}` is empty; a text was expected")]),
                     Some(known) => Ok(build(known, text.clone())),
                     None => Err(vec![format!("`{dialect}.{name}` is no attribute{}", super::attribute_hint(name))]),
@@ -111,7 +111,7 @@ impl Filter {
 
     /// Whether the event passes.
     pub fn holds(&self, event: &Event) -> bool {
-        let value = |attribute| event.get(attribute);
+        let value = |attribute: &Attribute| event.get(*attribute);
         match self {
             Filter::Exact(attribute, text) => value(attribute).is_some_and(|value| value == text),
             Filter::Prefix(attribute, text) => value(attribute).is_some_and(|value| value.starts_with(text.as_str())),
@@ -131,7 +131,7 @@ impl Filter {
             Filter::Any(filters) => {
                 let attributes: Option<Vec<_>> = filters.iter().map(Filter::compared).collect();
                 match attributes.as_deref() {
-                    Some([first, rest @ ..]) if rest.iter().all(|other| std::ptr::eq(*first, *other)) => {
+                    Some([first, rest @ ..]) if rest.iter().all(|other| first == other) => {
                         vec![filters.iter().collect()]
                     }
                     _ => Vec::new(),
@@ -142,10 +142,10 @@ impl Filter {
     }
 
     /// The attribute that a single comparison looks at.
-    pub(super) fn compared(&self) -> Option<&'static Attribute> {
+    pub(super) fn compared(&self) -> Option<Attribute> {
         match self {
             Filter::Exact(attribute, _) | Filter::Prefix(attribute, _) | Filter::Suffix(attribute, _) => {
-                Some(attribute)
+                Some(*attribute)
             }
             Filter::All(_) | Filter::Any(_) | Filter::Not(_) => None,
         }
@@ -155,7 +155,7 @@ impl Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{STATUS, TYPE};
+    use crate::event::Attribute;
 
     fn compile(text: &str) -> Result<Filter, Vec<String>> {
         Filter::compile(&toml::from_str(text).expect("the form is right"))
@@ -163,8 +163,8 @@ mod tests {
 
     fn holds(text: &str) -> bool {
         let mut event = Event::new("{}");
-        event.set(&TYPE, "com.aliyun.media.TranscodeComplete");
-        event.set(&STATUS, "failure");
+        event.set(Attribute::Type, "com.aliyun.media.TranscodeComplete");
+        event.set(Attribute::Status, "failure");
         compile(text).expect("valid").holds(&event)
     }
 

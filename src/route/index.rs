@@ -46,7 +46,7 @@ impl Routes {
 /// One attribute that routes ask for.
 #[derive(Debug)]
 struct Column {
-    attribute: &'static Attribute,
+    attribute: Attribute,
     /// Routes that don't ask for it: all that is left where the event doesn't have it, too.
     indifferent: Routes,
     /// Routes by the whole value, the indifferent ones included.
@@ -62,7 +62,7 @@ struct Column {
 const MAX_MET: usize = 512;
 
 impl Column {
-    fn new(attribute: &'static Attribute, demands: &[Vec<Demand<'_>>]) -> Result<Column, globset::Error> {
+    fn new(attribute: Attribute, demands: &[Vec<Demand<'_>>]) -> Result<Column, globset::Error> {
         let count = demands.len();
         let mut column = Column {
             attribute,
@@ -75,7 +75,7 @@ impl Column {
         let mut globs: Vec<(Glob, Routes)> = Vec::new();
         for (index, demands) in demands.iter().enumerate() {
             // Of several demands on one attribute the first is indexed; the others are tried with the filter.
-            let Some(demand) = demands.iter().find(|demand| std::ptr::eq(demand.attribute, attribute)) else {
+            let Some(demand) = demands.iter().find(|demand| demand.attribute == attribute) else {
                 column.indifferent.insert(index);
                 continue;
             };
@@ -137,7 +137,7 @@ impl Column {
 
 /// What one route demands of one attribute: one of several patterns.
 struct Demand<'r> {
-    attribute: &'static Attribute,
+    attribute: Attribute,
     patterns: Vec<Wanted<'r>>,
 }
 
@@ -149,7 +149,7 @@ enum Wanted<'r> {
 impl<'r> Demand<'r> {
     fn of_route(route: &'r Route) -> Vec<Demand<'r>> {
         let matches = route.matches.iter().map(|(attribute, patterns)| Demand {
-            attribute,
+            attribute: *attribute,
             patterns: patterns
                 .iter()
                 .map(|pattern| match pattern {
@@ -188,9 +188,9 @@ impl Index {
     /// When the globs of all routes together are too large for one automaton.
     pub(super) fn new(routes: &[Route]) -> Result<Index, globset::Error> {
         let demands: Vec<Vec<Demand<'_>>> = routes.iter().map(Demand::of_route).collect();
-        let mut attributes: Vec<&'static Attribute> = Vec::new();
+        let mut attributes: Vec<Attribute> = Vec::new();
         for demand in demands.iter().flatten() {
-            if !attributes.iter().any(|known| std::ptr::eq(*known, demand.attribute)) {
+            if !attributes.contains(&demand.attribute) {
                 attributes.push(demand.attribute);
             }
         }

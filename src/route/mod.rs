@@ -16,14 +16,15 @@ use std::collections::BTreeMap;
 use globset::{GlobBuilder, GlobMatcher};
 
 use crate::dialect::{Catalogue, Dialect, Status};
-use crate::event::{ATTRIBUTES, Attribute, DIALECT, Event, ID, Mode, SOURCE, STATUS, TYPE, attribute};
+use crate::event::{Attribute, Event, Mode};
 use crate::setting::Mistake;
 pub use filter::{Filter, FilterConfig};
 use index::Index;
 pub use template::{ABSENT, MAX_KEY_BYTES, MAX_TOPIC_VALUE_BYTES, Template, TemplateError};
 
 /// Attributes that every event has.
-const ALWAYS_THERE: [&Attribute; 5] = [&ID, &SOURCE, &TYPE, &DIALECT, &STATUS];
+const ALWAYS_THERE: [Attribute; 5] =
+    [Attribute::Id, Attribute::Source, Attribute::Type, Attribute::Dialect, Attribute::Status];
 
 /// Where a record goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,12 +64,12 @@ impl Pattern {
     ///
     /// # Errors
     /// A sentence when the glob is malformed.
-    pub fn parse(text: &str, attribute: &'static Attribute, type_prefix: &str) -> Result<Pattern, String> {
+    pub fn parse(text: &str, attribute: Attribute, type_prefix: &str) -> Result<Pattern, String> {
         let literal = text.find(['*', '?', '[', '{', '\\']).map_or(text, |start| &text[..start]);
         let reaches_into_prefix = !literal.is_empty() && literal != text && type_prefix.starts_with(literal);
         let is_full = text.starts_with(type_prefix) || text.starts_with('*') || reaches_into_prefix;
         let full =
-            if std::ptr::eq(attribute, &TYPE) && !is_full { format!("{type_prefix}{text}") } else { text.to_owned() };
+            if attribute == Attribute::Type && !is_full { format!("{type_prefix}{text}") } else { text.to_owned() };
         if literal.len() == text.len() {
             return Ok(Pattern::Exact(full));
         }
@@ -107,7 +108,7 @@ impl Pattern {
 }
 
 /// Attributes, and the patterns of which each must fit one.
-pub type Matches = Vec<(&'static Attribute, Vec<Pattern>)>;
+pub type Matches = Vec<(Attribute, Vec<Pattern>)>;
 
 /// A route.
 #[derive(Clone, Debug)]
@@ -132,10 +133,10 @@ impl Route {
     pub fn try_take(&self, event: &Event) -> Result<(), String> {
         for (attribute, patterns) in &self.matches {
             let wanted = || patterns.iter().map(Pattern::as_str).collect::<Vec<_>>().join(" or ");
-            match event.get(attribute) {
-                None => return Err(format!("the event has no {}; wanted {}", attribute.name, wanted())),
+            match event.get(*attribute) {
+                None => return Err(format!("the event has no {}; wanted {}", attribute.name(), wanted())),
                 Some(value) if !patterns.iter().any(|pattern| pattern.fits(value)) => {
-                    return Err(format!("{} is {value}, not {}", attribute.name, wanted()));
+                    return Err(format!("{} is {value}, not {}", attribute.name(), wanted()));
                 }
                 Some(_) => {}
             }
@@ -151,10 +152,10 @@ impl Route {
         !self.goes_on
             && self.filter.is_none()
             && self.matches.iter().all(|(attribute, patterns)| {
-                let is_always_there = ALWAYS_THERE.iter().any(|there| std::ptr::eq(*there, *attribute));
+                let is_always_there = ALWAYS_THERE.contains(attribute);
                 is_always_there && patterns.iter().any(|pattern| pattern.as_str() == "*")
                     || later.matches.iter().any(|(other, narrower)| {
-                        std::ptr::eq(*attribute, *other)
+                        attribute == other
                             && narrower.iter().all(|pattern| patterns.iter().any(|wide| wide.covers(pattern)))
                     })
             })
@@ -241,11 +242,11 @@ impl Router {
             }
             for (attribute, patterns) in &route.matches {
                 for pattern in patterns {
-                    let known: Option<Vec<String>> = if std::ptr::eq(*attribute, &STATUS) {
+                    let known: Option<Vec<String>> = if *attribute == Attribute::Status {
                         Some(Status::ALL.map(|status| status.as_str().to_owned()).to_vec())
-                    } else if std::ptr::eq(*attribute, &DIALECT) {
+                    } else if *attribute == Attribute::Dialect {
                         Some(Dialect::ALL.map(|dialect| dialect.as_str().to_owned()).to_vec())
-                    } else if std::ptr::eq(*attribute, &TYPE) {
+                    } else if *attribute == Attribute::Type {
                         Some(catalogue.events().iter().map(|event| format!("{type_prefix}{}", event.name)).collect())
                     } else {
                         None
@@ -257,7 +258,7 @@ impl Router {
                         warnings.push(format!(
                             "route `{}` matches {} = `{}`, which no known event has{nearest}",
                             route.name,
-                            attribute.name,
+                            attribute.name(),
                             pattern.as_str()
                         ));
                     }
@@ -276,7 +277,7 @@ pub fn parse_match(patterns: &BTreeMap<String, Vec<String>>, type_prefix: &str) 
     let mut matches = Vec::new();
     let mut errors = Vec::new();
     for (name, texts) in patterns {
-        let Some(known) = attribute(name) else {
+        let Some(known) = Attribute::from_name(name) else {
             errors.push((name.clone(), format!("no attribute{}", attribute_hint(name))));
             continue;
         };
@@ -297,10 +298,10 @@ pub fn parse_match(patterns: &BTreeMap<String, Vec<String>>, type_prefix: &str) 
 
 /// `; did you mean …?` for a name that is no attribute, where one is near.
 fn attribute_hint(name: &str) -> String {
-    match nearest(name, ATTRIBUTES.iter().map(|attribute| attribute.name)) {
+    match nearest(name, Attribute::ALL.iter().map(|attribute| attribute.name())) {
         Some(name) => format!("; did you mean `{name}`?"),
         None => {
-            let names: Vec<&str> = ATTRIBUTES.iter().map(|attribute| attribute.name).collect();
+            let names: Vec<&str> = Attribute::ALL.iter().map(|attribute| attribute.name()).collect();
             format!("; known are {}", names.join(", "))
         }
     }

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::event::{Attribute, Event, TYPE, attribute, cut};
+use crate::event::{Attribute, Event, cut};
 
 /// The longest a value gets inside a topic, in bytes. Kafka allows 249 for the whole name.
 pub const MAX_TOPIC_VALUE_BYTES: usize = 64;
@@ -26,7 +26,7 @@ pub struct Template {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Literal(String),
-    Attribute(&'static Attribute),
+    Attribute(Attribute),
 }
 
 /// Why a text is no template.
@@ -65,7 +65,7 @@ impl Template {
                 return Err(TemplateError::Braces(text.to_owned()));
             };
             let name = &from_brace[1..close];
-            let known = attribute(name).ok_or_else(|| TemplateError::UnknownAttribute {
+            let known = Attribute::from_name(name).ok_or_else(|| TemplateError::UnknownAttribute {
                 name: name.to_owned(),
                 template: text.to_owned(),
                 hint: super::attribute_hint(name),
@@ -108,7 +108,7 @@ impl Template {
             .iter()
             .map(|part| match part {
                 Part::Literal(text) => text.len(),
-                Part::Attribute(name) if std::ptr::eq(*name, &TYPE) => type_prefix.len() + MAX_TOPIC_VALUE_BYTES,
+                Part::Attribute(Attribute::Type) => type_prefix.len() + MAX_TOPIC_VALUE_BYTES,
                 Part::Attribute(_) => MAX_TOPIC_VALUE_BYTES,
             })
             .sum()
@@ -122,8 +122,8 @@ impl Template {
             match part {
                 Part::Literal(text) => topic.push_str(text),
                 Part::Attribute(name) => {
-                    let mut value = event.get(name).unwrap_or(ABSENT);
-                    if std::ptr::eq(*name, &TYPE)
+                    let mut value = event.get(*name).unwrap_or(ABSENT);
+                    if *name == Attribute::Type
                         && let Some(event_type) = value.strip_prefix(type_prefix)
                     {
                         topic.push_str(type_prefix);
@@ -145,7 +145,7 @@ impl Template {
             match part {
                 Part::Literal(text) => key.push_str(text),
                 Part::Attribute(name) => {
-                    let value = event.get(name);
+                    let value = event.get(*name);
                     found |= value.is_some();
                     key.push_str(value.unwrap_or_default());
                 }
@@ -164,13 +164,13 @@ impl fmt::Display for Template {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{DEFAULT_TYPE_PREFIX, MEDIAID, STATUS};
+    use crate::event::{Attribute, DEFAULT_TYPE_PREFIX};
 
     fn event(r#type: &str, media: &str) -> Event {
         let mut event = Event::new("{}");
-        event.set(&TYPE, format!("{DEFAULT_TYPE_PREFIX}{type}"));
-        event.set(&STATUS, "success");
-        event.set(&MEDIAID, media);
+        event.set(Attribute::Type, format!("{DEFAULT_TYPE_PREFIX}{type}"));
+        event.set(Attribute::Status, "success");
+        event.set(Attribute::MediaId, media);
         event
     }
 

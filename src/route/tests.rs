@@ -1,12 +1,12 @@
 use super::*;
-use crate::event::{DEFAULT_TYPE_PREFIX, MEDIAID, SUBJECT};
+use crate::event::{Attribute, DEFAULT_TYPE_PREFIX};
 
 fn event(r#type: &str, dialect: &str, status: &str) -> Event {
     let mut event = Event::new("{}");
-    event.set(&TYPE, format!("{DEFAULT_TYPE_PREFIX}{type}"));
-    event.set(&DIALECT, dialect);
-    event.set(&STATUS, status);
-    event.set(&SUBJECT, "video-1");
+    event.set(Attribute::Type, format!("{DEFAULT_TYPE_PREFIX}{type}"));
+    event.set(Attribute::Dialect, dialect);
+    event.set(Attribute::Status, status);
+    event.set(Attribute::Subject, "video-1");
     event
 }
 
@@ -76,7 +76,9 @@ fn one_destination_named_twice_is_published_to_once() {
 #[test]
 fn a_type_may_leave_out_its_prefix_and_patterns_are_globs() {
     let fits = |pattern: &str, name: &str| {
-        Pattern::parse(pattern, &TYPE, DEFAULT_TYPE_PREFIX).expect("valid").fits(&format!("com.aliyun.media.{name}"))
+        Pattern::parse(pattern, Attribute::Type, DEFAULT_TYPE_PREFIX)
+            .expect("valid")
+            .fits(&format!("com.aliyun.media.{name}"))
     };
     assert!(fits("TranscodeComplete", "TranscodeComplete"));
     assert!(fits("com.aliyun.media.TranscodeComplete", "TranscodeComplete"));
@@ -87,8 +89,8 @@ fn a_type_may_leave_out_its_prefix_and_patterns_are_globs() {
     assert!(fits("AI????Audit*", "AIMediaAuditComplete") || fits("AI?????Audit*", "AIMediaAuditComplete"));
     assert!(fits("*", "../../x y"));
     assert!(fits("[ST]*", "SnapshotComplete"));
-    assert!(Pattern::parse("[a", &TYPE, DEFAULT_TYPE_PREFIX).is_err());
-    let subject = Pattern::parse("a*", &SUBJECT, DEFAULT_TYPE_PREFIX).expect("valid");
+    assert!(Pattern::parse("[a", Attribute::Type, DEFAULT_TYPE_PREFIX).is_err());
+    let subject = Pattern::parse("a*", Attribute::Subject, DEFAULT_TYPE_PREFIX).expect("valid");
     assert!(subject.fits("a/b.c") && !subject.fits("b"));
 }
 
@@ -97,7 +99,7 @@ fn an_absent_attribute_fits_nothing() {
     let router = router(vec![route("with media", &[("mediaid", &["*"])], to("m.a"))]);
     let mut event = event("X", "vod", "success");
     assert!(router.decide(&event).is_unrouted());
-    event.set(&MEDIAID, "1");
+    event.set(Attribute::MediaId, "1");
     assert!(!router.decide(&event).is_unrouted());
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use apsara_bridge::event::{DLQDESTINATION, DLQREASON, Event, ID, Mode, SOURCE};
+use apsara_bridge::event::{Attribute, Event, Mode};
 use apsara_bridge::output::nats::{Nats as NatsOutput, NatsConfig};
 use apsara_bridge::output::{ErrorKind, Output, PublishError, Record};
 use apsara_bridge::telemetry::metrics::Metrics;
@@ -37,8 +37,8 @@ async fn down(output: &NatsOutput) {
 
 fn record(id: &str, topic: &str) -> Record {
     let mut event = Event::new("{}");
-    event.set(&SOURCE, "tests");
-    event.set(&ID, id);
+    event.set(Attribute::Source, "tests");
+    event.set(Attribute::Id, id);
     Record { event: Arc::new(event), topic: topic.to_owned(), key: None, mode: Some(Mode::Structured) }
 }
 
@@ -46,8 +46,8 @@ fn record(id: &str, topic: &str) -> Record {
 fn large(id: &str, topic: &str, bytes: usize) -> Record {
     let record = record(id, topic);
     let mut event = Event::new(format!("\"{}\"", "x".repeat(bytes)));
-    event.set(&SOURCE, "tests");
-    event.set(&ID, id);
+    event.set(Attribute::Source, "tests");
+    event.set(Attribute::Id, id);
     Record { event: Arc::new(event), ..record }
 }
 
@@ -383,8 +383,8 @@ async fn two_dead_letters_of_one_event_are_both_kept() {
         for _ in 0..2 {
             let mut letter = record("same", "s");
             let event = Arc::make_mut(&mut letter.event);
-            event.set(&DLQREASON, reason);
-            event.set(&DLQDESTINATION, destination);
+            event.set(Attribute::DlqReason, reason);
+            event.set(Attribute::DlqDestination, destination);
             output.publish(&letter, Instant::now() + SOON).await.expect("taken");
         }
     }

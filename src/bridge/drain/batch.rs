@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::bridge::deliver::{Failure, spool_record};
 use crate::bridge::{Bridge, DeadLetterReason, Target};
-use crate::event::{DLQREASON, Event, SUBJECT, TYPE};
+use crate::event::{Attribute, Event};
 use crate::output::{ErrorClass, ErrorKind, PublishError, Record};
 use crate::store::{AWAITS_DEAD_LETTERS, DeadLetter, Lane, Settled, SpoolRecord, Spooled, damaged_record, now};
 
@@ -147,7 +147,7 @@ fn letter(
     error: PublishError,
     attempts: u32,
 ) -> Option<Box<(DeadLetter, Option<SpoolRecord>)>> {
-    if event.get(&DLQREASON).is_some() {
+    if event.get(Attribute::DlqReason).is_some() {
         tracing::warn!(
             id = event.id(),
             output = record.output,
@@ -203,5 +203,5 @@ fn waiting_letter(spooled: Spooled) -> Settled {
 /// Id, type and subject.
 fn names(event: &Event) -> (String, String, Option<String>) {
     let text = |attribute| event.get(attribute).map(str::to_owned);
-    (event.id().to_owned(), text(&TYPE).unwrap_or_default(), text(&SUBJECT))
+    (event.id().to_owned(), text(Attribute::Type).unwrap_or_default(), text(Attribute::Subject))
 }

@@ -37,7 +37,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{ErrorKind, Health, Output, PublishError, Record};
-use crate::event::{DLQDESTINATION, DLQREASON, Event, ID, Mode, SOURCE, nats};
+use crate::event::{Attribute, Event, Mode, nats};
 use crate::telemetry::metrics::Metrics;
 
 pub(super) use config::check_topic;
@@ -163,8 +163,8 @@ async fn send_core(
 /// The id by which a stream knows a repeat. Two dead letters of one event have different ones.
 pub fn message_id(event: &Event, subject: &str) -> String {
     let part = |attribute| event.get(attribute).unwrap_or_default();
-    let mut id = format!("{}|{}|{subject}", part(&SOURCE), part(&ID));
-    for attribute in [&DLQREASON, &DLQDESTINATION] {
+    let mut id = format!("{}|{}|{subject}", part(Attribute::Source), part(Attribute::Id));
+    for attribute in [Attribute::DlqReason, Attribute::DlqDestination] {
         if let Some(value) = event.get(attribute) {
             id.push('|');
             id.push_str(value);
