@@ -48,7 +48,7 @@ macro_rules! samples {
         /// Alibaba's sample callbacks by name.
         const SAMPLES: &[(&str, &[u8])] = &[$((
             $name,
-            include_bytes!(concat!("../../tests/fixtures/callbacks/", $name, ".json")),
+            include_bytes!(concat!("samples/", $name, ".json")),
         ),)*];
     };
 }
@@ -374,12 +374,12 @@ fn look_further(brokers: &str, input: SocketAddr, admin: SocketAddr) -> String {
 mod tests {
     use super::*;
 
-    /// Two fixtures with the same content are one event, which would be published once.
+    /// Two samples with the same content are one event, and would be published once.
     #[test]
-    fn the_samples_are_all_the_fixtures_of_different_content() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/callbacks");
+    fn the_list_names_every_sample_of_different_content() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples");
         let mut files: Vec<std::path::PathBuf> = std::fs::read_dir(folder)
-            .expect("the folder of fixtures")
+            .expect("the folder of samples")
             .map(|file| file.expect("a file").path())
             .collect();
         files.sort_by_key(|file| file.file_stem().map(std::ffi::OsStr::to_owned));

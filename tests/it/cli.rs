@@ -50,7 +50,7 @@ fn help_teaches_with_examples() {
 
 #[test]
 fn normalize_prints_one_envelope_a_line() {
-    let sample = "tests/fixtures/callbacks/vod-TranscodeComplete.json";
+    let sample = "src/cli/samples/vod-TranscodeComplete.json";
     let (code, out, error) = run(&["normalize", sample, sample]);
     assert_eq!((code, out.lines().count(), error.as_str()), (0, 2, ""));
     let first: serde_json::Value = serde_json::from_str(out.lines().next().expect("a line")).expect("JSON");
@@ -108,7 +108,7 @@ fn explain_goes_to_the_final_topic_key_and_headers() {
     let mut file = tempfile::NamedTempFile::with_suffix(".toml").expect("a file");
     file.write_all(EXPLAINED.as_bytes()).expect("written");
     let path = file.path().to_str().expect("UTF-8");
-    let sample = "tests/fixtures/callbacks/vod-ProduceMediaComplete-fail.json";
+    let sample = "src/cli/samples/vod-ProduceMediaComplete-fail.json";
     let (code, out, error) = run(&["explain", sample, "--config", path]);
     assert_eq!((code, error.as_str()), (0, ""));
     for expected in [
@@ -158,9 +158,9 @@ fn the_catalogue_is_listed() {
 fn the_demo_shows_every_sample_arrive() {
     let (code, out, error) = run(&["demo", "--once"]);
     assert_eq!(code, 0, "{error}");
-    let samples = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/callbacks"));
+    let samples = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples"));
     // Two pairs of samples have the same content, of which the bridge publishes one.
-    let count = samples.expect("the fixtures").count() - 2;
+    let count = samples.expect("the samples").count() - 2;
     assert!(out.contains(&format!("{count} of {count} callbacks arrived")), "{out}");
     assert!(!out.contains("MISSING"), "{out}");
 }
@@ -215,7 +215,7 @@ async fn serve_runs_until_it_is_told_to_stop() {
     let (code, out, error) = told(program(&send).env("CALLBACK_KEY", KEY).output().expect("the program runs"));
     assert_eq!((code, error.as_str()), (0, ""));
     assert_eq!(out, "answered with 200, and counted: 1 before, 2 after\n");
-    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/callbacks/ims-FileUploadComplete.json");
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples/ims-FileUploadComplete.json");
     let send = ["send", &target, fixture, "--url", URL, "--key-env", "CALLBACK_KEY"];
     let (code, out, _) = told(program(&send).env("CALLBACK_KEY", KEY).output().expect("the program runs"));
     assert_eq!((code, out.as_str()), (0, "answered with 200\n"));

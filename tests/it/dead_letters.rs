@@ -82,7 +82,7 @@ async fn every_kind_is_kept_with_what_a_person_needs_and_a_retry_is_counted() {
     cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD]);
     let ims = std::fs::read_to_string(concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/tests/fixtures/callbacks/ims-FileUploadComplete.json"
+        "/src/cli/samples/ims-FileUploadComplete.json"
     ))
     .expect("a fixture");
     assert_eq!(bridge.post(ims.clone()).await.status.as_u16(), 200);

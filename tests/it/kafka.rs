@@ -54,9 +54,9 @@ async fn foreign_readers_see_the_same_event_in_both_modes() {
     ))
     .await;
     let mut client = Client::connect(bridge.input).await;
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/callbacks");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples");
     let mut count = 0;
-    for file in std::fs::read_dir(folder).expect("the fixtures") {
+    for file in std::fs::read_dir(folder).expect("the samples") {
         let body = std::fs::read(file.expect("a file").path()).expect("readable");
         assert_eq!(client.post("/callbacks", body, &signed_headers("ICE")).await.status.as_u16(), 200);
         count += 1;

@@ -42,8 +42,8 @@ fn envelope(event: &Event) -> String {
     String::from_utf8(text).expect("the envelope is UTF-8")
 }
 
-fn fixtures(folder: &str) -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(folder);
+fn files(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut files: Vec<PathBuf> =
         fs::read_dir(folder).expect("the folder").map(|file| file.expect("a file").path()).collect();
     files.sort();
@@ -72,7 +72,7 @@ fn every_sample_becomes_its_reviewed_envelope() {
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     settings.bind(|| {
-        for file in fixtures("callbacks") {
+        for file in files("src/cli/samples") {
             let name = file.file_stem().expect("a name").to_string_lossy().into_owned();
             insta::assert_snapshot!(name, envelope(&normalize(fs::read(&file).expect("readable"))));
         }
@@ -293,7 +293,7 @@ fn an_unknown_event_type_passes_by_the_general_rules() {
 
 #[test]
 fn what_is_no_callback_is_told_apart() {
-    for file in fixtures("not-callbacks") {
+    for file in files("tests/fixtures/not-callbacks") {
         let error = refusal(fs::read(&file).expect("readable"));
         assert!(error.contains("`EventType` is missing"), "{}: {error}", file.display());
     }
