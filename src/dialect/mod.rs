@@ -2,12 +2,12 @@
 //!
 //! 1. The body is read as JSON ([`crate::event::json`]) and told apart by its shape: an object under `MessageBody`
 //!    is IMS, a flat object with `EventType` and `EventTime` is VOD, all else is [`NotACallback`].
-//! 2. Keys get one spelling (`keys`), values one type (`values`), as the [`catalogue`] says; what it doesn't know
+//! 2. Keys get one spelling (`keys`), values one type (`values`), as the [`Catalogue`] says; what it doesn't know
 //!    is kept, key respelled, value untouched.
 //! 3. The outcome (`status`) and the ids become attributes; the id of the event is a hash of the callback's
 //!    content, so that a retry has the same id and any other callback another.
 
-pub mod catalogue;
+mod catalogue;
 mod keys;
 mod status;
 mod transform;
@@ -21,7 +21,7 @@ use time::OffsetDateTime;
 
 use crate::event::json::{Json, JsonError, Members, write_string};
 use crate::event::{Attribute, Event};
-pub use catalogue::{Catalogue, CatalogueError, Dialect, EventType};
+pub use catalogue::{Catalogue, CatalogueError, Dialect, ErrorFields, EventType};
 pub use status::{Status, StatusRule};
 
 /// Fields that give the attribute `jobid`, first choice first.

@@ -80,11 +80,9 @@ async fn every_kind_is_kept_with_what_a_person_needs_and_a_retry_is_counted() {
     }
     // What a bus refuses for good.
     cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD]);
-    let ims = std::fs::read_to_string(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/src/cli/samples/ims-FileUploadComplete.json"
-    ))
-    .expect("a fixture");
+    let ims =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples/ims-FileUploadComplete.json"))
+            .expect("a fixture");
     assert_eq!(bridge.post(ims.clone()).await.status.as_u16(), 200);
     // What is not let in is not kept.
     let forged = headers_signed_at("VOD", URL, 1_700_000_000, KEY);
