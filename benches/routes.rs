@@ -142,7 +142,7 @@ fn main() {
         let [few, many] = [FEW, MANY].map(|count| router(style, count));
         for router in [&few, &many] {
             let count = router.routes().len();
-            assert_eq!(router.decide(&event).taken_by, [count - 1], "{}: the last route takes the event", style.name);
+            assert_eq!(router.decide(&event).matched, [count - 1], "{}: the last route matches", style.name);
             let name = format!("{}, {count}", style.name);
             group.bench_function(name, |bencher| bencher.iter(|| decide(router, &event)));
         }

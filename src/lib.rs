@@ -20,6 +20,7 @@
 //! * [`telemetry`]: metrics and logs.
 //! * [`http`]: an HTTP client, for the queue and for commands.
 //! * [`setting`]: durations, sizes and secrets.
+//! * [`common`]: what several modules share.
 //!
 //! The library works without the service: [`dialect::Normalizer::normalize`] is a pure function from bytes to an
 //! event.
@@ -44,6 +45,7 @@
 pub mod admin;
 pub mod bridge;
 pub mod cli;
+pub mod common;
 pub mod config;
 pub mod dialect;
 pub mod event;

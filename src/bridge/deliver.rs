@@ -137,7 +137,7 @@ impl Bridge {
         let addressed: Vec<Addressed<'_>> = addressed.collect();
         let pace = self.pace(callback);
         let deadline = pace.deadline();
-        for index in &decision.taken_by {
+        for index in &decision.matched {
             rules.route_matches[*index].inc();
         }
         let destinations = addressed.len();

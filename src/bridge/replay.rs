@@ -139,7 +139,7 @@ impl Bridge {
         if !failed.is_empty() {
             return Err(failed.join("; "));
         }
-        for index in &decision.taken_by {
+        for index in &decision.matched {
             rules.route_matches[*index].inc();
         }
         self.window.accept(&event);

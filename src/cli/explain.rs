@@ -108,11 +108,11 @@ fn explain_routes(settings: &Settings, event: &Event, text: &mut String) {
     let mut rows = Vec::new();
     let mut ended_by: Option<&str> = None;
     for route in settings.router.routes() {
-        let verdict = match (ended_by, route.try_take(event)) {
+        let verdict = match (ended_by, route.try_match(event)) {
             (Some(name), _) => format!("not tried: `{name}` took the event and doesn't continue"),
             (None, Err(why)) => format!("no: {why}"),
             (None, Ok(())) => {
-                if !route.goes_on {
+                if !route.continue_matching {
                     ended_by = Some(&route.name);
                 }
                 let action = match &route.action {
@@ -120,7 +120,7 @@ fn explain_routes(settings: &Settings, event: &Event, text: &mut String) {
                     Action::Drop => "yes: drops it",
                     Action::DeadLetter => "yes: makes it a dead letter",
                 };
-                format!("{action}{}", if route.goes_on { ", and goes on" } else { "" })
+                format!("{action}{}", if route.continue_matching { ", and goes on" } else { "" })
             }
         };
         rows.push(vec![format!("  {}", route.name), verdict]);

@@ -139,7 +139,7 @@ fn move_records(store: &StoreArgs, from: &str, to: &str, topic: Option<&str>) ->
     let loaded = config::load_without_inputs(&store.config.layers()).map_err(tell)?.settings;
     let Some(output) = loaded.outputs.iter().find(|output| output.name() == to) else {
         let names: Vec<&str> = loaded.outputs.iter().map(OutputSettings::name).collect();
-        let hint = crate::route::nearest(to, names.iter().copied())
+        let hint = crate::common::suggest::nearest(to, names.iter().copied())
             .map_or_else(|| format!("outputs are {}", names.join(", ")), |name| format!("did you mean `{name}`?"));
         eprintln!("apsara-bridge: --to: there is no output `{to}`; {hint}");
         return Err(ExitCode::from(USAGE));

@@ -5,6 +5,7 @@
 //! read into structures ([`raw`]) and then made into [`Settings`]. All mistakes are told at once, each with the file
 //! and the key; an unknown key is one of them.
 
+mod lint;
 pub mod raw;
 mod read;
 
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::bridge::{DedupeSettings, Delivery};
+use crate::common::suggest::nearest;
 use crate::dialect::{Catalogue, Normalizer};
 use crate::input::http::HttpConfig;
 use crate::input::mns::MnsConfig;
@@ -22,7 +24,7 @@ use crate::output::console::ConsoleConfig;
 use crate::output::kafka::KafkaConfig;
 use crate::output::nats::NatsConfig;
 use crate::output::{self, check_topic};
-use crate::route::{Action, Destination, Filter, Route, Router, Template, nearest, parse_match};
+use crate::route::{Action, Destination, Filter, Route, Router, Template, parse_match};
 use crate::service::{InputSettings, OutputSettings, Settings};
 use crate::setting::Mistake;
 use crate::store::StoreSettings;
@@ -211,14 +213,14 @@ fn load_parts(layers: &[Layer], with_inputs: bool) -> Result<Loaded, Vec<ConfigE
         }
     }
 
-    let router = Router::new(routes).map_err(|error| check.wrong("routes", error)).ok();
+    let router = Router::new(routes).map_err(|error| check.wrong("routes", error.to_string())).ok();
     for (key, message) in check.errors {
         reader.wrong(&key, message);
     }
     let (Some(catalogue), Some(router), true) = (catalogue, router, reader.errors.is_empty()) else {
         return Err(reader.into_errors());
     };
-    let mut warnings = router.warnings(&catalogue, &type_prefix);
+    let mut warnings = lint::routes(&router, &catalogue, &type_prefix);
     warnings.append(&mut output_warnings);
     warnings.extend(store.iter().flat_map(StoreSettings::warnings));
     let keeps_letters = store.is_some() || dead_letters.is_some();
@@ -514,8 +516,8 @@ impl Check {
                 self.wrong(&key("name"), format!("two routes are named `{}`", route.name));
             }
             let matches = parse_match(&route.matches, topics.type_prefix).unwrap_or_else(|errors| {
-                for (attribute, message) in errors {
-                    self.wrong(&key(&format!("match.{attribute}")), message);
+                for error in errors {
+                    self.wrong(&key(&format!("match.{}", error.attribute)), error.to_string());
                 }
                 Vec::new()
             });
@@ -523,7 +525,7 @@ impl Check {
             for filter in &route.filter {
                 match Filter::compile(filter) {
                     Ok(filter) => filters.push(filter),
-                    Err(errors) => errors.into_iter().for_each(|error| self.wrong(&key("filter"), error)),
+                    Err(errors) => errors.into_iter().for_each(|error| self.wrong(&key("filter"), error.to_string())),
                 }
             }
             let filter = if filters.len() > 1 { Some(Filter::All(filters)) } else { filters.pop() };
@@ -544,7 +546,13 @@ impl Check {
                         .collect(),
                 )
             };
-            routes.push(Route { name: route.name.clone(), matches, filter, action, goes_on: route.goes_on });
+            routes.push(Route {
+                name: route.name.clone(),
+                matches,
+                filter,
+                action,
+                continue_matching: route.continue_matching,
+            });
         }
         routes
     }

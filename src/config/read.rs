@@ -10,7 +10,7 @@ use figment::{Figment, Provider, Source};
 use serde::de::DeserializeOwned;
 
 use super::{ConfigError, ENV_PREFIX, Layer};
-use crate::route::nearest;
+use crate::common::suggest::nearest;
 
 /// The merged layers, and the mistakes found in them.
 pub(super) struct Reader {
