@@ -70,9 +70,7 @@ impl Explain {
         };
         let mut origin = Origin::at(OffsetDateTime::now_utc());
         if let Some(sender) = sender {
-            origin.region = sender.region.as_deref();
-            origin.account_id = sender.account_id.as_deref();
-            origin.dialects = &sender.dialects;
+            origin.sender = sender;
         }
         let normalized = match normalizer.normalize(&body, &origin) {
             Ok(normalized) => normalized,

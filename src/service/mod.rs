@@ -139,9 +139,7 @@ impl Reloader {
     pub fn apply(&self, settings: Settings) -> Result<(), String> {
         let normalizer = Normalizer::new(settings.catalogue, settings.type_prefix);
         let rules = Rules::new(normalizer, settings.router, settings.dead_letters, self.bridge.metrics());
-        self.bridge
-            .change_rules(rules)
-            .map_err(|output| format!("events are to go to output `{output}`, which is not running: restart"))?;
+        self.bridge.change_rules(rules).map_err(|error| format!("{error}: restart"))?;
         for input in settings.inputs {
             if let InputSettings::Http(http) = input
                 && let Some((_, endpoints)) = self.endpoints.iter().find(|(name, _)| name == http.name())

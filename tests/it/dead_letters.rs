@@ -165,10 +165,10 @@ async fn a_replay_goes_by_the_present_routes_with_the_same_id_past_the_window() 
     assert_eq!(bridge.post("{}").await.status.as_u16(), 400);
     let (code, out, error) = letters.run(&["replay", "--all"]).await;
     assert_eq!((code, out.as_str()), (1, "0 dead letters replayed\n"));
-    assert!(error.contains("dead letter 1: not replayed: no route takes it"), "{error}");
-    assert!(error.contains("dead letter 3: not replayed: it is still no callback: "), "{error}");
+    assert!(error.contains("dead letter 1: not replayed: no route matches it"), "{error}");
+    assert!(error.contains("dead letter 3: not replayed: it is still not a callback: "), "{error}");
     let kept = letters.list(&[]).await;
-    assert_eq!(kept[0]["replay_error"], "no route takes it");
+    assert_eq!(kept[0]["replay_error"], "no route matches it");
     bridge.stop().await;
 
     // Without a bridge a replay waits for one.

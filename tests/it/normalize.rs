@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use apsara_bridge::dialect::{Catalogue, Normalized, Normalizer, NotACallback, Origin};
+use apsara_bridge::dialect::{Catalogue, Dialect, Normalized, Normalizer, NotACallback, Origin, Sender};
 use apsara_bridge::event::json::Json;
 use apsara_bridge::event::{Attribute, DEFAULT_TYPE_PREFIX, Event, MAX_ATTRIBUTE_BYTES};
 use proptest::collection::{hash_map, vec};
@@ -320,10 +320,10 @@ fn what_is_no_callback_is_told_apart() {
     let volcengine = r#"{"RequestId":"r","Version":"2021-01-01","EventTime":"2026-01-01T00:00:00Z","EventType":"TranscodeComplete","Data":{"Vid":"v"}}"#;
     assert!(refusal(volcengine).ends_with("the shape of Volcengine's callbacks"), "{}", refusal(volcengine));
     let mut origin = Origin::at(datetime!(2026-01-01 00:00 UTC));
-    let only_ims = [apsara_bridge::dialect::Dialect::Ims];
-    origin.dialects = &only_ims;
-    let error = normalizer().normalize(vod("FileUploadComplete", "").as_bytes(), &origin).expect_err("not taken");
-    assert_eq!(error.to_string(), "a callback of dialect vod, which is not among the `dialects` taken here");
+    let only_ims = Sender { dialects: vec![Dialect::Ims], ..Sender::default() };
+    origin.sender = &only_ims;
+    let error = normalizer().normalize(vod("FileUploadComplete", "").as_bytes(), &origin).expect_err("not accepted");
+    assert_eq!(error.to_string(), "a callback of dialect vod; the `dialects` of this input do not include it");
 }
 
 #[test]

@@ -238,10 +238,10 @@ impl<'b> Drain<'b> {
         let output = lane.lane.output().to_owned();
         let parked = self.parked.entry(output.clone()).or_default();
         if parked.is_empty()
-            && let Some(target) = self.bridge.outputs.get(&output)
+            && let Some(handle) = self.bridge.outputs.get(&output)
         {
             self.came_up.push(Box::pin(async move {
-                target.output.health().wait_until_up().await;
+                handle.health().wait_until_up().await;
                 output
             }));
         }
@@ -518,7 +518,7 @@ impl<'b> Drain<'b> {
                 self.just_removed.insert(settled.seq);
             }
             if let Some(became) = settled.letter.filter(|_| !is_retained) {
-                self.bridge.letter_kept(&became.0);
+                self.bridge.dead_letter_kept(&became.0);
             }
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
             lane.unremoved = lane.unremoved.saturating_sub(1);

@@ -331,7 +331,7 @@ impl HttpInput {
     ) {
         let HttpSettings { name, max_body, max_in_flight, max_connections, header_timeout, body_timeout, tls, .. } =
             self.settings;
-        bridge.introduce_input(&name);
+        bridge.init_input_series(&name);
         introduce(&self.endpoints.current(), bridge.metrics());
         for problem in Problem::ALL.iter().filter(|problem| **problem != Problem::Refused) {
             let label = problem.label();
@@ -446,7 +446,7 @@ impl Service {
             arrived: Instant::now().checked_sub(waited).unwrap_or_else(Instant::now),
             sender: endpoint.sender.clone(),
             traceparent: traceparent(&head.headers),
-            patience: None,
+            max_publish_time: None,
             is_last_try: false,
         };
         let bridge = self.bridge.clone();

@@ -85,7 +85,7 @@ impl MnsInput {
         let MnsInput { settings, http } = self;
         let metrics = bridge.metrics().clone();
         let name = settings.name.as_str();
-        bridge.introduce_input(name);
+        bridge.init_input_series(name);
         metrics.not_accepted_total.with_label_values(&[name, WRONG_MD5]);
         let queue = settings.place.queue.clone();
         for result in RECEIVE_RESULTS {
@@ -287,7 +287,7 @@ impl Consumer {
             arrived: received,
             sender: self.sender.clone(),
             traceparent: message.traceparent.clone(),
-            patience: Some(self.deadline),
+            max_publish_time: Some(self.deadline),
             is_last_try: message.dequeue_count > self.max_receives,
         };
         let (outcome, handle) = self.keep_lease(&message, received, self.bridge.accept(callback)).await;
