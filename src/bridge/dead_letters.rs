@@ -13,7 +13,7 @@ use super::{Bridge, Callback, DeadLetterReason, Refusal, Rules};
 use crate::dialect::NotACallback;
 use crate::event::{Attribute, Event};
 use crate::output::{PublishError, Record};
-use crate::store::{self, AWAITS_DEAD_LETTERS, DeadLetter, SpoolRecord, Spooled, damaged_record};
+use crate::store::{self, AWAITS_DEAD_LETTERS, DeadLetter, SpoolRecord, Spooled};
 
 /// The letter of a body that is not a callback.
 pub(super) fn of_body(callback: &Callback, error: &NotACallback) -> DeadLetter {
@@ -104,7 +104,7 @@ fn waiting_record(reason: DeadLetterReason, letter: &DeadLetter, body: Bytes) ->
 pub(super) fn of_waiting_record(spooled: Spooled) -> DeadLetter {
     let Spooled { record, is_sound, .. } = spooled;
     let event = Event::from_json(&record.envelope).ok().filter(|_| is_sound);
-    let Some(event) = event else { return damaged_record(record) };
+    let Some(event) = event else { return DeadLetter::of_damaged(record) };
     let route = (!record.route.is_empty()).then_some(record.route);
     let reason = DeadLetterReason::all().find(|reason| reason.as_str() == record.topic);
     DeadLetter {

@@ -168,7 +168,7 @@ async fn open_store(
 ) -> Result<Store, StartError> {
     let metrics = metrics.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(settings, lock_until, &metrics)).await;
-    let opened = opened.map_err(|error| error.to_string()).flatten();
+    let opened = opened.map_err(|error| error.to_string()).and_then(|opened| opened.map_err(|error| error.to_string()));
     opened.map_err(|reason| StartError { key: "spool.path".to_owned(), reason })
 }
 

@@ -6,10 +6,10 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::Shared;
 use super::database::{Access, Database};
 use super::error::{FailureKind, StoreError};
 use super::record::{DeadLetterRow, Spooled};
+use super::shared::Shared;
 use super::writer::{Job, Work};
 
 /// Reads the spool and the dead letters with a connection of its own. Blocks.

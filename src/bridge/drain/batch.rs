@@ -14,7 +14,7 @@ use crate::bridge::dead_letters::{self, Announcement};
 use crate::bridge::output_handle::OutputHandle;
 use crate::event::{Attribute, Event};
 use crate::output::{ErrorClass, ErrorKind, PublishError, Record};
-use crate::store::{AWAITS_DEAD_LETTERS, DeadLetter, Lane, Settled, SpoolRecord, Spooled, damaged_record};
+use crate::store::{AWAITS_DEAD_LETTERS, DeadLetter, Lane, Settled, SettledLetter, SpoolRecord, Spooled};
 
 /// Records of one lane, in order.
 pub(super) struct Batch {
@@ -73,7 +73,8 @@ impl Batch {
         if output == AWAITS_DEAD_LETTERS {
             let letter = |spooled: Spooled| {
                 let seq = spooled.seq;
-                Settled { seq, letter: Some(Box::new((dead_letters::of_waiting_record(spooled), None))) }
+                let letter = dead_letters::of_waiting_record(spooled);
+                Settled { seq, letter: Some(Box::new(SettledLetter { letter, announcement: None })) }
             };
             published.settled = self.records.into_iter().map(letter).collect();
             return published;
@@ -99,7 +100,9 @@ impl Batch {
         for (seq, attempt) in ended {
             let letter = match attempt {
                 Attempt::Acknowledged => None,
-                Attempt::Damaged(record) => Some(Box::new((damaged_record(record), None))),
+                Attempt::Damaged(record) => {
+                    Some(Box::new(SettledLetter { letter: DeadLetter::of_damaged(record), announcement: None }))
+                }
                 Attempt::Failed(event, record, error) => {
                     let is_too_old = self.give_up_before.is_some_and(|before| record.spooled_at < before);
                     match error.kind.class() {
@@ -150,7 +153,7 @@ fn letter(
     record: SpoolRecord,
     error: &PublishError,
     attempts: u32,
-) -> Option<Box<(DeadLetter, Option<SpoolRecord>)>> {
+) -> Option<Box<SettledLetter>> {
     if event.get(Attribute::DlqReason).is_some() {
         tracing::warn!(
             id = event.id(),
@@ -163,5 +166,6 @@ fn letter(
     }
     let letter = dead_letters::of_record(event, record, error, attempts.saturating_add(1));
     let announcement = Announcement::new(&bridge.rules(), event, &letter);
-    Some(Box::new((letter, announcement.map(|announcement| announcement.spool_record()))))
+    let announcement = announcement.map(|announcement| announcement.spool_record());
+    Some(Box::new(SettledLetter { letter, announcement }))
 }

@@ -86,7 +86,7 @@ struct Read {
 struct Found {
     request: Request,
     /// None if there was no room to read it.
-    records: Option<Result<Vec<Spooled>, String>>,
+    records: Option<Result<Vec<Spooled>, StoreError>>,
 }
 
 struct Request {
@@ -518,7 +518,7 @@ impl<'b> Drain<'b> {
                 self.just_removed.insert(settled.seq);
             }
             if let Some(became) = settled.letter.filter(|_| !is_retained) {
-                self.bridge.dead_letter_kept(&became.0);
+                self.bridge.dead_letter_kept(&became.letter);
             }
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
             lane.unremoved = lane.unremoved.saturating_sub(1);
@@ -563,7 +563,7 @@ fn read(mut reader: Reader, requests: Vec<Request>, mut room: [u64; 2]) -> Read 
             let (output, topic) = (request.lane.output(), request.lane.topic());
             let read = reader.read(output, Some(topic), request.after, request.records, request.bytes);
             *room = room.saturating_sub(read.as_ref().map_or(0, |records| Batch::bytes(records)));
-            read.map_err(|error| error.to_string())
+            read
         });
         found.push(Found { request, records });
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::lane::{Failing, LaneDrain, NAMED_AFTER, REPORTED_AFTER};
 use crate::output::ErrorClass;
-use crate::store::{FailingLane, FailingLanes, Lane, Retained};
+use crate::store::{FailingLane, FailingLanes, Lane, Retained, StoreError};
 use crate::telemetry::Seldom;
 
 /// How often a lane that still fails is reported again.
@@ -136,9 +136,10 @@ impl Reports {
         }
     }
 
-    pub(super) fn unreadable(&self, output: &str, error: &str) {
-        if self.unreadable.is_due(error) {
-            tracing::warn!(output, error, "the spool cannot be read; its events wait");
+    /// A lane of an output cannot be read.
+    pub(super) fn unreadable(&self, output: &str, error: &StoreError) {
+        if self.unreadable.is_due(&error.message) {
+            tracing::warn!(output, %error, "the spool cannot be read; its events wait");
         }
     }
 

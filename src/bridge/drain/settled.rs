@@ -87,5 +87,5 @@ impl Unremoved {
 }
 
 fn letter_bytes(settled: &Settled) -> u64 {
-    settled.letter.as_ref().map_or(0, |became| became.0.bytes())
+    settled.letter.as_ref().map_or(0, |became| became.letter.bytes())
 }

@@ -18,8 +18,7 @@ use super::error::{FailureKind, StoreError};
 pub use dead_letters::Kept;
 pub use schema::{Access, FORMAT, PAGE_BYTES};
 
-/// Name of the file in the spool's folder.
-pub const FILE: &str = "spool.db";
+pub use super::files::FILE;
 
 /// A connection to the database.
 #[derive(Debug)]
@@ -191,7 +190,7 @@ fn noted(path: &Path, error: rusqlite::Error) -> StoreError {
     if error.kind == FailureKind::SyncFailed
         && let Some(folder) = path.parent()
     {
-        super::recover::mark_unsynced(folder);
+        super::files::mark_unsynced(folder);
     }
     error
 }
