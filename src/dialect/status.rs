@@ -1,56 +1,28 @@
 //! The outcome of the work a callback tells of.
 
+use crate::common::words::words;
 use crate::event::json::{Json, Members};
 
-/// What became of the job: the value of the attribute `status`.
-///
-/// Ordered from best to worst, so that the worst of several outcomes is their maximum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Status {
-    /// All of it worked.
-    Success,
-    /// It was left out on purpose.
-    Skipped,
-    /// It has not ended yet.
-    Progress,
-    /// The callback has a word that no table knows, or none at all.
-    Unknown,
-    /// Some of its parts failed.
-    Partial,
-    /// Somebody stopped it.
-    Canceled,
-    /// It failed.
-    Failure,
-}
-
-impl Status {
-    /// Every status, for tables and labels.
-    pub const ALL: [Status; 7] = [
-        Status::Success,
-        Status::Partial,
-        Status::Failure,
-        Status::Canceled,
-        Status::Skipped,
-        Status::Progress,
-        Status::Unknown,
-    ];
-
-    /// The word that stands in the attribute, in metrics and in the catalogue.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Status::Success => "success",
-            Status::Skipped => "skipped",
-            Status::Progress => "progress",
-            Status::Unknown => "unknown",
-            Status::Partial => "partial",
-            Status::Canceled => "canceled",
-            Status::Failure => "failure",
-        }
-    }
-
-    /// The status of a word of [`Status::as_str`].
-    pub fn from_word(word: &str) -> Option<Status> {
-        Status::ALL.into_iter().find(|status| status.as_str() == word)
+words! {
+    /// What became of the job: the value of the attribute `status`.
+    ///
+    /// Ordered from best to worst, so that the worst of several outcomes is their maximum.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub enum Status {
+        /// All of it worked.
+        Success = "success",
+        /// It was left out on purpose.
+        Skipped = "skipped",
+        /// It has not ended yet.
+        Progress = "progress",
+        /// The callback has a word that no table knows, or none at all.
+        Unknown = "unknown",
+        /// Some of its parts failed.
+        Partial = "partial",
+        /// Somebody stopped it.
+        Canceled = "canceled",
+        /// It failed.
+        Failure = "failure",
     }
 }
 

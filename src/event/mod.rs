@@ -15,6 +15,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::common::words::words;
+
 /// The prefix of `type` unless `event.type_prefix` sets another.
 pub const DEFAULT_TYPE_PREFIX: &str = "com.aliyun.media.";
 
@@ -104,29 +106,16 @@ impl fmt::Display for Attribute {
     }
 }
 
-/// How an event is laid out in a record.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// The whole envelope as JSON in the record's value.
-    #[default]
-    Structured,
-    /// Attributes in headers, the data alone in the record's value.
-    Binary,
-}
-
-impl Mode {
-    /// The word in configurations and in the spool.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Mode::Structured => "structured",
-            Mode::Binary => "binary",
-        }
-    }
-
-    /// The mode of a word.
-    pub fn parse(word: &str) -> Option<Mode> {
-        [Mode::Structured, Mode::Binary].into_iter().find(|mode| mode.as_str() == word)
+words! {
+    /// How an event is laid out in a record.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Mode {
+        /// The whole envelope as JSON in the record's value.
+        #[default]
+        Structured = "structured",
+        /// Attributes in headers, the data alone in the record's value.
+        Binary = "binary",
     }
 }
 

@@ -2,57 +2,31 @@
 
 use std::fmt;
 
-/// Kinds of failures: the label `reason` of metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FailureKind {
-    /// `spool.max_bytes` is reached.
-    SpoolFull,
-    /// One topic of an output that is up has its share of the spool, `spool.lane_share`.
-    LaneFull,
-    /// `dead_letters.max_bytes` is reached.
-    DeadLettersFull,
-    /// The disk is full, or so full that the rest is needed to drain the spool.
-    DiskFull,
-    /// The disk, the folder or the file cannot be written.
-    ReadOnly,
-    /// An fsync failed. What the file holds may be missing on the disk although it can still be read, so that nothing
-    /// more is acknowledged from this file until its content was copied into a new one.
-    SyncFailed,
-    /// Another error of the disk, or no answer from it.
-    Io,
-    /// SQLite reports that the structure of the database is damaged.
-    Damaged,
-    /// The file belongs to another program or to a newer version.
-    Foreign,
-}
+use crate::common::words::words;
 
-impl FailureKind {
-    /// Every kind.
-    pub const ALL: [FailureKind; 9] = [
-        FailureKind::SpoolFull,
-        FailureKind::LaneFull,
-        FailureKind::DeadLettersFull,
-        FailureKind::DiskFull,
-        FailureKind::ReadOnly,
-        FailureKind::SyncFailed,
-        FailureKind::Io,
-        FailureKind::Damaged,
-        FailureKind::Foreign,
-    ];
-
-    /// The word in metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            FailureKind::SpoolFull => "spool_full",
-            FailureKind::LaneFull => "lane_full",
-            FailureKind::DeadLettersFull => "dead_letters_full",
-            FailureKind::DiskFull => "disk_full",
-            FailureKind::ReadOnly => "read_only",
-            FailureKind::SyncFailed => "sync_failed",
-            FailureKind::Io => "io",
-            FailureKind::Damaged => "damaged",
-            FailureKind::Foreign => "foreign",
-        }
+words! {
+    /// Kinds of failures: the label `reason` of metrics.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum FailureKind {
+        /// `spool.max_bytes` is reached.
+        SpoolFull = "spool_full",
+        /// One topic of an output that is up has its share of the spool, `spool.lane_share`.
+        LaneFull = "lane_full",
+        /// `dead_letters.max_bytes` is reached.
+        DeadLettersFull = "dead_letters_full",
+        /// The disk is full, or so full that the rest is needed to drain the spool.
+        DiskFull = "disk_full",
+        /// The disk, the folder or the file cannot be written.
+        ReadOnly = "read_only",
+        /// An fsync failed. What the file holds may be missing on the disk although it can still be read, so that nothing
+        /// more is acknowledged from this file until its content was copied into a new one.
+        SyncFailed = "sync_failed",
+        /// Another error of the disk, or no answer from it.
+        Io = "io",
+        /// SQLite reports that the structure of the database is damaged.
+        Damaged = "damaged",
+        /// The file belongs to another program or to a newer version.
+        Foreign = "foreign",
     }
 }
 

@@ -359,8 +359,8 @@ mod tests {
             ),
             (
                 &format!("{good}status = {{ default = \"good\" }}"),
-                "mine.toml: line 5: unknown status `good`; expected one of success, partial, failure, \
-                 canceled, skipped, progress, unknown",
+                "mine.toml: line 5: unknown status `good`; expected one of success, skipped, progress, \
+                 unknown, partial, canceled, failure",
             ),
             (&format!("{good}colour = 1"), "mine.toml: line 5: unknown field `colour`"),
         ] {

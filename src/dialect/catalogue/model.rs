@@ -7,6 +7,7 @@ use std::fmt;
 use rustc_hash::FxHashMap;
 use serde::Deserialize;
 
+use crate::common::words::words;
 use crate::dialect::keys::respell;
 use crate::dialect::status::{Status, StatusRule};
 
@@ -15,26 +16,15 @@ use crate::dialect::status::{Status, StatusRule};
 pub(in crate::dialect) const DEFAULT_SUBJECT: [&str; 5] =
     ["mediaId", "jobId", "parentJobId", "mediaRefreshJobId", "taskId"];
 
-/// The Alibaba product that sent a callback. It determines the shape of the callback.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dialect {
-    /// ApsaraVideo VOD: flat JSON.
-    Vod,
-    /// Intelligent Media Services: nested under `MessageBody`.
-    Ims,
-}
-
-impl Dialect {
-    /// Both dialects, for tables and labels.
-    pub const ALL: [Dialect; 2] = [Dialect::Vod, Dialect::Ims];
-
-    /// The value of the attribute `dialect`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Dialect::Vod => "vod",
-            Dialect::Ims => "ims",
-        }
+words! {
+    /// The Alibaba product that sent a callback. It determines the shape of the callback.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, serde::Serialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Dialect {
+        /// ApsaraVideo VOD: flat JSON.
+        Vod = "vod",
+        /// Intelligent Media Services: nested under `MessageBody`.
+        Ims = "ims",
     }
 }
 

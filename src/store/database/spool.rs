@@ -146,7 +146,7 @@ impl Database {
 fn spooled(row: &Row<'_>) -> rusqlite::Result<Spooled> {
     let seq: i64 = row.get(0)?;
     let mode = lossy(row, 5)?;
-    let known = mode.as_deref().map(Mode::parse);
+    let known = mode.as_deref().map(Mode::from_word);
     let record = SpoolRecord {
         spooled_at: integer(row, 1)?,
         attempts: u32::try_from(integer(row, 2)?).unwrap_or(u32::MAX),
