@@ -212,14 +212,13 @@ impl Bridge {
         self.outputs.values().all(OutputHandle::is_up)
     }
 
-    /// Tells that an input can take nothing until a person mends it, or that it can again. Returns whether that is
-    /// news.
+    /// Reports that an input is misconfigured and accepts nothing, or that it works again. Returns whether that is new.
     pub fn set_trouble(&self, input: &str, is_troubled: bool) -> bool {
         let mut troubled = self.troubled.lock().unwrap_or_else(PoisonError::into_inner);
         if is_troubled { troubled.insert(input.to_owned()) } else { troubled.remove(input) }
     }
 
-    /// Names of the inputs that a person must mend.
+    /// Names of the misconfigured inputs.
     pub fn troubled(&self) -> Vec<String> {
         self.troubled.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }

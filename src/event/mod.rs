@@ -20,9 +20,9 @@ use crate::common::words::words;
 /// The prefix of `type` unless `event.type_prefix` sets another.
 pub const DEFAULT_TYPE_PREFIX: &str = "com.aliyun.media.";
 
-/// The longest attribute value, in bytes; longer ones are cut at a character.
+/// Most bytes of an attribute value. Longer values are cut at a character.
 ///
-/// Attributes travel as headers, which brokers and proxies expect to be short; what was cut stays whole in `data`.
+/// Attributes travel as headers, and brokers and proxies expect short headers. `data` keeps the whole value.
 pub const MAX_ATTRIBUTE_BYTES: usize = 1024;
 
 macro_rules! attributes {
@@ -119,8 +119,8 @@ words! {
     }
 }
 
-/// The value of an attribute. Most values are the same in many events, or in several attributes of one: those are
-/// not copied.
+/// The value of an attribute. Values that are the same in many events, or in several attributes of one event, are not
+/// copied.
 #[derive(Clone, Debug)]
 enum Value {
     Static(&'static str),
@@ -162,7 +162,7 @@ impl Event {
         event
     }
 
-    /// Sets an attribute; the value is made valid by [`clean`], and an empty one is left out.
+    /// Sets an attribute. [`clean`] makes the value valid. An empty value is left out.
     pub fn set<'v>(&mut self, attribute: Attribute, value: impl Into<Cow<'v, str>>) {
         let value = clean(value.into());
         if !value.is_empty() {
@@ -170,12 +170,12 @@ impl Event {
         }
     }
 
-    /// Sets an attribute to a text of the program's own, which must be valid and not empty.
+    /// Sets an attribute to a text of the program, which must be valid and not empty.
     pub fn set_static(&mut self, attribute: Attribute, value: &'static str) {
         self.put(attribute, Value::Static(value));
     }
 
-    /// Sets an attribute to a text that other events or attributes have too; made valid as by [`Event::set`].
+    /// Sets an attribute to a text that other events or attributes share. [`clean`] makes it valid.
     pub fn set_shared(&mut self, attribute: Attribute, value: &Arc<str>) {
         match clean(Cow::Borrowed(value)) {
             Cow::Borrowed(same) if same.len() == value.len() && !same.is_empty() => {
@@ -207,15 +207,15 @@ impl Event {
         self.get(Attribute::Id).unwrap_or_default()
     }
 
-    /// The data: JSON text.
+    /// The data as JSON text.
     pub fn data(&self) -> &Bytes {
         &self.data
     }
 
-    /// The event that [`Event::to_json`] wrote. Attributes that are not in [`Attribute`] are left out.
+    /// Reads an envelope that [`Event::to_json`] wrote. Unknown attributes are left out.
     ///
     /// # Errors
-    /// When the text is no such envelope.
+    /// When the text is not such an envelope.
     pub fn from_json(text: &[u8]) -> Result<Event, NotAnEvent> {
         struct Visitor;
         impl<'de> serde::de::Visitor<'de> for Visitor {
@@ -245,7 +245,7 @@ impl Event {
         Ok(event)
     }
 
-    /// Takes an attribute away.
+    /// Removes an attribute.
     pub fn remove(&mut self, attribute: Attribute) {
         self.attributes.retain(|(known, _)| *known != attribute);
     }
@@ -274,8 +274,8 @@ impl Event {
 #[error("not an event of this program: {0}")]
 pub struct NotAnEvent(#[from] serde_json::Error);
 
-/// Makes a text valid as the value of a CloudEvents attribute: control characters and noncharacters become
-/// U+FFFD, and what is over [`MAX_ATTRIBUTE_BYTES`] is cut.
+/// Makes a text valid as the value of a CloudEvents attribute: control characters and noncharacters become U+FFFD, and
+/// the text is cut at [`MAX_ATTRIBUTE_BYTES`].
 pub fn clean(text: Cow<'_, str>) -> Cow<'_, str> {
     let text = if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) || !text.chars().any(is_forbidden) {
         text

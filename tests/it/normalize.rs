@@ -298,7 +298,7 @@ fn what_is_no_callback_is_told_apart() {
         assert!(error.contains("`EventType` is missing"), "{}: {error}", file.display());
     }
     for (body, expected) in [
-        ("", "not valid JSON at byte 0: a value was expected, the text is empty"),
+        ("", "not valid JSON at byte 0: a value was expected, but the text is empty"),
         ("hello", "not valid JSON at byte 0: a value was expected"),
         ("[]", "the body is an array; expected a JSON object with `EventType`"),
         ("\"text\"", "the body is a string; expected a JSON object with `EventType`"),
