@@ -16,8 +16,6 @@ WORKDIR /source
 COPY Cargo.toml Cargo.lock ./
 COPY benches benches
 COPY src src
-# The sample callbacks that `demo` posts are part of the program.
-COPY tests/fixtures/callbacks tests/fixtures/callbacks
 # Dependencies that are built stay between builds, for each platform its own.
 ARG TARGETPLATFORM
 RUN --mount=type=cache,target=/usr/local/cargo/registry \

@@ -19,7 +19,7 @@ pub(crate) const URL: &str = "https://media.example.com/callbacks";
 pub(crate) const KEY: &str = "benchmark-key";
 
 /// The callback, a sample of Alibaba's, and the id in it that every request changes: no two events are the same.
-const BODY: &str = include_str!("../tests/fixtures/callbacks/vod-TranscodeComplete.json");
+const BODY: &str = include_str!("../src/cli/samples/vod-TranscodeComplete.json");
 const ID: &str = "43q9fjsh73f****";
 
 /// Ids given so far, in all rounds together.

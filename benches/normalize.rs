@@ -111,9 +111,9 @@ fn row(case: &Case, compared: compare::Compared) -> String {
 
 /// Alibaba's samples by name, without blanks.
 fn samples() -> Vec<(String, Vec<u8>)> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/callbacks");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples");
     let mut samples: Vec<(String, Vec<u8>)> = std::fs::read_dir(folder)
-        .expect("the folder of fixtures")
+        .expect("the folder of samples")
         .map(|entry| {
             let path = entry.expect("a file").path();
             let name = path.file_stem().expect("a name").to_string_lossy().into_owned();

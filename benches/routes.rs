@@ -142,7 +142,7 @@ fn main() {
         let [few, many] = [FEW, MANY].map(|count| router(style, count));
         for router in [&few, &many] {
             let count = router.routes().len();
-            assert_eq!(router.decide(&event).taken_by, [count - 1], "{}: the last route takes the event", style.name);
+            assert_eq!(router.decide(&event).matched, [count - 1], "{}: the last route matches", style.name);
             let name = format!("{}, {count}", style.name);
             group.bench_function(name, |bencher| bencher.iter(|| decide(router, &event)));
         }
@@ -172,7 +172,7 @@ fn decide(router: &Router, event: &Event) {
 }
 
 fn event() -> Event {
-    let body = include_bytes!("../tests/fixtures/callbacks/vod-TranscodeComplete.json");
+    let body = include_bytes!("../src/cli/samples/vod-TranscodeComplete.json");
     let normalizer = Normalizer::new(Catalogue::built_in(), DEFAULT_TYPE_PREFIX);
     normalizer.normalize(body, &Origin::at(OffsetDateTime::now_utc())).expect("a callback").event
 }

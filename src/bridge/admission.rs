@@ -1,17 +1,17 @@
-//! The bound on memory: bytes of bodies and envelopes that are in flight at once.
+//! The bound on memory: bytes of bodies and envelopes in flight.
 //!
-//! An input asks for room before it reads a body, because bodies that are half there would wait for each other. A full
-//! bound is back-pressure: it is waited for, and then the callback is refused.
+//! An input asks for room before it reads a body, because half-read bodies would wait for each other. A full bound is
+//! back-pressure: the input waits until its deadline, and then refuses the callback.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// A unit of room. Semaphores count in 32 bits.
+/// Bytes of one permit. Permits are counted in 32 bits.
 const UNIT: u64 = 1 << 10;
 
-/// What a callback takes next to its body and its envelope.
+/// Bytes of a callback in addition to its body and its envelope.
 const OVERHEAD: u64 = 1 << 10;
 
 /// The bytes that all callbacks share.
@@ -24,7 +24,7 @@ pub(super) struct InFlightBytes {
 impl InFlightBytes {
     pub(super) fn new(bytes: u64) -> InFlightBytes {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1);
-        // A machine of 32 bits cannot count further, nor has it more memory.
+        // A 32-bit machine can neither count further nor use more memory.
         let permits = usize::try_from(units).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         InFlightBytes { room: Arc::new(Semaphore::new(permits)), units }
     }
@@ -34,7 +34,7 @@ impl InFlightBytes {
     }
 }
 
-/// The share of one callback, given back when this is dropped.
+/// The share of one callback. Dropping it returns the share.
 #[derive(Debug)]
 pub struct Admission {
     bound: InFlightBytes,
@@ -42,16 +42,17 @@ pub struct Admission {
     permit: Option<OwnedSemaphorePermit>,
 }
 
-/// There is no room for more bytes.
+/// There was no room for more bytes until the deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("in-flight limit reached (delivery.max_in_flight_bytes)")]
 pub struct NoRoom;
 
 impl Admission {
-    /// Adds bytes of the body. A body that is larger than the whole bound waits until it is alone. May be cancelled.
+    /// Adds bytes of the body, and waits for their room until the deadline. A body that is larger than the whole bound
+    /// waits until it is alone. May be cancelled.
     ///
     /// # Errors
-    /// There was no room until the deadline.
+    /// [`NoRoom`]. The caller refuses the callback.
     pub async fn grow(&mut self, bytes: usize, deadline: Instant) -> Result<(), NoRoom> {
         self.body_bytes = self.body_bytes.saturating_add(bytes as u64);
         // The envelope repeats the body.
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_in_flight_is_bounded_and_given_back() {
+    async fn bytes_in_flight_are_bounded_and_returned() {
         let bound = InFlightBytes::new(64 << 10);
         let mut first = bound.begin();
         first.grow(10 << 10, soon()).await.expect("there is room");

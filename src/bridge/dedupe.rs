@@ -1,9 +1,9 @@
-//! The window of ids: which events were accepted lately, and which are being accepted now.
+//! The dedupe window: the ids of events that were accepted recently, or are being accepted now.
 //!
-//! An id enters the window only when its event is accepted, so that a copy of a refused one is tried for real. It
-//! leaves after `dedupe.window`, by a clock that nobody can set, or when `dedupe.max_ids` later ones have entered.
-//! The window is memory: it is empty after a restart, and each replica has its own. An id takes 41 bytes of it at
-//! least and 87 at most, depending on how far the tables have grown beyond it.
+//! * An id enters the window only when its event is accepted, so that a copy of a refused event is published.
+//! * It leaves the window after `dedupe.window`, by a monotonic clock, or when `dedupe.max_ids` later ids have entered.
+//! * The window is in memory: it is empty after a restart, and each replica has its own. An id takes 41 to 87 bytes,
+//!   depending on how full the tables are.
 
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
@@ -15,29 +15,29 @@ use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::event::{Event, SOURCE};
+use crate::event::{Attribute, Event};
 
 /// Bounds of the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DedupeSettings {
-    /// How long an id is remembered; zero remembers none.
+    /// How long an id is remembered. Zero remembers none.
     pub window: Duration,
-    /// How many are remembered at most; the oldest give way.
+    /// Most ids that are remembered. The oldest are forgotten first.
     pub max_ids: usize,
 }
 
-/// What tells events apart: `source` and `id`. The id is a hash already, so that its bytes are enough.
+/// Identifies an event by `source` and `id`. The id is a hash, so that its bytes are used as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key(u64, u64);
 
 impl Key {
     fn of(event: &Event) -> Key {
         let mut source = FxHasher::default();
-        event.get(&SOURCE).hash(&mut source);
+        event.get(Attribute::Source).hash(&mut source);
         let id = event.id();
         match u128::from_str_radix(id, 16) {
             Ok(number) => Key((number >> 64) as u64 ^ source.finish(), number as u64),
-            // No id of ours, as in an event that was kept by another version.
+            // Not an id of this version, for example in an event that another version has stored.
             Err(_) => {
                 let mut hash = FxHasher::default();
                 id.hash(&mut hash);
@@ -59,9 +59,9 @@ pub(super) struct Window {
 #[derive(Debug, Default)]
 struct State {
     accepted: FxHashSet<Key>,
-    /// The same ids in the order of their coming, with milliseconds since the window was made.
+    /// The same ids in the order in which they entered, with milliseconds since the start of the window.
     order: VecDeque<(Key, u64)>,
-    /// Those being accepted now. The sender is dropped when that has ended, in whatever way.
+    /// Events that are being accepted now. The sender is dropped when the acceptance ends, however it ends.
     current: FxHashMap<Key, watch::Receiver<()>>,
 }
 
@@ -70,9 +70,9 @@ struct State {
 pub(super) enum Claim<'w> {
     /// It was accepted within the window.
     Duplicate,
-    /// It is this caller's to accept; copies wait until the claim is dropped.
+    /// It is new. Copies of it wait until the claim is dropped.
     First(Claimed<'w>),
-    /// A copy is still being accepted, and this one can't wait any longer.
+    /// A copy is still being accepted, and the deadline of this one is over.
     Late,
 }
 
@@ -89,9 +89,8 @@ impl Window {
         Window { settings, state: Mutex::default(), started: Instant::now(), ids }
     }
 
-    /// Claims an event. A copy of one that is being accepted waits for that one's end, and is then a duplicate, or
-    /// the first to be tried again; but it waits no longer than its own deadline, for the other may be one that has
-    /// more time.
+    /// Claims an event. A copy of an event that is being accepted waits for its end. Then it is a duplicate, or the next
+    /// one to be tried. It waits no longer than its own deadline, because the other may have more time.
     pub(super) async fn claim(&self, event: &Event, deadline: Instant) -> Claim<'_> {
         let key = Key::of(event);
         loop {
@@ -110,14 +109,14 @@ impl Window {
                     }
                 }
             };
-            // Nothing is ever sent: this ends with an error, when the sender is dropped.
+            // Nothing is sent. This ends with an error when the sender is dropped.
             if tokio::time::timeout_at(deadline, other.changed()).await.is_err() {
                 return Claim::Late;
             }
         }
     }
 
-    /// Takes an event into the window, whether it is in it or not.
+    /// Adds an event to the window. An event that is in it already keeps its time.
     pub(super) fn accept(&self, event: &Event) {
         self.enter(Key::of(event));
     }
@@ -134,7 +133,7 @@ impl Window {
         self.forget(&mut state);
     }
 
-    /// Lets go of what is too old or too many.
+    /// Removes ids that are too old or too many.
     fn forget(&self, state: &mut State) {
         let window = u64::try_from(self.settings.window.as_millis()).unwrap_or(u64::MAX);
         let now = self.now();
@@ -145,7 +144,7 @@ impl Window {
             state.accepted.remove(key);
             state.order.pop_front();
         }
-        // What a burst made them grow is given back when it is over.
+        // Returns the memory of a burst when the burst is over.
         if state.order.capacity() > 4096 && state.order.capacity() / 8 > state.order.len() {
             state.order.shrink_to(state.order.len() * 2);
             state.accepted.shrink_to(state.order.len() * 2);
@@ -178,7 +177,7 @@ impl Drop for Claimed<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::ID;
+    use crate::event::Attribute;
 
     fn window(seconds: u64, max_ids: usize) -> Window {
         let ids = IntGauge::new("ids", "ids").expect("a gauge");
@@ -187,7 +186,7 @@ mod tests {
 
     fn event(number: u32) -> Event {
         let mut event = Event::new("{}");
-        event.set(&ID, format!("{number:032x}"));
+        event.set(Attribute::Id, format!("{number:032x}"));
         event
     }
 
@@ -197,7 +196,7 @@ mod tests {
 
     async fn is_new(window: &Window, number: u32) -> bool {
         match window.claim(&event(number), soon()).await {
-            Claim::Late => panic!("nobody else has it"),
+            Claim::Late => panic!("no copy is being accepted"),
             Claim::Duplicate => false,
             Claim::First(claimed) => {
                 claimed.accepted();
@@ -211,14 +210,14 @@ mod tests {
         let window = window(10, 100);
         assert!(is_new(&window, 1).await);
         tokio::time::advance(Duration::from_secs(9)).await;
-        assert!(!is_new(&window, 1).await, "a repeat doesn't prolong the window");
+        assert!(!is_new(&window, 1).await, "a repeat does not extend the time");
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(is_new(&window, 1).await);
         assert_eq!(window.ids.get(), 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_oldest_ids_give_way_to_too_many() {
+    async fn the_oldest_ids_are_forgotten_first() {
         let window = window(10, 2);
         for number in 1..=3 {
             assert!(is_new(&window, number).await);
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_copy_waits_for_the_first_and_is_tried_when_that_was_refused() {
+    async fn a_copy_waits_for_the_first_and_is_tried_if_that_was_refused() {
         let (window, event) = (window(10, 100), event(1));
         let Claim::First(first) = window.claim(&event, soon()).await else { panic!("it is new") };
         let mut second = std::pin::pin!(window.claim(&event, soon()));
@@ -256,12 +255,12 @@ mod tests {
         let window = window(10, 100);
         assert!(is_new(&window, 1).await);
         let mut other = event(1);
-        other.set(&SOURCE, "acs:vod:cn-shanghai:2");
+        other.set(Attribute::Source, "acs:vod:cn-shanghai:2");
         assert!(matches!(window.claim(&other, soon()).await, Claim::First(_)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_window_of_no_time_remembers_nothing() {
+    async fn a_window_of_zero_remembers_nothing() {
         let window = window(0, 100);
         assert!(is_new(&window, 1).await && is_new(&window, 1).await);
     }

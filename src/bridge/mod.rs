@@ -1,313 +1,94 @@
-//! The middle: one callback in, one [`Outcome`] out.
+//! The middle of the service: one callback in, one [`Outcome`] out.
 //!
-//! Inputs know [`Bridge::accept`] and nothing behind it; outputs know records and nothing before them. The answer to
-//! the sender is made from the outcome, so that nothing can be acknowledged by forgetting. Every callback ends in
-//! exactly one outcome, which is counted once and logged with the event's id.
+//! * Inputs know [`Bridge::accept`] and nothing behind it. Outputs know records and nothing before them.
+//! * Every callback ends in exactly one outcome. It is counted once and logged with the id of the event. The input derives
+//!   its answer from the outcome, so that nothing can be acknowledged by accident.
+//! * What a bus does not acknowledge before the deadline goes to the spool; [`Bridge::drain`] publishes it in order. What
+//!   a bus will never accept becomes a dead letter, which a person looks at and [replays](Bridge::replay). Both are in one
+//!   [`store`](crate::store) on the disk.
 //!
-//! What a bus doesn't take before the deadline goes to the spool, from which [`Bridge::drain`] publishes it in order;
-//! what it will never take becomes a dead letter, which a person looks at and [replays](Bridge::replay). Both lie in
-//! one [`store`] on the disk.
+//! `accept` calls `dedupe`, then `deliver`, which calls `publish`, `dead_letters` and the store. None of them calls back.
 
 mod admission;
+mod callback;
+mod dead_letters;
 mod dedupe;
 mod deliver;
 mod drain;
+mod observe;
+mod outcome;
+mod output_handle;
+mod publish;
 mod replay;
+mod rules;
 
-use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use bytes::Bytes;
-use prometheus::{Histogram, IntCounter};
 use rustc_hash::FxHashMap;
-use time::OffsetDateTime;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::dialect::{Dialect, Normalized, Normalizer, NotACallback, Origin};
-use crate::event::{DIALECT, Event, SOURCE, SUBJECT, TIME, TYPE};
-use crate::output::{ErrorClass, ErrorKind, Output};
-use crate::route::{Action, Destination, Router};
-use crate::store::{self, AWAITS_DEAD_LETTERS, DeadLetter, FailureKind, OutputLanes, Store};
-use crate::telemetry::metrics::{Metrics, set_to_now};
+use crate::dialect::NotACallback;
+pub use crate::dialect::Sender;
+use crate::output::Output;
+use crate::store::{AWAITS_DEAD_LETTERS, Store};
+use crate::telemetry::metrics::Metrics;
 use admission::InFlightBytes;
 pub use admission::{Admission, NoRoom};
+pub use callback::Callback;
 pub use dedupe::DedupeSettings;
 use dedupe::{Claim, Window};
-use deliver::{Delivered, STORE_ANSWERS, in_time};
-
-/// A callback as an input received it.
-#[derive(Debug)]
-pub struct Callback {
-    /// Name of the input.
-    pub input: Arc<str>,
-    /// The body, as it came.
-    pub body: Bytes,
-    /// When its last byte arrived, by the clock.
-    pub received: OffsetDateTime,
-    /// When it arrived, for the deadline.
-    pub arrived: Instant,
-    /// What the configuration knows of its sender.
-    pub sender: Arc<Sender>,
-    /// W3C trace context of the sender.
-    pub traceparent: Option<String>,
-    /// How long the buses have before it is spooled, where its input keeps it meanwhile; none is the delivery
-    /// deadline. Within this time an output that is down is waited for.
-    pub patience: Option<Duration>,
-    /// Whether it becomes a dead letter if it cannot be published now, because it was received too often.
-    pub is_last_try: bool,
-    /// Its share of `delivery.max_in_flight_bytes`, see [`Bridge::admit`].
-    pub admission: Admission,
-}
-
-/// What the configuration knows of the sender of callbacks.
-#[derive(Clone, Debug, Default)]
-pub struct Sender {
-    /// Region of the Alibaba service.
-    pub region: Option<String>,
-    /// Account.
-    pub account_id: Option<String>,
-    /// Dialects that are taken; empty takes both.
-    pub dialects: Vec<Dialect>,
-}
-
-/// What became of a callback.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Every destination's bus has acknowledged it.
-    Published,
-    /// It is on the disk; the destinations that have not acknowledged it get it later.
-    Spooled,
-    /// The same event was accepted before, within the window.
-    Duplicate,
-    /// A route said to drop it.
-    Dropped,
-    /// It can't be published as it is, and is kept with the reason.
-    DeadLettered(DeadLetterReason),
-    /// Nothing is kept; the sender should try again.
-    Refused(Refusal),
-    /// It is no callback that is taken here; trying again can't help.
-    NotACallback {
-        /// Why it is none.
-        error: NotACallback,
-        /// Whether it is kept as a dead letter.
-        is_kept: bool,
-    },
-}
-
-impl Outcome {
-    /// The words that outcomes have in metrics and logs.
-    pub const LABELS: &[&str] =
-        &["published", "spooled", "duplicate", "dropped", "dead_lettered", "refused", "not_accepted"];
-
-    /// The word in metrics and logs.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Outcome::Published => "published",
-            Outcome::Spooled => "spooled",
-            Outcome::Duplicate => "duplicate",
-            Outcome::Dropped => "dropped",
-            Outcome::DeadLettered(_) | Outcome::NotACallback { is_kept: true, .. } => "dead_lettered",
-            Outcome::Refused(_) => "refused",
-            Outcome::NotACallback { is_kept: false, .. } => "not_accepted",
-        }
-    }
-}
-
-/// Why an event became a dead letter, in a closed list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DeadLetterReason {
-    /// No route took it.
-    Unrouted,
-    /// A route said so.
-    Routed,
-    /// It is no callback of a known dialect.
-    NotACallback,
-    /// It was changed on the disk.
-    Damaged,
-    /// It came from a queue as often as may be, and could not be published.
-    Exhausted,
-    /// A bus will never take it.
-    Publish(ErrorKind),
-}
-
-impl DeadLetterReason {
-    /// Every reason.
-    pub fn all() -> impl Iterator<Item = DeadLetterReason> {
-        let publish = ErrorKind::ALL
-            .into_iter()
-            .filter(|kind| kind.class() != ErrorClass::Transient)
-            .map(DeadLetterReason::Publish);
-        let others = [
-            DeadLetterReason::Unrouted,
-            DeadLetterReason::Routed,
-            DeadLetterReason::NotACallback,
-            DeadLetterReason::Damaged,
-            DeadLetterReason::Exhausted,
-        ];
-        others.into_iter().chain(publish)
-    }
-
-    /// What is said of it where no bus has said anything.
-    pub(crate) fn code(self, route: &str) -> String {
-        match self {
-            DeadLetterReason::Routed => format!("route {route}"),
-            DeadLetterReason::Unrouted => "no route took the event".to_owned(),
-            _ => String::new(),
-        }
-    }
-
-    /// The word in metrics and in the attribute `dlqreason`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            DeadLetterReason::Unrouted => "unrouted",
-            DeadLetterReason::Routed => "routed",
-            DeadLetterReason::NotACallback => "not_a_callback",
-            DeadLetterReason::Damaged => "damaged",
-            DeadLetterReason::Exhausted => "exhausted",
-            DeadLetterReason::Publish(kind) => kind.as_str(),
-        }
-    }
-}
-
-/// Why nothing was kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// Not every destination has acknowledged it in time.
-    NotPublished {
-        /// Outputs of the destinations that have not, each once.
-        outputs: Vec<String>,
-        /// How many have not.
-        failed: usize,
-        /// Of how many.
-        destinations: usize,
-    },
-    /// It should become a dead letter, but there is no place for those, or that place doesn't take it.
-    NoDeadLetters(DeadLetterReason),
-    /// What could not be published could not be kept either.
-    NotKept(FailureKind),
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refusal::NotPublished { outputs, failed, destinations } => write!(
-                formatter,
-                "{failed} of {destinations} destination{} did not acknowledge the event in time: {}",
-                if *destinations == 1 { "" } else { "s" },
-                outputs.join(", ")
-            ),
-            Refusal::NoDeadLetters(reason) => {
-                write!(formatter, "the event can't be published ({}) and no dead letter was kept", reason.as_str())
-            }
-            Refusal::NotKept(kind) => formatter.write_str(match kind {
-                FailureKind::SpoolFull => "not every destination acknowledged the event in time, and the spool is full",
-                FailureKind::LaneFull => {
-                    "not every destination acknowledged the event in time, and its topic has its share of the spool"
-                }
-                FailureKind::DeadLettersFull => {
-                    "the event cannot be published, and neither the dead letters nor the spool have room for it"
-                }
-                _ => "not every destination acknowledged the event in time, and it could not be written to the disk",
-            }),
-        }
-    }
-}
+use deliver::{Delivered, STORE_DEADLINE, in_time};
+pub use outcome::{DeadLetterReason, Outcome, Refusal};
+use output_handle::OutputHandle;
+pub use rules::Rules;
 
 /// How callbacks are delivered.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// Longest time from receipt to outcome.
+    /// Longest time from the arrival of a callback to its outcome.
     pub deadline: Duration,
-    /// How long a topic may have nothing but operator's errors until its older records become dead letters.
+    /// How long a topic may have only operator's errors before its older records become dead letters.
     pub give_up_after: Duration,
-    /// Callbacks that may be in delivery at once; more wait, which is back-pressure.
+    /// Most callbacks that are published at once. Further ones wait, which is back-pressure.
     pub max_in_flight: usize,
-    /// Bytes of bodies and envelopes that may be in memory at once.
+    /// Most bytes of bodies and envelopes in memory.
     pub max_in_flight_bytes: u64,
-    /// The window of ids.
+    /// The dedupe window.
     pub dedupe: DedupeSettings,
 }
 
-/// What callbacks are made into and where they go: the part of the configuration that can change while the bridge
-/// runs.
-#[derive(Debug)]
-pub struct Rules {
-    normalizer: Normalizer,
-    router: Router,
-    /// Counters of the routes, in their order.
-    route_matches: Vec<IntCounter>,
-    /// Where dead letters are published.
-    dead_letters: Option<Destination>,
-}
-
-impl Rules {
-    /// Puts the rules together. Every output they name must be among the bridge's.
-    pub fn new(normalizer: Normalizer, router: Router, dead_letters: Option<Destination>, metrics: &Metrics) -> Rules {
-        let counter = |name: &str| metrics.route_matches_total.with_label_values(&[name]);
-        let route_matches = router.routes().iter().map(|route| counter(&route.name)).collect();
-        Rules { normalizer, router, route_matches, dead_letters }
-    }
-
-    /// Names of the outputs that events may go to.
-    pub fn outputs(&self) -> impl Iterator<Item = &str> {
-        let destinations = self.router.routes().iter().flat_map(|route| match &route.action {
-            Action::To(destinations) => destinations.as_slice(),
-            Action::Drop | Action::DeadLetter => &[],
-        });
-        destinations.chain(&self.dead_letters).map(|destination| destination.output.as_str())
-    }
-}
-
-/// An output with its counters.
-#[derive(Debug)]
-struct Target {
-    output: Arc<dyn Output>,
-    published: IntCounter,
-    failures: Vec<(ErrorKind, IntCounter)>,
-    duration: Histogram,
-    /// What of the spool is for it.
-    lanes: Option<Arc<OutputLanes>>,
-}
-
-impl Target {
-    fn new(output: Arc<dyn Output>, store: Option<&Store>, metrics: &Metrics) -> Target {
-        let name = output.name();
-        let failures = |kind: ErrorKind| metrics.publish_failures_total.with_label_values(&[name, kind.as_str()]);
-        Target {
-            published: metrics.published_total.with_label_values(&[name]),
-            failures: ErrorKind::ALL.into_iter().map(|kind| (kind, failures(kind))).collect(),
-            duration: metrics.publish_duration_seconds.with_label_values(&[name]),
-            lanes: store.map(|store| store.lanes(name)),
-            output,
-        }
-    }
-}
+/// The output that rules name does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("events are to go to output `{0}`, which is not running")]
+pub struct UnknownOutput(pub String);
 
 /// The middle of the service.
 #[derive(Debug)]
 pub struct Bridge {
     rules: RwLock<Arc<Rules>>,
-    outputs: FxHashMap<String, Target>,
+    outputs: FxHashMap<String, OutputHandle>,
     delivery: Delivery,
     window: Window,
     store: Option<Store>,
-    room: Semaphore,
-    bytes: InFlightBytes,
-    /// Ends what is being published: it goes to the spool then.
+    /// Permits of `delivery.max_in_flight`.
+    in_flight_permits: Semaphore,
+    in_flight_bytes: InFlightBytes,
+    /// Ends what is being published. It then goes to the spool.
     cancel_in_flight: CancellationToken,
-    /// Callbacks between receipt and outcome.
+    /// Callbacks between arrival and outcome.
     in_flight: AtomicUsize,
     metrics: Metrics,
 }
 
 impl Bridge {
-    /// Puts the middle together. Every output that the rules name must be among the outputs; a record for one that
-    /// isn't fails as misconfigured. Without a store what cannot be published is refused. What is being published goes to
-    /// the spool when `cancel_in_flight` is cancelled.
+    /// Puts the middle together.
+    ///
+    /// * A record for an output that does not exist fails as misconfigured.
+    /// * Without a store, a callback that cannot be published is refused.
+    /// * Cancelling `cancel_in_flight` ends what is being published; it then goes to the spool.
     pub fn new(
         rules: Rules,
         outputs: Vec<Arc<dyn Output>>,
@@ -316,31 +97,32 @@ impl Bridge {
         cancel_in_flight: CancellationToken,
         metrics: Metrics,
     ) -> Bridge {
-        // Series that are there from the start can be alerted on before the first of their kind.
-        let outputs =
-            outputs.into_iter().map(|output| (output.name().to_owned(), Target::new(output, store.as_ref(), &metrics)));
+        // Series that exist from the start can be alerted on before their first event.
         for reason in DeadLetterReason::all() {
             metrics.dead_letters_total.with_label_values(&[reason.as_str()]);
             metrics.dead_letters_not_kept_total.with_label_values(&[reason.as_str()]);
         }
-        let outputs: FxHashMap<String, Target> = outputs.collect();
+        for result in replay::RESULTS {
+            metrics.dead_letters_replayed_total.with_label_values(&[result]);
+        }
+        let handle =
+            |output: Arc<dyn Output>| (output.name().to_owned(), OutputHandle::new(output, store.as_ref(), &metrics));
+        let outputs: FxHashMap<String, OutputHandle> = outputs.into_iter().map(handle).collect();
         for (output, records) in store.iter().flat_map(Store::backlogs) {
             if output != AWAITS_DEAD_LETTERS && !outputs.contains_key(&output) {
                 tracing::warn!(
                     output,
                     records,
-                    "the spool has records for an output that is not configured; they stay. `apsara-bridge spool move` gives them to another output"
+                    "the spool has records for an output that is not configured; they stay in the spool. \
+                     `apsara-bridge spool move` moves them to another output"
                 );
             }
-        }
-        for result in replay::RESULTS {
-            metrics.dead_letters_replayed_total.with_label_values(&[result]);
         }
         Bridge {
             rules: RwLock::new(Arc::new(rules)),
             outputs,
-            room: Semaphore::new(delivery.max_in_flight),
-            bytes: InFlightBytes::new(delivery.max_in_flight_bytes),
+            in_flight_permits: Semaphore::new(delivery.max_in_flight),
+            in_flight_bytes: InFlightBytes::new(delivery.max_in_flight_bytes),
             window: Window::new(delivery.dedupe, metrics.dedupe_ids.clone()),
             delivery,
             store,
@@ -354,19 +136,19 @@ impl Bridge {
         self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Puts other rules in the place of the present ones. Callbacks that are under way end by the old ones.
+    /// Replaces the rules. Callbacks that were accepted before end by the old ones.
     ///
     /// # Errors
-    /// The first output that they name and the bridge doesn't have; nothing has changed then.
-    pub fn change_rules(&self, rules: Rules) -> Result<(), String> {
+    /// The rules name an output that the bridge does not have. Nothing has changed then.
+    pub fn change_rules(&self, rules: Rules) -> Result<(), UnknownOutput> {
         if let Some(unknown) = rules.outputs().find(|name| !self.outputs.contains_key(*name)) {
-            return Err(unknown.to_owned());
+            return Err(UnknownOutput(unknown.to_owned()));
         }
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
         Ok(())
     }
 
-    /// The metrics it counts in.
+    /// The metrics in which the bridge counts.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -374,7 +156,7 @@ impl Bridge {
     /// The text that Prometheus reads; see [`Metrics::text`].
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Metrics::text`].
     pub fn metrics_text(&self) -> prometheus::Result<String> {
         if let Some(store) = &self.store {
             store.observe();
@@ -382,32 +164,32 @@ impl Bridge {
         self.metrics.text()
     }
 
-    /// Begins a callback's share of `delivery.max_in_flight_bytes`, which its input enlarges as the body arrives.
+    /// Begins a callback's share of `delivery.max_in_flight_bytes`. Its input enlarges the share as the body arrives.
     pub fn admit(&self) -> Admission {
-        self.bytes.begin()
+        self.in_flight_bytes.begin()
     }
 
-    /// The longest time from receipt to answer, unless the callback brings another one.
+    /// The longest time from arrival to answer of a callback without its own.
     pub fn deadline(&self) -> Duration {
         self.delivery.deadline
     }
 
-    /// Whether events that a bus doesn't take would be spooled now.
+    /// Whether an event that a bus does not acknowledge would be spooled now.
     pub fn can_spool(&self) -> bool {
         self.store.as_ref().is_some_and(Store::has_room)
     }
 
-    /// What is in the spool: outputs, each with its number of records. Empty without a spool.
+    /// Outputs with records in the spool, each with their number. Empty without a spool.
     pub fn backlogs(&self) -> Vec<(String, u64)> {
         self.store.as_ref().map(Store::backlogs).unwrap_or_default()
     }
 
-    /// Callbacks between receipt and outcome.
+    /// Number of callbacks between arrival and outcome.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Closes the store, when nothing is in flight any more.
+    /// Closes the store. Call it when nothing is in flight: later callbacks that cannot be published are refused.
     pub async fn close(&self) {
         if let Some(store) = &self.store {
             store.close().await;
@@ -416,62 +198,49 @@ impl Bridge {
 
     /// Whether every output has connected and is not known to be down.
     pub fn is_connected(&self) -> bool {
-        self.outputs.values().all(|target| target.output.health().is_up())
+        self.outputs.values().all(OutputHandle::is_up)
     }
 
     /// Whether an output has connected and is not known to be down.
     fn is_up(&self, output: &str) -> bool {
-        self.outputs.get(output).is_some_and(|target| target.output.health().is_up())
+        self.outputs.get(output).is_some_and(OutputHandle::is_up)
     }
 
     /// Names of the outputs that are not connected.
     pub fn disconnected(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self
-            .outputs
-            .iter()
-            .filter(|(_, target)| !target.output.health().is_up())
-            .map(|(name, _)| name.as_str())
-            .collect();
+        let mut names: Vec<&str> =
+            self.outputs.iter().filter(|(_, output)| !output.is_up()).map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();
         names
     }
 
-    /// Takes a callback to its end: normalizes it, routes it, publishes it, keeps what could not be published. Takes
-    /// at most the delivery deadline and the time of one durable write.
+    /// Brings a callback to its outcome: normalizes it, routes it, publishes it, and keeps what could not be published.
+    /// Takes at most the deadline of the callback and the time of one durable write.
     ///
-    /// Dropping the future gives the callback up, so that a caller whose own caller may hang up runs it as a task.
+    /// Cancelling it gives the callback up: nothing is acknowledged, and a copy of the event may have been published or
+    /// stored. A caller that may be cancelled runs it as a task.
     pub async fn accept(&self, callback: Callback) -> Outcome {
-        let _in_flight = InFlight::enter(self);
+        let _in_flight = self.enter_in_flight();
         let outcome = self.outcome(&callback).await;
-        let input = &*callback.input;
-        self.metrics.callbacks_total.with_label_values(&[input, outcome.label()]).inc();
-        let took = callback.arrived.elapsed();
-        self.metrics.callback_duration_seconds.with_label_values(&[input]).observe(took.as_secs_f64());
+        self.observe_outcome(&callback, &outcome);
         outcome
     }
 
     async fn outcome(&self, callback: &Callback) -> Outcome {
         let rules = self.rules();
-        let origin = Origin {
-            received: callback.received,
-            region: callback.sender.region.as_deref(),
-            account_id: callback.sender.account_id.as_deref(),
-            traceparent: callback.traceparent.as_deref(),
-            dialects: &callback.sender.dialects,
-        };
-        let normalized = match rules.normalizer.normalize(&callback.body, &origin) {
+        let normalized = match rules.normalizer.normalize(&callback.body, &callback.origin()) {
             Ok(normalized) => normalized,
-            Err(error) => return self.not_a_callback(callback, error).await,
+            Err(error) => return self.keep_body(callback, error).await,
         };
-        self.count(&rules, callback, &normalized);
+        self.observe_event(&rules, callback, &normalized);
         let event = Arc::new(normalized.event);
-        let deadline = callback.arrived + callback.patience.unwrap_or(self.delivery.deadline);
+        let deadline = callback.arrived + callback.max_publish_time.unwrap_or(self.delivery.deadline);
         let outcome = match self.window.claim(&event, deadline).await {
             Claim::Duplicate => Outcome::Duplicate,
-            Claim::Late => self.take(&rules, callback, &event).await.outcome,
+            Claim::Late => self.deliver(&rules, callback, &event).await.outcome,
             Claim::First(claimed) => {
-                let Delivered { outcome, is_delivered } = self.take(&rules, callback, &event).await;
-                if is_delivered {
+                let Delivered { outcome, is_accepted } = self.deliver(&rules, callback, &event).await;
+                if is_accepted {
                     claimed.accepted();
                 }
                 outcome
@@ -480,93 +249,21 @@ impl Bridge {
         if outcome == Outcome::Published {
             self.observe_age(&event);
         }
-        log_end(&event, &outcome);
+        observe::log_outcome(&event, &outcome);
         outcome
     }
 
-    /// Keeps what is no callback, for a person to look at.
-    async fn not_a_callback(&self, callback: &Callback, error: NotACallback) -> Outcome {
-        let reason = DeadLetterReason::NotACallback;
-        let letter = DeadLetter {
-            reason: reason.as_str().to_owned(),
-            code: error.to_string(),
-            input: Some(callback.input.to_string()),
-            sender: (callback.sender.region.clone(), callback.sender.account_id.clone()),
-            body: callback.body.clone(),
-            at: store::now(),
-            ..DeadLetter::default()
-        };
+    /// Stores a body that is not a callback, so that a person can look at it.
+    async fn keep_body(&self, callback: &Callback, error: NotACallback) -> Outcome {
         let is_kept = match &self.store {
             Some(store) => {
-                let until = callback.arrived + STORE_ANSWERS;
+                let letter = dead_letters::of_body(callback, &error);
+                let until = callback.arrived + STORE_DEADLINE;
                 in_time(until, store.keep(Vec::new(), vec![letter])).await.is_ok()
             }
             None => false,
         };
-        let counter =
-            if is_kept { &self.metrics.dead_letters_total } else { &self.metrics.dead_letters_not_kept_total };
-        counter.with_label_values(&[reason.as_str()]).inc();
-        tracing::warn!(input = %callback.input, bytes = callback.body.len(), %error, is_kept, "no callback");
+        self.observe_body(callback, &error, is_kept);
         Outcome::NotACallback { error, is_kept }
     }
-
-    fn count(&self, rules: &Rules, callback: &Callback, normalized: &Normalized) {
-        let catalogue = rules.normalizer.catalogue();
-        let r#type = normalized.event_type.map_or("other", |index| catalogue.events()[index].name.as_str());
-        self.metrics
-            .events_total
-            .with_label_values(&[normalized.dialect.as_str(), r#type, normalized.status.as_str()])
-            .inc();
-        set_to_now(&self.metrics.last_event_timestamp_seconds.with_label_values(&[&*callback.input]));
-    }
-
-    fn observe_age(&self, event: &Event) {
-        let Some(dialect) = event.get(&DIALECT) else { return };
-        let time = event
-            .get(&TIME)
-            .and_then(|text| OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok());
-        if let Some(time) = time {
-            let age = (OffsetDateTime::now_utc() - time).as_seconds_f64().max(0.0);
-            self.metrics.event_age_seconds.with_label_values(&[dialect]).observe(age);
-        }
-    }
-}
-
-/// Counts a callback that is in flight for as long as it is, however it ends.
-struct InFlight<'b>(&'b Bridge);
-
-impl InFlight<'_> {
-    fn enter(bridge: &Bridge) -> InFlight<'_> {
-        bridge.in_flight.fetch_add(1, Ordering::Relaxed);
-        bridge.metrics.in_flight.inc();
-        InFlight(bridge)
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.in_flight.dec();
-    }
-}
-
-fn log_end(event: &Event, outcome: &Outcome) {
-    if let Outcome::Refused(refusal) = outcome {
-        tracing::warn!(
-            id = event.id(),
-            r#type = event.get(&TYPE),
-            subject = event.get(&SUBJECT),
-            source = event.get(&SOURCE),
-            %refusal,
-            "refused"
-        );
-        return;
-    }
-    tracing::debug!(
-        id = event.id(),
-        r#type = event.get(&TYPE),
-        subject = event.get(&SUBJECT),
-        outcome = outcome.label(),
-        "callback ended"
-    );
 }

@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 use super::{fail, print, table};
 use crate::config::{self, Layer};
 use crate::dialect::{Catalogue, Normalizer, Origin};
-use crate::event::{DEFAULT_TYPE_PREFIX, STATUS, SUBJECT, TYPE};
+use crate::event::{Attribute, DEFAULT_TYPE_PREFIX};
 use crate::input::http::signature::sign;
 use crate::service::Service;
 use crate::telemetry::logs;
@@ -48,7 +48,7 @@ macro_rules! samples {
         /// Alibaba's sample callbacks by name.
         const SAMPLES: &[(&str, &[u8])] = &[$((
             $name,
-            include_bytes!(concat!("../../tests/fixtures/callbacks/", $name, ".json")),
+            include_bytes!(concat!("samples/", $name, ".json")),
         ),)*];
     };
 }
@@ -276,9 +276,9 @@ async fn post_samples(input: SocketAddr) -> Result<Vec<Expected>, String> {
         posted.push(Expected {
             name,
             id: event.id().to_owned(),
-            r#type: attribute(&TYPE).trim_start_matches(DEFAULT_TYPE_PREFIX).to_owned(),
-            status: attribute(&STATUS),
-            subject: attribute(&SUBJECT),
+            r#type: attribute(Attribute::Type).trim_start_matches(DEFAULT_TYPE_PREFIX).to_owned(),
+            status: attribute(Attribute::Status),
+            subject: attribute(Attribute::Subject),
             answer,
             took,
         });
@@ -302,7 +302,7 @@ fn read_back(brokers: &str, expected: usize) -> Result<HashMap<String, Vec<Found
                 .map_err(|error| format!("{topic}: {error}"))?;
         }
     }
-    consumer.assign(&assignment).map_err(|error| format!("topics can't be read: {error}"))?;
+    consumer.assign(&assignment).map_err(|error| format!("topics cannot be read: {error}"))?;
     let mut found: HashMap<String, Vec<Found>> = HashMap::new();
     let (start, mut count) = (Instant::now(), 0);
     while count < expected && start.elapsed() < PATIENCE {
@@ -374,12 +374,12 @@ fn look_further(brokers: &str, input: SocketAddr, admin: SocketAddr) -> String {
 mod tests {
     use super::*;
 
-    /// Two fixtures with the same content are one event, which would be published once.
+    /// Two samples with the same content are one event, and would be published once.
     #[test]
-    fn the_samples_are_all_the_fixtures_of_different_content() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/callbacks");
+    fn the_list_names_every_sample_of_different_content() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples");
         let mut files: Vec<std::path::PathBuf> = std::fs::read_dir(folder)
-            .expect("the folder of fixtures")
+            .expect("the folder of samples")
             .map(|file| file.expect("a file").path())
             .collect();
         files.sort_by_key(|file| file.file_stem().map(std::ffi::OsStr::to_owned));

@@ -11,7 +11,7 @@ use super::normalize::pretty;
 use super::{ConfigArgs, fail, print, read, shown, table};
 use crate::bridge::Sender;
 use crate::dialect::{Normalized, Normalizer, Origin};
-use crate::event::{Event, TYPE};
+use crate::event::{Attribute, Event};
 use crate::output::{Record, TopicRule};
 use crate::route::{Action, Destination};
 use crate::service::Settings;
@@ -41,7 +41,7 @@ impl Explain {
     pub(super) fn run(self) -> ExitCode {
         let body = match read(&self.file) {
             Ok(body) => body,
-            Err(error) => return fail(format!("{} can't be read: {error}", shown(&self.file))),
+            Err(error) => return fail(format!("{} cannot be read: {error}", shown(&self.file))),
         };
         let mut settings = None;
         if self.config.is_given() {
@@ -65,9 +65,7 @@ impl Explain {
         };
         let mut origin = Origin::at(OffsetDateTime::now_utc());
         if let Some(sender) = sender {
-            origin.region = sender.region.as_deref();
-            origin.account_id = sender.account_id.as_deref();
-            origin.dialects = &sender.dialects;
+            origin.sender = sender;
         }
         let normalized = match normalizer.normalize(&body, &origin) {
             Ok(normalized) => normalized,
@@ -91,7 +89,7 @@ fn head(normalizer: &Normalizer, normalized: &Normalized) -> String {
     };
     let rows = [
         vec!["Dialect".to_owned(), dialect.to_string()],
-        vec!["Type".to_owned(), event.get(&TYPE).unwrap_or_default().to_owned()],
+        vec!["Type".to_owned(), event.get(Attribute::Type).unwrap_or_default().to_owned()],
         vec![String::new(), known],
         vec!["Status".to_owned(), status.as_str().to_owned()],
     ];
@@ -103,11 +101,11 @@ fn explain_routes(settings: &Settings, event: &Event, text: &mut String) {
     let mut rows = Vec::new();
     let mut ended_by: Option<&str> = None;
     for route in settings.router.routes() {
-        let verdict = match (ended_by, route.try_take(event)) {
+        let verdict = match (ended_by, route.try_match(event)) {
             (Some(name), _) => format!("not tried: `{name}` took the event and doesn't continue"),
             (None, Err(why)) => format!("no: {why}"),
             (None, Ok(())) => {
-                if !route.goes_on {
+                if !route.continue_matching {
                     ended_by = Some(&route.name);
                 }
                 let action = match &route.action {
@@ -115,7 +113,7 @@ fn explain_routes(settings: &Settings, event: &Event, text: &mut String) {
                     Action::Drop => "yes: drops it",
                     Action::DeadLetter => "yes: makes it a dead letter",
                 };
-                format!("{action}{}", if route.goes_on { ", and goes on" } else { "" })
+                format!("{action}{}", if route.continue_matching { ", and continues" } else { "" })
             }
         };
         rows.push(vec![format!("  {}", route.name), verdict]);

@@ -196,7 +196,7 @@ fn print(text: impl AsRef<[u8]>) {
     let mut out = io::stdout().lock();
     if let Err(error) = out.write_all(text.as_ref()).and_then(|()| out.flush()) {
         if error.kind() != io::ErrorKind::BrokenPipe {
-            eprintln!("apsara-bridge: standard output can't be written: {error}");
+            eprintln!("apsara-bridge: standard output cannot be written: {error}");
             std::process::exit(i32::from(FAILED));
         }
         std::process::exit(0);

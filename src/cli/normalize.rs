@@ -49,7 +49,7 @@ impl Normalize {
             let text = match read(file) {
                 Ok(text) => text,
                 Err(error) => {
-                    wrong(String::new(), format!("can't be read: {error}"));
+                    wrong(String::new(), format!("cannot be read: {error}"));
                     continue;
                 }
             };

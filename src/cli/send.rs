@@ -60,7 +60,7 @@ impl Send {
         let body = match &self.file {
             Some(file) => match read(file) {
                 Ok(body) => body,
-                Err(error) => return fail(format!("{} can't be read: {error}", shown(file))),
+                Err(error) => return fail(format!("{} cannot be read: {error}", shown(file))),
             },
             None => sample(now).into_bytes(),
         };

@@ -9,3 +9,4 @@ pub mod suggest;
 pub mod units;
 pub mod validation;
 pub mod watch;
+pub(crate) mod words;

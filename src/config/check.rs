@@ -165,7 +165,7 @@ impl Destinations<'_> {
             }
             let matches = parse_match(&route.matches, self.type_prefix).unwrap_or_else(|errors| {
                 for error in errors {
-                    validation.wrong(&key(&format!("match.{}", error.key)), error.message);
+                    validation.wrong(&key(&format!("match.{}", error.attribute)), error.to_string());
                 }
                 Vec::new()
             });
@@ -173,12 +173,20 @@ impl Destinations<'_> {
             for filter in &route.filter {
                 match Filter::compile(filter) {
                     Ok(filter) => filters.push(filter),
-                    Err(errors) => errors.into_iter().for_each(|error| validation.wrong(&key("filter"), error)),
+                    Err(errors) => {
+                        errors.into_iter().for_each(|error| validation.wrong(&key("filter"), error.to_string()))
+                    }
                 }
             }
             let filter = if filters.len() > 1 { Some(Filter::All(filters)) } else { filters.pop() };
             let action = self.action(index, route, validation);
-            routes.push(Route { name: route.name.clone(), matches, filter, action, goes_on: route.goes_on });
+            routes.push(Route {
+                name: route.name.clone(),
+                matches,
+                filter,
+                action,
+                continue_matching: route.continue_matching,
+            });
         }
         routes
     }

@@ -1,16 +1,17 @@
-//! What is valid but looks like a mistake.
+//! Warnings about a valid configuration that is probably not what its author meant.
 
-use crate::dialect::Catalogue;
-use crate::route::{Action, Route, Router};
+use crate::common::suggest::did_you_mean;
+use crate::dialect::{Catalogue, Dialect, Status};
+use crate::event::Attribute;
+use crate::route::{Action, Pattern, Route, Router};
+
+/// Attributes that every event has.
+const ALWAYS_PRESENT: [Attribute; 5] =
+    [Attribute::Id, Attribute::Source, Attribute::Type, Attribute::Dialect, Attribute::Status];
 
 /// Warnings about routes and dead letters. `keeps_dead_letters` says whether there is a place for dead letters.
-pub(super) fn routes(
-    router: &Router,
-    catalogue: &Catalogue,
-    type_prefix: &str,
-    keeps_dead_letters: bool,
-) -> Vec<String> {
-    let mut warnings = router.warnings(catalogue, type_prefix);
+pub(super) fn all(router: &Router, catalogue: &Catalogue, type_prefix: &str, keeps_dead_letters: bool) -> Vec<String> {
+    let mut warnings = routes(router, catalogue, type_prefix);
     if keeps_dead_letters {
         return warnings;
     }
@@ -31,4 +32,103 @@ pub(super) fn routes(
         )
     }));
     warnings
+}
+
+/// Routes that can never match an event, and patterns that no known event has, one sentence each.
+fn routes(router: &Router, catalogue: &Catalogue, type_prefix: &str) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (position, route) in router.routes().iter().enumerate() {
+        if let Some(earlier) = router.routes()[..position].iter().find(|earlier| shadows(earlier, route)) {
+            warnings.push(format!(
+                "route `{}` can never match: the earlier route `{}` matches all of its events and does not continue",
+                route.name, earlier.name
+            ));
+        }
+        for (attribute, patterns) in &route.matches {
+            let Some(known) = known_values(*attribute, catalogue, type_prefix) else { continue };
+            for pattern in patterns.iter().filter(|pattern| !known.iter().any(|value| pattern.fits(value))) {
+                let hint = did_you_mean(pattern.as_str(), known.iter().map(String::as_str));
+                warnings.push(format!(
+                    "route `{}` matches {attribute} = `{}`, but no known event has it{hint}",
+                    route.name,
+                    pattern.as_str()
+                ));
+            }
+        }
+    }
+    warnings
+}
+
+/// Every value that an attribute can have, if the values form a closed list.
+fn known_values(attribute: Attribute, catalogue: &Catalogue, type_prefix: &str) -> Option<Vec<String>> {
+    match attribute {
+        Attribute::Status => Some(Status::ALL.map(|status| status.as_str().to_owned()).to_vec()),
+        Attribute::Dialect => Some(Dialect::ALL.map(|dialect| dialect.as_str().to_owned()).to_vec()),
+        Attribute::Type => {
+            Some(catalogue.events().iter().map(|event| format!("{type_prefix}{}", event.name)).collect())
+        }
+        _ => None,
+    }
+}
+
+/// Whether the earlier route leaves no event for the later one.
+fn shadows(earlier: &Route, later: &Route) -> bool {
+    !earlier.continue_matching
+        && earlier.filter.is_none()
+        && earlier.matches.iter().all(|(attribute, patterns)| {
+            ALWAYS_PRESENT.contains(attribute) && patterns.iter().any(|pattern| pattern.as_str() == "*")
+                || later.matches.iter().any(|(other, narrower)| {
+                    attribute == other
+                        && narrower.iter().all(|pattern| patterns.iter().any(|wide| covers(wide, pattern)))
+                })
+        })
+}
+
+/// Whether every value that fits the narrow pattern fits the wide one. False where the texts alone do not show it.
+fn covers(wide: &Pattern, narrow: &Pattern) -> bool {
+    match (wide, narrow) {
+        (_, Pattern::Exact(text)) => wide.fits(text),
+        (Pattern::Glob(_), _) if wide.as_str() == "*" => true,
+        _ => wide.as_str() == narrow.as_str(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::DEFAULT_TYPE_PREFIX;
+    use crate::route::parse_match;
+
+    fn route(name: &str, conditions: &[(&str, &str)]) -> Route {
+        let patterns =
+            conditions.iter().map(|(attribute, pattern)| ((*attribute).to_owned(), vec![(*pattern).to_owned()]));
+        Route {
+            name: name.to_owned(),
+            matches: parse_match(&patterns.collect(), DEFAULT_TYPE_PREFIX).expect("valid"),
+            filter: None,
+            action: Action::Drop,
+            continue_matching: false,
+        }
+    }
+
+    #[test]
+    fn routes_that_can_never_match_are_reported() {
+        let router = Router::new(vec![
+            route("all transcodes", &[("type", "*Transcode*")]),
+            route("mistyped", &[("status", "succes")]),
+            route("vod transcodes", &[("type", "TranscodeComplete"), ("dialect", "vod")]),
+            route("rest", &[]),
+            route("too late", &[("dialect", "ims")]),
+        ]);
+        assert_eq!(
+            routes(&router.expect("few patterns"), &Catalogue::built_in(), DEFAULT_TYPE_PREFIX),
+            [
+                "route `mistyped` matches status = `succes`, but no known event has it; did you mean `success`?",
+                "route `vod transcodes` can never match: the earlier route `all transcodes` matches all of its events \
+                 and does not continue",
+                "route `too late` can never match: the earlier route `rest` matches all of its events and does not \
+                 continue",
+            ]
+        );
+    }
 }

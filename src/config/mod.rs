@@ -194,7 +194,7 @@ fn check_all(reader: &mut Reader, with_inputs: bool, files: &mut Vec<(PathBuf, F
     }
     let (catalogue, router) = (catalogue?, router?);
     let keeps_dead_letters = store.is_some() || dead_letters.is_some();
-    let mut all_warnings = lint::routes(&router, &catalogue, &type_prefix, keeps_dead_letters);
+    let mut all_warnings = lint::all(&router, &catalogue, &type_prefix, keeps_dead_letters);
     all_warnings.append(&mut warnings);
     all_warnings.extend(store.iter().flat_map(StoreSettings::warnings));
     rereads.extend(secrets.iter().map(|(_, secret)| secret.clone() as Arc<dyn Reread>));

@@ -67,7 +67,7 @@ pub struct RawRoute {
     pub dead_letter: bool,
     /// Whether later routes are tried too.
     #[serde(rename = "continue", skip_serializing_if = "is_false")]
-    pub goes_on: bool,
+    pub continue_matching: bool,
 }
 
 /// A destination.

@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-/// Respells a key: blanks at both ends go, words join in lowerCamelCase, an acronym is a word.
+/// Respells a key: trims blanks, and joins its words in lowerCamelCase. An acronym is a word.
 ///
-/// `CoverURL` becomes `coverUrl`, `FileURLs` `fileUrls`, `VideoDNA` `videoDna`, `record_id` `recordId`. A key that
-/// holds anything but ASCII letters, digits, `_`, `-` and blanks, or no letter at all, is only trimmed: it is no
-/// name of Alibaba's, and its marks may mean something.
+/// `CoverURL` becomes `coverUrl`, `FileURLs` `fileUrls`, `VideoDNA` `videoDna`, `record_id` `recordId`. A key with
+/// other characters than ASCII letters, digits, `_`, `-` and blanks, or without a letter, is only trimmed: Alibaba's names
+/// are not like this, and the other characters may have a meaning.
 pub(super) fn respell(key: &str) -> Cow<'_, str> {
     let key = key.trim();
     let bytes = key.as_bytes();
@@ -33,8 +33,8 @@ pub(super) fn respell(key: &str) -> Cow<'_, str> {
     Cow::Owned(respelled)
 }
 
-/// Splits at separators, before a capital that follows a small letter or digit, and before the last capital of a
-/// run when small letters follow it, unless those are a lone plural `s`.
+/// Splits at separators, before a capital letter that follows a small letter or a digit, and before the last capital
+/// letter of a run if small letters follow it, except a single plural `s`.
 fn words(key: &str) -> impl Iterator<Item = &str> {
     key.split(['_', '-', ' ']).filter(|part| !part.is_empty()).flat_map(|part| {
         let bytes = part.as_bytes();
@@ -48,12 +48,12 @@ fn words(key: &str) -> impl Iterator<Item = &str> {
             }
         }
         cuts.push(bytes.len());
-        // A cut lies before an ASCII letter, so that slices end at characters.
+        // Every cut is before an ASCII letter, so that slices end at characters.
         cuts.windows(2).map(|pair| &part[pair[0]..pair[1]]).collect::<Vec<_>>()
     })
 }
 
-/// Whether the capital at `index` is the last of an acronym in the plural, as the `L` of `FileURLs`.
+/// Whether the capital letter at `index` is the last of an acronym in the plural, for example the `L` of `FileURLs`.
 fn ends_in_plural(bytes: &[u8], index: usize) -> bool {
     bytes[index + 1] == b's' && !bytes.get(index + 2).is_some_and(u8::is_ascii_lowercase)
 }
@@ -93,7 +93,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Spelling changes case and separators, never letters or digits.
+        /// Respelling changes case and separators, never letters or digits.
         #[test]
         fn respelling_loses_no_letter(key in "[A-Za-z0-9_ .é-]{0,12}") {
             let letters = |text: &str| text.to_lowercase().replace(['_', '-', ' '], "");

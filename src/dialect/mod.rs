@@ -1,14 +1,17 @@
 //! From the bytes of a callback to an [`Event`]: a pure function, the same for every transport.
 //!
-//! 1. The body is read as JSON ([`crate::event::json`]) and told apart by its shape: an object under `MessageBody`
-//!    is IMS, a flat object with `EventType` and `EventTime` is VOD, all else is [`NotACallback`].
-//! 2. Keys get one spelling (`keys`), values one type (`values`), as the [`catalogue`] says; what it doesn't know
-//!    is kept, key respelled, value untouched.
-//! 3. The outcome (`status`) and the ids become attributes; the id of the event is a hash of the callback's
-//!    content, so that a retry has the same id and any other callback another.
+//! 1. The body is read as JSON ([`crate::event::json`]). Its shape determines the dialect (`shape`): an object with
+//!    `MessageBody` is IMS, a flat object with `EventType` and `EventTime` is VOD, and everything else is
+//!    [`NotACallback`].
+//! 2. Keys get one spelling (`keys`) and values one type (`values`), as the [`Catalogue`] says. Fields that it does not
+//!    know are kept, with the key respelled and the value untouched.
+//! 3. The outcome (`status`) and the ids become attributes. The id of the event is a hash of the callback's content, so
+//!    that a retry has the same id and every other callback a different one.
 
-pub mod catalogue;
+mod catalogue;
 mod keys;
+mod origin;
+mod shape;
 mod status;
 mod transform;
 mod values;
@@ -19,65 +22,24 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use crate::event::json::{Json, JsonError, Members, write_string};
-use crate::event::{
-    ACCOUNTID, APPID, DATASCHEMA, DIALECT, Event, ID, JOBID, MEDIAID, PARTITIONKEY, RECORDEDTIME, SOURCE, STATUS,
-    SUBJECT, TIME, TRACEPARENT, TYPE,
-};
-pub use catalogue::{Catalogue, CatalogueError, Dialect, EventType};
+use crate::event::json::{Json, Members, write_string};
+use crate::event::{Attribute, Event};
+pub use catalogue::{Catalogue, CatalogueError, Dialect, ErrorFields, EventType};
+pub use origin::{Origin, Sender};
+pub use shape::NotACallback;
 pub use status::{Status, StatusRule};
 
-/// Fields that give the attribute `jobid`, first choice first.
+/// Fields of the attribute `jobid`, first choice first.
 const JOB_ID: [&str; 3] = ["jobId", "parentJobId", "mediaRefreshJobId"];
 
-/// What is known of a callback beside its body.
-#[derive(Clone, Debug)]
-pub struct Origin<'a> {
-    /// When its last byte arrived.
-    pub received: OffsetDateTime,
-    /// Region of the Alibaba service, from the configuration.
-    pub region: Option<&'a str>,
-    /// Account, from the configuration; the `UserId` of IMS goes before it.
-    pub account_id: Option<&'a str>,
-    /// W3C trace context of the sender.
-    pub traceparent: Option<&'a str>,
-    /// The dialects taken here; empty takes both.
-    pub dialects: &'a [Dialect],
-}
-
-impl Origin<'static> {
-    /// An origin of which nothing is known but the time.
-    pub fn at(received: OffsetDateTime) -> Self {
-        Origin { received, region: None, account_id: None, traceparent: None, dialects: &[] }
-    }
-}
-
-/// Why a body is no callback of a known dialect. The text names what is wrong and where; it quotes no more of the
-/// body than a key.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotACallback {
-    /// No JSON, or JSON that the bridge doesn't read.
-    #[error(transparent)]
-    Json(#[from] JsonError),
-    /// JSON, but no object.
-    #[error("the body is {0}; expected a JSON object with `EventType`")]
-    NotAnObject(&'static str),
-    /// An object of neither shape.
-    #[error("neither a VOD nor an IMS callback: {0}")]
-    UnknownDialect(String),
-    /// A callback whose dialect is not taken here.
-    #[error("a callback of dialect {0}, which is not among the `dialects` taken here")]
-    DialectNotTaken(Dialect),
-}
-
-/// A callback as normalized, with what metrics want to know of it.
+/// A normalized callback, with the labels of its metrics.
 #[derive(Clone, Debug)]
 pub struct Normalized {
     /// The envelope.
     pub event: Event,
     /// Its dialect.
     pub dialect: Dialect,
-    /// The EventType's name where the catalogue knows it.
+    /// Position of its event type in the catalogue; none for an EventType that the catalogue does not know.
     pub event_type: Option<usize>,
     /// The outcome.
     pub status: Status,
@@ -93,7 +55,7 @@ pub struct Normalizer {
 }
 
 impl Normalizer {
-    /// A normalizer for a catalogue; every `type` starts with the prefix.
+    /// A normalizer for a catalogue. Every `type` starts with the prefix.
     pub fn new(catalogue: Catalogue, type_prefix: impl Into<String>) -> Normalizer {
         let type_prefix = type_prefix.into();
         let names = catalogue
@@ -107,23 +69,22 @@ impl Normalizer {
         Normalizer { catalogue, type_prefix, names }
     }
 
-    /// The catalogue it works by.
+    /// The catalogue that it uses.
     pub fn catalogue(&self) -> &Catalogue {
         &self.catalogue
     }
 
-    /// What every `type` starts with.
+    /// The prefix of every `type`.
     pub fn type_prefix(&self) -> &str {
         &self.type_prefix
     }
 
     /// The event of a callback's body.
     ///
-    /// Never panics, needs memory in proportion to the body, and takes no time that depends on anything but its
-    /// size.
+    /// Never panics. Memory and time grow in proportion to the size of the body.
     ///
     /// # Errors
-    /// [`NotACallback`] tells what keeps the body from being a callback of a known dialect.
+    /// [`NotACallback`] when the body is not a callback of a dialect that the sender's configuration accepts.
     pub fn normalize(&self, body: &[u8], origin: &Origin<'_>) -> Result<Normalized, NotACallback> {
         let text = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
         let json = Json::parse(text)?;
@@ -133,12 +94,13 @@ impl Normalizer {
             json.write_canonical(&mut canonical);
             hex(&Sha256::digest(&canonical)[..16])
         };
-        let dialect = tell_apart(&json)?;
-        if !origin.dialects.is_empty() && !origin.dialects.contains(&dialect) {
-            return Err(NotACallback::DialectNotTaken(dialect));
+        let dialect = shape::dialect_of(&json)?;
+        let accepted = &origin.sender.dialects;
+        if !accepted.is_empty() && !accepted.contains(&dialect) {
+            return Err(NotACallback::DialectNotAccepted(dialect));
         }
         let id = id_of(dialect);
-        let Callback { event_type, event_time, user_id, payload } = unwrap(dialect, json);
+        let shape::Parts { event_type, event_time, user_id, payload } = shape::unwrap(dialect, json);
 
         let known = self.catalogue.find(dialect, &event_type);
         let (index, entry) = known.map_or((None, None), |(index, entry)| (Some(index), Some(entry)));
@@ -158,7 +120,7 @@ impl Normalizer {
                 (name.into(), dataschema(dialect, &event_type).into())
             }
         };
-        // An alias, or a name that no attribute can hold as it is, is not lost.
+        // The data keeps an alias, and a name that an attribute cannot hold as it is.
         let is_own_name = entry.is_some_and(|entry| entry.name == event_type);
         if !is_own_name && (index.is_some() || crate::event::clean(Cow::Borrowed(&r#type)) != *r#type) {
             transform::insert(&mut members, "eventType", Json::String(event_type.clone()));
@@ -173,153 +135,35 @@ impl Normalizer {
             .iter()
             .find_map(|name| field(name))
             .or_else(|| catalogue::DEFAULT_SUBJECT.iter().find_map(|name| field(name)));
-        let account_id = user_id.as_deref().or(origin.account_id);
+        let account_id = user_id.as_deref().or(origin.sender.account_id.as_deref());
         let media = field("mediaId");
 
         let mut event = Event::new(write(&members, body.len()));
-        event.set(&ID, id);
-        match source(dialect, origin.region, account_id) {
-            Cow::Borrowed(short) => event.set_static(&SOURCE, short),
-            Cow::Owned(long) => event.set(&SOURCE, long),
+        event.set(Attribute::Id, id);
+        match source(dialect, origin.sender.region.as_deref(), account_id) {
+            Cow::Borrowed(short) => event.set_static(Attribute::Source, short),
+            Cow::Owned(long) => event.set(Attribute::Source, long),
         }
-        event.set_shared(&TYPE, &r#type);
+        event.set_shared(Attribute::Type, &r#type);
         let shared_subject: Arc<str> = subject.unwrap_or_default().into();
-        event.set_shared(&SUBJECT, &shared_subject);
-        event.set(&TIME, time.as_deref().unwrap_or_default());
-        event.set_shared(&DATASCHEMA, &dataschema);
-        event.set_static(&DIALECT, dialect.as_str());
-        event.set_static(&STATUS, status.as_str());
+        event.set_shared(Attribute::Subject, &shared_subject);
+        event.set(Attribute::Time, time.as_deref().unwrap_or_default());
+        event.set_shared(Attribute::DataSchema, &dataschema);
+        event.set_static(Attribute::Dialect, dialect.as_str());
+        event.set_static(Attribute::Status, status.as_str());
         if media == subject {
-            event.set_shared(&MEDIAID, &shared_subject);
+            event.set_shared(Attribute::MediaId, &shared_subject);
         } else {
-            event.set(&MEDIAID, media.unwrap_or_default());
+            event.set(Attribute::MediaId, media.unwrap_or_default());
         }
-        event.set(&JOBID, JOB_ID.iter().find_map(|name| field(name)).unwrap_or_default());
-        event.set(&ACCOUNTID, account_id.unwrap_or_default());
-        event.set(&APPID, field("appId").unwrap_or_default());
-        event.set_shared(&PARTITIONKEY, &shared_subject);
-        event.set(&RECORDEDTIME, milliseconds(origin.received));
-        event.set(&TRACEPARENT, origin.traceparent.unwrap_or_default());
+        event.set(Attribute::JobId, JOB_ID.iter().find_map(|name| field(name)).unwrap_or_default());
+        event.set(Attribute::AccountId, account_id.unwrap_or_default());
+        event.set(Attribute::AppId, field("appId").unwrap_or_default());
+        event.set_shared(Attribute::PartitionKey, &shared_subject);
+        event.set(Attribute::RecordedTime, milliseconds(origin.received));
+        event.set(Attribute::Traceparent, origin.traceparent.unwrap_or_default());
         Ok(Normalized { event, dialect, event_type: index, status })
     }
-}
-
-/// A callback taken out of the shape of its dialect.
-struct Callback<'a> {
-    event_type: Cow<'a, str>,
-    event_time: Json<'a>,
-    user_id: Option<Cow<'a, str>>,
-    /// All other members, those of `MessageBody` first.
-    payload: Members<'a>,
-}
-
-/// Finds a member by its key, blanks at its ends aside.
-fn member<'j, 'a>(members: &'j Members<'a>, key: &str) -> Option<&'j Json<'a>> {
-    members.iter().find(|(name, _)| name == key || name.trim() == key).map(|(_, value)| value)
-}
-
-fn article(json: &Json<'_>) -> &'static str {
-    match json {
-        Json::Null => "null",
-        Json::Bool(_) => "a boolean",
-        Json::Number(_) => "a number",
-        Json::String(_) => "a string",
-        Json::Array(_) => "an array",
-        Json::Object(_) => "an object",
-    }
-}
-
-/// Tells the dialect by the shape alone: many EventTypes exist in both.
-fn tell_apart(json: &Json<'_>) -> Result<Dialect, NotACallback> {
-    let Json::Object(members) = json else {
-        return Err(NotACallback::NotAnObject(article(json)));
-    };
-    let unknown = |message: String| Err(NotACallback::UnknownDialect(message));
-    match member(members, "EventType") {
-        Some(Json::String(text)) if !text.trim().is_empty() => {}
-        Some(Json::String(_)) => return unknown("`EventType` is empty".to_owned()),
-        Some(other) => return unknown(format!("`EventType` is {}; expected a string", article(other))),
-        None => return unknown(format!("`EventType` is missing{}", look_alike(members))),
-    }
-    if member(members, "EventTime").is_none() {
-        return unknown(format!("`EventTime` is missing{}", look_alike(members)));
-    }
-    match member(members, "MessageBody") {
-        Some(Json::Object(_)) => Ok(Dialect::Ims),
-        Some(Json::String(text)) if matches!(Json::parse(text.as_bytes()), Ok(Json::Object(_))) => Ok(Dialect::Ims),
-        Some(other) => unknown(format!("`MessageBody` is {}; expected an object", article(other))),
-        None if is_volcengine(members) => unknown(
-            "`Version`, `RequestId` and the object `Data` beside `EventType` are the shape of Volcengine's callbacks"
-                .to_owned(),
-        ),
-        None => Ok(Dialect::Vod),
-    }
-}
-
-/// Volcengine's VOD uses VOD's own header names and an `EventType` too, but wraps its fields in `Data`.
-fn is_volcengine(members: &Members<'_>) -> bool {
-    ["Version", "RequestId"].iter().all(|key| member(members, key).is_some())
-        && matches!(member(members, "Data"), Some(Json::Object(_)))
-}
-
-/// Names the service whose message a foreign body resembles.
-fn look_alike(members: &Members<'_>) -> &'static str {
-    let has = |key: &str| member(members, key).is_some();
-    if has("specversion") {
-        "; the body is a CloudEvent, as EventBridge sends it"
-    } else if (has("State") || has("state")) && (has("JobId") || has("jobId"))
-        || has("MediaWorkflowExecution")
-        || has("RunId")
-    {
-        "; the body looks like a message of ApsaraVideo Media Processing (MPS), which is another service"
-    } else if members.iter().any(|(key, value)| key.ends_with("Event") && matches!(value, Json::Object(_))) {
-        "; the body looks like a callback of Tencent Cloud VOD"
-    } else if has("TopicOwner") || has("SubscriptionName") {
-        "; the body looks like the notification of an MNS topic"
-    } else {
-        ""
-    }
-}
-
-/// Takes a callback whose shape was told apart out of that shape.
-fn unwrap(dialect: Dialect, json: Json<'_>) -> Callback<'_> {
-    let mut callback =
-        Callback { event_type: Cow::Borrowed(""), event_time: Json::Null, user_id: None, payload: Vec::new() };
-    let mut siblings = Vec::new();
-    let members = if let Json::Object(members) = json { members } else { Vec::new() };
-    for (key, value) in members {
-        match (key.trim(), value) {
-            ("EventType", Json::String(text)) if callback.event_type.is_empty() => {
-                callback.event_type = match text {
-                    Cow::Borrowed(text) => Cow::Borrowed(text.trim()),
-                    Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
-                };
-            }
-            ("EventTime", value) if callback.event_time == Json::Null => callback.event_time = value,
-            ("UserId", Json::Number(text) | Json::String(text))
-                if dialect == Dialect::Ims && callback.user_id.is_none() =>
-            {
-                let id = text.trim();
-                if !id.is_empty() {
-                    callback.user_id = Some(Cow::Owned(id.to_owned()));
-                }
-                // What the attribute can't hold as it is stays in the data too.
-                if crate::event::clean(Cow::Borrowed(id)) != text {
-                    siblings.push((key, Json::String(text)));
-                }
-            }
-            ("MessageBody", Json::Object(body)) if dialect == Dialect::Ims => callback.payload = body,
-            ("MessageBody", Json::String(text)) if dialect == Dialect::Ims => {
-                match Json::parse(text.as_bytes()).map(Json::into_owned) {
-                    Ok(Json::Object(body)) => callback.payload = body,
-                    _ => siblings.push((key, Json::String(text))),
-                }
-            }
-            (_, value) => siblings.push((key, value)),
-        }
-    }
-    callback.payload.append(&mut siblings);
-    callback
 }
 
 fn source(dialect: Dialect, region: Option<&str>, account_id: Option<&str>) -> Cow<'static, str> {
@@ -327,7 +171,7 @@ fn source(dialect: Dialect, region: Option<&str>, account_id: Option<&str>) -> C
         Dialect::Vod => "acs:vod",
         Dialect::Ims => "acs:ims",
     };
-    // The source is a URI reference; an account that is none of Alibaba's numbers must not break it.
+    // The source is a URI reference. A malformed account id must not make it invalid.
     let account_id = account_id.filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric()));
     match (region, account_id) {
         (Some(region), Some(account_id)) => Cow::Owned(format!("{short}:{region}:{account_id}")),
@@ -335,7 +179,7 @@ fn source(dialect: Dialect, region: Option<&str>, account_id: Option<&str>) -> C
     }
 }
 
-/// Name of the shape of `data`: a URN, so that it holds no character that a URI doesn't.
+/// URN of the schema of `data`. Characters that a URI does not allow are percent-encoded.
 fn dataschema(dialect: Dialect, event_type: &str) -> String {
     let mut name = String::with_capacity(event_type.len());
     for byte in crate::event::cut(event_type, 256).bytes() {
@@ -368,7 +212,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }
 
-/// The moment in RFC 3339, UTC, to the millisecond.
+/// The time in RFC 3339, UTC, to the millisecond.
 fn milliseconds(moment: OffsetDateTime) -> String {
     let utc = moment.to_offset(time::UtcOffset::UTC);
     let mut text = String::with_capacity(24);

@@ -1,71 +1,43 @@
-//! The outcome of the work a callback tells of.
+//! The outcome of the work that a callback reports.
 
+use crate::common::words::words;
 use crate::event::json::{Json, Members};
 
-/// What became of the job: the value of the attribute `status`.
-///
-/// Ordered from best to worst, so that the worst of several outcomes is their maximum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Status {
-    /// All of it worked.
-    Success,
-    /// It was left out on purpose.
-    Skipped,
-    /// It has not ended yet.
-    Progress,
-    /// The callback has a word that no table knows, or none at all.
-    Unknown,
-    /// Some of its parts failed.
-    Partial,
-    /// Somebody stopped it.
-    Canceled,
-    /// It failed.
-    Failure,
-}
-
-impl Status {
-    /// Every status, for tables and labels.
-    pub const ALL: [Status; 7] = [
-        Status::Success,
-        Status::Partial,
-        Status::Failure,
-        Status::Canceled,
-        Status::Skipped,
-        Status::Progress,
-        Status::Unknown,
-    ];
-
-    /// The word that stands in the attribute, in metrics and in the catalogue.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Status::Success => "success",
-            Status::Skipped => "skipped",
-            Status::Progress => "progress",
-            Status::Unknown => "unknown",
-            Status::Partial => "partial",
-            Status::Canceled => "canceled",
-            Status::Failure => "failure",
-        }
-    }
-
-    /// The status of a word of [`Status::as_str`].
-    pub fn from_word(word: &str) -> Option<Status> {
-        Status::ALL.into_iter().find(|status| status.as_str() == word)
+words! {
+    /// The outcome of the job: the value of the attribute `status`.
+    ///
+    /// Ordered from best to worst, so that the worst of several outcomes is their maximum.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub enum Status {
+        /// All of it worked.
+        Success = "success",
+        /// It was skipped on purpose.
+        Skipped = "skipped",
+        /// It has not ended yet.
+        Progress = "progress",
+        /// The callback has an unknown word, or none.
+        Unknown = "unknown",
+        /// Some of its parts failed.
+        Partial = "partial",
+        /// Somebody stopped it.
+        Canceled = "canceled",
+        /// It failed.
+        Failure = "failure",
     }
 }
 
-/// Where the outcome of an event stands.
+/// Where the outcome of an event type is found.
 #[derive(Debug)]
 pub struct StatusRule {
     /// Field that holds the word.
     pub field: String,
-    /// Words of this field alone, tried before the common ones.
+    /// Words of this field only, tried before the common ones.
     pub words: Vec<(String, Status)>,
-    /// Fields with a further outcome; the worst counts.
+    /// Fields with a further outcome. The worst outcome counts.
     pub also: Vec<String>,
-    /// Whether the outcomes of the parts are weighed too.
+    /// Whether the outcomes of the parts count too.
     pub parts: bool,
-    /// The outcome where there is no word.
+    /// The outcome if there is no word.
     pub default: Option<Status>,
 }
 
@@ -75,8 +47,8 @@ impl Default for StatusRule {
     }
 }
 
-/// Reads the outcome from normalized data by the rule of its event type; `common` knows the words of all types, and
-/// `is_customers` the fields that hold the customer's own data, which says nothing of the outcome.
+/// Reads the outcome from normalized data by the rule of its event type. `common` knows the words of all types.
+/// `is_customers` knows the fields with the customer's own data, which says nothing about the outcome.
 pub(super) fn status(
     data: &Members<'_>,
     rule: &StatusRule,
@@ -95,7 +67,7 @@ pub(super) fn status(
     };
     let failed = field("error").is_some();
     let mut status = match outcome(&rule.field) {
-        // An error is a failure where no word says more: none at all, or an unknown one beside words of its own.
+        // An error means failure if there is no word, or an unknown word in a field with words of its own.
         None if failed => Status::Failure,
         Some(Status::Unknown) if failed && rule.field != "status" => Status::Failure,
         Some(word) => word,
@@ -110,7 +82,7 @@ pub(super) fn status(
     status
 }
 
-/// The outcomes of the parts: of every top-level object, or array of objects, that has a status of its own.
+/// The outcomes of the parts: of every top-level object, and of every item of a top-level array, that has a status.
 fn parts(
     data: &Members<'_>,
     common: impl Fn(&str) -> Option<Status>,
@@ -128,8 +100,8 @@ fn parts(
         .collect()
 }
 
-/// Weighs the whole's own word with its parts: what is called a success but holds failed parts is partial, and a
-/// failure when none of them worked. A word that says less than the parts, or none, gives way to them.
+/// Combines the word of the whole with its parts. A success with failed parts is partial, or a failure if no part
+/// succeeded. An unknown or missing word is replaced by the outcome of the parts.
 fn with_parts(whole: Status, parts: Vec<Status>) -> Status {
     let any = |wanted: Status| parts.contains(&wanted);
     let failed = any(Status::Failure) || any(Status::Canceled) || any(Status::Partial);
@@ -147,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_outweigh_the_word_of_the_whole() {
+    fn parts_change_the_outcome_of_the_whole() {
         use Status::*;
         for (whole, parts, expected) in [
             (Success, vec![], Success),

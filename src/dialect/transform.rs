@@ -1,7 +1,7 @@
 //! From the members of a callback to those of `data`: names, types, decoding, the error.
 //!
-//! Nothing is lost: every leaf that goes in, decoded where it was JSON in a string, comes out, but for the empty
-//! strings of an error that isn't there.
+//! Nothing is lost: every leaf of the callback, decoded if it was JSON in a string, is in `data`. The only exception:
+//! the empty strings of an absent error.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -12,10 +12,10 @@ use super::catalogue::{Catalogue, EventType, Kind, ShapeId};
 use super::status::{Status, StatusRule, status};
 use super::values;
 
-/// Where the rest of an id goes that came as JSON in a string: IMS calls such an object the job's input.
+/// Member for the rest of an id that came as an object. IMS calls such an object the input of a job.
 const ID_REST: &str = "input";
 
-/// Normalized members and their outcome.
+/// Normalized members with their outcome.
 pub(super) struct Data<'a> {
     pub(super) members: Members<'a>,
     pub(super) status: Status,
@@ -24,7 +24,7 @@ pub(super) struct Data<'a> {
 /// Normalizes the payload of a callback.
 pub(super) fn data<'a>(catalogue: &'a Catalogue, entry: Option<&EventType>, payload: Members<'a>) -> Data<'a> {
     let walk = Walk { catalogue };
-    // `data` lies one level inside the envelope.
+    // `data` is one level inside the envelope.
     let mut members = walk.object(Catalogue::TOP, payload, 1);
     let default_rule;
     let rule = match entry {
@@ -44,19 +44,19 @@ pub(super) fn data<'a>(catalogue: &'a Catalogue, entry: Option<&EventType>, payl
     Data { members, status }
 }
 
-/// Adds a member under a name that no other has; see [`free_name`].
+/// Adds a member under a free name; see [`free_name`].
 pub(super) fn insert<'a>(members: &mut Members<'a>, name: &'static str, value: Json<'a>) {
     let name = free_name(Cow::Borrowed(name), Cow::Borrowed(name), |name| members.iter().any(|(key, _)| key == name));
     members.push((name, value));
 }
 
-/// The wanted name, or the one it came under, or that with underscores behind it, whichever is free first.
+/// The first free name: the wanted one, the one the member came with, or the latter with underscores appended.
 fn free_name<'a>(wanted: Cow<'a, str>, own: Cow<'a, str>, taken: impl Fn(&str) -> bool) -> Cow<'a, str> {
     if !taken(&wanted) {
         return wanted;
     }
     let mut name = own;
-    // Doubled each time, so that no callback can hold so many names that this takes long.
+    // Doubled each time, so that no callback can make this slow with many names.
     let mut underscores = 1;
     while taken(&name) {
         name = Cow::Owned(format!("{name}{}", "_".repeat(underscores)));
@@ -65,7 +65,7 @@ fn free_name<'a>(wanted: Cow<'a, str>, own: Cow<'a, str>, taken: impl Fn(&str) -
     name
 }
 
-/// One walk through a payload; names that the catalogue knows are borrowed from it.
+/// One walk through a payload. Names that the catalogue knows are borrowed from it.
 struct Walk<'a> {
     catalogue: &'a Catalogue,
 }
@@ -78,7 +78,7 @@ impl<'a> Walk<'a> {
         for (key, value) in members {
             let (name, kind) = self.catalogue.field(shape, &key);
             let value = match kind {
-                // An object has one id; a second one, by some synonym, keeps the shape it came in.
+                // An object has one id. A second one, under a synonym, keeps its shape.
                 Kind::Id if rest.is_none() => {
                     let id;
                     (id, rest) = self.id(value, depth + 1);
@@ -134,7 +134,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A value of no declared shape: keys are respelled, scalars untouched.
+    /// A value without a declared shape: keys are respelled, scalars are kept.
     fn open(&self, value: Json<'a>, depth: usize) -> Json<'a> {
         match value {
             Json::Object(members) => Json::Object(self.object(Catalogue::OPEN, members, depth)),
@@ -143,7 +143,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The customer's own data: decoded as deep as it is JSON, otherwise exactly as it came.
+    /// The customer's own data: decoded where it is JSON, otherwise exactly as it came.
     fn verbatim(&self, value: Json<'a>, depth: usize) -> Json<'a> {
         match self.decoded(value, depth) {
             Json::Array(items) => Json::Array(items.into_iter().map(|item| self.verbatim(item, depth + 1)).collect()),
@@ -154,7 +154,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// An id, and what came with it where it was an object that holds it as `media`.
+    /// An id, and the object that it came in, if it was the member `media` of one.
     fn id(&self, value: Json<'a>, depth: usize) -> (Json<'a>, Option<Json<'a>>) {
         match self.open(self.decoded(value, depth), depth) {
             rest @ Json::Object(_) => {
@@ -168,8 +168,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The object or array that a string holds as JSON; any other value as it came, also where the decoded one
-    /// would nest too deep.
+    /// The object or array that a string holds as JSON. Every other value as it came, also if the decoded one would nest
+    /// too deep.
     fn decoded(&self, value: Json<'a>, depth: usize) -> Json<'a> {
         let Json::String(text) = &value else { return value };
         if !text.trim_start().starts_with(['{', '[']) {
@@ -182,7 +182,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// A member with the name it should have, where that is another than the one it came under.
+/// A member with the name that it should have; none if that is the name it came with.
 struct Named<'a> {
     name: Option<Cow<'a, str>>,
     own: Cow<'a, str>,
@@ -195,8 +195,8 @@ impl Named<'_> {
     }
 }
 
-/// Gives every member its name. Of several that want the same one, the member that came under it has it, else the
-/// first; the others stay under the name they came with.
+/// Gives every member its name. If several want the same name, the member that came with it gets it, else the first one.
+/// The others keep the names they came with.
 fn settle(named: Vec<Named<'_>>) -> Members<'_> {
     if !has_repeats(named.iter().map(Named::wanted)) {
         return named.into_iter().map(|member| (member.name.unwrap_or(member.own), member.value)).collect();
@@ -218,8 +218,8 @@ fn settle(named: Vec<Named<'_>>) -> Members<'_> {
         .collect()
 }
 
-/// Makes `error {code, message}` of two fields where at least one of them says something, and removes those that
-/// say nothing. An `error` that is there already stays, and so do the two fields then.
+/// Builds `error {code, message}` from two fields if at least one of them has a text, and removes empty ones. If there is
+/// an `error` already, everything stays as it is.
 fn lift_error(members: &mut Members<'_>, code: &str, message: &str) {
     if members.iter().any(|(key, _)| key == "error") {
         return;
@@ -231,7 +231,7 @@ fn lift_error(members: &mut Members<'_>, code: &str, message: &str) {
             continue;
         };
         let (_, value) = members.remove(index);
-        // What is removed in front of the place moves it.
+        // A field that is removed before the position moves it.
         position = Some(position.map_or(index, |earlier: usize| earlier.min(index)));
         if value.as_text().is_some_and(|text| !text.trim().is_empty()) {
             error.push((Cow::Borrowed(name), values::string(value)));
@@ -244,7 +244,7 @@ fn lift_error(members: &mut Members<'_>, code: &str, message: &str) {
     }
 }
 
-/// Makes `error` of the `error_info {code, message}` that live recording has.
+/// Renames the `error_info {code, message}` of live recording to `error`.
 fn rename_error_info(members: &mut Members<'_>) {
     if members.iter().any(|(key, _)| key == "error") {
         return;

@@ -1,7 +1,7 @@
-//! One typing of values: numbers, booleans, times and lists that arrive in other clothes.
+//! One type for each value: numbers, booleans, times and lists that arrive in other forms.
 //!
-//! Every function takes a value and gives it back in the wanted type, or as it came where it doesn't fit: nothing
-//! is lost by typing.
+//! Every function returns the value in the wanted type. A value that does not fit is returned as it came, so that nothing
+//! is lost.
 
 use std::borrow::Cow;
 
@@ -10,10 +10,10 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::event::json::{Json, is_number};
 
-/// Unix times from this value on are milliseconds: as seconds it lies in the year 5138.
+/// Unix times from this value on are milliseconds. In seconds it is in the year 5138.
 const FIRST_MILLISECOND_TIMESTAMP: i64 = 100_000_000_000;
 
-/// A number, from a string that holds one.
+/// A number, also from a string.
 pub(super) fn number(value: Json<'_>) -> Json<'_> {
     match value {
         Json::String(text) if is_number(text.trim()) && text.trim().parse::<f64>().is_ok_and(f64::is_finite) => {
@@ -26,7 +26,7 @@ pub(super) fn number(value: Json<'_>) -> Json<'_> {
     }
 }
 
-/// A boolean, from `true`/`false` as text in any case, or from 0 and 1.
+/// A boolean, also from `true` and `false` as text in any case, and from 0 and 1.
 pub(super) fn boolean(value: Json<'_>) -> Json<'_> {
     match value.as_text().map(str::trim) {
         Some("1") => Json::Bool(true),
@@ -37,7 +37,7 @@ pub(super) fn boolean(value: Json<'_>) -> Json<'_> {
     }
 }
 
-/// A string, from a number or a boolean too.
+/// A string, also from a number or a boolean.
 pub(super) fn string(value: Json<'_>) -> Json<'_> {
     match value {
         Json::Number(text) => Json::String(text),
@@ -46,7 +46,7 @@ pub(super) fn string(value: Json<'_>) -> Json<'_> {
     }
 }
 
-/// The parts of a comma list, trimmed; an empty text is an empty list.
+/// The trimmed parts of a comma-separated list. An empty text is an empty list.
 pub(super) fn list(value: Json<'_>) -> Json<'_> {
     match value {
         Json::String(text) if text.trim().is_empty() => Json::Array(Vec::new()),
@@ -57,7 +57,7 @@ pub(super) fn list(value: Json<'_>) -> Json<'_> {
     }
 }
 
-/// A time in RFC 3339, from one of the forms of [`rfc3339`] or from Unix seconds or milliseconds.
+/// A time in RFC 3339, from one of the forms of [`rfc3339`], or from Unix seconds or milliseconds.
 pub(super) fn time(value: Json<'_>) -> Json<'_> {
     let repaired = match &value {
         Json::String(text) => match rfc3339(text) {
@@ -71,13 +71,13 @@ pub(super) fn time(value: Json<'_>) -> Json<'_> {
     repaired.map_or(value, |text| Json::String(Cow::Owned(text)))
 }
 
-/// The time in RFC 3339, with its own digits and offset, or nothing where the text is no time.
+/// The time in RFC 3339, with its own digits and offset; none if the text is not a time.
 ///
-/// Repaired are: milliseconds behind a colon (`07:49:17:025Z`, VOD's AI events), a blank for the `T`, blanks
-/// around colons (MPS), a missing zone (Alibaba's pages say UTC), and offsets without a colon.
+/// Repairs milliseconds after a colon (`07:49:17:025Z`, AI events of VOD), a blank instead of the `T`, blanks around
+/// colons (MPS), a missing zone (Alibaba's pages say UTC), and offsets without a colon.
 pub(super) fn rfc3339(text: &str) -> Option<Cow<'_, str>> {
     let text = text.trim();
-    // Valid by the RFC, but common readers know neither the year 0 nor leap seconds.
+    // The RFC allows the year 0 and leap seconds, but common readers do not.
     if text.starts_with("0000") || text.get(16..19) == Some(":60") {
         return None;
     }
@@ -102,7 +102,7 @@ pub(super) fn rfc3339(text: &str) -> Option<Cow<'_, str>> {
     OffsetDateTime::parse(&repaired, &Rfc3339).is_ok().then_some(Cow::Owned(repaired))
 }
 
-/// Recognizes `2017-03-20T07:49:17Z`, the common form, without building a date: days beyond 28 go the long way.
+/// Recognizes `2017-03-20T07:49:17Z`, the common form, without building a date. Days after the 28th are parsed in full.
 fn is_plain_utc(text: &str) -> bool {
     let bytes = text.as_bytes();
     let two = |at: usize, below: u8| {
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn odd_times_are_repaired_and_others_are_none() {
+    fn odd_times_are_repaired_and_other_texts_are_not_times() {
         for (text, expected) in [
             ("2017-03-20T07:49:17Z", Some("2017-03-20T07:49:17Z")),
             ("2022-06-29T01:35:31.716Z", Some("2022-06-29T01:35:31.716Z")),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn values_get_the_declared_type_or_stay_as_they_came() {
+    fn values_get_the_declared_type_or_stay_as_they_are() {
         let text = |text: &'static str| Json::String(Cow::Borrowed(text));
         assert_eq!(number(text("100.0000000000")).to_string(), "100.0000000000");
         assert_eq!(number(text(" 5510872 ")).to_string(), "5510872");

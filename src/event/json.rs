@@ -1,8 +1,8 @@
-//! The JSON tree a callback is read into.
+//! The JSON tree of a callback.
 //!
-//! It differs from `serde_json::Value` in what the envelope promises: a number keeps the digits it came
-//! with, members keep their order, strings borrow from the input, and two members of one name are an error
-//! unless they are equal. Reading never recurses deeper than [`MAX_DEPTH`].
+//! It differs from `serde_json::Value` where the envelope promises more: numbers keep their digits, members keep their
+//! order, strings borrow from the input, and two members of one name are an error unless they are equal. Reading never
+//! recurses deeper than [`MAX_DEPTH`].
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -13,10 +13,10 @@ use hifijson::str::LexAlloc as _;
 use hifijson::token::Lex as _;
 use hifijson::{SliceLexer, token::Expect};
 
-/// How deep arrays and objects may nest, JSON inside strings included.
+/// Most levels of nested arrays and objects, with JSON inside strings.
 ///
-/// Alibaba's deepest payload (the AI review) has 8 levels. Common readers stop between 100 and 128, so that an
-/// envelope of this depth, with its own level on top, can be read by all of them.
+/// Alibaba's deepest payload (the AI review) has 8 levels. Common readers stop between 100 and 128 levels, so that all of
+/// them can read an envelope of this depth with its own level on top.
 pub const MAX_DEPTH: usize = 64;
 
 /// A JSON value that borrows from the text it was read from.
@@ -26,40 +26,40 @@ pub enum Json<'a> {
     Null,
     /// `true` or `false`.
     Bool(bool),
-    /// A number, as it was written.
+    /// A number with its digits as they were written.
     Number(Cow<'a, str>),
     /// A string, without its escapes.
     String(Cow<'a, str>),
     /// An array.
     Array(Vec<Json<'a>>),
-    /// The members of an object in the order they came; no key occurs twice.
+    /// The members of an object in their order. No key occurs twice.
     Object(Members<'a>),
 }
 
 /// The members of an object.
 pub type Members<'a> = Vec<(Cow<'a, str>, Json<'a>)>;
 
-/// Why a text is no JSON that the bridge reads.
+/// Why a text cannot be read as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
     /// The text breaks the grammar of JSON.
     #[error("not valid JSON at byte {byte}: {expected}")]
     Syntax {
-        /// Offset from the first byte of the text, 0-based.
+        /// Offset in the text, counted from 0.
         byte: usize,
-        /// What was wrong, or what should have stood there.
+        /// What is wrong, or what was expected.
         expected: String,
     },
     /// Arrays and objects nest deeper than [`MAX_DEPTH`].
     #[error("nested deeper than {MAX_DEPTH} levels at byte {byte}")]
     TooDeep {
-        /// Offset of the level that is one too many.
+        /// Offset of the first level that is too deep.
         byte: usize,
     },
-    /// One object has two members of one name with different values, so that readers would disagree.
+    /// An object has two members of one name with different values. Readers would disagree about it.
     #[error("key `{key}` occurs twice with different values, in the object that ends at byte {byte}")]
     DuplicateKey {
-        /// The repeated key, cut to a printable length.
+        /// The repeated key without control characters, at most 80 characters.
         key: String,
         /// Offset of the end of the object.
         byte: usize,
@@ -75,7 +75,7 @@ impl<'a> Json<'a> {
         Self::parse_within(text, MAX_DEPTH)
     }
 
-    /// As [`Json::parse`], with fewer levels left than [`MAX_DEPTH`]: for JSON inside a string.
+    /// As [`Json::parse`], with a limit of its own for the levels: for JSON inside a string.
     ///
     /// # Errors
     /// As [`Json::parse`].
@@ -85,15 +85,16 @@ impl<'a> Json<'a> {
             expected: "the text is not UTF-8".to_owned(),
         })?;
         let mut reader = Reader { lexer: SliceLexer::new(text.as_bytes()), text };
-        let first = reader.lexer.ws_peek().ok_or_else(|| reader.syntax("a value was expected, the text is empty"))?;
+        let first =
+            reader.lexer.ws_peek().ok_or_else(|| reader.syntax("a value was expected, but the text is empty"))?;
         let value = reader.value(first, levels)?;
         match reader.lexer.ws_peek() {
             None => Ok(value),
-            Some(_) => Err(reader.syntax("nothing was expected behind the value")),
+            Some(_) => Err(reader.syntax("nothing was expected after the value")),
         }
     }
 
-    /// The same tree without a borrow.
+    /// The same tree, without borrowing from the text.
     pub fn into_owned(self) -> Json<'static> {
         match self {
             Json::Null => Json::Null,
@@ -115,7 +116,7 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// The text of a string or the digits of a number: how an id is read.
+    /// The text of a string or the digits of a number. Ids are read this way.
     pub fn as_text(&self) -> Option<&str> {
         match self {
             Json::String(text) | Json::Number(text) => Some(text),
@@ -144,7 +145,7 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// Appends the value as JSON for people, two blanks a level.
+    /// Appends the value as JSON for people, indented by two blanks for each level.
     pub fn write_pretty(&self, indent: usize, out: &mut Vec<u8>) {
         let new_line = |indent: usize, out: &mut Vec<u8>| {
             out.push(b'\n');
@@ -175,7 +176,7 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// Appends the value as canonical JSON: compact, keys in byte order at every depth, numbers as they came.
+    /// Appends the value as canonical JSON: compact, keys in byte order at every depth, numbers with their digits.
     pub fn write_canonical(&self, out: &mut Vec<u8>) {
         match self {
             Json::Array(items) => write_array(items, out, Json::write_canonical),
@@ -197,7 +198,7 @@ impl fmt::Display for Json<'_> {
     }
 }
 
-/// Whether the text is a number by the grammar of JSON (RFC 8259 §6): no plus sign, no leading zero.
+/// Whether the text is a number in the grammar of JSON (RFC 8259 §6): without a plus sign and without leading zeros.
 pub fn is_number(text: &str) -> bool {
     let digits = |bytes: &[u8]| bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let mut rest = text.as_bytes();
@@ -233,7 +234,7 @@ pub fn write_string(text: &str, out: &mut Vec<u8>) {
         out.push(b'"');
         return;
     }
-    // Neither a string nor a Vec<u8> as its sink has a way to fail.
+    // Writing a string into a Vec<u8> cannot fail.
     serde_json::to_writer(out, text).expect("a string is written to memory");
 }
 
@@ -296,7 +297,7 @@ impl<'a> Reader<'a> {
     }
 
     fn string(&mut self) -> Result<Cow<'a, str>, JsonError> {
-        // Most strings have no escapes: those are a piece of the text, which is known to be UTF-8.
+        // Most strings have no escapes. They are borrowed from the text, which is known to be UTF-8.
         let start = self.byte() + 1;
         let rest = &self.text.as_bytes()[start..];
         match rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1F)) {
@@ -366,7 +367,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Drops members that repeat an earlier one word for word; refuses those that contradict one.
+    /// Drops members that equal an earlier one of the same name. Rejects members that differ from it.
     fn unique(&self, members: Members<'a>) -> Result<Members<'a>, JsonError> {
         if !has_repeats(members.iter().map(|(key, _)| key.as_ref())) {
             return Ok(members);
@@ -392,8 +393,8 @@ impl<'a> Reader<'a> {
 
 /// Whether a key occurs twice.
 ///
-/// Few keys are told apart by a 64-bit filter, which seldom makes a search necessary; many by a set, so that no
-/// object takes time that grows with the square of its size.
+/// A 64-bit filter distinguishes few keys and makes a search rare. A set distinguishes many keys, so that the time never
+/// grows with the square of the size of an object.
 pub fn has_repeats<'k>(keys: impl ExactSizeIterator<Item = &'k str> + Clone) -> bool {
     if keys.len() > 32 {
         let count = keys.len();
@@ -417,7 +418,7 @@ mod tests {
     use super::*;
 
     fn error(text: &str) -> String {
-        Json::parse(text.as_bytes()).expect_err("must be refused").to_string()
+        Json::parse(text.as_bytes()).expect_err("must be rejected").to_string()
     }
 
     fn written(text: &str) -> String {
@@ -434,18 +435,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_byte() {
-        assert_eq!(error(""), "not valid JSON at byte 0: a value was expected, the text is empty");
+    fn errors_name_the_byte() {
+        assert_eq!(error(""), "not valid JSON at byte 0: a value was expected, but the text is empty");
         assert_eq!(error(r#"{"a":1,}"#), "not valid JSON at byte 7: a key in double quotes was expected");
         assert_eq!(error(r#"{"a":1.}"#), "not valid JSON at byte 5: the number is malformed");
         assert_eq!(error(r#"{"a":1.e5}"#), "not valid JSON at byte 5: the number is malformed");
-        assert_eq!(error(r#"{"a":1} x"#), "not valid JSON at byte 8: nothing was expected behind the value");
+        assert_eq!(error(r#"{"a":1} x"#), "not valid JSON at byte 8: nothing was expected after the value");
         assert_eq!(error(&"[".repeat(10_000)), "nested deeper than 64 levels at byte 64");
-        assert!(error(r#"{"a":"\ud800"}"#).starts_with("not valid JSON at byte"), "an unpaired surrogate is no text");
+        assert!(error(r#"{"a":"\ud800"}"#).starts_with("not valid JSON at byte"), "an unpaired surrogate is not valid");
     }
 
     #[test]
-    fn a_repeated_key_is_dropped_when_equal_and_refused_when_not() {
+    fn a_repeated_key_is_dropped_if_equal_and_rejected_if_not() {
         assert_eq!(written(r#"{"a":1,"b":2,"a":1}"#), r#"{"a":1,"b":2}"#);
         assert_eq!(
             error(r#"{"a":1,"a":2}"#),
@@ -483,7 +484,7 @@ mod tests {
             let theirs = serde_json::from_str::<serde_json::Value>(&text);
             match (&ours, &theirs) {
                 (Err(JsonError::DuplicateKey { .. }), Ok(_)) => {}
-                // serde_json refuses what overflows a 64-bit float; here a number is its digits.
+                // serde_json rejects numbers that overflow a 64-bit float. Here a number is its digits.
                 (Ok(_), Err(error)) if error.to_string().starts_with("number out of range") => {}
                 _ => proptest::prop_assert_eq!(ours.is_ok(), theirs.is_ok(), "{:?} {:?}", ours, theirs),
             }

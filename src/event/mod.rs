@@ -1,112 +1,124 @@
 //! The envelope: a CloudEvents 1.0 event, its attributes, and its JSON.
 //!
 //! * [`Event`] holds validated attributes and the data as JSON text.
-//! * [`ATTRIBUTES`] is the one table of attribute names; routes and templates may name these and no others.
+//! * [`Attribute`] is the one table of attributes; routes and templates can name these and no others.
 //! * [`Mode`] and [`percent_encode`] are what the bindings of the outputs share.
 
 pub mod json;
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::common::words::words;
+
 /// The prefix of `type` unless `event.type_prefix` sets another.
 pub const DEFAULT_TYPE_PREFIX: &str = "com.aliyun.media.";
 
-/// The longest attribute value, in bytes; longer ones are cut at a character.
+/// Most bytes of an attribute value. Longer values are cut at a character.
 ///
-/// Attributes travel as headers, which brokers and proxies expect to be short; what was cut stays whole in `data`.
+/// Attributes travel as headers, and brokers and proxies expect short headers. `data` keeps the whole value.
 pub const MAX_ATTRIBUTE_BYTES: usize = 1024;
 
-/// One attribute that an event can have.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Attribute {
-    /// Name by the CloudEvents rules: lower-case letters and digits.
-    pub name: &'static str,
-    /// Header that carries it on Kafka.
-    pub kafka_header: &'static str,
-    /// Header that carries it on NATS.
-    pub nats_header: &'static str,
-    /// What the value is, for people.
-    pub description: &'static str,
-}
-
 macro_rules! attributes {
-    ($($constant:ident = $name:literal: $description:literal,)*) => {
-        $(
-            #[doc = $description]
-            pub static $constant: Attribute = Attribute {
-                name: $name,
-                kafka_header: concat!("ce_", $name),
-                nats_header: concat!("ce-", $name),
-                description: $description,
-            };
-        )*
+    ($($variant:ident = $name:literal: $description:literal,)*) => {
+        /// An attribute that an event can have. Routes and templates can name these and no others.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Attribute {
+            $(#[doc = $description] $variant,)*
+        }
 
-        /// Every attribute an event can have.
-        pub static ATTRIBUTES: &[&Attribute] = &[$(&$constant,)*];
+        impl Attribute {
+            /// Every attribute.
+            pub const ALL: &'static [Attribute] = &[$(Attribute::$variant,)*];
+
+            /// Name by the CloudEvents rules: lower-case letters and digits.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Attribute::$variant => $name,)*
+                }
+            }
+
+            /// The attribute of a name.
+            pub fn from_name(name: &str) -> Option<Attribute> {
+                match name {
+                    $($name => Some(Attribute::$variant),)*
+                    _ => None,
+                }
+            }
+
+            /// Header of bindings whose headers start with `ce_`.
+            pub const fn ce_underscore_header(self) -> &'static str {
+                match self {
+                    $(Attribute::$variant => concat!("ce_", $name),)*
+                }
+            }
+
+            /// Header of bindings whose headers start with `ce-`.
+            pub const fn ce_dash_header(self) -> &'static str {
+                match self {
+                    $(Attribute::$variant => concat!("ce-", $name),)*
+                }
+            }
+
+            /// What the value is, for people.
+            pub const fn description(self) -> &'static str {
+                match self {
+                    $(Attribute::$variant => $description,)*
+                }
+            }
+        }
     };
 }
 
 attributes! {
-    SPECVERSION = "specversion": "version of CloudEvents, `1.0`",
-    ID = "id": "hash of the callback's content: the same for every retry and either transport",
-    SOURCE = "source": "`acs:vod` or `acs:ims`, with `:region:account` when both are known",
-    TYPE = "type": "the type prefix and the EventType",
-    SUBJECT = "subject": "id of the thing the event is about: media, else job, else task",
-    TIME = "time": "when it happened, by Alibaba's EventTime",
-    DATACONTENTTYPE = "datacontenttype": "`application/json`",
-    DATASCHEMA = "dataschema": "name of the shape of `data`",
-    DIALECT = "dialect": "`vod` or `ims`",
-    STATUS = "status": "outcome: success, partial, failure, canceled, skipped, progress or unknown",
-    MEDIAID = "mediaid": "id of the media, when known",
-    JOBID = "jobid": "id of the job, when known",
-    ACCOUNTID = "accountid": "id of the Alibaba Cloud account, when known",
-    APPID = "appid": "id of the VOD application, when known",
-    PARTITIONKEY = "partitionkey": "the subject; key of the Kafka record by default",
-    RECORDEDTIME = "recordedtime": "when the bridge received the callback",
-    TRACEPARENT = "traceparent": "W3C trace context, when the sender gave one",
-    DLQREASON = "dlqreason": "dead letters only: why the event could not be published",
-    DLQCODE = "dlqcode": "dead letters only: the error in the words of the bus",
-    DLQATTEMPTS = "dlqattempts": "dead letters only: how often publishing was tried",
-    DLQDESTINATION = "dlqdestination": "dead letters only: output and topic the event was meant for",
+    SpecVersion = "specversion": "version of CloudEvents, `1.0`",
+    Id = "id": "hash of the callback's content: the same for every retry and for both transports",
+    Source = "source": "`acs:vod` or `acs:ims`, with `:region:account` when both are known",
+    Type = "type": "the type prefix and the EventType",
+    Subject = "subject": "id of the thing the event is about: media, else job, else task",
+    Time = "time": "when it happened, from Alibaba's EventTime",
+    DataContentType = "datacontenttype": "`application/json`",
+    DataSchema = "dataschema": "URN of the schema of `data`",
+    Dialect = "dialect": "`vod` or `ims`",
+    Status = "status": "outcome: success, partial, failure, canceled, skipped, progress or unknown",
+    MediaId = "mediaid": "id of the media, when known",
+    JobId = "jobid": "id of the job, when known",
+    AccountId = "accountid": "id of the Alibaba Cloud account, when known",
+    AppId = "appid": "id of the VOD application, when known",
+    PartitionKey = "partitionkey": "the subject; key of the Kafka record by default",
+    RecordedTime = "recordedtime": "when the bridge received the callback",
+    Traceparent = "traceparent": "W3C trace context, when the sender gave one",
+    DlqReason = "dlqreason": "dead letters only: why the event could not be published",
+    DlqCode = "dlqcode": "dead letters only: the error message of the bus",
+    DlqAttempts = "dlqattempts": "dead letters only: number of attempts to publish",
+    DlqDestination = "dlqdestination": "dead letters only: output and topic the event was meant for",
 }
 
-/// Looks an attribute up by name.
-pub fn attribute(name: &str) -> Option<&'static Attribute> {
-    ATTRIBUTES.iter().copied().find(|attribute| attribute.name == name)
-}
-
-/// How an event is laid out in a record.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// The whole envelope as JSON in the record's value.
-    #[default]
-    Structured,
-    /// Attributes in headers, the data alone in the record's value.
-    Binary,
-}
-
-impl Mode {
-    /// The word in configurations and in the spool.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Mode::Structured => "structured",
-            Mode::Binary => "binary",
-        }
-    }
-
-    /// The mode of a word.
-    pub fn parse(word: &str) -> Option<Mode> {
-        [Mode::Structured, Mode::Binary].into_iter().find(|mode| mode.as_str() == word)
+impl fmt::Display for Attribute {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
     }
 }
 
-/// The value of an attribute. Most values are the same in many events, or in several attributes of one: those are
-/// not copied.
+words! {
+    /// How an event is laid out in a record.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Mode {
+        /// The whole envelope as JSON in the record's value.
+        #[default]
+        Structured = "structured",
+        /// Attributes in headers, the data alone in the record's value.
+        Binary = "binary",
+    }
+}
+
+/// The value of an attribute. Values that are the same in many events, or in several attributes of one event, are not
+/// copied.
 #[derive(Clone, Debug)]
 enum Value {
     Static(&'static str),
@@ -135,7 +147,7 @@ impl Value {
 /// A CloudEvents event whose data is JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    attributes: Vec<(&'static Attribute, Value)>,
+    attributes: Vec<(Attribute, Value)>,
     data: Bytes,
 }
 
@@ -143,26 +155,26 @@ impl Event {
     /// An event with `specversion`, `datacontenttype` and the given data, which must be JSON text.
     pub fn new(data: impl Into<Bytes>) -> Event {
         let mut event = Event { attributes: Vec::with_capacity(20), data: data.into() };
-        event.set_static(&SPECVERSION, "1.0");
-        event.set_static(&DATACONTENTTYPE, "application/json");
+        event.set_static(Attribute::SpecVersion, "1.0");
+        event.set_static(Attribute::DataContentType, "application/json");
         event
     }
 
-    /// Sets an attribute; the value is made valid by [`clean`], and an empty one is left out.
-    pub fn set<'v>(&mut self, attribute: &'static Attribute, value: impl Into<Cow<'v, str>>) {
+    /// Sets an attribute. [`clean`] makes the value valid. An empty value is left out.
+    pub fn set<'v>(&mut self, attribute: Attribute, value: impl Into<Cow<'v, str>>) {
         let value = clean(value.into());
         if !value.is_empty() {
             self.put(attribute, Value::Own(value.into_owned()));
         }
     }
 
-    /// Sets an attribute to a text of the program's own, which must be valid and not empty.
-    pub fn set_static(&mut self, attribute: &'static Attribute, value: &'static str) {
+    /// Sets an attribute to a text of the program, which must be valid and not empty.
+    pub fn set_static(&mut self, attribute: Attribute, value: &'static str) {
         self.put(attribute, Value::Static(value));
     }
 
-    /// Sets an attribute to a text that other events or attributes have too; made valid as by [`Event::set`].
-    pub fn set_shared(&mut self, attribute: &'static Attribute, value: &Arc<str>) {
+    /// Sets an attribute to a text that other events or attributes share. [`clean`] makes it valid.
+    pub fn set_shared(&mut self, attribute: Attribute, value: &Arc<str>) {
         match clean(Cow::Borrowed(value)) {
             Cow::Borrowed(same) if same.len() == value.len() && !same.is_empty() => {
                 self.put(attribute, Value::Shared(value.clone()));
@@ -171,42 +183,42 @@ impl Event {
         }
     }
 
-    fn put(&mut self, attribute: &'static Attribute, value: Value) {
-        match self.attributes.iter_mut().find(|(known, _)| std::ptr::eq(*known, attribute)) {
+    fn put(&mut self, attribute: Attribute, value: Value) {
+        match self.attributes.iter_mut().find(|(known, _)| *known == attribute) {
             Some((_, old)) => *old = value,
             None => self.attributes.push((attribute, value)),
         }
     }
 
     /// The value of an attribute, if the event has it.
-    pub fn get(&self, attribute: &'static Attribute) -> Option<&str> {
-        self.attributes.iter().find(|(known, _)| std::ptr::eq(*known, attribute)).map(|(_, value)| value.as_str())
+    pub fn get(&self, attribute: Attribute) -> Option<&str> {
+        self.attributes.iter().find(|(known, _)| *known == attribute).map(|(_, value)| value.as_str())
     }
 
     /// The attributes the event has.
-    pub fn attributes(&self) -> impl Iterator<Item = (&'static Attribute, &str)> {
+    pub fn attributes(&self) -> impl Iterator<Item = (Attribute, &str)> {
         self.attributes.iter().map(|(attribute, value)| (*attribute, value.as_str()))
     }
 
     /// The event's id.
     pub fn id(&self) -> &str {
-        self.get(&ID).unwrap_or_default()
+        self.get(Attribute::Id).unwrap_or_default()
     }
 
-    /// The data: JSON text.
+    /// The data as JSON text.
     pub fn data(&self) -> &Bytes {
         &self.data
     }
 
-    /// The event that [`Event::to_json`] wrote. Attributes that are not in [`ATTRIBUTES`] are left out.
+    /// Reads an envelope that [`Event::to_json`] wrote. Unknown attributes are left out.
     ///
     /// # Errors
-    /// When the text is no such envelope.
+    /// When the text is not such an envelope.
     pub fn from_json(text: &[u8]) -> Result<Event, NotAnEvent> {
         struct Visitor;
         impl<'de> serde::de::Visitor<'de> for Visitor {
             type Value = Event;
-            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
                 formatter.write_str("the envelope of an event")
             }
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Event, A::Error> {
@@ -217,7 +229,7 @@ impl Event {
                         event.data = Bytes::copy_from_slice(data.get().as_bytes());
                     } else {
                         let value: String = map.next_value()?;
-                        if let Some(attribute) = attribute(name) {
+                        if let Some(attribute) = Attribute::from_name(name) {
                             event.set(attribute, value);
                         }
                     }
@@ -231,19 +243,19 @@ impl Event {
         Ok(event)
     }
 
-    /// Takes an attribute away.
-    pub fn remove(&mut self, attribute: &'static Attribute) {
-        self.attributes.retain(|(known, _)| !std::ptr::eq(*known, attribute));
+    /// Removes an attribute.
+    pub fn remove(&mut self, attribute: Attribute) {
+        self.attributes.retain(|(known, _)| *known != attribute);
     }
 
     /// The envelope as compact JSON (CloudEvents JSON event format).
     pub fn to_json(&self) -> Vec<u8> {
-        let attributes: usize = self.attributes().map(|(known, value)| known.name.len() + value.len() + 6).sum();
+        let attributes: usize = self.attributes().map(|(known, value)| known.name().len() + value.len() + 6).sum();
         let mut out = Vec::with_capacity(attributes + self.data.len() + 16);
         out.push(b'{');
         for (attribute, value) in self.attributes() {
             out.push(b'"');
-            out.extend_from_slice(attribute.name.as_bytes());
+            out.extend_from_slice(attribute.name().as_bytes());
             out.extend_from_slice(b"\":");
             json::write_string(value, &mut out);
             out.push(b',');
@@ -260,8 +272,8 @@ impl Event {
 #[error("not an event of this program: {0}")]
 pub struct NotAnEvent(#[from] serde_json::Error);
 
-/// Makes a text valid as the value of a CloudEvents attribute: control characters and noncharacters become
-/// U+FFFD, and what is over [`MAX_ATTRIBUTE_BYTES`] is cut.
+/// Makes a text valid as the value of a CloudEvents attribute: control characters and noncharacters become U+FFFD, and
+/// the text is cut at [`MAX_ATTRIBUTE_BYTES`].
 pub fn clean(text: Cow<'_, str>) -> Cow<'_, str> {
     let text = if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) || !text.chars().any(is_forbidden) {
         text
@@ -323,19 +335,21 @@ mod tests {
 
     #[test]
     fn names_follow_the_cloudevents_rules() {
-        for attribute in ATTRIBUTES {
-            assert!(attribute.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()));
-            assert!(attribute.name.len() <= 20 && attribute.name != "data");
+        for attribute in Attribute::ALL {
+            let name = attribute.name();
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()));
+            assert!(name.len() <= 20 && name != "data");
+            assert_eq!(Attribute::from_name(name), Some(*attribute));
         }
     }
 
     #[test]
     fn an_empty_value_is_an_absent_attribute() {
         let mut event = Event::new("{}");
-        event.set(&SUBJECT, "");
-        event.set(&ID, "1");
-        event.set(&ID, "2");
-        assert_eq!(event.get(&SUBJECT), None);
+        event.set(Attribute::Subject, "");
+        event.set(Attribute::Id, "1");
+        event.set(Attribute::Id, "2");
+        assert_eq!(event.get(Attribute::Subject), None);
         assert_eq!(
             String::from_utf8(event.to_json()).expect("UTF-8"),
             r#"{"specversion":"1.0","datacontenttype":"application/json","id":"2","data":{}}"#

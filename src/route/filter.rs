@@ -1,15 +1,15 @@
 //! The filter dialects of CloudEvents Subscriptions 0.1: exact, prefix, suffix, all, any, not.
 //!
-//! As that text demands: comparisons are case-sensitive, several attributes under one dialect must all hold, and an
-//! attribute that an event doesn't have makes the comparison false, so that its `not` is true.
+//! As the specification says, comparisons are case-sensitive, and all attributes under one dialect must hold. A
+//! comparison with an attribute that the event does not have is false, and its `not` is true.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::event::{Attribute, Event, attribute};
+use crate::event::{Attribute, Event};
 
-/// A filter as it is written.
+/// A filter as the configuration writes it. All dialects that it names must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct FilterConfig {
@@ -25,7 +25,7 @@ pub struct FilterConfig {
     /// Filters that must all hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub all: Option<Vec<FilterConfig>>,
-    /// Filters of which one must hold.
+    /// Filters of which at least one must hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub any: Option<Vec<FilterConfig>>,
     /// A filter that must not hold.
@@ -33,36 +33,68 @@ pub struct FilterConfig {
     pub not: Option<Box<FilterConfig>>,
 }
 
-/// A filter ready to be tried.
+/// A compiled filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Filter {
     /// The attribute equals the text.
-    Exact(&'static Attribute, String),
+    Exact(Attribute, String),
     /// The attribute starts with the text.
-    Prefix(&'static Attribute, String),
+    Prefix(Attribute, String),
     /// The attribute ends with the text.
-    Suffix(&'static Attribute, String),
-    /// All hold.
+    Suffix(Attribute, String),
+    /// All filters hold.
     All(Vec<Filter>),
-    /// One holds.
+    /// At least one filter holds.
     Any(Vec<Filter>),
-    /// It doesn't hold.
+    /// The filter does not hold.
     Not(Box<Filter>),
 }
 
+/// A mistake in a filter.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FilterError {
+    /// The filter names no dialect.
+    #[error("the filter is empty; expected exact, prefix, suffix, all, any or not")]
+    Empty,
+    /// A dialect that compares attributes names none.
+    #[error("`{0}` is empty; expected an attribute")]
+    NoAttribute(&'static str),
+    /// The text to compare with is empty.
+    #[error("`{dialect}.{attribute}` is empty; expected a text")]
+    NoText {
+        /// The dialect.
+        dialect: &'static str,
+        /// The attribute as it was written.
+        attribute: String,
+    },
+    /// No event has an attribute of this name.
+    #[error("`{dialect}.{attribute}`: unknown attribute{hint}")]
+    UnknownAttribute {
+        /// The dialect.
+        dialect: &'static str,
+        /// The attribute as it was written.
+        attribute: String,
+        /// The similar attribute, or the list of all, as the end of the sentence.
+        hint: String,
+    },
+    /// A dialect that combines filters has none.
+    #[error("`{0}` is empty; expected a filter")]
+    NoFilter(&'static str),
+}
+
 impl Filter {
-    /// Checks and compiles a filter; several dialects side by side must all hold.
+    /// Checks and compiles a filter.
     ///
     /// # Errors
-    /// A sentence for each mistake: an empty filter, name or text, or a name that is no attribute.
-    pub fn compile(config: &FilterConfig) -> Result<Filter, Vec<String>> {
+    /// Every mistake, in the order of the dialects.
+    pub fn compile(config: &FilterConfig) -> Result<Filter, Vec<FilterError>> {
         let mut filters = Vec::new();
         let mut errors = Vec::new();
-        let mut take = |result: Result<Filter, Vec<String>>| match result {
+        let mut add = |result: Result<Filter, Vec<FilterError>>| match result {
             Ok(filter) => filters.push(filter),
             Err(mut found) => errors.append(&mut found),
         };
-        type Compare = fn(&'static Attribute, String) -> Filter;
+        type Compare = fn(Attribute, String) -> Filter;
         for (dialect, attributes, build) in [
             ("exact", &config.exact, Filter::Exact as Compare),
             ("prefix", &config.prefix, Filter::Prefix as Compare),
@@ -70,13 +102,17 @@ impl Filter {
         ] {
             let Some(attributes) = attributes else { continue };
             if attributes.is_empty() {
-                take(Err(vec![format!("`{dialect}` names no attribute")]));
+                add(Err(vec![FilterError::NoAttribute(dialect)]));
             }
             for (name, text) in attributes {
-                take(match attribute(name) {
-                    _ if text.is_empty() => Err(vec![format!("`{dialect}.{name}` is empty; a text was expected")]),
+                let attribute = name.clone();
+                add(match Attribute::from_name(name) {
+                    _ if text.is_empty() => Err(vec![FilterError::NoText { dialect, attribute }]),
                     Some(known) => Ok(build(known, text.clone())),
-                    None => Err(vec![format!("`{dialect}.{name}` is no attribute{}", super::attribute_hint(name))]),
+                    None => {
+                        let hint = super::attribute_hint(name);
+                        Err(vec![FilterError::UnknownAttribute { dialect, attribute, hint }])
+                    }
                 });
             }
         }
@@ -86,21 +122,21 @@ impl Filter {
         {
             let Some(inner) = inner else { continue };
             if inner.is_empty() {
-                take(Err(vec![format!("`{dialect}` holds no filter")]));
+                add(Err(vec![FilterError::NoFilter(dialect)]));
                 continue;
             }
             let (good, bad): (Vec<_>, Vec<_>) = inner.iter().map(Filter::compile).partition(Result::is_ok);
-            take(if bad.is_empty() {
+            add(if bad.is_empty() {
                 Ok(build(good.into_iter().flatten().collect()))
             } else {
                 Err(bad.into_iter().filter_map(Result::err).flatten().collect())
             });
         }
         if let Some(inner) = &config.not {
-            take(Filter::compile(inner).map(|filter| Filter::Not(Box::new(filter))));
+            add(Filter::compile(inner).map(|filter| Filter::Not(Box::new(filter))));
         }
         if filters.is_empty() && errors.is_empty() {
-            errors.push("the filter is empty; expected exact, prefix, suffix, all, any or not".to_owned());
+            errors.push(FilterError::Empty);
         }
         match (errors.is_empty(), filters.len()) {
             (false, _) => Err(errors),
@@ -109,9 +145,9 @@ impl Filter {
         }
     }
 
-    /// Whether the event passes.
+    /// Whether the filter holds for the event.
     pub fn holds(&self, event: &Event) -> bool {
-        let value = |attribute| event.get(attribute);
+        let value = |attribute: &Attribute| event.get(*attribute);
         match self {
             Filter::Exact(attribute, text) => value(attribute).is_some_and(|value| value == text),
             Filter::Prefix(attribute, text) => value(attribute).is_some_and(|value| value.starts_with(text.as_str())),
@@ -122,8 +158,8 @@ impl Filter {
         }
     }
 
-    /// What must hold for the filter to hold, as far as an index can look it up: each item is a list of comparisons
-    /// of one attribute of which one must hold.
+    /// Conditions that must hold for the filter to hold and that an index can look up. Each item is a list of
+    /// comparisons of one attribute; one of them must hold.
     pub(super) fn required(&self) -> Vec<Vec<&Filter>> {
         match self {
             Filter::All(filters) => filters.iter().flat_map(Filter::required).collect(),
@@ -131,7 +167,7 @@ impl Filter {
             Filter::Any(filters) => {
                 let attributes: Option<Vec<_>> = filters.iter().map(Filter::compared).collect();
                 match attributes.as_deref() {
-                    Some([first, rest @ ..]) if rest.iter().all(|other| std::ptr::eq(*first, *other)) => {
+                    Some([first, rest @ ..]) if rest.iter().all(|other| first == other) => {
                         vec![filters.iter().collect()]
                     }
                     _ => Vec::new(),
@@ -142,10 +178,10 @@ impl Filter {
     }
 
     /// The attribute that a single comparison looks at.
-    pub(super) fn compared(&self) -> Option<&'static Attribute> {
+    pub(super) fn compared(&self) -> Option<Attribute> {
         match self {
             Filter::Exact(attribute, _) | Filter::Prefix(attribute, _) | Filter::Suffix(attribute, _) => {
-                Some(attribute)
+                Some(*attribute)
             }
             Filter::All(_) | Filter::Any(_) | Filter::Not(_) => None,
         }
@@ -155,21 +191,21 @@ impl Filter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{STATUS, TYPE};
+    use crate::event::Attribute;
 
-    fn compile(text: &str) -> Result<Filter, Vec<String>> {
-        Filter::compile(&toml::from_str(text).expect("the form is right"))
+    fn compile(text: &str) -> Result<Filter, Vec<FilterError>> {
+        Filter::compile(&toml::from_str(text).expect("a filter"))
     }
 
     fn holds(text: &str) -> bool {
         let mut event = Event::new("{}");
-        event.set(&TYPE, "com.aliyun.media.TranscodeComplete");
-        event.set(&STATUS, "failure");
+        event.set(Attribute::Type, "com.aliyun.media.TranscodeComplete");
+        event.set(Attribute::Status, "failure");
         compile(text).expect("valid").holds(&event)
     }
 
     #[test]
-    fn dialects_behave_as_cloudevents_subscriptions_say() {
+    fn dialects_follow_cloudevents_subscriptions() {
         assert!(holds("exact = { status = 'failure', type = 'com.aliyun.media.TranscodeComplete' }"));
         assert!(!holds("exact = { status = 'Failure' }"));
         assert!(holds("prefix = { type = 'com.aliyun.' }"));
@@ -178,23 +214,23 @@ mod tests {
         assert!(holds("any = [{ exact = { status = 'success' } }, { exact = { status = 'failure' } }]"));
         assert!(!holds("not = { suffix = { type = 'Complete' } }"));
         assert!(!holds("exact = { mediaid = 'x' }"), "an absent attribute compares false");
-        assert!(holds("not = { exact = { mediaid = 'x' } }"), "and its negation true");
-        assert!(!holds("exact = { status = 'failure' }\nprefix = { type = 'org.' }"), "side by side all must hold");
+        assert!(holds("not = { exact = { mediaid = 'x' } }"), "and its negation is true");
+        assert!(!holds("exact = { status = 'failure' }\nprefix = { type = 'org.' }"), "all dialects must hold");
     }
 
     #[test]
-    fn mistakes_are_told_all_at_once() {
+    fn all_mistakes_are_reported_at_once() {
+        let errors = |text: &str| -> Vec<String> {
+            compile(text).expect_err("must be rejected").iter().map(FilterError::to_string).collect()
+        };
         assert_eq!(
-            compile("exact = { staus = 'x', type = '' }\nall = []").expect_err("must be refused"),
+            errors("exact = { staus = 'x', type = '' }\nall = []"),
             [
-                "`exact.staus` is no attribute; did you mean `status`?",
-                "`exact.type` is empty; a text was expected",
-                "`all` holds no filter",
+                "`exact.staus`: unknown attribute; did you mean `status`?",
+                "`exact.type` is empty; expected a text",
+                "`all` is empty; expected a filter",
             ]
         );
-        assert_eq!(
-            compile("").expect_err("must be refused"),
-            ["the filter is empty; expected exact, prefix, suffix, all, any or not"]
-        );
+        assert_eq!(errors(""), ["the filter is empty; expected exact, prefix, suffix, all, any or not"]);
     }
 }

@@ -1,9 +1,9 @@
-//! The index behind [`super::Router::decide`]: for each attribute, the set of routes that a value fits.
+//! The index of [`super::Router::decide`]: for each attribute, the set of routes that a value fits.
 //!
-//! A route that doesn't ask for an attribute is in the set of every value. The sets of all attributes asked for are
-//! intersected through their summaries first (one bit for each 64 routes), so that words without a common route are
-//! never looked at. What a filter demands at its top is indexed like `match`; the rest of it is tried on the few
-//! routes that are left.
+//! * A route that does not ask for an attribute is in the set of every value.
+//! * The sets of all attributes are intersected. Their summaries, one bit for 64 routes, are intersected first, so that
+//!   words without a common route are skipped.
+//! * Conditions at the top of a filter are indexed like `match`. The rest of a filter is tried on the routes that remain.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
@@ -15,7 +15,7 @@ use crate::event::{Attribute, Event};
 
 use super::{Filter, Pattern, Route};
 
-/// A set of route indices with a summary of its non-empty words.
+/// A set of positions of routes, with a summary of its non-empty words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Routes {
     words: Vec<u64>,
@@ -46,23 +46,24 @@ impl Routes {
 /// One attribute that routes ask for.
 #[derive(Debug)]
 struct Column {
-    attribute: &'static Attribute,
-    /// Routes that don't ask for it: all that is left where the event doesn't have it, too.
+    attribute: Attribute,
+    /// Routes that do not ask for it. An event without the attribute fits these alone.
     indifferent: Routes,
-    /// Routes by the whole value, the indifferent ones included.
+    /// Routes by the whole value, with the indifferent ones.
     exact: HashMap<String, Routes>,
     globs: GlobSet,
     /// Routes of each glob.
     by_glob: Vec<Routes>,
-    /// What was found for the values met first: types, statuses and the like have few, which come again and again.
-    met: RwLock<FxHashMap<String, Routes>>,
+    /// Results of the first values. Attributes such as type and status have few values, which repeat.
+    cached: RwLock<FxHashMap<String, Routes>>,
 }
 
-/// How many values a column remembers; ids fill it once and are matched anew after that.
-const MAX_MET: usize = 512;
+/// Most values that a column caches. An attribute with more values, such as an id, fills the cache once; later values
+/// are matched each time.
+const MAX_CACHED: usize = 512;
 
 impl Column {
-    fn new(attribute: &'static Attribute, demands: &[Vec<Demand<'_>>]) -> Result<Column, globset::Error> {
+    fn new(attribute: Attribute, demands: &[Vec<Demand<'_>>]) -> Result<Column, globset::Error> {
         let count = demands.len();
         let mut column = Column {
             attribute,
@@ -70,12 +71,12 @@ impl Column {
             exact: HashMap::new(),
             globs: GlobSet::empty(),
             by_glob: Vec::new(),
-            met: RwLock::default(),
+            cached: RwLock::default(),
         };
         let mut globs: Vec<(Glob, Routes)> = Vec::new();
         for (index, demands) in demands.iter().enumerate() {
-            // Of several demands on one attribute the first is indexed; the others are tried with the filter.
-            let Some(demand) = demands.iter().find(|demand| std::ptr::eq(demand.attribute, attribute)) else {
+            // The first of several demands on one attribute is indexed. The others are tried with the filter.
+            let Some(demand) = demands.iter().find(|demand| demand.attribute == attribute) else {
                 column.indifferent.insert(index);
                 continue;
             };
@@ -116,28 +117,28 @@ impl Column {
             return exact;
         }
         let has_room = {
-            let met = self.met.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(known) = met.get(value) {
+            let cached = self.cached.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = cached.get(value) {
                 own.clone_from(known);
                 return own;
             }
-            met.len() < MAX_MET
+            cached.len() < MAX_CACHED
         };
         own.clone_from(exact);
         for glob in self.globs.matches(value) {
             own.add(&self.by_glob[glob]);
         }
         if has_room {
-            let mut met = self.met.write().unwrap_or_else(PoisonError::into_inner);
-            met.insert(value.to_owned(), own.clone());
+            let mut cached = self.cached.write().unwrap_or_else(PoisonError::into_inner);
+            cached.insert(value.to_owned(), own.clone());
         }
         own
     }
 }
 
-/// What one route demands of one attribute: one of several patterns.
+/// What one route demands of one attribute: that it fits one of several patterns.
 struct Demand<'r> {
-    attribute: &'static Attribute,
+    attribute: Attribute,
     patterns: Vec<Wanted<'r>>,
 }
 
@@ -149,7 +150,7 @@ enum Wanted<'r> {
 impl<'r> Demand<'r> {
     fn of_route(route: &'r Route) -> Vec<Demand<'r>> {
         let matches = route.matches.iter().map(|(attribute, patterns)| Demand {
-            attribute,
+            attribute: *attribute,
             patterns: patterns
                 .iter()
                 .map(|pattern| match pattern {
@@ -184,13 +185,15 @@ pub(super) struct Index {
 }
 
 impl Index {
+    /// Builds the index.
+    ///
     /// # Errors
     /// When the globs of all routes together are too large for one automaton.
     pub(super) fn new(routes: &[Route]) -> Result<Index, globset::Error> {
         let demands: Vec<Vec<Demand<'_>>> = routes.iter().map(Demand::of_route).collect();
-        let mut attributes: Vec<&'static Attribute> = Vec::new();
+        let mut attributes: Vec<Attribute> = Vec::new();
         for demand in demands.iter().flatten() {
-            if !attributes.iter().any(|known| std::ptr::eq(*known, demand.attribute)) {
+            if !attributes.contains(&demand.attribute) {
                 attributes.push(demand.attribute);
             }
         }
@@ -198,7 +201,7 @@ impl Index {
         Ok(Index { count: routes.len(), columns: columns.collect::<Result<_, _>>()? })
     }
 
-    /// Visits the routes whose indexed conditions hold, in order, until the visitor says false.
+    /// Visits the routes whose indexed conditions hold, in order, until the visitor returns false.
     pub(super) fn visit(&self, event: &Event, mut visitor: impl FnMut(usize) -> bool) {
         let mut own: Vec<Routes> = vec![Routes::default(); self.columns.len()];
         let sets: Vec<&Routes> =

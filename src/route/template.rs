@@ -1,22 +1,22 @@
-//! Names of topics and keys made from attributes: `media.{status}`, `{partitionkey}`.
+//! Templates of topics and keys: `media.{status}`, `{partitionkey}`.
 //!
-//! What a callback brings is sanitized and cut before it becomes part of a topic, and a topic starts with a text
-//! that the operator wrote, so that no callback chooses a topic of its own.
+//! No callback can choose a topic of its own: a topic starts with a literal text, and values of attributes are sanitized
+//! and cut before they are inserted.
 
 use std::fmt;
 
-use crate::event::{Attribute, Event, TYPE, attribute, cut};
+use crate::event::{Attribute, Event, cut};
 
-/// The longest a value gets inside a topic, in bytes. Kafka allows 249 for the whole name.
+/// Most bytes of a value inside a topic. Kafka allows 249 bytes for the whole name.
 pub const MAX_TOPIC_VALUE_BYTES: usize = 64;
 
-/// The longest a key gets, in bytes.
+/// Most bytes of a key.
 pub const MAX_KEY_BYTES: usize = 1024;
 
-/// What stands in a topic for an attribute that the event doesn't have.
+/// Inserted in a topic for an attribute that the event does not have.
 pub const ABSENT: &str = "none";
 
-/// A text with places for attributes.
+/// A text with placeholders for attributes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     text: String,
@@ -26,27 +26,27 @@ pub struct Template {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Literal(String),
-    Attribute(&'static Attribute),
+    Attribute(Attribute),
 }
 
-/// Why a text is no template.
+/// Why a text is not a template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    /// A `{` without its `}`, or the other way round.
-    #[error("unbalanced braces in `{0}`; an attribute stands as {{name}}")]
+    /// A `{` without its `}`, or a `}` without its `{`.
+    #[error("unbalanced braces in `{0}`; write an attribute as {{name}}")]
     Braces(String),
-    /// A name that no event has.
-    #[error("`{name}` in `{template}` is no attribute{hint}")]
+    /// No event has an attribute of this name.
+    #[error("unknown attribute `{name}` in `{template}`{hint}")]
     UnknownAttribute {
-        /// What was written between the braces.
+        /// The text between the braces.
         name: String,
         /// The whole template.
         template: String,
-        /// The nearest known name, as a phrase, or nothing.
+        /// The similar attribute, or the list of all, as the end of the sentence.
         hint: String,
     },
     /// A topic that starts with an attribute.
-    #[error("`{0}` starts with an attribute; a topic needs a literal prefix, as in `media.{{status}}`")]
+    #[error("`{0}` starts with an attribute; a topic needs a literal prefix, for example `media.{{status}}`")]
     NoLiteralPrefix(String),
 }
 
@@ -54,7 +54,7 @@ impl Template {
     /// Reads a template.
     ///
     /// # Errors
-    /// [`TemplateError`] for braces that don't match and names outside the table of attributes.
+    /// [`TemplateError`] for unbalanced braces and unknown attributes.
     pub fn parse(text: &str) -> Result<Template, TemplateError> {
         let mut parts = Vec::new();
         let mut rest = text;
@@ -65,7 +65,7 @@ impl Template {
                 return Err(TemplateError::Braces(text.to_owned()));
             };
             let name = &from_brace[1..close];
-            let known = attribute(name).ok_or_else(|| TemplateError::UnknownAttribute {
+            let known = Attribute::from_name(name).ok_or_else(|| TemplateError::UnknownAttribute {
                 name: name.to_owned(),
                 template: text.to_owned(),
                 hint: super::attribute_hint(name),
@@ -85,7 +85,7 @@ impl Template {
     /// Reads the template of a topic.
     ///
     /// # Errors
-    /// As [`Template::parse`], and when it does not start with a literal text.
+    /// As [`Template::parse`], and [`TemplateError::NoLiteralPrefix`].
     pub fn parse_topic(text: &str) -> Result<Template, TemplateError> {
         let template = Template::parse(text)?;
         match template.parts.first() {
@@ -102,28 +102,29 @@ impl Template {
         })
     }
 
-    /// The longest topic it can make, in bytes.
+    /// Length in bytes of the longest topic that the template can produce.
     pub fn longest_topic(&self, type_prefix: &str) -> usize {
         self.parts
             .iter()
             .map(|part| match part {
                 Part::Literal(text) => text.len(),
-                Part::Attribute(name) if std::ptr::eq(*name, &TYPE) => type_prefix.len() + MAX_TOPIC_VALUE_BYTES,
+                Part::Attribute(Attribute::Type) => type_prefix.len() + MAX_TOPIC_VALUE_BYTES,
                 Part::Attribute(_) => MAX_TOPIC_VALUE_BYTES,
             })
             .sum()
     }
 
-    /// The topic for an event. What comes from the callback keeps its letters, digits, `-` and `_`; all else,
-    /// dots too, becomes `_`. The type keeps the configured prefix as it is.
+    /// The topic for an event. ASCII letters, digits, `-` and `_` of a value are kept; every other character, dots
+    /// included, becomes `_`. The configured prefix of the type is kept as it is. Each value is cut at
+    /// [`MAX_TOPIC_VALUE_BYTES`].
     pub fn topic(&self, event: &Event, type_prefix: &str) -> String {
         let mut topic = String::with_capacity(self.text.len() + 32);
         for part in &self.parts {
             match part {
                 Part::Literal(text) => topic.push_str(text),
                 Part::Attribute(name) => {
-                    let mut value = event.get(name).unwrap_or(ABSENT);
-                    if std::ptr::eq(*name, &TYPE)
+                    let mut value = event.get(*name).unwrap_or(ABSENT);
+                    if *name == Attribute::Type
                         && let Some(event_type) = value.strip_prefix(type_prefix)
                     {
                         topic.push_str(type_prefix);
@@ -137,7 +138,7 @@ impl Template {
         topic
     }
 
-    /// The key for an event, or none where all its attributes are absent.
+    /// The key for an event, cut at [`MAX_KEY_BYTES`]. None if the event has none of the attributes.
     pub fn key(&self, event: &Event) -> Option<String> {
         let mut key = String::new();
         let mut found = self.parts.iter().all(|part| matches!(part, Part::Literal(_)));
@@ -145,7 +146,7 @@ impl Template {
             match part {
                 Part::Literal(text) => key.push_str(text),
                 Part::Attribute(name) => {
-                    let value = event.get(name);
+                    let value = event.get(*name);
                     found |= value.is_some();
                     key.push_str(value.unwrap_or_default());
                 }
@@ -164,13 +165,13 @@ impl fmt::Display for Template {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{DEFAULT_TYPE_PREFIX, MEDIAID, STATUS};
+    use crate::event::{Attribute, DEFAULT_TYPE_PREFIX};
 
     fn event(r#type: &str, media: &str) -> Event {
         let mut event = Event::new("{}");
-        event.set(&TYPE, format!("{DEFAULT_TYPE_PREFIX}{type}"));
-        event.set(&STATUS, "success");
-        event.set(&MEDIAID, media);
+        event.set(Attribute::Type, format!("{DEFAULT_TYPE_PREFIX}{type}"));
+        event.set(Attribute::Status, "success");
+        event.set(Attribute::MediaId, media);
         event
     }
 
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_taken_as_they_are_or_not_at_all() {
+    fn a_key_keeps_the_value_as_it_is() {
         let key = |template: &str| Template::parse(template).expect("valid").key(&event("X", "video 1"));
         assert_eq!(key("{mediaid}").as_deref(), Some("video 1"));
         assert_eq!(key("{jobid}"), None);
@@ -201,15 +202,18 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told() {
-        let error = |text: &str| Template::parse_topic(text).expect_err("must be refused").to_string();
+    fn mistakes_are_reported() {
+        let error = |text: &str| Template::parse_topic(text).expect_err("must be rejected").to_string();
         assert_eq!(
             error("{status}.x"),
-            "`{status}.x` starts with an attribute; a topic needs a literal prefix, as in `media.{status}`"
+            "`{status}.x` starts with an attribute; a topic needs a literal prefix, for example `media.{status}`"
         );
-        assert_eq!(error("m.{stauts}"), "`stauts` in `m.{stauts}` is no attribute; did you mean `status`?");
-        assert_eq!(error("m.{status"), "unbalanced braces in `m.{status`; an attribute stands as {name}");
-        assert_eq!(error("m.}x{"), "unbalanced braces in `m.}x{`; an attribute stands as {name}");
-        assert_eq!(error(""), "`` starts with an attribute; a topic needs a literal prefix, as in `media.{status}`");
+        assert_eq!(error("m.{stauts}"), "unknown attribute `stauts` in `m.{stauts}`; did you mean `status`?");
+        assert_eq!(error("m.{status"), "unbalanced braces in `m.{status`; write an attribute as {name}");
+        assert_eq!(error("m.}x{"), "unbalanced braces in `m.}x{`; write an attribute as {name}");
+        assert_eq!(
+            error(""),
+            "`` starts with an attribute; a topic needs a literal prefix, for example `media.{status}`"
+        );
     }
 }

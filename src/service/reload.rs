@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::Settings;
-use crate::bridge::{Bridge, Rules};
+use crate::bridge::{Bridge, Rules, UnknownOutput};
 use crate::common::watch::{Fingerprint, Reread, WatchedFiles};
 use crate::dialect::Normalizer;
 use crate::input::{self, InputReload};
@@ -196,7 +196,7 @@ impl Reloader {
     fn apply(&self, settings: Settings, log_filter: &LogFilter) -> Result<(), OutputNotRunning> {
         let normalizer = Normalizer::new(settings.catalogue, settings.type_prefix);
         let rules = Rules::new(normalizer, settings.router, settings.dead_letters, self.bridge.metrics());
-        self.bridge.change_rules(rules).map_err(OutputNotRunning)?;
+        self.bridge.change_rules(rules)?;
         for input in settings.inputs {
             if let Some((_, running)) = self.inputs.iter().find(|(name, _)| *name == input.name) {
                 running.apply(input.settings, self.bridge.metrics());
@@ -214,8 +214,8 @@ impl Reloader {
 
 /// Why a configuration cannot be taken over.
 #[derive(Debug, thiserror::Error)]
-#[error("routes or dead_letters.to name the output `{0}`, which is not running: restart to add it")]
-struct OutputNotRunning(String);
+#[error("{0}: restart to add it")]
+struct OutputNotRunning(#[from] UnknownOutput);
 
 impl Files {
     /// Reads secrets and certificates again whose files changed, or all of them. Returns which of these reads

@@ -1,67 +1,41 @@
-//! Why the store could not do something: a kind from a closed list, and the words of whoever said so.
+//! Errors of the store: a kind from a closed list, and a message of SQLite, of the system, or of the store.
 
 use std::fmt;
 
-/// Kinds of failures: the label `reason` of metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FailureKind {
-    /// `spool.max_bytes` is reached.
-    SpoolFull,
-    /// One topic of an output that is up has its share of the spool, `spool.lane_share`.
-    LaneFull,
-    /// `dead_letters.max_bytes` is reached.
-    DeadLettersFull,
-    /// The disk is full, or so full that the rest is needed to drain the spool.
-    DiskFull,
-    /// The disk, the folder or the file cannot be written.
-    ReadOnly,
-    /// An fsync failed. What the file holds may be missing on the disk although it can still be read, so that nothing
-    /// more is acknowledged from this file until its content was copied into a new one.
-    SyncFailed,
-    /// Another error of the disk, or no answer from it.
-    Io,
-    /// SQLite reports that the structure of the database is damaged.
-    Damaged,
-    /// The file belongs to another program or to a newer version.
-    Foreign,
-}
+use crate::common::words::words;
 
-impl FailureKind {
-    /// Every kind.
-    pub const ALL: [FailureKind; 9] = [
-        FailureKind::SpoolFull,
-        FailureKind::LaneFull,
-        FailureKind::DeadLettersFull,
-        FailureKind::DiskFull,
-        FailureKind::ReadOnly,
-        FailureKind::SyncFailed,
-        FailureKind::Io,
-        FailureKind::Damaged,
-        FailureKind::Foreign,
-    ];
-
-    /// The word in metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            FailureKind::SpoolFull => "spool_full",
-            FailureKind::LaneFull => "lane_full",
-            FailureKind::DeadLettersFull => "dead_letters_full",
-            FailureKind::DiskFull => "disk_full",
-            FailureKind::ReadOnly => "read_only",
-            FailureKind::SyncFailed => "sync_failed",
-            FailureKind::Io => "io",
-            FailureKind::Damaged => "damaged",
-            FailureKind::Foreign => "foreign",
-        }
+words! {
+    /// Kinds of failures: the label `reason` of metrics.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum FailureKind {
+        /// `spool.max_bytes` is reached.
+        SpoolFull = "spool_full",
+        /// One topic of an output that is up has used its share of the spool, `spool.lane_share`.
+        LaneFull = "lane_full",
+        /// `dead_letters.max_bytes` is reached.
+        DeadLettersFull = "dead_letters_full",
+        /// The disk is full, except for the room that draining the spool needs.
+        DiskFull = "disk_full",
+        /// The disk, the folder or the file cannot be written.
+        ReadOnly = "read_only",
+        /// An fsync failed. The content of the file can still be read, but may be missing on the disk. Nothing more is
+        /// acknowledged from this file until its content was copied into a new one.
+        SyncFailed = "sync_failed",
+        /// Another error of the disk, or the disk does not answer.
+        Io = "io",
+        /// SQLite reports that the structure of the database is damaged.
+        Damaged = "damaged",
+        /// The file belongs to another program or to a newer version.
+        Foreign = "foreign",
     }
 }
 
-/// Why the store could not do something. Nothing was stored, unless the documentation of the call says otherwise.
+/// An error of the store. Nothing was stored, unless the documentation of the call says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreError {
-    /// The kind, which decides what to do.
+    /// The kind. The caller decides by it what to do.
     pub kind: FailureKind,
-    /// The words of SQLite or of the system.
+    /// The message of SQLite, of the system, or of the store.
     pub message: String,
 }
 
@@ -71,7 +45,7 @@ impl StoreError {
         StoreError { kind, message: message.to_string() }
     }
 
-    /// An error of the system about a file, with what was being done.
+    /// An error of the system. `what` says what failed, with the file.
     pub(crate) fn io(what: impl fmt::Display, error: &std::io::Error) -> StoreError {
         let kind = match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => FailureKind::DiskFull,
@@ -94,8 +68,7 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> StoreError {
         let kind = match &error {
             rusqlite::Error::SqliteFailure(failure, _) => kind_of(failure),
-            // A table that is missing, or a value of a type that its column cannot have: the file breaks rules that
-            // SQLite enforces when it writes.
+            // A missing table, or a value whose type its column does not allow: SQLite never writes such a file.
             rusqlite::Error::FromSqlConversionFailure(..)
             | rusqlite::Error::InvalidColumnType(..)
             | rusqlite::Error::IntegralValueOutOfRange(..)
@@ -118,11 +91,11 @@ fn kind_of(failure: &rusqlite::ffi::Error) -> FailureKind {
     use rusqlite::ffi::{SQLITE_ERROR, SQLITE_IOERR_DIR_FSYNC, SQLITE_IOERR_FSYNC, SQLITE_IOERR_SHMSIZE};
     match (failure.code, failure.extended_code) {
         (_, SQLITE_IOERR_FSYNC | SQLITE_IOERR_DIR_FSYNC) => FailureKind::SyncFailed,
-        // The index of the log is a file too, and this is its way to say that the disk is full.
+        // The index of the log is a file too. SQLite reports a full disk for it in this way.
         (_, SQLITE_IOERR_SHMSIZE) | (Code::DiskFull, _) => FailureKind::DiskFull,
         (Code::ReadOnly | Code::CannotOpen | Code::PermissionDenied, _) => FailureKind::ReadOnly,
-        // The last is how a table or an index is missed that every file of ours has. Out of memory is what SQLite says
-        // when a damaged length makes it ask for gigabytes: ours are small.
+        // SQLITE_ERROR means that a table or an index is missing, which every sound file has. Out of memory means that a
+        // damaged length made SQLite ask for gigabytes; sound rows are small.
         (Code::DatabaseCorrupt | Code::NotADatabase | Code::OutOfMemory, _) | (_, SQLITE_ERROR) => FailureKind::Damaged,
         _ => FailureKind::Io,
     }

@@ -1,6 +1,6 @@
-//! The file that says which lanes fail, and why: written by the bridge that runs, read by `spool status`.
+//! The file that says which lanes fail, and why. The running bridge writes it, and `spool status` reads it.
 //!
-//! It is a report, not a part of the store: nothing is read from it but by people, and it may be missing or old.
+//! It is a report for people, not a part of the store. It may be missing or old.
 
 use std::io::Write;
 use std::path::Path;
@@ -23,20 +23,20 @@ pub struct FailingLane {
     pub since: i64,
     /// Attempts since then.
     pub attempts: u32,
-    /// The kind of the error, a word of [`crate::output::ErrorKind`].
+    /// The kind of the error: a word of [`crate::output::ErrorKind`].
     pub reason: String,
-    /// The words of the bus.
+    /// The error message of the bus.
     pub error: String,
-    /// What a person can do about it; empty if nothing.
+    /// What a person can do about it; empty if there is nothing to do.
     pub remedy: String,
 }
 
 /// The lanes that fail.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct FailingLanes {
-    /// The ones with the most records.
+    /// The lanes with the most records.
     pub lanes: Vec<FailingLane>,
-    /// How many more there are.
+    /// Number of further lanes.
     pub not_named: usize,
 }
 
@@ -56,7 +56,7 @@ impl FailingLanes {
         std::fs::rename(unfinished, path)
     }
 
-    /// What failed when the file was written; nothing where there is no file.
+    /// The lanes that failed when the file was written; none if there is no file.
     pub fn read(folder: &Path) -> FailingLanes {
         let read = std::fs::read(folder.join(FILE)).ok();
         read.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()

@@ -1,7 +1,7 @@
 //! Lanes: what the spool holds for one topic of one output.
 //!
-//! A lane is in memory only while it has records on the disk, or some are being written. Others see here whether
-//! events must queue up behind older ones, how much there is, and what stands in the way.
+//! A lane is in memory only while it has records on the disk, or records are being written. It says whether new events must
+//! wait behind older ones, how many records there are, and whether they fail.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -21,13 +21,13 @@ pub struct Lane {
     records: AtomicU64,
     /// Their bytes.
     bytes: AtomicU64,
-    /// Those of them that were handed to their output, and have not failed since.
+    /// Records of these that were handed to their output and have not failed since.
     attempted: AtomicU64,
     /// Records that are being written.
     pending: AtomicU64,
     /// Their bytes.
     pending_bytes: AtomicU64,
-    /// Whether it is among those that [`Lanes::filled`] gives next.
+    /// Whether [`Lanes::filled`] returns it next.
     is_announced: AtomicBool,
     /// Whether its last attempt failed.
     is_failing: AtomicBool,
@@ -64,29 +64,29 @@ impl Lane {
         self.records.load(Ordering::Acquire)
     }
 
-    /// Records were handed to their output: events that come now may follow them without waiting for the disk.
+    /// Records were handed to their output. Events that arrive now may follow them directly, without the disk.
     pub fn attempted(&self, records: u64) {
         self.attempted.fetch_add(records, Ordering::AcqRel);
     }
 
-    /// Records that were handed to their output have to be tried again: events that come now queue up behind them.
+    /// Records that were handed to their output must be tried again. Events that arrive now wait behind them.
     pub fn must_retry(&self, records: u64) {
         let lowered = |attempted: u64| Some(attempted.saturating_sub(records));
         let _ = self.attempted.fetch_update(Ordering::AcqRel, Ordering::Acquire, lowered);
     }
 
-    /// Whether there are records whose first attempt has not begun, or must be repeated.
+    /// Whether there are records whose first attempt has not started, or must be repeated.
     fn has_backlog(&self) -> bool {
         let waiting = self.records() + self.pending.load(Ordering::Acquire);
         waiting > self.attempted.load(Ordering::Acquire)
     }
 
-    /// Notes whether the last attempt to publish one of its records failed.
+    /// Sets whether the last attempt to publish one of its records failed.
     pub fn set_failing(&self, is_failing: bool) {
         self.is_failing.store(is_failing, Ordering::Relaxed);
     }
 
-    /// Bytes of its records, with those that are being written.
+    /// Bytes of its records, including those that are being written.
     fn all_bytes(&self) -> u64 {
         self.bytes.load(Ordering::Acquire) + self.pending_bytes.load(Ordering::Acquire)
     }
@@ -102,13 +102,13 @@ type ByTopic = FxHashMap<String, Arc<Lane>>;
 #[derive(Debug, Default)]
 pub struct OutputLanes {
     by_topic: Mutex<ByTopic>,
-    /// How many there are: what is asked for every event needs no lock while the spool is empty.
+    /// Number of lanes, so that the check for each event needs no lock while the spool is empty.
     count: AtomicU64,
 }
 
 impl OutputLanes {
-    /// Whether records for the topic that are in the spool, or are being written to it, wait for their attempt: later
-    /// ones queue up behind them.
+    /// Whether records for the topic, in the spool or being written to it, wait for their attempt. Later ones wait behind
+    /// them.
     pub fn has_backlog(&self, topic: &str) -> bool {
         self.count.load(Ordering::Acquire) > 0 && self.lock().get(topic).is_some_and(|lane| lane.has_backlog())
     }
@@ -118,7 +118,7 @@ impl OutputLanes {
         self.lock().values().map(|lane| lane.records()).sum()
     }
 
-    /// How many lanes have records on the disk: those that wait, and those whose last attempt failed.
+    /// Number of lanes with records on the disk: those that wait, and those whose last attempt failed.
     pub(super) fn states(&self) -> (u64, u64) {
         let (mut waiting, mut failing) = (0, 0);
         for lane in self.lock().values().filter(|lane| lane.records() > 0) {
@@ -131,7 +131,7 @@ impl OutputLanes {
         self.by_topic.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something with a lane, which is made where there is none. Ends the lane if nothing is left in it.
+    /// Calls a function with a lane, which is created if there is none. Removes the lane if it is empty then.
     fn with<T>(&self, output: &str, topic: &str, with: impl FnOnce(&Arc<Lane>) -> T) -> T {
         let mut by_topic = self.lock();
         let lane = match by_topic.get(topic) {
@@ -162,7 +162,7 @@ pub(super) struct Changes(FxHashMap<String, FxHashMap<String, Change>>);
 impl Changes {
     /// Adds to the change of a lane.
     pub(super) fn add(&mut self, output: &str, topic: &str, change: Change) {
-        // Looked for first: most records of a transaction are for the same lane, whose names are not copied then.
+        // Looked up first, because most records of a transaction are for the same lane, and its names need no copy then.
         let Some(by_topic) = self.0.get_mut(output) else {
             self.0.insert(output.to_owned(), FxHashMap::from_iter([(topic.to_owned(), change)]));
             return;
@@ -194,13 +194,13 @@ impl Lanes {
         self.outputs.write().unwrap_or_else(PoisonError::into_inner).entry(output.to_owned()).or_default().clone()
     }
 
-    /// Every output that has or had lanes.
+    /// Every output that has lanes or had some.
     pub(super) fn outputs(&self) -> Vec<(String, Arc<OutputLanes>)> {
         let outputs = self.outputs.read().unwrap_or_else(PoisonError::into_inner);
         outputs.iter().map(|(output, lanes)| (output.clone(), lanes.clone())).collect()
     }
 
-    /// Waits until records were added to lanes, and gives those lanes, each once. One caller at a time.
+    /// Waits until records were added to lanes, and returns those lanes, each once. One caller at a time.
     pub(super) async fn filled(&self) -> Vec<Arc<Lane>> {
         loop {
             let announced = std::mem::take(&mut *self.announced());
@@ -225,13 +225,13 @@ impl Lanes {
         }
     }
 
-    /// What a transaction has changed.
+    /// Applies what a transaction has changed.
     pub(super) fn change(&self, changes: &Changes) {
         for (output, by_topic) in &changes.0 {
             let lanes = self.of(output);
             for (topic, change) in by_topic {
                 lanes.with(output, topic, |lane| {
-                    // What is removed was attempted. In this order nothing that waits is overlooked in between.
+                    // Removed records were attempted. In this order no waiting record is overlooked in between.
                     lane.must_retry(change.removed);
                     lane.records.fetch_add(change.added, Ordering::AcqRel);
                     lane.records.store(lane.records().saturating_sub(change.removed), Ordering::Release);
@@ -245,7 +245,7 @@ impl Lanes {
         }
     }
 
-    /// What there is, by a count of all rows.
+    /// Sets all lanes to a count of all rows.
     pub(super) fn set(&self, backlogs: &[Backlog]) {
         let counted: FxHashMap<(&str, &str), &Backlog> =
             backlogs.iter().map(|backlog| ((backlog.output.as_str(), backlog.topic.as_str()), backlog)).collect();
@@ -269,10 +269,10 @@ impl Lanes {
         }
     }
 
-    /// Counts records as being written. The lane of a record that `is_bound` takes no more than `max_bytes`.
+    /// Counts records as being written. The lane of a record that `is_bound` may hold `max_bytes` at most.
     ///
     /// # Errors
-    /// [`FailureKind::LaneFull`]: nothing is counted then.
+    /// [`FailureKind::LaneFull`]. Nothing is counted then.
     pub(super) fn claim<'l>(
         &'l self,
         records: &[SpoolRecord],
@@ -293,7 +293,7 @@ impl Lanes {
             });
             if !has_room {
                 let message = format!(
-                    "topic `{}` of output {output} has as much in the spool as one topic may have (spool.lane_share)",
+                    "topic `{}` of output {output} has used its share of the spool (spool.lane_share)",
                     record.topic
                 );
                 return Err(StoreError::new(FailureKind::LaneFull, message));
@@ -312,7 +312,7 @@ pub(super) struct PendingGuard<'l> {
 impl Drop for PendingGuard<'_> {
     fn drop(&mut self) {
         for (lane, bytes) in &self.claimed {
-            // The lane is still the one of its topic: while something is pending it does not end.
+            // The lane is still that of its topic, because a lane with pending records is not removed.
             self.lanes.of(&lane.output).with(&lane.output, &lane.topic, |lane| {
                 lane.pending.fetch_sub(1, Ordering::AcqRel);
                 lane.pending_bytes.fetch_sub(*bytes, Ordering::AcqRel);

@@ -1,4 +1,4 @@
-//! The store of a bridge that does not run: for commands that change many records.
+//! The store of a bridge that is not running, for commands that change many records. Everything here blocks.
 
 use std::path::Path;
 use std::time::Instant;
@@ -9,14 +9,14 @@ use sha2::{Digest, Sha256};
 use super::database::Database;
 use super::error::{FailureKind, StoreError};
 use super::lock::FolderLock;
-use super::record::{DeadLetterRow, SpoolRecord, Spooled};
-use super::{StoreSettings, open_folder, recover, salvage};
+use super::record::{DeadLetter, DeadLetterRow, SpoolRecord, Spooled};
+use super::{OpenError, StoreSettings, folder, salvage};
 use crate::event::Event;
 
-/// Records of one transaction: bounds the length of the log.
+/// Most records of one transaction. Bounds the length of the log.
 const CHUNK: usize = 1000;
 
-/// Their bytes, likewise.
+/// Most bytes of them, for the same reason.
 const CHUNK_BYTES: u64 = 8 << 20;
 
 /// The database of a folder whose lock is held.
@@ -27,22 +27,22 @@ pub struct Offline {
     _lock: FolderLock,
 }
 
-/// What was taken from another database.
+/// What was imported from another database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Imported {
     /// Records that are new here.
     pub records: u64,
     /// Dead letters that are new here.
     pub dead_letters: u64,
-    /// Records and dead letters that were here already.
+    /// Records and dead letters that were already here.
     pub repeats: u64,
-    /// Records that were not as they had been written, and are dead letters now.
+    /// Records that were changed on the disk, and are dead letters now.
     pub damaged: u64,
-    /// Rows that are known to be there and could not be read.
+    /// Rows that are known to exist and could not be read.
     pub lost: u64,
-    /// Whether there may be more of them.
+    /// Whether more rows may be lost.
     pub may_be_more: bool,
-    /// Rows that found no room.
+    /// Rows for which there was no room.
     pub left: u64,
 }
 
@@ -50,9 +50,9 @@ impl Offline {
     /// Opens the store of a folder, as [`super::Store::open`] does.
     ///
     /// # Errors
-    /// As there.
-    pub fn open(settings: StoreSettings, lock_until: Option<Instant>) -> Result<Offline, String> {
-        let (lock, database, _) = open_folder(&settings.path, lock_until)?;
+    /// [`OpenError`].
+    pub fn open(settings: StoreSettings, lock_until: Option<Instant>) -> Result<Offline, OpenError> {
+        let (lock, database, _) = folder::open(&settings.path, lock_until)?;
         Ok(Offline { settings, database, _lock: lock })
     }
 
@@ -69,9 +69,9 @@ impl Offline {
         Ok((topics, records))
     }
 
-    /// Gives the records of an output to another one, with another topic if one is named. Their order stays. If it is
-    /// interrupted, some were moved; doing it again moves the rest. Records that are not as they were written stay.
-    /// Returns how many were moved.
+    /// Moves the records of an output to another one, to another topic if one is named. Their order does not change. After
+    /// an interruption some records were moved; repeating the call moves the rest. Records that were changed on the disk
+    /// stay. Returns the number of moved records.
     ///
     /// # Errors
     /// SQLite's.
@@ -97,9 +97,9 @@ impl Offline {
         Ok(moved)
     }
 
-    /// Adds the records and dead letters of another database file, which is only read. Those that are here already
-    /// (for a record: the same id, output and topic) are counted and not added. If it is interrupted or finds no room,
-    /// doing it again adds the rest.
+    /// Adds the records and dead letters of another database file, which is only read. Those that are already here are
+    /// counted and not added; a record is already here if its id, output and topic are. After an interruption, or when
+    /// there was no room, repeating the call adds the rest.
     ///
     /// # Errors
     /// When the file is not a spool, or SQLite's.
@@ -134,7 +134,7 @@ impl Offline {
     }
 }
 
-/// Rows on their way into the database of the folder.
+/// Writes rows into the database of the folder.
 struct Import<'a> {
     database: &'a mut Database,
     known: FxHashSet<[u8; 16]>,
@@ -143,7 +143,7 @@ struct Import<'a> {
     last_seq: i64,
     /// Not written yet.
     records: Vec<SpoolRecord>,
-    /// Likewise.
+    /// Not written yet.
     letters: Vec<DeadLetterRow>,
     imported: Imported,
 }
@@ -192,7 +192,7 @@ impl salvage::Sink for Import<'_> {
     fn record(&mut self, spooled: Spooled) -> Result<(), StoreError> {
         if !spooled.is_sound {
             self.imported.damaged += 1;
-            let letter = recover::damaged_record(spooled.record);
+            let letter = DeadLetter::of_damaged(spooled.record);
             return self.letter(DeadLetterRow::new(letter));
         }
         if !self.known.insert(identity(&spooled.record)) {
@@ -210,11 +210,11 @@ impl salvage::Sink for Import<'_> {
 
     fn dead_letter(&mut self, row: DeadLetterRow) -> Result<(), StoreError> {
         self.imported.damaged += u64::from(!row.is_sound);
-        self.letter(recover::as_found(row))
+        self.letter(row.marked_if_damaged())
     }
 }
 
-/// What makes two records the same.
+/// Equal for two records that are the same.
 fn identity(record: &SpoolRecord) -> [u8; 16] {
     let mut hash = Sha256::new();
     let event = Event::from_json(&record.envelope).ok();

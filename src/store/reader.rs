@@ -1,4 +1,4 @@
-//! Reading next to the writer.
+//! Reads next to the writer.
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
@@ -6,18 +6,18 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::Shared;
 use super::database::{Access, Database};
 use super::error::{FailureKind, StoreError};
 use super::record::{DeadLetterRow, Spooled};
+use super::shared::Shared;
 use super::writer::{Job, Work};
 
-/// Reads the spool and the dead letters with a connection of its own. Blocks.
+/// Reads the spool and the dead letters with a connection of its own. Every call blocks.
 #[derive(Debug)]
 pub struct Reader {
     pub(super) shared: Arc<Shared>,
     pub(super) jobs: Sender<Job>,
-    /// The connection, and which database it is for.
+    /// The connection, and the generation of its database.
     pub(super) open: Option<(u64, Database)>,
 }
 
@@ -25,7 +25,7 @@ impl Reader {
     /// The next records of an output, or of one of its topics; see [`Database::read`].
     ///
     /// # Errors
-    /// SQLite's. Damage is repaired by the writer in the background: reading again later succeeds.
+    /// SQLite's. The writer repairs damage in the background, so that reading again later succeeds.
     pub fn read(
         &mut self,
         output: &str,
@@ -40,7 +40,7 @@ impl Reader {
     /// The dead letters to replay; see [`Database::dead_letters_to_replay`].
     ///
     /// # Errors
-    /// As those of [`Reader::read`].
+    /// Those of [`Reader::read`].
     pub fn dead_letters_to_replay(&mut self, after: i64, limit: usize) -> Result<Vec<DeadLetterRow>, StoreError> {
         self.with(|database| database.dead_letters_to_replay(after, limit))
     }

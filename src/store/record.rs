@@ -3,25 +3,36 @@
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
+use time::OffsetDateTime;
+
 use crate::event::Mode;
 
-/// What a row takes next to its texts: columns, index entries, its share of unused space in pages.
+/// The present time in Unix milliseconds.
+pub(crate) fn now() -> i64 {
+    i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}
+
+/// The reason of dead letters whose content was changed on the disk.
+pub const DAMAGED: &str = "damaged";
+
+/// Bytes of a row in addition to its texts: columns, index entries, its share of unused space in pages.
 const ROW_BYTES: usize = 256;
 
 /// A record that its output has not acknowledged yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpoolRecord {
-    /// Name of the output. Empty: an event that waits for room among the dead letters; `topic` has the reason then.
+    /// Name of the output. [`AWAITS_DEAD_LETTERS`] for an event that waits for room among the dead letters; `topic` is the
+    /// reason then.
     pub output: String,
-    /// Route that named the destination; empty for the destination of dead letters.
+    /// Route that names the destination; empty for the destination of dead letters.
     pub route: String,
     /// Topic or subject.
     pub topic: String,
     /// Key, where the bus has keys.
     pub key: Option<String>,
-    /// Layout, where the destination names one.
+    /// Layout; none means the output's own.
     pub mode: Option<Mode>,
-    /// How often publishing was tried.
+    /// Number of attempts to publish it.
     pub attempts: u32,
     /// When it was spooled.
     pub spooled_at: i64,
@@ -35,13 +46,13 @@ pub struct SpoolRecord {
 pub const AWAITS_DEAD_LETTERS: &str = "";
 
 impl SpoolRecord {
-    /// What it counts against `spool.max_bytes`.
+    /// Bytes that it counts against `spool.max_bytes`.
     pub fn bytes(&self) -> u64 {
         let texts = self.route.len() + self.topic.len() + self.key.as_ref().map_or(0, String::len);
         (ROW_BYTES + texts + self.envelope.len() + self.body.len()) as u64
     }
 
-    /// Tells whether a stored record is still as it was written. Covers every column that matters.
+    /// Shows whether a stored record was changed on the disk. Covers every column that is published.
     pub(super) fn checksum(&self, seq: i64) -> i64 {
         let mut hash = Sha256::new();
         hash.update(seq.to_le_bytes());
@@ -73,26 +84,26 @@ fn first_bytes(hash: Sha256) -> i64 {
 /// A record as it was read from the spool.
 #[derive(Clone, Debug)]
 pub struct Spooled {
-    /// Its position in the order, the same for as long as it is in the spool.
+    /// Its position in the order. It does not change while the record is in the spool.
     pub seq: i64,
     /// The record.
     pub record: SpoolRecord,
-    /// Whether it is as it was written.
+    /// Whether its checksum is right.
     pub is_sound: bool,
 }
 
 /// An event or a body that cannot be published as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Why, a word of [`crate::bridge::DeadLetterReason`].
+    /// Why: a word of [`crate::bridge::DeadLetterReason`].
     pub reason: String,
-    /// The error in the words of the bus, or of the reader of callbacks.
+    /// The error message of the bus, or of the reader of callbacks.
     pub code: String,
-    /// How often publishing was tried.
+    /// Number of attempts to publish it.
     pub attempts: u32,
     /// The input that received the callback.
     pub input: Option<String>,
-    /// The route that named the destination or asked for a dead letter.
+    /// The route that names the destination or makes a dead letter.
     pub route: Option<String>,
     /// The output it was meant for.
     pub output: Option<String>,
@@ -102,23 +113,40 @@ pub struct DeadLetter {
     pub key: Option<String>,
     /// Id, type and subject of the event, when it is one.
     pub event: Option<(String, String, Option<String>)>,
-    /// Region and account that the configuration gave its sender.
+    /// Region and account of its sender, from the configuration.
     pub sender: (Option<String>, Option<String>),
     /// The event as JSON, when it is one.
     pub envelope: Option<Bytes>,
     /// The body, as it was received.
     pub body: Bytes,
-    /// When.
+    /// When it was last received.
     pub at: i64,
 }
 
 impl DeadLetter {
-    /// What it counts against `dead_letters.max_bytes`.
+    /// The dead letter of a record that was changed on the disk.
+    pub(crate) fn of_damaged(record: SpoolRecord) -> DeadLetter {
+        DeadLetter {
+            reason: DAMAGED.to_owned(),
+            code: "the record was changed on the disk".to_owned(),
+            attempts: record.attempts,
+            route: Some(record.route),
+            output: Some(record.output),
+            topic: Some(record.topic),
+            key: record.key,
+            envelope: Some(record.envelope),
+            body: record.body,
+            at: now(),
+            ..DeadLetter::default()
+        }
+    }
+
+    /// Bytes that it counts against `dead_letters.max_bytes`.
     pub fn bytes(&self) -> u64 {
         (ROW_BYTES + self.code.len() + self.envelope.as_ref().map_or(0, Bytes::len) + self.body.len()) as u64
     }
 
-    /// Tells whether a stored dead letter is still as it was written, in what a replay uses.
+    /// Shows whether a stored dead letter was changed on the disk. Covers what a replay uses.
     pub(super) fn checksum(&self) -> i64 {
         let mut hash = Sha256::new();
         for part in [self.envelope.as_deref().unwrap_or_default(), &self.body] {
@@ -128,7 +156,7 @@ impl DeadLetter {
         first_bytes(hash)
     }
 
-    /// The same for every retry of the same body that fails for the same destination.
+    /// Equal for every retry of the same body that fails for the same destination.
     pub(super) fn fingerprint(&self) -> [u8; 16] {
         let mut hash = Sha256::new();
         match &self.event {
@@ -136,7 +164,7 @@ impl DeadLetter {
             None => {
                 hash.update([0]);
                 hash.update(&self.body);
-                // Of a record that was changed on the disk the envelope may be all that is left.
+                // Of a record that was changed on the disk, only the envelope may be left.
                 hash.update(self.envelope.as_deref().unwrap_or_default());
             }
         }
@@ -163,9 +191,9 @@ pub struct DeadLetterRow {
     pub replay_error: Option<String>,
     /// Whether a replay was requested and has not ended.
     pub replay_requested: bool,
-    /// Whether envelope and body are as they were written; true where they were not read.
+    /// Whether the checksum of envelope and body is right; true if they were not read.
     pub is_sound: bool,
-    /// What was kept; its time is that of the last copy received.
+    /// What was kept. Its time is that of the last copy received.
     pub letter: DeadLetter,
 }
 
@@ -182,7 +210,38 @@ impl DeadLetterRow {
             letter,
         }
     }
+
+    /// The row with the reason [`DAMAGED`], if its content was changed on the disk.
+    pub(super) fn marked_if_damaged(self) -> DeadLetterRow {
+        if self.is_sound || self.letter.reason == DAMAGED {
+            return self;
+        }
+        let DeadLetter { reason, code, .. } = &self.letter;
+        let code = format!("the dead letter was changed on the disk; it was {reason}: {code}");
+        DeadLetterRow { letter: DeadLetter { reason: DAMAGED.to_owned(), code, ..self.letter }, ..self }
+    }
 }
+
+/// A record that leaves the spool, because it was published or became a dead letter.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    /// Its position.
+    pub seq: i64,
+    /// The dead letter that it became; none if it was published.
+    pub letter: Option<Box<SettledLetter>>,
+}
+
+/// The dead letter that a record became.
+#[derive(Clone, Debug)]
+pub struct SettledLetter {
+    /// The dead letter.
+    pub letter: DeadLetter,
+    /// The record that publishes it; none if dead letters are not published.
+    pub announcement: Option<SpoolRecord>,
+}
+
+/// Positions of records that stay in the spool, because there is no room for their dead letters.
+pub type Retained = Vec<i64>;
 
 /// What the spool holds for one topic of one output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,7 +250,7 @@ pub struct Backlog {
     pub output: String,
     /// The topic.
     pub topic: String,
-    /// Records.
+    /// Number of records.
     pub records: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -199,7 +258,7 @@ pub struct Backlog {
     pub oldest: Option<i64>,
 }
 
-/// Which dead letters are meant: all conditions hold.
+/// Selects dead letters for which all conditions hold.
 #[derive(Clone, Debug, Default)]
 pub struct DeadLetterFilter {
     /// Numbers; empty means any.

@@ -1,8 +1,8 @@
-//! Reading a damaged database: every row that can be read, and a count of those that cannot.
+//! Reads a damaged database: every row that can be read, and a count of the rows that cannot.
 //!
-//! SQLite says which page is damaged only by failing there. So rows are visited by their numbers, and where a search
-//! fails, the next number after the unreadable page is searched for. Each step returns a higher number than the one
-//! before, so that reading ends however the pages point at each other.
+//! SQLite shows which page is damaged only by failing there. So rows are visited by their numbers. Where that fails, the
+//! next number after the unreadable page is searched. Every step returns a higher number than the one before, so that
+//! reading ends even if pages point at each other.
 
 use rustc_hash::FxHashSet;
 
@@ -10,36 +10,36 @@ use super::database::{Database, PAGE_BYTES};
 use super::error::{FailureKind, StoreError};
 use super::record::{DeadLetterRow, Spooled};
 
-/// Numbers that are read at a time.
+/// Numbers that one query reads.
 const BATCH: usize = 4096;
 
-/// Where rows go.
+/// Receives rows.
 pub(super) trait Sink {
-    /// Takes a record.
+    /// Receives a record.
     fn record(&mut self, spooled: Spooled) -> Result<(), StoreError>;
 
-    /// Takes a dead letter.
+    /// Receives a dead letter.
     fn dead_letter(&mut self, row: DeadLetterRow) -> Result<(), StoreError>;
 }
 
 /// What could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Loss {
-    /// Rows that are known to be there, or to have been there, and could not be read.
+    /// Rows that are known to exist or to have existed, and could not be read.
     pub(super) rows: u64,
-    /// Whether there may be more of them.
+    /// Whether more rows may be lost.
     pub(super) is_open: bool,
 }
 
 impl Loss {
-    /// Everything was read.
+    /// Whether everything was read.
     pub(super) fn is_none(self) -> bool {
         self.rows == 0 && !self.is_open
     }
 }
 
-/// Hands over the dead letters and then the records, each kind in order. The dead letters come first, because they keep
-/// their numbers, and damaged records become new ones.
+/// Hands the dead letters and then the records to the sink, each kind in order. The dead letters come first, because they
+/// keep their numbers, and damaged records become new dead letters.
 pub(super) fn read(source: &Database, sink: &mut impl Sink) -> Result<Loss, StoreError> {
     let mut lost = 0;
     let are_letters_whole = walk(
@@ -68,14 +68,14 @@ pub(super) fn read(source: &Database, sink: &mut impl Sink) -> Result<Loss, Stor
     for seq in unseen {
         match readable(source.record(seq))? {
             Some(spooled) => sink.record(spooled)?,
-            // The index may be wrong; but a stale page of the table looks like a whole one.
+            // Counted as lost although the index may be wrong, because a stale page of the table looks sound.
             None => lost += 1,
         }
     }
     Ok(Loss { rows: lost, is_open: !are_letters_whole || !(is_spool_whole || is_index_whole) })
 }
 
-/// What was read, or nothing where a page is damaged.
+/// What was read; none if a page is damaged.
 fn readable<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
     match read {
         Err(error) if error.kind == FailureKind::Damaged => Ok(None),
@@ -83,10 +83,10 @@ fn readable<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreEr
     }
 }
 
-/// Positions that the index knows and the table did not show, and whether all of the index could be read.
+/// Positions that are in the index and were not found in the table, and whether all of the index could be read.
 fn unseen(source: &Database, seen: &FxHashSet<i64>) -> Result<(Vec<i64>, bool), StoreError> {
     let mut unseen = Vec::new();
-    // Pages that point at each other would make an index endless; no entry is shorter than eight bytes.
+    // Pages that point at each other would make an index endless. No entry is shorter than eight bytes.
     let mut left = source.pages().unwrap_or(0).saturating_mul(PAGE_BYTES.into()) / 8;
     let listed = source.indexed_seqs(|seq| {
         left = left.saturating_sub(1);
@@ -104,12 +104,12 @@ fn unseen(source: &Database, seen: &FxHashSet<i64>) -> Result<(Vec<i64>, bool), 
     Ok((unseen, is_whole))
 }
 
-/// Lists the numbers of a table after one, in order, for as long as it is told to.
+/// Lists the numbers of a table after a number, in order, until the visitor returns false.
 trait Numbers: Fn(i64, &mut dyn FnMut(i64) -> bool) -> Result<(), StoreError> {}
 
 impl<F: Fn(i64, &mut dyn FnMut(i64) -> bool) -> Result<(), StoreError>> Numbers for F {}
 
-/// Visits the numbers of a table in order, past what cannot be read. Returns whether nothing was in the way.
+/// Visits the numbers of a table in order, and skips what cannot be read. Returns whether nothing was skipped.
 fn walk(numbers: impl Numbers, mut visit: impl FnMut(i64) -> Result<(), StoreError>) -> Result<bool, StoreError> {
     let (mut after, mut is_sound) = (i64::MIN, true);
     loop {
@@ -139,7 +139,7 @@ fn walk(numbers: impl Numbers, mut visit: impl FnMut(i64) -> Result<(), StoreErr
     }
 }
 
-/// What the search for the next number leads to.
+/// The result of a search for the next number.
 #[derive(PartialEq, Eq)]
 enum Next {
     Number,
@@ -163,8 +163,8 @@ fn next(numbers: &impl Numbers, after: i64) -> Result<Next, StoreError> {
     }
 }
 
-/// The lowest number behind damage from which a search leads to a row: found by doubling the distance, then by halving
-/// it. Rows between two damaged pages may be stepped over; the index finds those. None when there is no such number.
+/// The lowest number after damage from which a search finds a row; none if there is no such number. It is found by doubling
+/// the distance and then halving it. Rows between two damaged pages may be skipped; the index finds those.
 fn behind_damage(numbers: &impl Numbers, after: i64) -> Result<Option<i64>, StoreError> {
     let mut bad = after.max(0);
     if bad != after && next(numbers, bad)? == Next::Number {

@@ -1,7 +1,7 @@
 //! Room on the volume: how much there is, how much the store needs, and the reserve.
 //!
-//! To remove a record from the spool the database needs a little room. So that a full disk can always drain, new
-//! records leave room for the log, and a file of the size of the reserve is given up when even removing fails.
+//! Removing a record from the spool needs a little room. New records leave room for the log, and the file of the reserve
+//! is deleted when even removing fails, so that a full disk can always be drained.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use super::error::StoreError;
 /// Name of the file that holds the reserve.
 const RESERVE: &str = "spool.reserve";
 
-/// Room for the log of the database, its copy in memory pages, and what a folder costs.
+/// Room for the log of the database, its index, and the folder.
 const LOG_BYTES: u64 = 64 << 20;
 
 /// The largest reserve.
@@ -25,38 +25,38 @@ const MAX_RESERVE: u64 = 32 << 20;
 pub struct Volume {
     /// Its size in bytes.
     pub total: u64,
-    /// Bytes that this process may still use.
+    /// Bytes that this process can still use.
     pub free: u64,
-    /// The protocol, when it is on another machine.
+    /// The protocol, if it is on another machine.
     pub network: Option<&'static str>,
 }
 
 impl Volume {
-    /// Asks the system.
+    /// The volume of a folder.
     ///
     /// # Errors
     /// The system's.
     pub fn of(folder: &Path) -> std::io::Result<Volume> {
         let space = statvfs(folder)?;
-        #[expect(clippy::useless_conversion, reason = "its type is another one on other machines")]
+        #[expect(clippy::useless_conversion, reason = "its type differs between platforms")]
         let network = statfs(folder).ok().and_then(|statistics| network(i64::from(statistics.f_type)));
         let bytes = |blocks: u64| blocks.saturating_mul(space.f_frsize);
         Ok(Volume { total: bytes(space.f_blocks), free: bytes(space.f_bavail), network })
     }
 
-    /// The part of it that is kept for removing records: 1/16, at most 32 MiB.
+    /// Bytes that are reserved for removing records: 1/16 of the volume, at most 32 MiB.
     pub fn reserve(&self) -> u64 {
         (self.total / 16).min(MAX_RESERVE)
     }
 
-    /// What a store with these bounds needs: a quarter more than its rows count, the log, and the reserve.
+    /// Bytes that a store with these bounds needs: its rows and a quarter more, the log, and the reserve.
     pub fn needed(&self, spool_max_bytes: u64, dead_letters_max_bytes: u64) -> u64 {
         let rows = spool_max_bytes.saturating_add(dead_letters_max_bytes);
         rows.saturating_add(rows / 4).saturating_add(LOG_BYTES).saturating_add(self.reserve())
     }
 }
 
-/// The protocols of network file systems, by the numbers of Linux's statfs(2).
+/// The protocol of a network file system, by its number in Linux's statfs(2).
 fn network(kind: i64) -> Option<&'static str> {
     const KINDS: [(i64, &str); 8] = [
         (0x6969, "NFS"),
@@ -71,7 +71,7 @@ fn network(kind: i64) -> Option<&'static str> {
     KINDS.iter().find(|(number, _)| *number == (kind & 0xFFFF_FFFF)).map(|(_, name)| *name)
 }
 
-/// The file that holds room which nobody else can take.
+/// The file that reserves room on the volume.
 #[derive(Debug)]
 pub(super) struct Reserve {
     path: PathBuf,
@@ -87,7 +87,7 @@ impl Reserve {
         self.path.exists()
     }
 
-    /// Makes the file, if at least as much stays free.
+    /// Creates the file, if at least as much room stays free. Returns whether the file exists with the right size.
     pub(super) fn take(&self, volume: &Volume) -> Result<bool, StoreError> {
         let bytes = volume.reserve();
         let is_right = std::fs::metadata(&self.path).is_ok_and(|file| file.len() == bytes);
@@ -101,7 +101,7 @@ impl Reserve {
         let file = File::create(&self.path).map_err(failed)?;
         match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
             Ok(()) => Ok(true),
-            // A file system without it gets no reserve: what is written instead might take no room either.
+            // A file system without fallocate gets no reserve: written zeros might take no room either.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
                 let _ = std::fs::remove_file(&self.path);
                 Ok(false)
@@ -110,7 +110,7 @@ impl Reserve {
         }
     }
 
-    /// Gives the room free. Returns whether there was any.
+    /// Deletes the file to free its room. Returns whether there was a file.
     pub(super) fn give_up(&self) -> bool {
         std::fs::remove_file(&self.path).is_ok()
     }
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_volume_needs() {
+    fn the_reserve_and_the_need_follow_the_size_of_the_volume() {
         let mib = 1 << 20;
         let small = Volume { total: 160 * mib, free: 0, network: None };
         assert_eq!(small.reserve(), 10 * mib);
@@ -134,13 +134,13 @@ mod tests {
     fn network_file_systems_are_known_by_their_numbers() {
         assert_eq!(network(0x6969), Some("NFS"));
         assert_eq!(network(0xFF53_4D42), Some("SMB"));
-        // Some systems say it with a sign.
+        // Some systems report a negative number.
         assert_eq!(network(i64::from(-0x00AC_B2BE_i32)), Some("SMB"));
         assert_eq!(network(0xEF53), None, "ext4");
     }
 
     #[test]
-    fn the_reserve_takes_room_and_gives_it_back() {
+    fn the_reserve_takes_room_and_frees_it() {
         let folder = tempfile::tempdir().expect("a folder");
         let reserve = Reserve::new(folder.path());
         let volume = Volume { total: 16 << 20, free: 4 << 20, network: None };
@@ -148,7 +148,7 @@ mod tests {
         let blocks = std::os::unix::fs::MetadataExt::blocks(
             &std::fs::metadata(folder.path().join(RESERVE)).expect("it is there"),
         );
-        assert!(blocks * 512 >= 1 << 20, "it is more than a number: {blocks} blocks");
+        assert!(blocks * 512 >= 1 << 20, "it takes room on the disk: {blocks} blocks");
         assert!(reserve.give_up() && !reserve.is_held() && !reserve.give_up());
         let narrow = Volume { free: 1 << 20, ..volume };
         assert!(!reserve.take(&narrow).expect("nothing is written"));

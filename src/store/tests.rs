@@ -1,8 +1,10 @@
-//! The store as its callers use it.
+//! Tests of the store through its public functions.
+
+use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use super::database::Access;
+use super::database::{Access, Database};
 use super::*;
 
 fn settings(folder: &Path) -> StoreSettings {
@@ -267,7 +269,7 @@ async fn a_log_without_its_database_is_not_thrown_away() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("spool.db-wal"), "a log").expect("written");
     let error = Store::open(settings(folder.path()), None, &Metrics::new()).expect_err("refused");
-    assert!(error.contains("spool.db is missing, but its log spool.db-wal is there"), "{error}");
+    assert!(error.to_string().contains("spool.db is missing, but its log spool.db-wal is there"), "{error}");
 }
 
 /// After a failed fsync the next start must not trust the file, whatever can be read of it.
@@ -279,7 +281,7 @@ async fn a_file_whose_fsync_failed_is_copied_at_the_next_start() {
     store.close().await;
     let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(file(folder.path())).expect("there"));
     let before = inode();
-    recover::mark_unsynced(folder.path());
+    files::mark_unsynced(folder.path());
     let store = open(folder.path());
     assert_eq!(topics(&store, "kafka"), ["a"]);
     assert_ne!(inode(), before);
@@ -441,7 +443,7 @@ async fn a_damaged_record_does_not_take_the_number_of_a_dead_letter() {
     store.keep(records, vec![letter("precious")]).await.expect("kept");
     store.close().await;
     change(folder.path(), "topic-a", "topic-b");
-    recover::mark_unsynced(folder.path());
+    files::mark_unsynced(folder.path());
     assert_eq!(topics_in(folder.path(), "kafka").await, ["ok"]);
     let rows = dead_letters(folder.path());
     assert_eq!((rows[0].id, &rows[0].letter.body[..]), (1, &b"precious"[..]));
@@ -479,7 +481,7 @@ async fn nothing_is_kept_in_a_file_that_must_be_copied_and_cannot() {
             repair(&store).await.expect_err("it cannot be copied");
         } else {
             // As another process leaves it whose fsync failed.
-            recover::mark_unsynced(folder.path());
+            files::mark_unsynced(folder.path());
         }
         for _ in 0..3 {
             store.keep(vec![record("kafka", "new", now())], Vec::new()).await.expect_err("refused");
@@ -538,16 +540,16 @@ async fn files_that_are_not_what_they_should_be_are_refused_in_words() {
     let (folder, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     filled(other.path(), 1).await;
     std::os::unix::fs::symlink(file(other.path()), file(folder.path())).expect("linked");
-    assert!(refused(folder.path()).contains("is a symbolic link"));
+    assert!(refused(folder.path()).to_string().contains("is a symbolic link"));
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(file(folder.path()), "").expect("written");
     std::fs::write(folder.path().join("spool.db-wal"), "a log").expect("written");
-    assert!(refused(folder.path()).contains("but its log spool.db-wal is there"));
+    assert!(refused(folder.path()).to_string().contains("but its log spool.db-wal is there"));
     let folder = tempfile::tempdir().expect("a folder");
     let foreign = rusqlite::Connection::open(file(folder.path())).expect("it opens");
     foreign.execute_batch("PRAGMA application_id = 7").expect("written");
     drop(foreign);
-    assert!(refused(folder.path()).contains("is not a spool of apsara-bridge"));
+    assert!(refused(folder.path()).to_string().contains("is not a spool of apsara-bridge"));
 }
 
 /// Who no longer waits has been answered otherwise.
@@ -576,7 +578,8 @@ async fn settling_again_changes_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = open(folder.path());
     store.keep(vec![record("kafka", "a", now())], Vec::new()).await.expect("kept");
-    let became = Box::new((letter("l"), Some(record("letters", "announced", now()))));
+    let announcement = Some(record("letters", "announced", now()));
+    let became = Box::new(SettledLetter { letter: letter("l"), announcement });
     let settled = vec![Settled { seq: 1, letter: Some(became) }];
     for _ in 0..2 {
         assert!(store.settle(settled.clone()).await.expect("settled").is_empty());

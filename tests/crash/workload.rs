@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use apsara_bridge::event::Mode;
 use apsara_bridge::store::database::{Access, Database};
-use apsara_bridge::store::{DeadLetter, DeadLetterFilter, Settled, SpoolRecord, Store, StoreSettings};
+use apsara_bridge::store::{
+    DeadLetter, DeadLetterFilter, OpenError, Settled, SettledLetter, SpoolRecord, Store, StoreSettings,
+};
 use apsara_bridge::telemetry::metrics::Metrics;
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -127,7 +129,7 @@ fn letter(number: u64) -> DeadLetter {
     }
 }
 
-fn open(folder: &Path) -> Result<Store, String> {
+fn open(folder: &Path) -> Result<Store, OpenError> {
     let settings = StoreSettings {
         path: folder.to_owned(),
         spool_max_bytes: 1 << 30,
@@ -386,7 +388,10 @@ impl Run {
                 if !is_dead {
                     gone.push(number);
                 }
-                settled.push(Settled { seq: one.seq, letter: is_dead.then(|| Box::new((letter(number), None))) });
+                settled.push(Settled {
+                    seq: one.seq,
+                    letter: is_dead.then(|| Box::new(SettledLetter { letter: letter(number), announcement: None })),
+                });
             }
             self.mark("settle", &gone);
             match self.store().settle(settled).await {

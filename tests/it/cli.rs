@@ -50,7 +50,7 @@ fn help_teaches_with_examples() {
 
 #[test]
 fn normalize_prints_one_envelope_a_line() {
-    let sample = "tests/fixtures/callbacks/vod-TranscodeComplete.json";
+    let sample = "src/cli/samples/vod-TranscodeComplete.json";
     let (code, out, error) = run(&["normalize", sample, sample]);
     assert_eq!((code, out.lines().count(), error.as_str()), (0, 2, ""));
     let first: serde_json::Value = serde_json::from_str(out.lines().next().expect("a line")).expect("JSON");
@@ -70,7 +70,7 @@ fn normalize_prints_one_envelope_a_line() {
     assert!(error.starts_with("standard input, callback 2: not valid JSON"), "{error}");
     assert_eq!(run_with_input(&["normalize"], b"").2, "standard input: holds no callback\n");
     let (code, _, error) = run(&["normalize", "no-such-file"]);
-    assert!(code == 1 && error.starts_with("no-such-file: can't be read"), "{error}");
+    assert!(code == 1 && error.starts_with("no-such-file: cannot be read"), "{error}");
     let (_, out, _) = run(&["normalize", sample, "--set", "event.type_prefix=org.example."]);
     assert!(out.contains(r#""type":"org.example.TranscodeComplete""#), "{out}");
 }
@@ -108,14 +108,14 @@ fn explain_goes_to_the_final_topic_key_and_headers() {
     let mut file = tempfile::NamedTempFile::with_suffix(".toml").expect("a file");
     file.write_all(EXPLAINED.as_bytes()).expect("written");
     let path = file.path().to_str().expect("UTF-8");
-    let sample = "tests/fixtures/callbacks/vod-ProduceMediaComplete-fail.json";
+    let sample = "src/cli/samples/vod-ProduceMediaComplete-fail.json";
     let (code, out, error) = run(&["explain", sample, "--config", path]);
     assert_eq!((code, error.as_str()), (0, ""));
     for expected in [
         "Dialect  vod\n",
         "Status   failure\n",
         "\"source\": \"acs:vod:cn-shanghai:42\"",
-        "  failures    yes, and goes on\n",
+        "  failures    yes, and continues\n",
         "  transcodes  no: type is com.aliyun.media.ProduceMediaComplete, not *Transcode*\n",
         "  rest        yes\n",
         "  never       not tried: `rest` took the event and doesn't continue\n",
@@ -138,9 +138,9 @@ fn explain_goes_to_the_final_topic_key_and_headers() {
     let (code, _, error) = run(&["check", "--config", path, "--set", "delivery.deadlin=1s", "--set", "log.format=xml"]);
     assert_eq!(code, 2);
     assert!(error.contains("--set: delivery.deadlin: unknown key; did you mean `deadline`?\n"), "{error}");
-    assert!(error.contains("--set: log.format: `xml` is none of auto, text, json"), "{error}");
+    assert!(error.contains("--set: log.format: unknown value `xml`; expected one of auto, text, json"), "{error}");
     let (code, _, error) = run(&["serve", "--config", "no-such-file"]);
-    assert!(code == 2 && error.starts_with("no-such-file: can't be read"), "{error}");
+    assert!(code == 2 && error.starts_with("no-such-file: cannot be read"), "{error}");
 }
 
 #[test]
@@ -158,9 +158,9 @@ fn the_catalogue_is_listed() {
 fn the_demo_shows_every_sample_arrive() {
     let (code, out, error) = run(&["demo", "--once"]);
     assert_eq!(code, 0, "{error}");
-    let samples = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/callbacks"));
+    let samples = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples"));
     // Two pairs of samples have the same content, of which the bridge publishes one.
-    let count = samples.expect("the fixtures").count() - 2;
+    let count = samples.expect("the samples").count() - 2;
     assert!(out.contains(&format!("{count} of {count} callbacks arrived")), "{out}");
     assert!(!out.contains("MISSING"), "{out}");
 }
@@ -215,7 +215,7 @@ async fn serve_runs_until_it_is_told_to_stop() {
     let (code, out, error) = told(program(&send).env("CALLBACK_KEY", KEY).output().expect("the program runs"));
     assert_eq!((code, error.as_str()), (0, ""));
     assert_eq!(out, "answered with 200, and counted: 1 before, 2 after\n");
-    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/callbacks/ims-FileUploadComplete.json");
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples/ims-FileUploadComplete.json");
     let send = ["send", &target, fixture, "--url", URL, "--key-env", "CALLBACK_KEY"];
     let (code, out, _) = told(program(&send).env("CALLBACK_KEY", KEY).output().expect("the program runs"));
     assert_eq!((code, out.as_str()), (0, "answered with 200\n"));
@@ -237,7 +237,7 @@ async fn serve_runs_until_it_is_told_to_stop() {
     assert!(error.contains("spool.path: ") && error.contains(&owner), "{error}");
     let (code, _, error) = told(command.args(["--set", "spool.enabled=false"]).output().expect("the program runs"));
     assert_eq!(code, 1);
-    assert!(error.contains("can't be had: Address already in use"), "{error}");
+    assert!(error.contains("cannot be bound: Address already in use"), "{error}");
 
     let log = bridge.log();
     let line: serde_json::Value = serde_json::from_str(log.lines().next().expect("a line")).expect("a line of JSON");
@@ -256,7 +256,7 @@ async fn a_second_signal_stops_it_at_once() {
     let mut command = program(&["serve", "--config", &path, "--set", "shutdown.delay=1h"]);
     command.env("CALLBACK_KEY", KEY);
     let bridge = Process::start("apsara-bridge", &command, &folder.path().join("log"), None);
-    bridge.wait_log("taking callbacks", Duration::from_secs(20));
+    bridge.wait_log("accepting callbacks", Duration::from_secs(20));
     bridge.signal("INT");
     bridge.wait_log("not ready any more", Duration::from_secs(10));
     bridge.signal("INT");

@@ -116,12 +116,12 @@ fn every_kind_of_mistake_is_told_at_once() {
         "outputs.kafka.client.\"acks\": must stay `all`: otherwise losing one broker could lose events that were answered with 200",
         "outputs.kafka.client.\"no.such\": librdkafka has no such property",
         "outputs.nats.delivry: unknown key; did you mean `delivery`?",
-        "routes[0].match.stauts: no attribute; did you mean `status`?",
-        "routes[0].match.type: `[` is no pattern: ",
+        "routes[0].match.stauts: unknown attribute; did you mean `status`?",
+        "routes[0].match.type: invalid pattern `[`: ",
         "routes[0].to[0].output: there is no output `kafkaa`; did you mean `kafka`?",
-        "routes[1].filter: `exact.typ` is no attribute; did you mean `type`?",
+        "routes[1].filter: `exact.typ`: unknown attribute; did you mean `type`?",
         "routes[1].name: two routes are named `one`",
-        "routes[1].to[0].topic: `{status}` starts with an attribute; a topic needs a literal prefix, as in `media.{status}`",
+        "routes[1].to[0].topic: `{status}` starts with an attribute; a topic needs a literal prefix, for example `media.{status}`",
         "routes[2]: expected one of `to` with at least one destination, `drop = true`, `dead_letter = true` in route `three`",
         "routes[3].name: missing; metrics and logs name a route by it",
         "routes[3].to[0].key: an output of kind nats has no keys; leave it out",
@@ -156,7 +156,7 @@ fn what_is_valid_but_dangerous_is_warned_of() {
     assert_eq!(
         loaded.warnings,
         [
-            "route `late` can never match: `all` before it takes all of its events and doesn't continue",
+            "route `late` can never match: the earlier route `all` matches all of its events and does not continue",
             "route `late` makes dead letters, but there is no place for them (a spool, or dead_letters.to): its events are answered with 503",
             "output `nats` delivers by core NATS, at most once: events that were answered with 200 can be lost",
         ]

@@ -53,9 +53,9 @@ async fn foreign_readers_see_the_same_event_in_both_modes() {
     ))
     .await;
     let mut client = Client::connect(bridge.input).await;
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/callbacks");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples");
     let mut count = 0;
-    for file in std::fs::read_dir(folder).expect("the fixtures") {
+    for file in std::fs::read_dir(folder).expect("the samples") {
         let body = std::fs::read(file.expect("a file").path()).expect("readable");
         assert_eq!(client.post("/callbacks", body, &signed_headers("ICE")).await.status.as_u16(), 200);
         count += 1;
@@ -155,7 +155,7 @@ async fn a_record_the_broker_will_never_take_becomes_a_dead_letter_or_a_503() {
     let (problem, detail) = answer.problem();
     assert_eq!((answer.status.as_u16(), problem.as_str()), (503, "refused"));
     assert_eq!(answer.headers["retry-after"], "1");
-    assert_eq!(detail, "the event can't be published (too_large) and no dead letter was kept");
+    assert_eq!(detail, "the event cannot be published (too_large) and no dead letter was kept");
     assert_eq!(without.metric(r#"apsara_bridge_callbacks_total{input="http",outcome="refused"}"#), 1.0);
     without.stop().await;
 
@@ -188,7 +188,7 @@ async fn what_no_route_takes_becomes_a_dead_letter_or_a_503() {
     };
     let without = start("").await;
     let (_, detail) = without.post(callback("a")).await.problem();
-    assert_eq!(detail, "the event can't be published (unrouted) and no dead letter was kept");
+    assert_eq!(detail, "the event cannot be published (unrouted) and no dead letter was kept");
     without.stop().await;
     let with = start("[dead_letters]\nto = { output = 'kafka', topic = 'unrouted.dead' }\n").await;
     assert_eq!(with.post(callback("a")).await.status.as_u16(), 200);
@@ -309,7 +309,7 @@ async fn errors_of_the_broker_are_told_by_kind() {
     let brokers = cluster.bootstrap_servers();
     let bridge = bridge_to(&brokers, "faulty.{mediaid}", "").await;
     use RDKafkaRespErr as Answer;
-    let for_good = |kind| format!("the event can't be published ({kind}) and no dead letter was kept");
+    let for_good = |kind| format!("the event cannot be published ({kind}) and no dead letter was kept");
     let for_now = || "1 of 1 destination did not acknowledge the event in time: kafka".to_owned();
     let cases = [
         (Answer::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "unauthorized", for_now()),

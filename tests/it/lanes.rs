@@ -263,7 +263,7 @@ async fn a_topic_that_fails_leaves_room_for_the_others() {
         assert!(taken < 60, "its share is 12 KiB");
     };
     let detail = refused.problem().1;
-    assert!(detail.contains("its topic has its share of the spool"), "{detail}");
+    assert!(detail.contains("its topic has used its share of the spool"), "{detail}");
     assert!(bridge.metric(r#"apsara_bridge_spool_failures_total{reason="lane_full"}"#) >= 1.0);
     assert!(bridge.metric("apsara_bridge_spool_bytes") <= 12.0 * 1024.0);
     assert_eq!(post(&bridge, "healthy").await, 200);

@@ -313,7 +313,7 @@ async fn errors_of_the_service_are_told_and_passed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_person_must_mend_makes_it_unready() {
+async fn a_misconfigured_input_makes_it_unready() {
     let mns = queue(Duration::from_secs(30));
     let cluster = MockCluster::new(1).expect("a mock cluster");
     cluster.create_topic("mend", 1, 1).expect("created");
@@ -324,7 +324,7 @@ async fn what_a_person_must_mend_makes_it_unready() {
         let mut admin = Client::connect(bridge.admin).await;
         eventually("not ready", SOON, async || {
             let ready = admin.request("GET", "/readyz", "", &[]).await;
-            (ready.status.as_u16() == 503 && ready.body.starts_with(b"inputs that somebody must mend: queue"))
+            (ready.status.as_u16() == 503 && ready.body.starts_with(b"misconfigured inputs: queue"))
                 .then_some(())
         })
         .await;
@@ -470,13 +470,13 @@ fn mistakes_are_told_by_check_with_key_and_reason() {
     assert_eq!(output.status.code(), Some(2));
     let told = String::from_utf8(output.stderr).expect("UTF-8");
     for expected in [
-        "inputs.queue.endpoint: `mns.aliyuncs.com/queues` is no address",
-        "inputs.queue.queue: `-media_` is no name of a queue",
-        "inputs.queue.wait: 31s is out of range; expected whole seconds from 1s to 30s",
+        "inputs.queue.endpoint: invalid endpoint `mns.aliyuncs.com/queues`",
+        "inputs.queue.queue: invalid name `-media_`",
+        "inputs.queue.wait: 31s is out of range: expected whole seconds from 1s to 30s",
         "inputs.queue.visibility: 1s is shorter than delivery.deadline (2s)",
         "inputs.queue.receivers: 0 is out of range",
         "inputs.queue.region: needed for signature = \"v4\"",
-        "inputs.queue.credentials: given here, and by ALIBABA_CLOUD_ROLE_ARN in the environment",
+        "inputs.queue.credentials: set here and by ALIBABA_CLOUD_ROLE_ARN in the environment",
         "inputs.queue.credentials.access_key_secret: environment variable APSARA_TEST_UNSET of a secret is not set",
     ] {
         assert!(told.contains(expected), "{expected}\nis not in\n{told}");

@@ -32,10 +32,10 @@ async fn foreign_readers_see_the_same_event_in_both_modes() {
     ))
     .await;
     let mut client = Client::connect(bridge.input).await;
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/callbacks");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples");
     // Samples with the same content are one event, which the stream keeps once.
     let mut bodies: Vec<Vec<u8>> = std::fs::read_dir(folder)
-        .expect("the fixtures")
+        .expect("the samples")
         .map(|file| std::fs::read(file.expect("a file").path()).expect("readable"))
         .collect();
     bodies.push(

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apsara_bridge::common::secret::Secret;
 use apsara_bridge::common::validation::Validation;
-use apsara_bridge::event::{DLQDESTINATION, DLQREASON, Event, ID, Mode, SOURCE};
+use apsara_bridge::common::watch::Reread;
+use apsara_bridge::event::{Attribute, Event, Mode};
 use apsara_bridge::output::{ErrorKind, KINDS, Output, OutputContext, PublishError, Record};
 use apsara_bridge::telemetry::metrics::Metrics;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
@@ -22,12 +24,18 @@ const SOON: Duration = Duration::from_secs(20);
 const FOUND: Duration = Duration::from_secs(6);
 
 fn start(url: &str, more: &str) -> Arc<dyn Output> {
+    start_with_secrets(url, more).0
+}
+
+fn start_with_secrets(url: &str, more: &str) -> (Arc<dyn Output>, Vec<Arc<Secret>>) {
     let section = toml::from_str(&format!("servers = ['{url}']\n{more}")).expect("TOML");
     let kind = KINDS.iter().find(|kind| kind.name == "nats").expect("a kind");
     let config = (kind.read)(&section).expect("the form is right");
     let context = OutputContext { name: "nats", deadline: Duration::from_secs(1) };
-    let settings = config.validate(context, &mut Validation::of("")).expect("valid");
-    settings.start(&Metrics::new()).expect("it starts")
+    let mut validation = Validation::of("");
+    let settings = config.validate(context, &mut validation).expect("valid");
+    let secrets = validation.finish().secrets.into_iter().map(|(_, secret)| secret).collect();
+    (settings.start(&Metrics::new()).expect("it starts"), secrets)
 }
 
 async fn up(output: &Arc<dyn Output>) {
@@ -40,8 +48,8 @@ async fn down(output: &Arc<dyn Output>) {
 
 fn record(id: &str, topic: &str) -> Record {
     let mut event = Event::new("{}");
-    event.set(&SOURCE, "tests");
-    event.set(&ID, id);
+    event.set(Attribute::Source, "tests");
+    event.set(Attribute::Id, id);
     Record { event: Arc::new(event), topic: topic.to_owned(), key: None, mode: Some(Mode::Structured) }
 }
 
@@ -49,8 +57,8 @@ fn record(id: &str, topic: &str) -> Record {
 fn large(id: &str, topic: &str, bytes: usize) -> Record {
     let record = record(id, topic);
     let mut event = Event::new(format!("\"{}\"", "x".repeat(bytes)));
-    event.set(&SOURCE, "tests");
-    event.set(&ID, id);
+    event.set(Attribute::Source, "tests");
+    event.set(Attribute::Id, id);
     Record { event: Arc::new(event), ..record }
 }
 
@@ -386,8 +394,8 @@ async fn two_dead_letters_of_one_event_are_both_kept() {
         for _ in 0..2 {
             let mut letter = record("same", "s");
             let event = Arc::make_mut(&mut letter.event);
-            event.set(&DLQREASON, reason);
-            event.set(&DLQDESTINATION, destination);
+            event.set(Attribute::DlqReason, reason);
+            event.set(Attribute::DlqDestination, destination);
             output.publish(&letter, Instant::now() + SOON).await.expect("taken");
         }
     }
@@ -438,7 +446,7 @@ async fn a_server_that_comes_back_with_another_secret_is_logged_in_to_when_the_f
     let old = Nats::start(NatsOptions { auth: Auth::Token, ..Default::default() }).await;
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), TOKEN).expect("written");
-    let output = start(
+    let (output, secrets) = start_with_secrets(
         old.url(),
         &format!(
             "token = {{ file = '{}' }}\nstream = {{ name = 'S', subjects = ['s'], create = true }}",
@@ -454,6 +462,7 @@ async fn a_server_that_comes_back_with_another_secret_is_logged_in_to_when_the_f
     })
     .await;
     std::fs::write(file.path(), "another").expect("written");
+    secrets.iter().for_each(|secret| secret.reread().expect("readable"));
     up(&output).await;
     publish(&output, "a", "s", SOON).await.expect("taken");
 }

@@ -6,12 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use apsara_bridge::dialect::{Catalogue, Normalized, Normalizer, NotACallback, Origin};
+use apsara_bridge::dialect::{Catalogue, Dialect, Normalized, Normalizer, NotACallback, Origin, Sender};
 use apsara_bridge::event::json::Json;
-use apsara_bridge::event::{
-    ACCOUNTID, ATTRIBUTES, DATASCHEMA, DEFAULT_TYPE_PREFIX, DIALECT, Event, ID, MAX_ATTRIBUTE_BYTES, MEDIAID, SOURCE,
-    STATUS, SUBJECT, TIME, TYPE,
-};
+use apsara_bridge::event::{Attribute, DEFAULT_TYPE_PREFIX, Event, MAX_ATTRIBUTE_BYTES};
 use proptest::collection::{hash_map, vec};
 use proptest::prelude::*;
 use time::macros::datetime;
@@ -45,8 +42,8 @@ fn envelope(event: &Event) -> String {
     String::from_utf8(text).expect("the envelope is UTF-8")
 }
 
-fn fixtures(folder: &str) -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(folder);
+fn files(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut files: Vec<PathBuf> =
         fs::read_dir(folder).expect("the folder").map(|file| file.expect("a file").path()).collect();
     files.sort();
@@ -65,7 +62,7 @@ fn ims(event_type: &str, members: &str) -> String {
 }
 
 fn status(body: &str) -> String {
-    normalize(body).get(&STATUS).expect("every event has a status").to_owned()
+    normalize(body).get(Attribute::Status).expect("every event has a status").to_owned()
 }
 
 #[test]
@@ -75,7 +72,7 @@ fn every_sample_becomes_its_reviewed_envelope() {
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     settings.bind(|| {
-        for file in fixtures("callbacks") {
+        for file in files("src/cli/samples") {
             let name = file.file_stem().expect("a name").to_string_lossy().into_owned();
             insta::assert_snapshot!(name, envelope(&normalize(fs::read(&file).expect("readable"))));
         }
@@ -93,10 +90,10 @@ fn every_event_of_the_catalogue_is_recognized_by_its_shape() {
         let normalized = try_normalize(body.as_bytes()).expect("must be a callback");
         assert!(normalized.event_type.is_some(), "{}", entry.name);
         let event = &normalized.event;
-        assert_eq!(event.get(&DIALECT), Some(entry.dialect.as_str()));
-        assert_eq!(event.get(&TYPE), Some(format!("{DEFAULT_TYPE_PREFIX}{}", entry.name).as_str()));
-        assert!(event.get(&SUBJECT).is_some(), "{}", entry.name);
-        assert_eq!(event.get(&ACCOUNTID).is_some(), entry.dialect.as_str() == "ims");
+        assert_eq!(event.get(Attribute::Dialect), Some(entry.dialect.as_str()));
+        assert_eq!(event.get(Attribute::Type), Some(format!("{DEFAULT_TYPE_PREFIX}{}", entry.name).as_str()));
+        assert!(event.get(Attribute::Subject).is_some(), "{}", entry.name);
+        assert_eq!(event.get(Attribute::AccountId).is_some(), entry.dialect.as_str() == "ims");
     }
 }
 
@@ -120,16 +117,20 @@ fn the_names_that_both_dialects_have_come_out_right_in_each() {
     for name in both {
         let flat = normalize(vod(name, r#""Status":"fail","MediaId":"m","Size":"12""#));
         let nested = normalize(ims(name, r#""Status":"Fail","MediaId":"m","Size":12"#));
-        assert_eq!((flat.get(&SOURCE), nested.get(&SOURCE)), (Some("acs:vod"), Some("acs:ims")), "{name}");
+        assert_eq!(
+            (flat.get(Attribute::Source), nested.get(Attribute::Source)),
+            (Some("acs:vod"), Some("acs:ims")),
+            "{name}"
+        );
         assert_ne!(flat.id(), nested.id());
         for event in [&flat, &nested] {
-            assert_eq!(event.get(&STATUS), Some("failure"), "{name}");
-            assert_eq!(event.get(&MEDIAID), Some("m"), "{name}");
+            assert_eq!(event.get(Attribute::Status), Some("failure"), "{name}");
+            assert_eq!(event.get(Attribute::MediaId), Some("m"), "{name}");
             assert_eq!(data(event).get("size").map(ToString::to_string).as_deref(), Some("12"), "{name}");
         }
         let schema = |dialect: &str| format!("urn:apsara-bridge:schema:{dialect}:{name}:1");
-        assert_eq!(flat.get(&DATASCHEMA), Some(schema("vod").as_str()));
-        assert_eq!(nested.get(&DATASCHEMA), Some(schema("ims").as_str()));
+        assert_eq!(flat.get(Attribute::DataSchema), Some(schema("vod").as_str()));
+        assert_eq!(nested.get(Attribute::DataSchema), Some(schema("ims").as_str()));
     }
 }
 
@@ -189,7 +190,7 @@ fn the_customers_own_data_says_nothing_of_the_outcome() {
 
 #[test]
 fn the_subject_is_the_media_wherever_there_is_one() {
-    let subject = |body: String| normalize(body).get(&SUBJECT).map(str::to_owned);
+    let subject = |body: String| normalize(body).get(Attribute::Subject).map(str::to_owned);
     for name in
         ["WorkflowTaskComplete", "SnapshotComplete", "MediaConvertOutputGroupComplete", "LiveSnapshotFileCreated"]
     {
@@ -207,7 +208,7 @@ fn an_account_that_no_attribute_can_hold_stays_in_the_data() {
             + user_id
             + r#","EventTime":"2026-01-01T00:00:00Z","MessageBody":{}}"#;
         let event = normalize(body);
-        (event.get(&ACCOUNTID).map(str::to_owned), data(&event).to_string())
+        (event.get(Attribute::AccountId).map(str::to_owned), data(&event).to_string())
     };
     assert_eq!(with("1833220977560000"), (Some("1833220977560000".to_owned()), "{}".to_owned()));
     let long = "1".repeat(2000);
@@ -279,25 +280,25 @@ fn keys_that_would_collide_keep_their_own_spelling() {
 fn an_unknown_event_type_passes_by_the_general_rules() {
     let event =
         normalize(vod("BrandNewComplete", r#""Status":"success","VideoId":"v","NewURL":"u","Odd_Field":"007""#));
-    assert_eq!(event.get(&TYPE), Some("com.aliyun.media.BrandNewComplete"));
-    assert_eq!((event.get(&SUBJECT), event.get(&STATUS)), (Some("v"), Some("success")));
+    assert_eq!(event.get(Attribute::Type), Some("com.aliyun.media.BrandNewComplete"));
+    assert_eq!((event.get(Attribute::Subject), event.get(Attribute::Status)), (Some("v"), Some("success")));
     assert_eq!(data(&event).to_string(), r#"{"status":"success","mediaId":"v","newUrl":"u","oddField":"007"}"#);
     let hostile = normalize(vod("../../x y", ""));
-    assert_eq!(hostile.get(&TYPE), Some("com.aliyun.media.../../x y"));
-    assert_eq!(hostile.get(&DATASCHEMA), Some("urn:apsara-bridge:schema:vod:..%2F..%2Fx%20y:1"));
+    assert_eq!(hostile.get(Attribute::Type), Some("com.aliyun.media.../../x y"));
+    assert_eq!(hostile.get(Attribute::DataSchema), Some("urn:apsara-bridge:schema:vod:..%2F..%2Fx%20y:1"));
     let long = normalize(vod(&"N".repeat(10_000), ""));
-    assert_eq!(long.get(&TYPE).map(str::len), Some(MAX_ATTRIBUTE_BYTES));
+    assert_eq!(long.get(Attribute::Type).map(str::len), Some(MAX_ATTRIBUTE_BYTES));
     assert!(data(&long).to_string().contains(&"N".repeat(10_000)), "what an attribute can't hold stays in data");
 }
 
 #[test]
 fn what_is_no_callback_is_told_apart() {
-    for file in fixtures("not-callbacks") {
+    for file in files("tests/fixtures/not-callbacks") {
         let error = refusal(fs::read(&file).expect("readable"));
         assert!(error.contains("`EventType` is missing"), "{}: {error}", file.display());
     }
     for (body, expected) in [
-        ("", "not valid JSON at byte 0: a value was expected, the text is empty"),
+        ("", "not valid JSON at byte 0: a value was expected, but the text is empty"),
         ("hello", "not valid JSON at byte 0: a value was expected"),
         ("[]", "the body is an array; expected a JSON object with `EventType`"),
         ("\"text\"", "the body is a string; expected a JSON object with `EventType`"),
@@ -319,10 +320,10 @@ fn what_is_no_callback_is_told_apart() {
     let volcengine = r#"{"RequestId":"r","Version":"2021-01-01","EventTime":"2026-01-01T00:00:00Z","EventType":"TranscodeComplete","Data":{"Vid":"v"}}"#;
     assert!(refusal(volcengine).ends_with("the shape of Volcengine's callbacks"), "{}", refusal(volcengine));
     let mut origin = Origin::at(datetime!(2026-01-01 00:00 UTC));
-    let only_ims = [apsara_bridge::dialect::Dialect::Ims];
-    origin.dialects = &only_ims;
-    let error = normalizer().normalize(vod("FileUploadComplete", "").as_bytes(), &origin).expect_err("not taken");
-    assert_eq!(error.to_string(), "a callback of dialect vod, which is not among the `dialects` taken here");
+    let only_ims = Sender { dialects: vec![Dialect::Ims], ..Sender::default() };
+    origin.sender = &only_ims;
+    let error = normalizer().normalize(vod("FileUploadComplete", "").as_bytes(), &origin).expect_err("not accepted");
+    assert_eq!(error.to_string(), "a callback of dialect vod; the `dialects` of this input do not include it");
 }
 
 #[test]
@@ -333,14 +334,14 @@ fn odd_input_has_a_defined_end() {
     let blanks = normalize(
         r#"{"EventType ":"UploadByURLComplete","EventTime":"2026-01-01T00:00:00Z","Status ":"fail ","JobId":"j","SourceURL ":"u","ErrorCode ":"E "}"#,
     );
-    assert_eq!((blanks.get(&STATUS), blanks.get(&SUBJECT)), (Some("failure"), Some("j")));
+    assert_eq!((blanks.get(Attribute::Status), blanks.get(Attribute::Subject)), (Some("failure"), Some("j")));
     assert_eq!(data(&blanks).to_string(), r#"{"status":"fail ","jobId":"j","sourceUrl":"u","error":{"code":"E "}}"#);
 
     let millis =
         normalize(r#"{"EventType":"AIMediaDNAComplete","EventTime":"2017-03-20T07:49:17:025Z","MediaId":"m"}"#);
-    assert_eq!(millis.get(&TIME), Some("2017-03-20T07:49:17.025Z"));
+    assert_eq!(millis.get(Attribute::Time), Some("2017-03-20T07:49:17.025Z"));
     let no_time = normalize(r#"{"EventType":"X","EventTime":"yesterday","MediaId":"m"}"#);
-    assert_eq!(no_time.get(&TIME), None);
+    assert_eq!(no_time.get(Attribute::Time), None);
     assert_eq!(data(&no_time).to_string(), r#"{"mediaId":"m","eventTime":"yesterday"}"#);
 
     let numbers =
@@ -351,7 +352,7 @@ fn odd_input_has_a_defined_end() {
     );
 
     let control = normalize(vod("FileUploadComplete", r#""VideoId":"a\u0000b\u001f\ufffe""#));
-    assert_eq!(control.get(&SUBJECT), Some("a\u{fffd}b\u{fffd}\u{fffd}"));
+    assert_eq!(control.get(Attribute::Subject), Some("a\u{fffd}b\u{fffd}\u{fffd}"));
     assert!(data(&control).to_string().contains(r#""mediaId":"a\u0000b\u001f"#), "the data keeps what came");
 
     assert!(refusal(vod("X", r#""A":"\ud800""#)).starts_with("not valid JSON at byte"));
@@ -550,17 +551,16 @@ proptest! {
         let written = Json::parse_within(&json, usize::MAX).expect("JSON");
         let mut found = Vec::new();
         leaves(&written, &mut found);
-        found.extend(event.get(&TYPE).and_then(|text| text.strip_prefix(DEFAULT_TYPE_PREFIX)).map(str::to_owned));
+        found.extend(event.get(Attribute::Type).and_then(|text| text.strip_prefix(DEFAULT_TYPE_PREFIX)).map(str::to_owned));
         let mut wanted = Vec::new();
         leaves(&callback, &mut wanted);
         for leaf in wanted {
             prop_assert!(is_found(&leaf, &found), "{leaf:?} of {body} is not in {written}");
         }
         for (attribute, value) in event.attributes() {
-            prop_assert!(ATTRIBUTES.contains(&attribute));
-            prop_assert!(!value.is_empty() && !value.chars().any(char::is_control), "{}: {value:?}", attribute.name);
+            prop_assert!(!value.is_empty() && !value.chars().any(char::is_control), "{}: {value:?}", attribute.name());
         }
-        for required in [&ID, &SOURCE, &TYPE, &STATUS, &DIALECT] {
+        for required in [Attribute::Id, Attribute::Source, Attribute::Type, Attribute::Status, Attribute::Dialect] {
             prop_assert!(event.get(required).is_some());
         }
     }

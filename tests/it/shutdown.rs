@@ -69,7 +69,7 @@ async fn a_second_signal_ends_every_phase_at_once() {
             .await;
         }
         bridge.signal("TERM");
-        bridge.wait_log(if delay == LONG { "not ready any more" } else { "taking no more callbacks" }, SOON);
+        bridge.wait_log(if delay == LONG { "not ready any more" } else { "accepting no more callbacks" }, SOON);
         assert_eq!(bridge.exit_code(), None, "{}", bridge.log_tail());
         let start = Instant::now();
         bridge.signal("TERM");

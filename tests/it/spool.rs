@@ -467,7 +467,7 @@ impl Served {
     }
 
     fn taking(&self) {
-        self.process.wait_log("taking callbacks", SOON);
+        self.process.wait_log("accepting callbacks", SOON);
     }
 
     async fn post(&self, id: &str, size: usize) -> u16 {

@@ -494,7 +494,7 @@ async fn every_panel_shows_something_while_it_all_happens() {
     assert_eq!(dead_letters(folder.path(), &["replay", "--reason", "rejected"]), Some(0));
     assert_eq!(dead_letters(folder.path(), &["replay", "--reason", "routed"]), Some(1));
     bridge.signal("HUP");
-    bridge.wait_log("the configuration is reloaded", SOON);
+    bridge.wait_log("the configuration was reloaded", SOON);
     std::fs::write(&file, configuration.replace("[[routes]]", "[[rutes]]")).expect("written");
     bridge.signal("HUP");
     bridge.wait_log("nothing has changed", SOON);

@@ -1,4 +1,4 @@
-//! Publishing one batch of a lane.
+//! Publishing one batch of a lane. The caller removes what is settled from the disk, and retries what failed.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -6,25 +6,25 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use crate::bridge::deliver::{Failure, spool_record};
-use crate::bridge::{Bridge, DeadLetterReason, Target};
-use crate::event::{DLQREASON, Event, SUBJECT, TYPE};
+use crate::bridge::Bridge;
+use crate::bridge::dead_letters::{self, Announcement};
+use crate::bridge::output_handle::OutputHandle;
+use crate::event::{Attribute, Event};
 use crate::output::{ErrorClass, ErrorKind, PublishError, Record};
-use crate::store::{AWAITS_DEAD_LETTERS, DeadLetter, Lane, Settled, SpoolRecord, Spooled, damaged_record, now};
+use crate::store::{AWAITS_DEAD_LETTERS, DeadLetter, Lane, Settled, SettledLetter, SpoolRecord, Spooled};
 
 /// Records of one lane, in order.
 pub(super) struct Batch {
     pub(super) lane: Arc<Lane>,
     pub(super) records: Vec<Spooled>,
-    /// Whether events that come now may follow the batch without waiting for the disk.
+    /// Whether events that arrive while it is published may follow it directly, without the disk.
     pub(super) is_followed: bool,
-    /// How long each may take.
+    /// How long each record may take.
     pub(super) time: Duration,
-    /// Attempts since the first failure.
+    /// Attempts of the lane since its first failure.
     pub(super) attempts: u32,
     /// Records spooled before this time, in Unix milliseconds, become dead letters when an operator's error prevents
     /// them from being published.
@@ -34,7 +34,7 @@ pub(super) struct Batch {
 /// What became of a batch.
 #[derive(Default)]
 pub(super) struct Published {
-    /// Acknowledged, or dead letters now.
+    /// Acknowledged, or dead letters.
     pub(super) settled: Vec<Settled>,
     /// Position and error of the first record that has to be tried again.
     pub(super) failed: Option<(i64, PublishError)>,
@@ -44,7 +44,7 @@ pub(super) struct Published {
 }
 
 impl Published {
-    /// Nobody knows what became of the batch that begins at a position: all of it is tried again.
+    /// The task of a batch ended without a result: all of the batch, which begins at a position, is tried again.
     pub(super) fn lost(first: i64, error: &tokio::task::JoinError) -> Published {
         let error = PublishError::new(ErrorKind::Unavailable, format!("publishing ended: {error}"));
         Published { failed: Some((first, error)), ..Published::default() }
@@ -54,7 +54,7 @@ impl Published {
 /// What became of a record.
 enum Attempt {
     Acknowledged,
-    /// It is not as it was written, or no event.
+    /// Its checksum is wrong, or it is not an event.
     Damaged(SpoolRecord),
     Failed(Arc<Event>, SpoolRecord, PublishError),
 }
@@ -65,24 +65,29 @@ impl Batch {
         records.iter().map(|spooled| spooled.record.bytes()).sum()
     }
 
-    /// Publishes all of it at once; the clients keep the order in which they are handed the records.
+    /// Publishes all records at once. The clients of the buses keep the order in which they get the records.
     pub(super) async fn publish(self, bridge: Arc<Bridge>) -> Published {
         let start = Instant::now();
         let mut published = Published::default();
         let output = self.lane.output();
         if output == AWAITS_DEAD_LETTERS {
-            published.settled = self.records.into_iter().map(waiting_letter).collect();
+            let letter = |spooled: Spooled| {
+                let seq = spooled.seq;
+                let letter = dead_letters::of_waiting_record(spooled);
+                Settled { seq, letter: Some(Box::new(SettledLetter { letter, announcement: None })) }
+            };
+            published.settled = self.records.into_iter().map(letter).collect();
             return published;
         }
-        let Some(target) = bridge.outputs.get(output) else { return published };
+        let Some(handle) = bridge.outputs.get(output) else { return published };
         let deadline = start + self.time;
         let count = self.records.len() as u64;
         let attempts = self
             .records
             .into_iter()
-            .map(async |spooled| (spooled.seq, attempt(&bridge, target, spooled, deadline).await));
+            .map(async |spooled| (spooled.seq, attempt(&bridge, handle, spooled, deadline).await));
         let mut attempts = pin!(join_all(attempts));
-        // Polled once, each has handed its record over.
+        // After one poll, each attempt has handed its record to the client.
         let first = poll_fn(|context| Poll::Ready(attempts.as_mut().poll(context))).await;
         if self.is_followed {
             self.lane.attempted(count);
@@ -95,7 +100,9 @@ impl Batch {
         for (seq, attempt) in ended {
             let letter = match attempt {
                 Attempt::Acknowledged => None,
-                Attempt::Damaged(record) => Some(Box::new((damaged_record(record), None))),
+                Attempt::Damaged(record) => {
+                    Some(Box::new(SettledLetter { letter: DeadLetter::of_damaged(record), announcement: None }))
+                }
                 Attempt::Failed(event, record, error) => {
                     let is_too_old = self.give_up_before.is_some_and(|before| record.spooled_at < before);
                     match error.kind.class() {
@@ -107,7 +114,7 @@ impl Batch {
                             continue;
                         }
                     }
-                    letter(&bridge, &event, record, error, self.attempts)
+                    letter(&bridge, &event, record, &error, self.attempts)
                 }
             };
             published.settled.push(Settled { seq, letter });
@@ -115,7 +122,7 @@ impl Batch {
         if self.is_followed {
             self.lane.must_retry(to_retry);
         } else {
-            // They are still on the disk, but done.
+            // They are still on the disk, but events that arrive now do not have to wait for them.
             self.lane.attempted(published.settled.len() as u64);
         }
         published.took = start.elapsed();
@@ -123,13 +130,13 @@ impl Batch {
     }
 }
 
-async fn attempt(bridge: &Bridge, target: &Target, spooled: Spooled, deadline: Instant) -> Attempt {
+async fn attempt(bridge: &Bridge, handle: &OutputHandle, spooled: Spooled, deadline: Instant) -> Attempt {
     let Spooled { record, is_sound, .. } = spooled;
     let event = Event::from_json(&record.envelope).ok().filter(|_| is_sound).map(Arc::new);
     let Some(event) = event else { return Attempt::Damaged(record) };
     let publish =
         Record { event: event.clone(), topic: record.topic.clone(), key: record.key.clone(), mode: record.mode };
-    match target.attempt(&publish, deadline).await {
+    match handle.attempt(&publish, deadline).await {
         Ok(()) => {
             bridge.observe_age(&event);
             Attempt::Acknowledged
@@ -138,70 +145,27 @@ async fn attempt(bridge: &Bridge, target: &Target, spooled: Spooled, deadline: I
     }
 }
 
-/// The dead letter of a record, and the record that publishes that one. A dead letter that its own destination does
-/// not accept makes no other: it is in the database already.
+/// The dead letter of a record, and the record that announces it. None for an announcement itself: its letter is in the
+/// database already.
 fn letter(
     bridge: &Bridge,
     event: &Event,
     record: SpoolRecord,
-    error: PublishError,
+    error: &PublishError,
     attempts: u32,
-) -> Option<Box<(DeadLetter, Option<SpoolRecord>)>> {
-    if event.get(&DLQREASON).is_some() {
+) -> Option<Box<SettledLetter>> {
+    if event.get(Attribute::DlqReason).is_some() {
         tracing::warn!(
             id = event.id(),
             output = record.output,
             topic = record.topic,
             cause = error.message,
-            "a dead letter cannot be published; it is in the database only"
+            "a dead letter cannot be published; only the database has it"
         );
         return None;
     }
-    let letter = DeadLetter {
-        reason: DeadLetterReason::Publish(error.kind).as_str().to_owned(),
-        code: error.message.clone(),
-        attempts: record.attempts.saturating_add(attempts).saturating_add(1),
-        route: Some(record.route),
-        output: Some(record.output),
-        topic: Some(record.topic),
-        key: record.key,
-        event: Some(names(event)),
-        envelope: Some(record.envelope),
-        body: record.body,
-        at: now(),
-        ..DeadLetter::default()
-    };
-    let announcement = bridge.announcement(&bridge.rules(), event, &letter).map(|(output, record)| {
-        let failure = Failure { route: String::new(), record, output, attempts: 0, error };
-        spool_record(&failure, Bytes::new())
-    });
-    Some(Box::new((letter, announcement)))
-}
-
-/// The dead letter of an event that waited for room.
-fn waiting_letter(spooled: Spooled) -> Settled {
-    let Spooled { seq, record, is_sound } = spooled;
-    let event = Event::from_json(&record.envelope).ok().filter(|_| is_sound);
-    let Some(event) = event else {
-        return Settled { seq, letter: Some(Box::new((damaged_record(record), None))) };
-    };
-    let reason = DeadLetterReason::all().find(|reason| reason.as_str() == record.topic);
-    let route = (!record.route.is_empty()).then_some(record.route);
-    let letter = DeadLetter {
-        code: reason.map_or_else(String::new, |reason| reason.code(route.as_deref().unwrap_or_default())),
-        reason: record.topic,
-        route,
-        event: Some(names(&event)),
-        envelope: Some(record.envelope),
-        body: record.body,
-        at: now(),
-        ..DeadLetter::default()
-    };
-    Settled { seq, letter: Some(Box::new((letter, None))) }
-}
-
-/// Id, type and subject.
-fn names(event: &Event) -> (String, String, Option<String>) {
-    let text = |attribute| event.get(attribute).map(str::to_owned);
-    (event.id().to_owned(), text(&TYPE).unwrap_or_default(), text(&SUBJECT))
+    let letter = dead_letters::of_record(event, record, error, attempts.saturating_add(1));
+    let announcement = Announcement::new(&bridge.rules(), event, &letter);
+    let announcement = announcement.map(|announcement| announcement.spool_record());
+    Some(Box::new(SettledLetter { letter, announcement }))
 }

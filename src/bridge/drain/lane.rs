@@ -1,4 +1,4 @@
-//! One lane on its way out: which record comes next, when, and what stands in the way.
+//! The drain of one lane: which record is next, when it is tried, and why it fails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,24 +9,24 @@ use crate::common::backoff::jittered;
 use crate::output::{ErrorClass, PublishError};
 use crate::store::{Lane, Spooled};
 
-/// Pause after a failure: doubles from the first to the second, and half of it is random, so that replicas do not
-/// come back all at once.
+/// Pause after a failure: doubles from the first to the second. Half of it is random, so that replicas do not retry at the
+/// same moment.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
-/// The longest pause while a failure is young: an election or a restart is over in seconds, and what waits behind it
-/// should not wait longer.
+/// The longest pause while a failure is young. An election or a restart is over in seconds, and events should not wait
+/// much longer.
 const YOUNG_PAUSE: Duration = Duration::from_secs(2);
 
-/// Records of one batch: the first, and the most. Kafka's client has room for a hundred thousand records and 64 MiB.
+/// Records of the first batch, and the most of any batch. Kafka's client has room for 100 000 records and 64 MiB.
 const BATCH: (usize, usize) = (64, 2048);
 
-/// A batch that takes longer is followed by a smaller one.
+/// After a batch that took longer, the next one is smaller.
 const SLOW_BATCH: Duration = Duration::from_millis(250);
 
-/// How long a lane has failed until it is named in the log: most elections are over sooner.
+/// How long a lane fails before the log names it. Most elections are over sooner.
 pub(super) const NAMED_AFTER: Duration = Duration::from_secs(5);
 
-/// How long a lane has failed until that is an error that a person should look at.
+/// How long a lane fails before it is reported as an error that a person should look at.
 pub(super) const REPORTED_AFTER: Duration = Duration::from_secs(60);
 
 /// What a lane is doing.
@@ -38,9 +38,9 @@ pub(super) enum Phase {
     Queued,
     /// It is being read.
     Reading,
-    /// It waits until a time, or for its output.
+    /// It waits for a time, or for its output.
     Waiting,
-    /// As idle, with records whose dead letters found no room; those are read again at a time.
+    /// As idle, with records whose dead letters had no room. They are read again at a time.
     Resting,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Failing {
     pub(super) error: PublishError,
     /// The first failure since the last success.
     pub(super) since: Instant,
-    /// The first operator's error after which only operator's errors came.
+    /// The first operator's error since which there were only operator's errors.
     pub(super) operator_since: Option<Instant>,
     pub(super) attempts: u32,
     /// Whether it was named in the log.
@@ -61,7 +61,7 @@ pub(super) struct Failing {
 }
 
 impl Failing {
-    /// Whether records that are old enough are given up.
+    /// Whether old records become dead letters.
     pub(super) fn is_given_up(&self, give_up_after: Duration) -> bool {
         self.operator_since.is_some_and(|since| since.elapsed() >= give_up_after)
     }
@@ -78,19 +78,19 @@ pub(super) struct LaneDrain {
     pub(super) has_more: bool,
     /// Whether a batch is being published.
     pub(super) is_publishing: bool,
-    /// The batch after that one, and whether it was read when the lane was apart.
+    /// The next batch, and whether it was read when the lane was apart.
     pub(super) ahead: Option<(Vec<Spooled>, bool)>,
-    /// Records that left the spool as far as the buses are concerned, and are still on the disk.
+    /// Records that were settled and are still on the disk.
     pub(super) unremoved: usize,
     pub(super) failing: Option<Failing>,
-    /// Whether records are not acknowledged in the usual time: they get more, apart from those of other lanes.
+    /// Whether records are not acknowledged in the usual time. They get more time, apart from other lanes.
     is_slow: bool,
     /// Whether the last batch was acknowledged.
     is_flowing: bool,
     batch: usize,
-    /// When records stayed because their dead letters found no room, if some did.
+    /// When records first stayed because there was no room for their dead letters.
     pub(super) retained: Option<Instant>,
-    /// Counts what makes an older read worthless.
+    /// Increases when the result of an older read must be ignored.
     pub(super) turn: u64,
 }
 
@@ -113,31 +113,31 @@ impl LaneDrain {
         }
     }
 
-    /// Whether its records are published apart from those of healthy lanes, with more time.
+    /// Whether its records are published apart from healthy lanes, with more time.
     pub(super) fn is_apart(&self) -> bool {
         self.is_slow || self.failing.is_some()
     }
 
-    /// Whether events that come now may follow a batch without waiting for the disk. Not before a batch was acknowledged:
-    /// they would wait for a bus that does not answer.
+    /// Whether events that arrive now may follow a batch directly, without the disk. Only after a batch was acknowledged:
+    /// otherwise they would wait for a bus that does not answer.
     pub(super) fn is_followed(&self) -> bool {
         self.is_flowing && !self.is_apart()
     }
 
-    /// How many records to read next.
+    /// Number of records to read next.
     pub(super) fn wanted(&self) -> usize {
         self.batch
     }
 
-    /// Everything after a position is to be read again.
+    /// Everything after a position must be read again.
     pub(super) fn reread(&mut self, after: i64) {
         self.after = after;
         self.ahead = None;
         self.turn += 1;
     }
 
-    /// All of a batch was acknowledged, or became dead letters. `deadline` is the usual time. Returns the failure that
-    /// is over.
+    /// All records of a batch were acknowledged, or became dead letters. `deadline` is the usual time. Returns the failure
+    /// that has ended.
     pub(super) fn succeeded(&mut self, took: Duration, deadline: Duration) -> Option<Failing> {
         self.lane.set_failing(false);
         self.is_flowing = true;
@@ -146,20 +146,19 @@ impl LaneDrain {
         self.failing.take()
     }
 
-    /// All of a batch was given up, which is no success.
+    /// All records of a batch were given up. This is not a success.
     pub(super) fn gave_up(&mut self) {
         self.batch = BATCH.0;
     }
 
-    /// The output is down: no error of an operator.
+    /// The output is down, which resets the clock of operator's errors.
     pub(super) fn output_is_down(&mut self) {
         if let Some(failing) = &mut self.failing {
             failing.operator_since = None;
         }
     }
 
-    /// A record was not acknowledged; returns how long to wait. Old records that were given up make room for the next
-    /// ones at once.
+    /// A record was not acknowledged. Returns how long to wait: not at all after old records were given up.
     pub(super) fn failed(&mut self, error: PublishError, has_given_up: bool) -> Duration {
         self.lane.set_failing(true);
         self.is_flowing = false;
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_clock_counts_operators_errors_alone() {
+    async fn only_operators_errors_run_the_clock() {
         let hour = Duration::from_secs(3600);
         let mut lane = lane();
         let given_up = |lane: &LaneDrain| lane.failing.as_ref().is_some_and(|failing| failing.is_given_up(hour));
@@ -230,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn retries_begin_within_a_second_and_back_off_to_half_a_minute() {
+    async fn retries_start_within_a_second_and_back_off_to_half_a_minute() {
         let mut lane = lane();
         let mut waits = Vec::new();
         for _ in 0..60 {

@@ -1,14 +1,14 @@
-//! The way out of the spool.
+//! The drain of the spool.
 //!
-//! Each lane, a topic of an output, is drained alone and in order: a batch is read, published and removed from the
-//! disk, while the next batch is read already. Lanes take turns. A lane that fails delays no other: it is tried again
-//! after a pause that doubles, beginning with a single record, apart from the healthy ones (`lane`). A lane of an
-//! output that is down waits for the output.
-//!
-//! A bridge that is killed publishes again what was published and not removed yet, with the same ids. Records that
-//! cannot be removed, because the disk is full or fails, are remembered and not published again before a restart
-//! (`settled`). What a bus will never accept, and what an operator's error has kept for longer than
-//! `delivery.give_up_after`, becomes a dead letter.
+//! * A lane is one topic of one output. Each lane is drained alone and in order: a batch is read, published and removed
+//!   from the disk, while the next batch is being read. Lanes take turns.
+//! * A lane that fails delays no other. It is tried again after a pause that doubles, with a single record at first, apart
+//!   from healthy lanes (`lane`). A lane of an output that is down waits for the output.
+//! * A bridge that is killed publishes again what was published and not removed yet, with the same ids. Records that
+//!   cannot be removed, because the disk is full or fails, are remembered and not published again before a restart
+//!   (`settled`).
+//! * Records that a bus will never accept, and records older than `delivery.give_up_after` in a lane that has failed with
+//!   operator's errors for that long, become dead letters.
 
 mod batch;
 mod lane;
@@ -36,23 +36,23 @@ use lane::{LaneDrain, Phase};
 use report::Reports;
 use settled::Unremoved;
 
-/// Lanes that are read together.
+/// Most lanes that one read covers.
 const READ_TOGETHER: usize = 64;
 
-/// How long a lane rests when it cannot be read.
+/// Pause of a lane that cannot be read.
 const UNREADABLE: Duration = Duration::from_secs(1);
 
-/// How long records whose dead letters had no room are left alone.
+/// Pause before records are tried again whose dead letters had no room.
 const RETAINED_FOR: Duration = Duration::from_secs(30);
 
-/// Bounds of what is in memory, for healthy lanes and for those apart: bytes of all, batches, bytes of one batch. A
-/// record beyond a bound may be read, so that every record can be.
+/// Bounds of the memory, for healthy lanes and for those apart: bytes of all batches, number of batches, bytes of one
+/// batch. One record beyond a bound may be read, so that every record can be read.
 ///
-/// As many batches as a few thousand lanes need that get no answer: each holds its place until its time is over, and
-/// those behind it wait.
+/// The number of batches is enough for a few thousand lanes whose bus does not answer. Each of them holds its place until
+/// its time is over, and further lanes wait.
 const BOUNDS: [(u64, usize, u64); 2] = [(16 << 20, 4096, 8 << 20), (8 << 20, 4096, 1 << 20)];
 
-/// Tells lanes apart.
+/// Identifies a lane: its address.
 type LaneId = usize;
 
 fn id_of(lane: &Arc<Lane>) -> LaneId {
@@ -60,8 +60,9 @@ fn id_of(lane: &Arc<Lane>) -> LaneId {
 }
 
 impl Bridge {
-    /// Publishes what is stored in the spool, for as long as the bridge runs. From `stopping` on no batch is begun;
-    /// one that is being published is finished, unless the future is dropped.
+    /// Publishes what is stored in the spool, for as long as the bridge runs. After `stopping` no batch begins, and batches
+    /// that are being published are finished. May be cancelled: what was published and not removed yet is published again
+    /// at the next start.
     pub async fn drain(self: Arc<Self>, stopping: CancellationToken) {
         if let Some(store) = &self.store {
             Drain::new(&self, store).run(stopping).await;
@@ -69,7 +70,7 @@ impl Bridge {
     }
 }
 
-/// Lanes of one kind, healthy or apart, that are to be read, and what they have in memory.
+/// Lanes of one kind, healthy or apart, that are to be read, and the memory that they use.
 #[derive(Default)]
 struct Queue {
     ready: VecDeque<LaneId>,
@@ -85,8 +86,8 @@ struct Read {
 
 struct Found {
     request: Request,
-    /// None if there was no room to read it.
-    records: Option<Result<Vec<Spooled>, String>>,
+    /// None if there was no room for its records.
+    records: Option<Result<Vec<Spooled>, StoreError>>,
 }
 
 struct Request {
@@ -109,7 +110,7 @@ struct Ended {
 
 type Removed = (Vec<(LaneId, Settled)>, Result<Retained, StoreError>);
 
-/// How far an output is.
+/// Progress of an output.
 struct Progress {
     lanes: usize,
     began: Instant,
@@ -125,13 +126,13 @@ struct Drain<'b> {
     /// Lanes that wait for their output.
     parked: FxHashMap<String, Vec<LaneId>>,
     came_up: FuturesUnordered<BoxFuture<'b, String>>,
-    /// When lanes that wait are to be read; void for one whose turn has changed.
+    /// When waiting lanes are to be read. Void if the turn of the lane has changed.
     alarms: BinaryHeap<Reverse<(Instant, LaneId, u64)>>,
     reader: Option<Reader>,
     reading: Option<AbortOnDropHandle<Read>>,
     publishing: FuturesUnordered<BoxFuture<'b, Ended>>,
     unremoved: Unremoved,
-    /// Positions that were removed since the present read began, which may still find them.
+    /// Positions that were removed since the present read began. The read may still find them.
     just_removed: FxHashSet<i64>,
     removing: Option<BoxFuture<'b, Removed>>,
     progress: FxHashMap<String, Progress>,
@@ -184,8 +185,8 @@ impl<'b> Drain<'b> {
         self.finish().await;
     }
 
-    /// Waits for what is being published, and removes it at once: the future may be dropped at any time, and what is
-    /// still on the disk then is published again.
+    /// Waits for what is being published, and removes it at once. The future may be dropped at any time, and what is still
+    /// on the disk then is published again.
     async fn finish(mut self) {
         self.is_stopping = true;
         loop {
@@ -230,7 +231,7 @@ impl<'b> Drain<'b> {
         output == AWAITS_DEAD_LETTERS || self.bridge.is_up(output)
     }
 
-    /// Lets a lane wait until its output is up.
+    /// Makes a lane wait until its output is up.
     fn park(&mut self, id: LaneId) {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         lane.phase = Phase::Waiting;
@@ -238,10 +239,10 @@ impl<'b> Drain<'b> {
         let output = lane.lane.output().to_owned();
         let parked = self.parked.entry(output.clone()).or_default();
         if parked.is_empty()
-            && let Some(target) = self.bridge.outputs.get(&output)
+            && let Some(handle) = self.bridge.outputs.get(&output)
         {
             self.came_up.push(Box::pin(async move {
-                target.output.health().wait_until_up().await;
+                handle.health().wait_until_up().await;
                 output
             }));
         }
@@ -279,7 +280,7 @@ impl<'b> Drain<'b> {
         }
     }
 
-    /// Reads the next lanes, if none are being read and there is room for what they hold.
+    /// Starts to read the next lanes, if no read is running and there is room for their records.
     fn start_reading(&mut self) {
         if self.reading.is_some() || self.unremoved.is_full() || self.is_stopping {
             return;
@@ -338,7 +339,7 @@ impl<'b> Drain<'b> {
         }
         self.just_removed.clear();
         if self.publishing.is_empty() && self.queues.iter().all(|queue| queue.ready.is_empty()) {
-            // An open connection would hold a file that was replaced.
+            // An open connection would keep a file that was replaced.
             self.reader = None;
         }
     }
@@ -364,7 +365,7 @@ impl<'b> Drain<'b> {
         }
     }
 
-    /// Begins a batch, and reads the next one of a healthy lane meanwhile.
+    /// Starts to publish a batch. The next batch of a healthy lane is read at the same time.
     fn publish(&mut self, id: LaneId, records: Vec<Spooled>, is_apart: bool) {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         lane.is_publishing = true;
@@ -441,7 +442,7 @@ impl<'b> Drain<'b> {
         queue.batches = queue.batches.saturating_sub(1);
     }
 
-    /// Nothing is being done for a lane: it is read on, waits for what is being removed, or has ended.
+    /// Nothing is running for a lane: reads on, waits for what is being removed, or ends the lane.
     fn idle(&mut self, id: LaneId) {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         if lane.is_publishing {
@@ -450,7 +451,7 @@ impl<'b> Drain<'b> {
         if lane.has_more {
             return self.enqueue(id);
         }
-        // What is removed has an end, and then it is looked at again.
+        // It is looked at again when the removal has ended.
         if lane.unremoved > 0 {
             return;
         }
@@ -458,7 +459,7 @@ impl<'b> Drain<'b> {
             return self.end(id);
         }
         let rest = match lane.retained {
-            // Their dead letters found no room.
+            // There was no room for their dead letters.
             Some(since) => RETAINED_FOR.saturating_sub(since.elapsed()),
             None => UNREADABLE,
         };
@@ -478,7 +479,7 @@ impl<'b> Drain<'b> {
     fn end(&mut self, id: LaneId) {
         let Some(lane) = self.lanes.remove(&id) else { return };
         if lane.failing.is_some() {
-            // All of it was given up, or somebody else removed it.
+            // All of its records became dead letters, or a command removed them.
             self.reports.changed();
         }
         let output = lane.lane.output();
@@ -518,7 +519,7 @@ impl<'b> Drain<'b> {
                 self.just_removed.insert(settled.seq);
             }
             if let Some(became) = settled.letter.filter(|_| !is_retained) {
-                self.bridge.letter_kept(&became.0);
+                self.bridge.dead_letter_kept(&became.letter);
             }
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
             lane.unremoved = lane.unremoved.saturating_sub(1);
@@ -553,7 +554,7 @@ impl LaneDrain {
     }
 }
 
-/// Reads lanes until the room, for healthy ones and for those apart, is used.
+/// Reads lanes until the room of their kind, healthy or apart, is used.
 fn read(mut reader: Reader, requests: Vec<Request>, mut room: [u64; 2]) -> Read {
     let mut found = Vec::with_capacity(requests.len());
     for mut request in requests {
@@ -563,7 +564,7 @@ fn read(mut reader: Reader, requests: Vec<Request>, mut room: [u64; 2]) -> Read 
             let (output, topic) = (request.lane.output(), request.lane.topic());
             let read = reader.read(output, Some(topic), request.after, request.records, request.bytes);
             *room = room.saturating_sub(read.as_ref().map_or(0, |records| Batch::bytes(records)));
-            read.map_err(|error| error.to_string())
+            read
         });
         found.push(Found { request, records });
     }
@@ -574,7 +575,7 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Ends when what is there ends, and takes it away.
+/// Waits for the running future, if there is one, and removes it.
 async fn done<F: Future + Unpin>(running: &mut Option<F>) -> F::Output {
     match running {
         Some(future) => {
@@ -586,6 +587,7 @@ async fn done<F: Future + Unpin>(running: &mut Option<F>) -> F::Output {
     }
 }
 
+/// Waits until a time, or for ever without one.
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,

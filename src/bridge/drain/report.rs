@@ -1,4 +1,4 @@
-//! What is said about lanes: in the log, and in the file that `spool status` reads.
+//! Reports about lanes: in the log, and in the file that `spool status` reads.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,34 +9,35 @@ use tokio::time::Instant;
 
 use super::lane::{Failing, LaneDrain, NAMED_AFTER, REPORTED_AFTER};
 use crate::output::ErrorClass;
-use crate::store::{FailingLane, FailingLanes, Lane, Retained};
+use crate::store::{FailingLane, FailingLanes, Lane, Retained, StoreError};
 use crate::telemetry::LogThrottle;
 
-/// How often a lane that still fails is reported again.
+/// How often a lane that keeps failing is reported again.
 const REMIND: Duration = Duration::from_secs(600);
 
-/// How many lanes are reported one by one, in each of these times. Of more lanes only their number is said.
+/// Most lanes that are named in a period, and that period. Of further lanes only the number is logged.
 const SAID: (u32, Duration) = (20, Duration::from_secs(60));
 
-/// How often it is logged that the spool cannot be read, or that dead letters are full.
+/// How often the log says that the spool cannot be read, or that dead letters are full.
 const SELDOM: Duration = Duration::from_secs(60);
 
-/// How often the file is written while something changes, and with many lanes in it.
+/// How often the file is written while something changes: with few lanes, and with many.
 const WRITE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
-/// From how many lanes on it is written that seldom.
+/// Number of lanes above which the file is written less often.
 const MANY: usize = 500;
 
-/// How many lanes the file names.
+/// Most lanes that the file names.
 const NAMED: usize = 10_000;
 
+/// The reports of one drain.
 pub(super) struct Reports {
     folder: PathBuf,
     is_changed: bool,
     written: Instant,
     pause: Duration,
     writing: Option<JoinHandle<()>>,
-    /// Since when lanes are counted, how many were said since, and how many were not.
+    /// Start of the period, lanes that were named in it, and lanes that were not.
     said: (Instant, u32, u32),
     unreadable: LogThrottle,
     full: LogThrottle,
@@ -47,7 +48,7 @@ impl Reports {
         let now = Instant::now();
         Reports {
             folder: folder.to_owned(),
-            // What a bridge that ran before has left there is old.
+            // The file of an earlier run is old.
             is_changed: true,
             written: now,
             pause: WRITE.0,
@@ -58,7 +59,7 @@ impl Reports {
         }
     }
 
-    /// A lane failed, or fails still.
+    /// A lane failed, or keeps failing.
     pub(super) fn failed(&mut self, lane: &mut LaneDrain, give_up_after: Duration) {
         self.is_changed = true;
         let (output, topic, records) = (lane.lane.output(), lane.lane.topic(), lane.lane.records());
@@ -108,7 +109,7 @@ impl Reports {
         }
     }
 
-    /// Whether one more lane may be named, and how many were not named since the last one.
+    /// If one more lane may be named: how many were not named since the last one.
     fn may_say(&mut self) -> Option<u32> {
         let (since, said, unsaid) = &mut self.said;
         if since.elapsed() >= SAID.1 {
@@ -122,12 +123,12 @@ impl Reports {
         Some(std::mem::take(unsaid))
     }
 
-    /// Something else is to be written into the file.
+    /// The content of the file has changed.
     pub(super) fn changed(&mut self) {
         self.is_changed = true;
     }
 
-    /// A lane that failed does so no more.
+    /// A lane that failed works again.
     pub(super) fn recovered(&mut self, lane: &Lane, failing: &Failing) {
         self.is_changed = true;
         if failing.is_named && self.may_say().is_some() {
@@ -136,13 +137,14 @@ impl Reports {
         }
     }
 
-    pub(super) fn unreadable(&self, output: &str, error: &str) {
-        if self.unreadable.is_due(error) {
-            tracing::warn!(output, error, "the spool cannot be read; its events wait");
+    /// A lane of an output cannot be read.
+    pub(super) fn unreadable(&self, output: &str, error: &StoreError) {
+        if self.unreadable.is_due(&error.message) {
+            tracing::warn!(output, %error, "the spool cannot be read; its events wait");
         }
     }
 
-    /// Records stay in the spool, because their dead letters found no room.
+    /// Records stay in the spool, because there is no room for their dead letters.
     pub(super) fn retained(&self, retained: &Retained) {
         if !retained.is_empty() && self.full.is_due("") {
             tracing::warn!(
@@ -155,12 +157,12 @@ impl Reports {
     /// When to write the file next; none while nothing changes.
     pub(super) fn next_write(&self) -> Option<Instant> {
         let is_free = self.writing.as_ref().is_none_or(JoinHandle::is_finished);
-        // While the disk does not answer, that is looked at as often.
+        // While the disk does not answer, this is checked again after the same pause.
         let last = if is_free { self.written } else { Instant::now() };
         self.is_changed.then(|| last + self.pause)
     }
 
-    /// Writes the file. That it cannot be written is not worth a word: the store says that the disk fails.
+    /// Writes the file. A failure is not logged, because the store reports that the disk fails.
     pub(super) fn write<'l>(&mut self, lanes: impl Iterator<Item = &'l LaneDrain>) {
         if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
             return;

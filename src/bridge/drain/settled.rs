@@ -1,4 +1,4 @@
-//! Records that left the spool as far as the buses are concerned, until they have left the disk too.
+//! Settled records that are still on the disk: published, or to become dead letters.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use super::LaneId;
 use crate::common::backoff::jittered;
 use crate::store::{Retained, Settled, StoreError};
 
-/// Most records that are removed together: more gain nothing from sharing an fsync.
+/// Most records that are removed together. More of them gain nothing from sharing an fsync.
 const TOGETHER: usize = 4096;
 
-/// Pause after the disk failed: doubles from the first to the second.
+/// Pause after a failure of the disk: doubles from the first to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
-/// Bytes of dead letters that cannot be written from which on nothing more is published: they are in memory.
+/// Bytes of dead letters in memory that cannot be written. Beyond them nothing more is published.
 const LETTERS_HELD: u64 = 16 << 20;
 
-/// Published, or to become dead letters, and still on the disk.
+/// Settled records that are still on the disk.
 pub(super) struct Unremoved {
     records: BTreeMap<i64, (LaneId, Settled)>,
     letter_bytes: u64,
@@ -48,17 +48,17 @@ impl Unremoved {
         self.records.contains_key(&seq)
     }
 
-    /// Whether so many dead letters wait that nothing more should be published.
+    /// Whether so many dead letters wait in memory that nothing more should be published.
     pub(super) fn is_full(&self) -> bool {
         self.letter_bytes > LETTERS_HELD
     }
 
-    /// When to remove the next of them; none without any.
+    /// When to remove the next records; none if there are none.
     pub(super) fn next_try(&self) -> Option<Instant> {
         (!self.is_empty()).then_some(self.next_try.0)
     }
 
-    /// Those to remove now.
+    /// The records to remove now.
     pub(super) fn due(&self) -> Vec<(LaneId, Settled)> {
         if Instant::now() < self.next_try.0 {
             return Vec::new();
@@ -66,7 +66,7 @@ impl Unremoved {
         self.records.values().take(TOGETHER).cloned().collect()
     }
 
-    /// They were removed, but for those that found no room among the dead letters; or the disk failed.
+    /// Records were removed, except those whose dead letters had no room; or the disk failed.
     pub(super) fn tried(&mut self, tried: &[(LaneId, Settled)], result: &Result<Retained, StoreError>) {
         match result {
             Ok(_) => {
@@ -78,7 +78,7 @@ impl Unremoved {
                 self.next_try = (Instant::now(), PAUSE.0);
             }
             Err(error) => {
-                tracing::debug!(%error, "what was published cannot be removed from the disk");
+                tracing::debug!(%error, "published records cannot be removed from the disk");
                 let pause = self.next_try.1;
                 self.next_try = (Instant::now() + jittered(pause), (pause * 2).min(PAUSE.1));
             }
@@ -87,5 +87,5 @@ impl Unremoved {
 }
 
 fn letter_bytes(settled: &Settled) -> u64 {
-    settled.letter.as_ref().map_or(0, |became| became.0.bytes())
+    settled.letter.as_ref().map_or(0, |became| became.letter.bytes())
 }

@@ -116,7 +116,7 @@ impl Service {
             arrived: Instant::now().checked_sub(waited).unwrap_or_else(Instant::now),
             sender: endpoint.sender.clone(),
             traceparent: traceparent(&head.headers),
-            patience: None,
+            max_publish_time: None,
             is_last_try: false,
         };
         let handle = self.handle.clone();

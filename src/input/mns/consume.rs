@@ -290,7 +290,7 @@ impl Consumer {
             arrived: received,
             sender: self.sender.clone(),
             traceparent: message.traceparent.clone(),
-            patience: Some(self.deadline),
+            max_publish_time: Some(self.deadline),
             is_last_try: message.dequeue_count > self.max_receives,
         };
         let accepted = self.handle.accept(callback);

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use crate::event::{DATACONTENTTYPE, Event, Mode};
+use crate::event::{Attribute, Event, Mode};
 
 /// Content type of a structured record.
 const STRUCTURED_CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF-8";
@@ -16,12 +16,12 @@ const STRUCTURED_CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF
 pub(super) fn headers(event: &Event, mode: Mode) -> Vec<(&'static str, Cow<'_, str>)> {
     let content_type = match mode {
         Mode::Structured => STRUCTURED_CONTENT_TYPE,
-        Mode::Binary => event.get(&DATACONTENTTYPE).unwrap_or("application/json"),
+        Mode::Binary => event.get(Attribute::DataContentType).unwrap_or("application/json"),
     };
     let mut headers = Vec::with_capacity(20);
     headers.push(("content-type", Cow::Borrowed(content_type)));
-    let attributes = event.attributes().filter(|(attribute, _)| *attribute != &DATACONTENTTYPE);
-    headers.extend(attributes.map(|(attribute, value)| (attribute.kafka_header, Cow::Borrowed(value))));
+    let attributes = event.attributes().filter(|(attribute, _)| *attribute != Attribute::DataContentType);
+    headers.extend(attributes.map(|(attribute, value)| (attribute.ce_underscore_header(), Cow::Borrowed(value))));
     headers
 }
 

@@ -18,7 +18,7 @@ pub(super) fn headers(event: &Event, mode: Mode) -> Vec<(&'static str, Cow<'_, s
     match mode {
         Mode::Structured => vec![("Content-Type", Cow::Borrowed(STRUCTURED_CONTENT_TYPE))],
         Mode::Binary => {
-            event.attributes().map(|(attribute, value)| (attribute.nats_header, percent_encode(value))).collect()
+            event.attributes().map(|(attribute, value)| (attribute.ce_dash_header(), percent_encode(value))).collect()
         }
     }
 }

@@ -41,7 +41,7 @@ use tokio::time::Instant;
 
 use super::{ErrorKind, Health, Output, OutputKind, OutputSettings, PublishError, Record};
 use crate::common::kind::{AddressKey, KindKeys};
-use crate::event::{DLQDESTINATION, DLQREASON, Event, ID, SOURCE, percent_encode};
+use crate::event::{Attribute, Event, percent_encode};
 use crate::telemetry::metrics::Metrics;
 
 pub use config::{NatsConfig, NatsDelivery, NatsSettings, TlsConfig};
@@ -175,8 +175,8 @@ async fn send_core(
 /// The id by which a stream recognizes a repeat. Two dead letters of one event have different ones.
 fn message_id(event: &Event, subject: &str) -> String {
     let part = |attribute| event.get(attribute).unwrap_or_default();
-    let mut id = format!("{}|{}|{subject}", part(&SOURCE), part(&ID));
-    for attribute in [&DLQREASON, &DLQDESTINATION] {
+    let mut id = format!("{}|{}|{subject}", part(Attribute::Source), part(Attribute::Id));
+    for attribute in [Attribute::DlqReason, Attribute::DlqDestination] {
         if let Some(value) = event.get(attribute) {
             id.push('|');
             id.push_str(value);

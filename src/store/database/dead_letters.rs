@@ -6,12 +6,12 @@ use super::{Database, Writing, integer, lossy, raw, unsigned};
 use crate::store::error::StoreError;
 use crate::store::record::{DeadLetter, DeadLetterFilter, DeadLetterRow};
 
-/// Columns of a dead letter but the two large ones, in the order in which [`dead_letter`] reads them.
+/// Columns of a dead letter except the two large ones, in the order in which [`dead_letter`] reads them.
 const COLUMNS: &str = "id, first_at, last_at, count, attempts, replay_requested, replay_error, reason, code, input, \
     route, output, topic, record_key, event_id, event_type, subject, region, account_id, checksum";
 
 impl Database {
-    /// How many dead letters there are, and their bytes.
+    /// Number of dead letters, and their bytes.
     ///
     /// # Errors
     /// SQLite's.
@@ -20,8 +20,8 @@ impl Database {
         Ok(self.connection.query_row(sql, [], |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)))?)
     }
 
-    /// The dead letters that a filter selects, by their numbers, after a number, at most so many; without envelope
-    /// and body unless `whole`.
+    /// The dead letters after a number that a filter selects, in the order of their numbers, at most `limit`. Envelope and
+    /// body are read only if `whole`.
     ///
     /// # Errors
     /// SQLite's.
@@ -44,7 +44,7 @@ impl Database {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// The dead letters whose replay was requested, after a number.
+    /// The dead letters after a number whose replay was requested, in the order of their numbers, at most `limit`.
     ///
     /// # Errors
     /// SQLite's.
@@ -68,7 +68,7 @@ impl Database {
         Ok(statement.query_row([id], |row| dead_letter(row, true)).optional()?)
     }
 
-    /// Numbers of dead letters after one, in order, for as long as `visit` says so. Uses the table alone.
+    /// Visits the numbers of dead letters after one, in order, until `visit` returns false. Uses the table alone.
     ///
     /// # Errors
     /// SQLite's.
@@ -78,7 +78,7 @@ impl Database {
 }
 
 impl Database {
-    /// Whether one of the same content for the same destination is stored.
+    /// Whether a dead letter of the same content for the same destination is stored.
     ///
     /// # Errors
     /// SQLite's.
@@ -88,7 +88,7 @@ impl Database {
     }
 }
 
-/// A dead letter. Values that damage has spoiled are replaced, and the checksum tells that they were.
+/// A dead letter. Damaged values are replaced, and the checksum shows it.
 fn dead_letter(row: &Row<'_>, is_whole: bool) -> rusqlite::Result<DeadLetterRow> {
     let event_id = lossy(row, 14)?;
     let event_type = lossy(row, 15)?.unwrap_or_default();
@@ -124,7 +124,7 @@ fn unsigned_or_zero(number: i64) -> u64 {
 }
 
 impl DeadLetterFilter {
-    /// The condition with its values.
+    /// The SQL condition with its values.
     fn sql(&self) -> (String, Vec<Box<dyn rusqlite::ToSql>>) {
         let mut conditions = vec!["1".to_owned()];
         let mut values: Vec<Box<dyn rusqlite::ToSql>> = Vec::new();
@@ -152,20 +152,20 @@ impl DeadLetterFilter {
     }
 }
 
-/// What happened to a dead letter that was to be kept.
+/// The result of [`Writing::keep`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
-    /// It is a new one, with this number.
+    /// It is new, with this number.
     New(i64),
-    /// It is counted with the one that was there.
+    /// It was there already, and is counted once more.
     Again,
     /// There is no room for it.
     NoRoom,
 }
 
 impl Writing<'_> {
-    /// Keeps a dead letter, if it fits into the room that is left. One that is there already is counted once more,
-    /// which needs no room; if its stored content is damaged, the new content replaces it.
+    /// Keeps a dead letter if it fits into `room` bytes. A dead letter that is there already is counted once more, which
+    /// needs no room. If its stored content is damaged, the new content replaces it.
     ///
     /// # Errors
     /// SQLite's.
@@ -206,8 +206,8 @@ impl Writing<'_> {
         Ok(Kept::Again)
     }
 
-    /// Inserts a dead letter as it is, with a number of its own if it has one. Returns whether it is new: one of the
-    /// same content for the same destination stays as it is.
+    /// Inserts a row as it is, with the given number or the next free one. Returns false if a dead letter of the same content
+    /// for the same destination is there; that one stays as it is.
     ///
     /// # Errors
     /// SQLite's.
@@ -253,7 +253,7 @@ impl Writing<'_> {
         Ok(inserted > 0)
     }
 
-    /// Removes a dead letter. Returns its bytes, if it was there.
+    /// Removes a dead letter. Returns its bytes; none if it was not there.
     ///
     /// # Errors
     /// SQLite's.
@@ -262,8 +262,8 @@ impl Writing<'_> {
         Ok(self.transaction.query_row(sql, [id], |row| unsigned(row, 0)).optional()?)
     }
 
-    /// Removes dead letters that were last received before a time, at most so many, but none whose replay is
-    /// requested. Returns how many, and their bytes.
+    /// Removes dead letters that were last received before a time, at most `limit`, except those whose replay is requested.
+    /// Returns their number and their bytes.
     ///
     /// # Errors
     /// SQLite's.
@@ -281,7 +281,7 @@ impl Writing<'_> {
         Ok((letters, bytes))
     }
 
-    /// Requests the replay of dead letters, which the running bridge does, or the next one to start.
+    /// Requests the replay of dead letters. The running bridge does it, or the next one that starts.
     ///
     /// # Errors
     /// SQLite's.
@@ -294,7 +294,7 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Notes that a replay ended without success.
+    /// Stores that a replay failed, and why.
     ///
     /// # Errors
     /// SQLite's.

@@ -1,8 +1,7 @@
-//! One SQLite database with the spool and the dead letters, and the SQL that touches it.
+//! The SQLite database with the spool and the dead letters, and all SQL.
 //!
-//! Everything here blocks. One connection writes at a time (the writer thread, or a command that holds the folder's
-//! lock); any number of others read, also in other processes. After a crash SQLite's own recovery decides what is
-//! there.
+//! Everything here blocks. One connection writes at a time: that of the writer thread, or of a command. Any number of
+//! connections read, also in other processes. After a crash, SQLite's own recovery decides what is there.
 
 mod dead_letters;
 mod schema;
@@ -18,40 +17,39 @@ use super::error::{FailureKind, StoreError};
 pub use dead_letters::Kept;
 pub use schema::{Access, FORMAT, PAGE_BYTES};
 
-/// Name of the file in the spool's folder.
-pub const FILE: &str = "spool.db";
+pub use super::files::FILE;
 
 /// A connection to the database.
 #[derive(Debug)]
 pub struct Database {
     connection: Connection,
     path: PathBuf,
-    /// The file that was opened, where its owner may replace it meanwhile.
+    /// The inode of the opened file, if the owner of the folder may replace the file.
     inode: Option<u64>,
 }
 
-/// The number of a file, the same under another name.
+/// The inode of a file. It stays the same when the file is renamed.
 pub(super) fn inode(path: &Path) -> Option<u64> {
     std::fs::metadata(path).ok().map(|file| std::os::unix::fs::MetadataExt::ino(&file))
 }
 
-/// What a check of the database found.
+/// The result of a check of the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
     /// Records that were read.
     pub records: u64,
-    /// Positions of those that are not as they were written.
+    /// Positions of records that were changed on the disk.
     pub damaged: Vec<i64>,
     /// Whether all of it was checked.
     pub is_complete: bool,
 }
 
-/// How long the log is, and how much of it is in the database already, in pages.
+/// The length of the log, and how much of it is in the database already, in pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogPages {
     /// Pages in the log.
     pub total: u64,
-    /// Those of them that are in the database.
+    /// Pages of the log that are in the database.
     pub moved: u64,
 }
 
@@ -59,7 +57,7 @@ impl Database {
     /// Opens the database of a folder, as [`Database::open_file`] does.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Database::open_file`].
     pub fn open(folder: &Path, access: Access) -> Result<Database, StoreError> {
         Database::open_file(&folder.join(FILE), access)
     }
@@ -73,8 +71,7 @@ impl Database {
         Ok(Writing { transaction, path: &self.path, inode: self.inode })
     }
 
-    /// A number that differs from the last answer when another connection, of any process, has changed the database
-    /// in between.
+    /// A number that changes when another connection, of any process, has changed the database since the last call.
     ///
     /// # Errors
     /// SQLite's.
@@ -82,7 +79,7 @@ impl Database {
         Ok(self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?)
     }
 
-    /// Moves the log into the database as far as no reader is in the way, and syncs it.
+    /// Moves the log into the database, except the part that a reader needs, and syncs the database.
     ///
     /// # Errors
     /// SQLite's. What was committed is still in the log.
@@ -90,7 +87,7 @@ impl Database {
         self.log_pages("PRAGMA wal_checkpoint(PASSIVE)")
     }
 
-    /// How long the log is.
+    /// The length of the log.
     ///
     /// # Errors
     /// SQLite's.
@@ -105,7 +102,7 @@ impl Database {
             .map_err(|error| noted(&self.path, error))
     }
 
-    /// Bounds what the log keeps of its size after it was moved into the database.
+    /// Limits the size of the log file after the log was moved into the database.
     ///
     /// # Errors
     /// SQLite's.
@@ -115,8 +112,8 @@ impl Database {
         Ok(())
     }
 
-    /// Bounds the database to so many pages. An insert that needs more fails as [`FailureKind::DiskFull`] and changes
-    /// nothing. Fewer than there are means as many as there are.
+    /// Limits the database to a number of pages. An insert that needs more fails as [`FailureKind::DiskFull`] and changes
+    /// nothing. A number below the present one means the present one.
     ///
     /// # Errors
     /// SQLite's.
@@ -127,7 +124,7 @@ impl Database {
         Ok(())
     }
 
-    /// Pages of the database, those that are still in the log only included.
+    /// Number of pages of the database, including those that are only in the log.
     ///
     /// # Errors
     /// SQLite's.
@@ -135,21 +132,21 @@ impl Database {
         Ok(self.connection.pragma_query_value(None, "page_count", |row| unsigned(row, 0))?)
     }
 
-    /// Moves all of the log into the database and closes it, without log and index where nobody else reads.
+    /// Moves the whole log into the database and closes it. Deletes the log and its index if nobody else reads.
     ///
     /// # Errors
-    /// SQLite's. Nothing is lost: what was committed is still in the log.
+    /// SQLite's. What was committed is still in the log.
     pub fn close(self) -> Result<(), StoreError> {
         self.log_pages("PRAGMA wal_checkpoint(TRUNCATE)")?;
         self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         Ok(self.connection.close().map_err(|(_, error)| error)?)
     }
 
-    /// Looks for damage: SQLite's own check of the structure, then the checksum of every record. Ends at the first
-    /// damage of the structure, and without a finding when the time is over.
+    /// Checks for damage: SQLite's own check of the structure, then the checksum of every record. Ends at the first damage
+    /// of the structure, and when the time is over.
     ///
     /// # Errors
-    /// The damage, or why it cannot be looked for.
+    /// Damage of the structure as [`FailureKind::Damaged`], or why the check cannot run.
     pub fn verify(&mut self, at_most: Option<Duration>) -> Result<Verified, StoreError> {
         let start = Instant::now();
         let is_late = move || at_most.is_some_and(|at_most| start.elapsed() >= at_most);
@@ -177,7 +174,7 @@ impl Database {
     }
 }
 
-/// A transaction; dropped without [`Writing::commit`], it changed nothing.
+/// A transaction. Dropping it without [`Writing::commit`] changes nothing.
 #[derive(Debug)]
 pub struct Writing<'c> {
     transaction: Transaction<'c>,
@@ -185,33 +182,33 @@ pub struct Writing<'c> {
     inode: Option<u64>,
 }
 
-/// An error of a write. A failed fsync is noted in the folder, so that the next program to open the file copies it.
+/// An error of a write. A failed fsync is marked in the folder, so that the next program that opens the file copies it.
 fn noted(path: &Path, error: rusqlite::Error) -> StoreError {
     let error = StoreError::from(error);
     if error.kind == FailureKind::SyncFailed
         && let Some(folder) = path.parent()
     {
-        super::recover::mark_unsynced(folder);
+        super::files::mark_unsynced(folder);
     }
     error
 }
 
 impl Writing<'_> {
-    /// Makes what was written durable: it is on the disk when this returns.
+    /// Makes the transaction durable: it is on the disk when this returns.
     ///
     /// # Errors
-    /// SQLite's. Whether it was written is known only after the database was opened again.
+    /// SQLite's. The transaction may have been written all the same; only opening the database again shows it.
     pub fn commit(self) -> Result<(), StoreError> {
         let Writing { transaction, path, inode: opened } = self;
         transaction.commit().map_err(|error| noted(path, error))?;
         if opened.is_some() && opened != inode(path) {
-            let message = "the bridge has replaced the database meanwhile; run the command again";
+            let message = "the bridge has replaced the database in the meantime; run the command again";
             return Err(StoreError::new(FailureKind::Io, message));
         }
         Ok(())
     }
 
-    /// Writes to the disk without changing anything: finds out whether it can be written.
+    /// Writes to the disk without changing anything, to find out whether writing succeeds.
     ///
     /// # Errors
     /// SQLite's.
@@ -221,12 +218,12 @@ impl Writing<'_> {
     }
 }
 
-/// A count, which SQLite stores as a signed number.
+/// A count. SQLite stores it as a signed number.
 fn unsigned(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(column).map(|number| u64::try_from(number).unwrap_or(0))
 }
 
-/// Text of a column that damage may have spoiled: what is not UTF-8 is replaced, what is not text is empty.
+/// Text of a column that may be damaged. Invalid UTF-8 is replaced, and other types give none.
 fn lossy(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
     use rusqlite::types::ValueRef;
     Ok(match row.get_ref(column)? {
@@ -236,7 +233,7 @@ fn lossy(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<Stri
     })
 }
 
-/// Bytes of a column, likewise.
+/// Bytes of a column that may be damaged. Other types give none.
 fn raw(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<bytes::Bytes>> {
     use rusqlite::types::ValueRef;
     Ok(match row.get_ref(column)? {
@@ -245,7 +242,7 @@ fn raw(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<bytes:
     })
 }
 
-/// A number of a column, likewise.
+/// A number of a column that may be damaged. Other types give 0.
 fn integer(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<i64> {
     use rusqlite::types::ValueRef;
     Ok(match row.get_ref(column)? {

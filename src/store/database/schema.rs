@@ -1,4 +1,4 @@
-//! The form of the database file: its marks, its tables, its pages.
+//! The format of the database file: its marks, its tables, its pages.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,17 +9,18 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use super::{Database, inode, noted};
 use crate::store::error::{FailureKind, StoreError};
 
-/// Marks the file as ours: `apbr`.
+/// Marks a file of this program: `apbr`.
 const APPLICATION_ID: i32 = 0x6170_6272;
 
-/// The form of the tables. A program refuses a file whose number is higher than its own. Indexes may be added without
-/// a new number: SQLite maintains them for a program that does not know them.
+/// The version of the tables. A program rejects a file with a higher version than its own. A new index needs no new
+/// version, because SQLite maintains it for programs that do not know it.
 pub const FORMAT: i32 = 1;
 
-/// Rows are callbacks of a few kilobytes, stored twice: in pages of SQLite's usual 4 KiB a third would stay unused.
+/// Bytes of a page. Rows hold callbacks of a few kilobytes twice; in SQLite's usual pages of 4 KiB a third of the room
+/// would be unused.
 pub const PAGE_BYTES: u32 = 16 << 10;
 
-/// Memory of a connection for pages, in KiB: SQLite's own default, which assumes pages of 4 KiB.
+/// Memory of a connection for pages, in KiB: SQLite's default.
 const CACHE_KIB: i64 = 2 << 10;
 
 /// How long a connection waits for the transaction of another, for example of a command that deletes dead letters.
@@ -71,10 +72,10 @@ CREATE INDEX dead_letters_by_bytes ON dead_letters (bytes);
 CREATE INDEX dead_letters_to_replay ON dead_letters (id) WHERE replay_requested <> 0;
 ";
 
-/// Indexes that files of earlier versions lack; made when such a file is opened.
+/// Indexes that files of earlier versions do not have. They are created when such a file is opened.
 const LATER_INDEXES: &str = "CREATE INDEX IF NOT EXISTS dead_letters_by_age ON dead_letters (last_at);";
 
-/// Earlier versions had no topic in this index. Its name stays, because they ask for it by name.
+/// Adds the topic to an index of earlier versions. The index keeps its name, because earlier versions use it by name.
 const INDEX_WITH_TOPIC: &str = "
 BEGIN IMMEDIATE;
 DROP INDEX spool_by_output;
@@ -82,25 +83,26 @@ CREATE INDEX spool_by_output ON spool (output, topic, seq, bytes);
 COMMIT;
 ";
 
-/// How a database is opened.
+/// What a connection may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// By the holder of the folder's lock.
+    /// Everything. Only for the process that holds the lock of the folder.
     Owner,
-    /// Next to it, by a command that changes dead letters.
+    /// Write next to the owner: for commands that change dead letters.
     Shared,
-    /// Only to read.
+    /// Only read.
     Read,
 }
 
 impl Database {
     /// Opens an existing database by its file.
     ///
-    /// The log is moved into the database only on request ([`Database::checkpoint`]), never when a connection is
-    /// closed: after a failed fsync the old file must stay as it is until its content was copied.
+    /// The log is moved into the database only by [`Database::checkpoint`], never when a connection is closed, because after
+    /// a failed fsync the old file must not change until its content was copied.
     ///
     /// # Errors
-    /// When it cannot be opened, when what is read first is damaged, or [`FailureKind::Foreign`].
+    /// [`FailureKind::Damaged`] when the first pages are damaged, [`FailureKind::Foreign`] for a file of another program or
+    /// of a newer version, and SQLite's.
     pub fn open_file(path: &Path, access: Access) -> Result<Database, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let inode = if access == Access::Shared { inode(path) } else { None };
@@ -108,19 +110,19 @@ impl Database {
         let (application, format) = (database.number("application_id")?, database.number("user_version")?);
         if application != APPLICATION_ID {
             let message = format!("{} is not a spool of apsara-bridge", path.display());
-            // A file of ours whose first page was damaged has lost its mark, and has no other one.
+            // A file of this program whose first page was damaged has no mark.
             let kind = if application == 0 { FailureKind::Damaged } else { FailureKind::Foreign };
             return Err(StoreError::new(kind, message));
         }
         if format > FORMAT {
             let message = format!(
-                "{} was written by a newer apsara-bridge: its format is {format}, this program knows up to {FORMAT}",
+                "{} was written by a newer apsara-bridge; its format is {format}, this program knows up to {FORMAT}",
                 path.display()
             );
             return Err(StoreError::new(FailureKind::Foreign, message));
         }
         let connection = &database.connection;
-        // SQLite opens a file that it may not write without a word.
+        // SQLite silently opens a file that it cannot write.
         if access != Access::Read && connection.is_readonly("main")? {
             let message = format!(
                 "{} cannot be written by this user; the folder and its files must belong to the user of the bridge",
@@ -134,13 +136,13 @@ impl Database {
                 connection.pragma_update(None, "journal_mode", "WAL")?;
                 connection.pragma_update(None, "wal_autocheckpoint", 0)?;
                 match database.make_later_indexes().map_err(|error| noted(path, error)) {
-                    // Everything works without it, only slower.
+                    // Without the indexes everything works, only slower.
                     Err(error) if error.kind == FailureKind::DiskFull => {}
                     made => made?,
                 }
             }
             Access::Shared => {
-                // Its errors would be hidden.
+                // SQLite would hide the errors of an automatic checkpoint.
                 connection.pragma_update(None, "wal_autocheckpoint", 0)?;
             }
             Access::Read => connection.pragma_update(None, "query_only", true)?,
@@ -161,11 +163,11 @@ impl Database {
         made
     }
 
-    /// Opens a database only to read it, also one of which SQLite refuses the rest for one part, for example when the
-    /// file is shorter than it should be.
+    /// Opens a database for reading, also one that SQLite would reject as a whole because of one damaged part, for example
+    /// because the file is too short.
     ///
     /// # Errors
-    /// As [`Database::open_file`].
+    /// Those of [`Database::open_file`].
     pub fn open_damaged(path: &Path) -> Result<Database, StoreError> {
         let refused = match Database::open_file(path, Access::Read) {
             Err(error) if error.kind == FailureKind::Damaged => error,
@@ -174,7 +176,7 @@ impl Database {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        // Before anything is read: with it SQLite reports damage where it meets it, and not for the whole file.
+        // With it SQLite reports damage only for the damaged part. It must be set before anything is read.
         connection.pragma_update(None, "writable_schema", true)?;
         connection.pragma_update(None, "query_only", true)?;
         let database = Database { connection, path: path.to_owned(), inode: None };
@@ -184,8 +186,8 @@ impl Database {
         }
     }
 
-    /// Makes an empty database in a new file, for [`Database::finish_new`]. Without a journal, because a file that is
-    /// not finished is worth nothing.
+    /// Creates an empty database in a new file, for [`Database::finish_new`]. It has no journal, because an unfinished file
+    /// is deleted.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -204,16 +206,19 @@ impl Database {
         Ok(Database { connection, path: path.to_owned(), inode: None })
     }
 
-    /// Ends the writing of a new database and puts all of it on the disk. Its name is not durable yet.
+    /// Finishes a new database and syncs it. Its name is not durable yet.
     ///
     /// # Errors
-    /// When it cannot be written or synced. The file must not be used then.
+    /// When the file cannot be written or synced. It must not be used then.
     pub fn finish_new(self) -> Result<(), StoreError> {
         let Database { connection, path, .. } = self;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         let mode: String = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
         if mode != "wal" {
-            return Err(StoreError::new(FailureKind::Io, format!("the file system allows no shared memory: {mode}")));
+            return Err(StoreError::new(
+                FailureKind::Io,
+                format!("the file system does not support shared memory: {mode}"),
+            ));
         }
         connection.close().map_err(|(_, error)| error)?;
         std::fs::File::open(&path).and_then(|file| file.sync_all()).map_err(|error| {
@@ -221,7 +226,7 @@ impl Database {
         })
     }
 
-    /// Whether a file is a database without tables and without a mark. False for what cannot be read.
+    /// Whether a file is a database without tables and without a mark. False if it cannot be read.
     pub fn is_blank(path: &Path) -> bool {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let Ok(connection) = connect(path, flags) else { return false };

@@ -43,7 +43,7 @@ impl Database {
         Ok(statement.query_row([], |row| row.get(0)).optional()?)
     }
 
-    /// The highest position taken in the spool, 0 without any.
+    /// The highest position in the spool; 0 if it is empty.
     ///
     /// # Errors
     /// SQLite's.
@@ -51,8 +51,8 @@ impl Database {
         Ok(self.connection.query_row("SELECT coalesce(max(seq), 0) FROM spool", [], |row| row.get(0))?)
     }
 
-    /// The next records of an output, or of one of its topics, after a position, in order: at most so many, and no more
-    /// than one beyond so many bytes.
+    /// The next records of an output, or of one of its topics, after a position, in order. Returns at most `records`, and at
+    /// most one record beyond `bytes`.
     ///
     /// # Errors
     /// SQLite's.
@@ -81,7 +81,7 @@ impl Database {
         Ok(read)
     }
 
-    /// Visits every record in order, until told to stop.
+    /// Visits every record in order, until `visit` returns false.
     ///
     /// # Errors
     /// SQLite's.
@@ -106,7 +106,7 @@ impl Database {
         Ok(statement.query_row([seq], spooled).optional()?)
     }
 
-    /// Positions after one, in order, for as long as `visit` says so. Uses the table alone.
+    /// Visits the positions after one, in order, until `visit` returns false. Uses the table alone.
     ///
     /// # Errors
     /// SQLite's.
@@ -114,7 +114,7 @@ impl Database {
         self.numbers("SELECT seq FROM spool NOT INDEXED WHERE seq > ?1 ORDER BY seq", after, visit)
     }
 
-    /// Positions in the order of the index, for as long as `visit` says so. Uses the index alone.
+    /// Visits the positions in the order of the index, until `visit` returns false. Uses the index alone.
     ///
     /// # Errors
     /// SQLite's.
@@ -142,11 +142,11 @@ impl Database {
     }
 }
 
-/// A record. Values that damage has spoiled are replaced, and the checksum tells that they were.
+/// A record. Damaged values are replaced, and the checksum shows it.
 fn spooled(row: &Row<'_>) -> rusqlite::Result<Spooled> {
     let seq: i64 = row.get(0)?;
     let mode = lossy(row, 5)?;
-    let known = mode.as_deref().map(Mode::parse);
+    let known = mode.as_deref().map(Mode::from_word);
     let record = SpoolRecord {
         spooled_at: integer(row, 1)?,
         attempts: u32::try_from(integer(row, 2)?).unwrap_or(u32::MAX),
@@ -163,7 +163,7 @@ fn spooled(row: &Row<'_>) -> rusqlite::Result<Spooled> {
 }
 
 impl Writing<'_> {
-    /// Appends a record at a position that no other has.
+    /// Appends a record at a free position.
     ///
     /// # Errors
     /// SQLite's.
@@ -197,7 +197,7 @@ impl Writing<'_> {
         Ok(self.transaction.prepare_cached("SELECT 1 FROM spool WHERE seq = ?1")?.exists([seq])?)
     }
 
-    /// Removes a record. Returns its output, topic and bytes, if it was there.
+    /// Removes a record. Returns its output, topic and bytes; none if it was not there.
     ///
     /// # Errors
     /// SQLite's.
@@ -207,7 +207,7 @@ impl Writing<'_> {
         Ok(delete.query_row([seq], |row| Ok((row.get(0)?, row.get(1)?, unsigned(row, 2)?))).optional()?)
     }
 
-    /// Replaces the destination of a record: its place in the order stays.
+    /// Replaces the destination of a record. Its position stays.
     ///
     /// # Errors
     /// SQLite's.

@@ -1,165 +1,42 @@
-//! The catalogue: every EventType of both dialects, its fields, and where its outcome stands. Data, not code.
-//!
-//! The built-in entries lie in `catalogue.toml` beside this file, whose head explains the form; a user's files of
-//! the same form add entries or replace them. One name has one type in all entries, so that a field means the
-//! same in both dialects; a file that breaks this, or names a type that isn't there, is an error with its line.
+//! Reads the catalogue from TOML: the built-in file first, then the user's.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
 
 use rustc_hash::FxHashMap;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::keys::respell;
-use super::status::{Status, StatusRule};
+use super::model::{Catalogue, Dialect, ErrorFields, EventType, Kind, Shape, ShapeId};
+use crate::dialect::keys::respell;
+use crate::dialect::status::{Status, StatusRule};
 
 /// The built-in catalogue.
-const BUILT_IN: &str = include_str!("catalogue.toml");
+const BUILT_IN: &str = include_str!("../catalogue.toml");
 
-/// Fields tried for the subject of events that name none of their own, or whose own are absent: media, else job,
-/// else task.
-pub(super) const DEFAULT_SUBJECT: [&str; 5] = ["mediaId", "jobId", "parentJobId", "mediaRefreshJobId", "taskId"];
-
-/// Which of Alibaba's two products sent the callback, and so how it is shaped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dialect {
-    /// ApsaraVideo VOD: flat JSON.
-    Vod,
-    /// Intelligent Media Services: nested under `MessageBody`.
-    Ims,
-}
-
-impl Dialect {
-    /// Both, for tables and labels.
-    pub const ALL: [Dialect; 2] = [Dialect::Vod, Dialect::Ims];
-
-    /// The value of the attribute `dialect`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Dialect::Vod => "vod",
-            Dialect::Ims => "ims",
-        }
-    }
-}
-
-impl fmt::Display for Dialect {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.as_str())
-    }
-}
-
-/// The type a field is brought to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Untouched.
-    Any,
-    /// A string, also where a number came.
-    String,
-    /// An id: a string, also where it came as JSON in a string that holds it as `media`.
-    Id,
-    /// A number, also where it came as a string.
-    Number,
-    /// A boolean, also where it came as a string or 0 and 1.
-    Boolean,
-    /// A time in RFC 3339.
-    Time,
-    /// An array, also where it came as a comma list.
-    List,
-    /// The customer's own data: decoded where it is JSON, its keys and values untouched.
-    Verbatim,
-    /// JSON of an open shape, also where it came inside a string.
-    Json,
-    /// An object of a declared shape, also where it came inside a string.
-    Object(ShapeId),
-    /// An array of such, also where it came inside a string.
-    Array(Box<Kind>),
-}
-
-/// Index of a [`Shape`] in its catalogue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShapeId(usize);
-
-/// The fields of one kind of object.
-#[derive(Debug, Default)]
-pub struct Shape {
-    fields: BTreeMap<String, Kind>,
-    /// The likely spellings of each field, so that a known key costs one look-up.
-    spellings: FxHashMap<String, (String, Kind)>,
-}
-
-/// One event type of one dialect.
-#[derive(Debug)]
-pub struct EventType {
-    /// Who sends it.
-    pub dialect: Dialect,
-    /// Its name, as it stands in the attribute `type` behind the prefix.
-    pub name: String,
-    /// Other names it is sent under.
-    pub aliases: Vec<String>,
-    /// What it tells, in one line.
-    pub description: String,
-    /// Fields that hold the id of the thing it is about, first choice first.
-    pub subject: Vec<String>,
-    /// Where its outcome stands.
-    pub status: StatusRule,
-    /// Fields that are the error of a failure, beside `ErrorCode` and `ErrorMessage`.
-    pub error: Option<ErrorFields>,
-    /// Its fields by their normalized names, with their types as the file writes them.
-    pub fields: BTreeMap<String, String>,
-}
-
-/// Names of the fields that hold an error.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ErrorFields {
-    /// Field of the code.
-    pub code: String,
-    /// Field of the message.
-    pub message: String,
-}
-
-/// A catalogue file that can't be taken.
+/// A mistake in a catalogue file.
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: line {line}: {message}")]
 pub struct CatalogueError {
-    /// The file, as it was named.
+    /// The name of the file, as it was given.
     pub file: String,
-    /// 1-based line.
+    /// Line, counted from 1.
     pub line: usize,
     /// What is wrong and what was expected.
     pub message: String,
 }
 
-/// The event types that are known, with the words and shapes they share.
-#[derive(Debug)]
-pub struct Catalogue {
-    events: Vec<EventType>,
-    /// Positions of the event types by name and alias, for each dialect in the order of [`Dialect::ALL`].
-    by_name: [FxHashMap<String, usize>; 2],
-    words: FxHashMap<String, Status>,
-    synonyms: FxHashMap<String, String>,
-    shapes: Vec<Shape>,
-}
-
 impl Catalogue {
-    /// Shape of the top of `data`: the fields of all event types together.
-    pub(super) const TOP: ShapeId = ShapeId(0);
-    /// Shape of objects that no entry describes.
-    pub(super) const OPEN: ShapeId = ShapeId(1);
-
     /// The built-in catalogue.
     pub fn built_in() -> Catalogue {
         // A test loads the embedded file, so that a build with a broken one is never released.
         Catalogue::load(&[]).expect("the embedded catalogue is valid")
     }
 
-    /// The built-in catalogue with the user's files, given as name and text; a later entry replaces an earlier one.
+    /// The built-in catalogue with the user's files, each given as its name and its text. A later entry replaces an
+    /// earlier one of the same dialect and type.
     ///
     /// # Errors
-    /// The first [`CatalogueError`] of each file that has one is told; files are checked in order.
+    /// The first mistake, with its file and line. Files are read in order.
     pub fn load(files: &[(String, String)]) -> Result<Catalogue, CatalogueError> {
         let mut builder = Builder::default();
         builder.add("catalogue.toml (built in)", BUILT_IN)?;
@@ -167,38 +44,6 @@ impl Catalogue {
             builder.add(name, text)?;
         }
         builder.build()
-    }
-
-    /// Every event type, in the order of the files.
-    pub fn events(&self) -> &[EventType] {
-        &self.events
-    }
-
-    /// The event type of a dialect, by its name or an alias.
-    pub fn find(&self, dialect: Dialect, name: &str) -> Option<(usize, &EventType)> {
-        let index = *self.by_name[dialect as usize].get(name)?;
-        Some((index, &self.events[index]))
-    }
-
-    /// The outcome that a word of Alibaba's stands for.
-    pub fn word(&self, word: &str) -> Option<Status> {
-        let word = word.trim();
-        match self.words.get(word) {
-            Some(status) => Some(*status),
-            None => self.words.get(&word.to_ascii_lowercase()).copied(),
-        }
-    }
-
-    /// The normalized name and type of a field as it was sent; no name where the key stays as it is.
-    pub(super) fn field(&self, shape: ShapeId, key: &str) -> (Option<Cow<'_, str>>, &Kind) {
-        let shape = &self.shapes[shape.0];
-        if let Some((name, kind)) = shape.spellings.get(key) {
-            return (Some(Cow::Borrowed(name.as_str())), kind);
-        }
-        let respelled = respell(key);
-        let name = self.synonyms.get(respelled.as_ref()).map_or(respelled.as_ref(), String::as_str);
-        let kind = shape.fields.get(name).unwrap_or(&Kind::Any);
-        (if name == key { None } else { Some(Cow::Owned(name.to_owned())) }, kind)
     }
 }
 
@@ -245,17 +90,17 @@ struct FileStatus {
     default: Option<Spanned<String>>,
 }
 
-/// Where a text of a file stands, for errors that come up only when all files are read.
+/// A position in a file, for errors that are found only when all files have been read.
 #[derive(Clone)]
-struct Place {
+struct Position {
     file: usize,
     offset: usize,
 }
 
-/// A declared field: its type as written, and where.
+/// A declared field: its type as the file writes it, and its position.
 struct Declared {
     kind: String,
-    place: Place,
+    position: Position,
 }
 
 #[derive(Default)]
@@ -268,29 +113,29 @@ struct Builder {
 }
 
 impl Builder {
-    fn error(&self, place: &Place, message: impl Into<String>) -> CatalogueError {
-        let (file, text) = &self.files[place.file];
-        let line = 1 + text.as_bytes()[..place.offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count();
+    fn error(&self, position: &Position, message: impl Into<String>) -> CatalogueError {
+        let (file, text) = &self.files[position.file];
+        let line = 1 + text.as_bytes()[..position.offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count();
         CatalogueError { file: file.clone(), line, message: message.into() }
     }
 
-    fn status(&self, place: &Place, word: &str) -> Result<Status, CatalogueError> {
+    fn status(&self, position: &Position, word: &str) -> Result<Status, CatalogueError> {
         Status::from_word(word).ok_or_else(|| {
             let known = Status::ALL.map(Status::as_str).join(", ");
-            self.error(place, format!("`{word}` is no status; known are {known}"))
+            self.error(position, format!("unknown status `{word}`; expected one of {known}"))
         })
     }
 
     fn add(&mut self, name: &str, text: &str) -> Result<(), CatalogueError> {
         let file = self.files.len();
         self.files.push((name.to_owned(), text.to_owned()));
-        let place = |offset: usize| Place { file, offset };
+        let position = |offset: usize| Position { file, offset };
         let parsed: File = toml::from_str(text).map_err(|error| {
             let offset = error.span().map_or(0, |span| span.start);
-            self.error(&place(offset), error.message().replace('\n', " "))
+            self.error(&position(offset), error.message().replace('\n', " "))
         })?;
         for (status, words) in parsed.status_words {
-            let known = self.status(&place(status.span().start), status.get_ref())?;
+            let known = self.status(&position(status.span().start), status.get_ref())?;
             self.words.extend(words.into_iter().map(|word| (word.to_ascii_lowercase(), known)));
         }
         self.synonyms.extend(parsed.synonyms);
@@ -298,8 +143,8 @@ impl Builder {
             fields
                 .into_iter()
                 .map(|(field, kind)| {
-                    let place = place(field.span().start);
-                    (field.into_inner(), Declared { kind: kind.into_inner(), place })
+                    let position = position(field.span().start);
+                    (field.into_inner(), Declared { kind: kind.into_inner(), position })
                 })
                 .collect()
         };
@@ -307,20 +152,20 @@ impl Builder {
             self.objects.insert(object, declared(fields));
         }
         for event in parsed.events {
-            let at = place(event.r#type.span().start);
+            let at = position(event.r#type.span().start);
             let name = event.r#type.into_inner();
             if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-                return Err(self.error(&at, format!("`{name}` is no EventType: letters and digits were expected")));
+                return Err(self.error(&at, format!("invalid EventType `{name}`; expected letters and digits only")));
             }
             let mut rule = StatusRule { also: event.status.also, parts: event.status.parts, ..StatusRule::default() };
             if let Some(field) = event.status.field {
                 rule.field = field;
             }
             for (word, status) in event.status.words {
-                rule.words.push((word, self.status(&place(status.span().start), status.get_ref())?));
+                rule.words.push((word, self.status(&position(status.span().start), status.get_ref())?));
             }
             if let Some(status) = event.status.default {
-                rule.default = Some(self.status(&place(status.span().start), status.get_ref())?);
+                rule.default = Some(self.status(&position(status.span().start), status.get_ref())?);
             }
             let fields = declared(event.fields);
             let entry = EventType {
@@ -356,8 +201,9 @@ impl Builder {
             "list" => Kind::List,
             "verbatim" => Kind::Verbatim,
             "json" => Kind::Json,
-            // Two shapes stand before the declared ones: see `Catalogue::TOP` and `Catalogue::OPEN`.
-            name => Kind::Object(ShapeId(2 + objects.iter().position(|object| object.as_str() == name)?)),
+            name => Kind::Object(ShapeId(
+                Catalogue::FIRST_DECLARED + objects.iter().position(|object| object.as_str() == name)?,
+            )),
         })
     }
 
@@ -365,10 +211,10 @@ impl Builder {
         let objects: Vec<&String> = self.objects.keys().collect();
         self.kind(&declared.kind, &objects).ok_or_else(|| {
             self.error(
-                &declared.place,
+                &declared.position,
                 format!(
-                    "field `{name}`: `{}` is no type; known are any, string, id, number, boolean, time, list, \
-                     verbatim, json, the name of an object of [objects], and [T] for an array of T",
+                    "field `{name}`: unknown type `{}`; expected any, string, id, number, boolean, time, list, \
+                     verbatim, json, the name of an object in [objects], or [T] for an array of T",
                     declared.kind
                 ),
             )
@@ -381,18 +227,17 @@ impl Builder {
             let respelled = respell(name);
             let one_name = self.synonyms.get(respelled.as_ref()).map_or(respelled.as_ref(), String::as_str);
             if one_name != name {
-                return Err(self.error(
-                    &declared.place,
-                    format!("field `{name}` never occurs: its normalized name is `{one_name}`"),
-                ));
+                return Err(
+                    self.error(&declared.position, format!("field `{name}` is not normalized; write `{one_name}`"))
+                );
             }
             shape.fields.insert(name.clone(), self.known_kind(name, declared)?);
         }
-        // What the customer put in comes back at any depth.
+        // Alibaba returns the customer's own data at any depth.
         for name in ["extend", "userData"] {
             shape.fields.entry(name.to_owned()).or_insert(Kind::Verbatim);
         }
-        // Alibaba has no `errorInfo` but the one of LiveRecordTaskStatus; it may come as JSON in a string.
+        // Only LiveRecordTaskStatus has an `errorInfo`. It can be JSON in a string.
         shape.fields.entry("errorInfo".to_owned()).or_insert(Kind::Json);
         for (name, kind) in &shape.fields {
             let synonyms = self.synonyms.iter().filter(|(_, target)| *target == name).map(|(synonym, _)| synonym);
@@ -411,9 +256,9 @@ impl Builder {
                 match top.get(name) {
                     Some(other) if other.kind != declared.kind => {
                         return Err(self.error(
-                            &declared.place,
+                            &declared.position,
                             format!(
-                                "field `{name}` of {} {} is declared `{}`, elsewhere `{}`; a name has one type",
+                                "field `{name}` of {} {} is declared `{}`, but elsewhere `{}`; a name has one type in all entries",
                                 event.dialect, event.name, declared.kind, other.kind
                             ),
                         ));
@@ -424,6 +269,7 @@ impl Builder {
                 }
             }
         }
+        // In the order of `Catalogue::TOP`, `Catalogue::OPEN` and `Catalogue::FIRST_DECLARED`.
         let mut shapes = vec![self.shape(&top)?, self.shape(&BTreeMap::new())?];
         for fields in self.objects.values() {
             shapes.push(self.shape(&fields.iter().map(|(name, declared)| (name.clone(), declared)).collect())?);
@@ -444,7 +290,7 @@ impl Builder {
     }
 }
 
-/// The spellings a normalized name is likely to arrive in, each of which [`respell`] takes back to it.
+/// The spellings in which a normalized name is likely to arrive. [`respell`] maps each of them to the name.
 fn spellings(name: &str) -> Vec<String> {
     const ACRONYMS: [&str; 5] = ["Url", "Urls", "Id", "Ids", "Dna"];
     let mut pascal = name.to_owned();
@@ -474,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn the_built_in_catalogue_holds_every_event_of_both_dialects() {
+    fn the_built_in_catalogue_has_every_event_of_both_dialects() {
         let catalogue = Catalogue::built_in();
         let count = |dialect| catalogue.events().iter().filter(|event| event.dialect == dialect).count();
         assert_eq!((count(Dialect::Vod), count(Dialect::Ims)), (21, 29));
@@ -490,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_users_entry_is_added_and_its_mistakes_are_told_by_line() {
+    fn a_users_entry_is_added_and_its_mistakes_are_reported_with_their_line() {
         let good = "[[events]]\ndialect = \"ims\"\ntype = \"NewComplete\"\ndescription = \"New.\"\n";
         let catalogue = load(good).expect("valid");
         assert!(catalogue.find(Dialect::Ims, "NewComplete").is_some());
@@ -499,22 +345,22 @@ mod tests {
             ("[[events]]\ndialect = \"mps\"", "mine.toml: line 2: unknown variant `mps`, expected `vod` or `ims`"),
             (
                 &format!("{good}[events.fields]\nsize = \"numbr\""),
-                "mine.toml: line 6: field `size`: `numbr` is no type; known are any, string, id, number, boolean, \
-                 time, list, verbatim, json, the name of an object of [objects], and [T] for an array of T",
+                "mine.toml: line 6: field `size`: unknown type `numbr`; expected any, string, id, number, boolean, \
+                 time, list, verbatim, json, the name of an object in [objects], or [T] for an array of T",
             ),
             (
                 &format!("{good}[events.fields]\nsize = \"string\""),
-                "mine.toml: line 6: field `size` of ims NewComplete is declared `string`, elsewhere `number`; \
-                 a name has one type",
+                "mine.toml: line 6: field `size` of ims NewComplete is declared `string`, but elsewhere \
+                 `number`; a name has one type in all entries",
             ),
             (
                 &format!("{good}[events.fields]\nFooURL = \"string\""),
-                "mine.toml: line 6: field `FooURL` never occurs: its normalized name is `fooUrl`",
+                "mine.toml: line 6: field `FooURL` is not normalized; write `fooUrl`",
             ),
             (
                 &format!("{good}status = {{ default = \"good\" }}"),
-                "mine.toml: line 5: `good` is no status; known are success, partial, failure, canceled, skipped, \
-                 progress, unknown",
+                "mine.toml: line 5: unknown status `good`; expected one of success, skipped, progress, \
+                 unknown, partial, canceled, failure",
             ),
             (&format!("{good}colour = 1"), "mine.toml: line 5: unknown field `colour`"),
         ] {

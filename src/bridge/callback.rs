@@ -1,0 +1,42 @@
+//! What an input hands to [`Bridge::accept`](super::Bridge::accept).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+use super::Admission;
+use crate::dialect::{Origin, Sender};
+
+/// A callback as an input received it.
+#[derive(Debug)]
+pub struct Callback {
+    /// Name of the input.
+    pub input: Arc<str>,
+    /// The body as it came.
+    pub body: Bytes,
+    /// When its last byte arrived, by the wall clock.
+    pub received: OffsetDateTime,
+    /// When it arrived, by the clock of the deadline.
+    pub arrived: Instant,
+    /// What the configuration says about its sender.
+    pub sender: Arc<Sender>,
+    /// W3C trace context of the sender.
+    pub traceparent: Option<String>,
+    /// For an input that keeps the callback until it has an outcome, for example a queue: the longest time from arrival
+    /// until the callback is spooled. Within this time the bridge waits for outputs that are down. None means
+    /// `delivery.deadline`, without waiting for outputs that are down.
+    pub max_publish_time: Option<Duration>,
+    /// Whether it becomes a dead letter if it cannot be published now, because the queue delivered it too often.
+    pub is_last_try: bool,
+    /// Its share of `delivery.max_in_flight_bytes`, see [`Bridge::admit`](super::Bridge::admit).
+    pub admission: Admission,
+}
+
+impl Callback {
+    pub(super) fn origin(&self) -> Origin<'_> {
+        Origin { received: self.received, sender: &self.sender, traceparent: self.traceparent.as_deref() }
+    }
+}

@@ -1,0 +1,57 @@
+//! The part of the configuration that can change while the bridge runs: how callbacks become events and where they go.
+
+use std::sync::Arc;
+
+use prometheus::IntCounter;
+
+use crate::dialect::Normalizer;
+use crate::event::Event;
+use crate::output::Record;
+use crate::route::{Action, Decision, Destination, Router};
+use crate::telemetry::metrics::Metrics;
+
+/// How callbacks become events, and where events go.
+#[derive(Debug)]
+pub struct Rules {
+    pub(super) normalizer: Normalizer,
+    pub(super) router: Router,
+    /// Counters of the routes, in their order.
+    route_matches: Vec<IntCounter>,
+    /// Where dead letters are published.
+    pub(super) dead_letters: Option<Destination>,
+}
+
+impl Rules {
+    /// Puts the rules together. The bridge must have every output that they name.
+    pub fn new(normalizer: Normalizer, router: Router, dead_letters: Option<Destination>, metrics: &Metrics) -> Rules {
+        let counter = |name: &str| metrics.route_matches_total.with_label_values(&[name]);
+        let route_matches = router.routes().iter().map(|route| counter(&route.name)).collect();
+        Rules { normalizer, router, route_matches, dead_letters }
+    }
+
+    /// Names of the outputs that events can go to. A name can occur several times.
+    pub fn outputs(&self) -> impl Iterator<Item = &str> {
+        let destinations = self.router.routes().iter().flat_map(|route| match &route.action {
+            Action::To(destinations) => destinations.as_slice(),
+            Action::Drop | Action::DeadLetter => &[],
+        });
+        destinations.chain(&self.dead_letters).map(|destination| destination.output.as_str())
+    }
+
+    /// Counts the routes that matched an event.
+    pub(super) fn count_matches(&self, decision: &Decision<'_>) {
+        for index in &decision.matched {
+            self.route_matches[*index].inc();
+        }
+    }
+
+    /// The record of an event for a destination.
+    pub(super) fn record(&self, event: &Arc<Event>, destination: &Destination) -> Record {
+        Record {
+            topic: destination.topic.topic(event, self.normalizer.type_prefix()),
+            key: destination.key.key(event),
+            mode: destination.mode,
+            event: event.clone(),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The shapes of the two dialects: tells them apart, and takes a callback out of its shape.
+
+use std::borrow::Cow;
+
+use super::Dialect;
+use crate::event::json::{Json, JsonError, Members};
+
+/// Why a body is not a callback of a known dialect. The text says what is wrong and where. It quotes nothing of the body
+/// except a key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotACallback {
+    /// Invalid JSON, or JSON beyond the limits of the reader.
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    /// JSON, but not an object.
+    #[error("the body is {0}; expected a JSON object with `EventType`")]
+    NotAnObject(&'static str),
+    /// An object of neither shape.
+    #[error("neither a VOD nor an IMS callback: {0}")]
+    UnknownDialect(String),
+    /// A callback of a dialect that the sender's `dialects` do not list.
+    #[error("a callback of dialect {0}; the `dialects` of this input do not include it")]
+    DialectNotAccepted(Dialect),
+}
+
+/// The parts of a callback, without the shape of its dialect.
+pub(super) struct Parts<'a> {
+    pub(super) event_type: Cow<'a, str>,
+    pub(super) event_time: Json<'a>,
+    pub(super) user_id: Option<Cow<'a, str>>,
+    /// All other members, those of `MessageBody` first.
+    pub(super) payload: Members<'a>,
+}
+
+/// Finds a member by its key. Blanks around the key are ignored.
+fn member<'j, 'a>(members: &'j Members<'a>, key: &str) -> Option<&'j Json<'a>> {
+    members.iter().find(|(name, _)| name == key || name.trim() == key).map(|(_, value)| value)
+}
+
+fn article(json: &Json<'_>) -> &'static str {
+    match json {
+        Json::Null => "null",
+        Json::Bool(_) => "a boolean",
+        Json::Number(_) => "a number",
+        Json::String(_) => "a string",
+        Json::Array(_) => "an array",
+        Json::Object(_) => "an object",
+    }
+}
+
+/// Determines the dialect from the shape alone, because many EventTypes exist in both dialects.
+pub(super) fn dialect_of(json: &Json<'_>) -> Result<Dialect, NotACallback> {
+    let Json::Object(members) = json else {
+        return Err(NotACallback::NotAnObject(article(json)));
+    };
+    let unknown = |message: String| Err(NotACallback::UnknownDialect(message));
+    match member(members, "EventType") {
+        Some(Json::String(text)) if !text.trim().is_empty() => {}
+        Some(Json::String(_)) => return unknown("`EventType` is empty".to_owned()),
+        Some(other) => return unknown(format!("`EventType` is {}; expected a string", article(other))),
+        None => return unknown(format!("`EventType` is missing{}", look_alike(members))),
+    }
+    if member(members, "EventTime").is_none() {
+        return unknown(format!("`EventTime` is missing{}", look_alike(members)));
+    }
+    match member(members, "MessageBody") {
+        Some(Json::Object(_)) => Ok(Dialect::Ims),
+        Some(Json::String(text)) if matches!(Json::parse(text.as_bytes()), Ok(Json::Object(_))) => Ok(Dialect::Ims),
+        Some(other) => unknown(format!("`MessageBody` is {}; expected an object", article(other))),
+        None if is_volcengine(members) => unknown(
+            "`Version`, `RequestId` and the object `Data` next to `EventType` are the shape of Volcengine's callbacks"
+                .to_owned(),
+        ),
+        None => Ok(Dialect::Vod),
+    }
+}
+
+/// Volcengine's VOD uses the header names of Alibaba's VOD and an `EventType` too, but its fields are in `Data`.
+fn is_volcengine(members: &Members<'_>) -> bool {
+    ["Version", "RequestId"].iter().all(|key| member(members, key).is_some())
+        && matches!(member(members, "Data"), Some(Json::Object(_)))
+}
+
+/// The service whose message the body resembles, as the end of an error.
+fn look_alike(members: &Members<'_>) -> &'static str {
+    let has = |key: &str| member(members, key).is_some();
+    if has("specversion") {
+        "; the body is a CloudEvent, for example from EventBridge"
+    } else if (has("State") || has("state")) && (has("JobId") || has("jobId"))
+        || has("MediaWorkflowExecution")
+        || has("RunId")
+    {
+        "; the body looks like a message of ApsaraVideo Media Processing (MPS), which is another service"
+    } else if members.iter().any(|(key, value)| key.ends_with("Event") && matches!(value, Json::Object(_))) {
+        "; the body looks like a callback of Tencent Cloud VOD"
+    } else if has("TopicOwner") || has("SubscriptionName") {
+        "; the body looks like a notification of an MNS topic"
+    } else {
+        ""
+    }
+}
+
+/// Takes a callback out of the shape of its dialect, which [`dialect_of`] has found.
+pub(super) fn unwrap(dialect: Dialect, json: Json<'_>) -> Parts<'_> {
+    let mut callback =
+        Parts { event_type: Cow::Borrowed(""), event_time: Json::Null, user_id: None, payload: Vec::new() };
+    let mut siblings = Vec::new();
+    let members = if let Json::Object(members) = json { members } else { Vec::new() };
+    for (key, value) in members {
+        match (key.trim(), value) {
+            ("EventType", Json::String(text)) if callback.event_type.is_empty() => {
+                callback.event_type = match text {
+                    Cow::Borrowed(text) => Cow::Borrowed(text.trim()),
+                    Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
+                };
+            }
+            ("EventTime", value) if callback.event_time == Json::Null => callback.event_time = value,
+            ("UserId", Json::Number(text) | Json::String(text))
+                if dialect == Dialect::Ims && callback.user_id.is_none() =>
+            {
+                let id = text.trim();
+                if !id.is_empty() {
+                    callback.user_id = Some(Cow::Owned(id.to_owned()));
+                }
+                // An id that the attribute cannot hold as it is stays in the data too.
+                if crate::event::clean(Cow::Borrowed(id)) != text {
+                    siblings.push((key, Json::String(text)));
+                }
+            }
+            ("MessageBody", Json::Object(body)) if dialect == Dialect::Ims => callback.payload = body,
+            ("MessageBody", Json::String(text)) if dialect == Dialect::Ims => {
+                match Json::parse(text.as_bytes()).map(Json::into_owned) {
+                    Ok(Json::Object(body)) => callback.payload = body,
+                    _ => siblings.push((key, Json::String(text))),
+                }
+            }
+            (_, value) => siblings.push((key, value)),
+        }
+    }
+    callback.payload.append(&mut siblings);
+    callback
+}

@@ -1,0 +1,47 @@
+//! Where the store is, and its bounds.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::space::Volume;
+
+/// Where the store is, and its bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// The folder.
+    pub path: PathBuf,
+    /// Bound of the spool in bytes, as [`super::SpoolRecord::bytes`] counts them.
+    pub spool_max_bytes: u64,
+    /// Bound of one topic of an output that is up, in the same bytes.
+    pub lane_max_bytes: u64,
+    /// Bound of the dead letters in bytes, as [`super::DeadLetter::bytes`] counts them.
+    pub dead_letters_max_bytes: u64,
+    /// Age at which dead letters are deleted; none keeps them.
+    pub dead_letters_max_age: Option<Duration>,
+}
+
+impl StoreSettings {
+    /// Warnings about the volume of the folder, one sentence each. The folder need not exist yet.
+    pub fn warnings(&self) -> Vec<String> {
+        let Some(there) = self.path.ancestors().find(|folder| folder.exists()) else { return Vec::new() };
+        let Ok(volume) = Volume::of(there) else { return Vec::new() };
+        let shown = self.path.display();
+        let mut warnings = Vec::new();
+        let needed = volume.needed(self.spool_max_bytes, self.dead_letters_max_bytes);
+        if volume.total < needed {
+            warnings.push(format!(
+                "spool.path: the volume of {shown} has {} MiB; spool.max_bytes and dead_letters.max_bytes need {} MiB \
+                 with the log and a reserve",
+                volume.total >> 20,
+                needed.div_ceil(1 << 20)
+            ));
+        }
+        if let Some(protocol) = volume.network {
+            warnings.push(format!(
+                "spool.path: {shown} is on a network file system ({protocol}); locks and fsync may not hold there, so \
+                 that events can be lost; use a local disk or a block volume"
+            ));
+        }
+        warnings
+    }
+}
