@@ -41,7 +41,7 @@ impl Case {
 }
 
 fn main() {
-    let normalizer = Normalizer::new(Catalogue::built_in(), DEFAULT_TYPE_PREFIX);
+    let normalizer = Normalizer::new(Catalogue::built_in().expect("valid"), DEFAULT_TYPE_PREFIX);
     let origin = Origin::at(OffsetDateTime::now_utc());
     let normalize = |case: &Case| {
         for body in &case.bodies {

@@ -173,7 +173,7 @@ fn decide(router: &Router, event: &Event) {
 
 fn event() -> Event {
     let body = include_bytes!("../tests/fixtures/callbacks/vod-TranscodeComplete.json");
-    let normalizer = Normalizer::new(Catalogue::built_in(), DEFAULT_TYPE_PREFIX);
+    let normalizer = Normalizer::new(Catalogue::built_in().expect("valid"), DEFAULT_TYPE_PREFIX);
     normalizer.normalize(body, &Origin::at(OffsetDateTime::now_utc())).expect("a callback").event
 }
 

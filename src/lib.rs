@@ -28,12 +28,12 @@
 //! use apsara_bridge::dialect::{Catalogue, Normalizer, Origin};
 //! use apsara_bridge::event::{DEFAULT_TYPE_PREFIX, STATUS, SUBJECT};
 //!
-//! let normalizer = Normalizer::new(Catalogue::built_in(), DEFAULT_TYPE_PREFIX);
+//! let normalizer = Normalizer::new(Catalogue::built_in()?, DEFAULT_TYPE_PREFIX);
 //! let body = br#"{"EventType":"FileUploadComplete","EventTime":"2026-01-01T00:00:00Z","VideoId":"v1","Size":42}"#;
 //! let event = normalizer.normalize(body, &Origin::at(time::OffsetDateTime::now_utc()))?.event;
 //! assert_eq!(event.get(&SUBJECT), Some("v1"));
 //! assert_eq!(event.get(&STATUS), Some("success"));
-//! # Ok::<(), apsara_bridge::dialect::NotACallback>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 #![forbid(unsafe_code)]

@@ -227,14 +227,33 @@ pub fn is_number(text: &str) -> bool {
 
 /// Appends the text as a JSON string.
 pub fn write_string(text: &str, out: &mut Vec<u8>) {
-    if !text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
-        out.push(b'"');
-        out.extend_from_slice(text.as_bytes());
-        out.push(b'"');
-        return;
+    out.push(b'"');
+    let mut rest = text.as_bytes();
+    while let Some(at) = rest.iter().position(|byte| *byte < b' ' || matches!(byte, b'"' | b'\\')) {
+        out.extend_from_slice(&rest[..at]);
+        write_escape(rest[at], out);
+        rest = &rest[at + 1..];
     }
-    // Neither a string nor a Vec<u8> as its sink has a way to fail.
-    serde_json::to_writer(out, text).expect("a string is written to memory");
+    out.extend_from_slice(rest);
+    out.push(b'"');
+}
+
+/// Appends the shortest escape of a character that a JSON string cannot contain.
+fn write_escape(byte: u8, out: &mut Vec<u8>) {
+    let letter = match byte {
+        b'"' | b'\\' => byte,
+        b'\n' => b'n',
+        b'\r' => b'r',
+        b'\t' => b't',
+        0x08 => b'b',
+        0x0C => b'f',
+        control => {
+            let digit = |value: u8| b"0123456789abcdef"[usize::from(value)];
+            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(control >> 4), digit(control & 0xF)]);
+            return;
+        }
+    };
+    out.extend_from_slice(&[b'\\', letter]);
 }
 
 fn write_array<'a>(items: &[Json<'a>], out: &mut Vec<u8>, write: impl Fn(&Json<'a>, &mut Vec<u8>)) {
@@ -422,6 +441,16 @@ mod tests {
 
     fn written(text: &str) -> String {
         Json::parse(text.as_bytes()).expect("must be read").to_string()
+    }
+
+    #[test]
+    fn strings_are_escaped_as_serde_json_escapes_them() {
+        let all: String = (0..=0x2FF).filter_map(char::from_u32).chain("\u{2028}\u{FFFF}😀".chars()).collect();
+        for text in ["", "plain", "\"", "ends in \\", all.as_str()] {
+            let mut out = Vec::new();
+            write_string(text, &mut out);
+            assert_eq!(String::from_utf8(out).expect("UTF-8"), serde_json::to_string(text).expect("JSON"));
+        }
     }
 
     #[test]

@@ -110,7 +110,7 @@ fn routes_that_never_match_are_warned_of() {
         route("rest", &[], to("m.d")),
         route("too late", &[("dialect", &["ims"])], to("m.e")),
     ]);
-    let catalogue = Catalogue::built_in();
+    let catalogue = Catalogue::built_in().expect("valid");
     let warnings = router.warnings(&catalogue, DEFAULT_TYPE_PREFIX);
     assert_eq!(
         warnings,

@@ -174,6 +174,10 @@ async fn open_store(
     opened.map_err(|reason| StartError { key: "spool.path".to_owned(), reason })
 }
 
+fn new_metrics() -> Result<Metrics, StartError> {
+    Metrics::new().map_err(|error| StartError { key: "metrics".to_owned(), reason: error.to_string() })
+}
+
 /// Starts outputs; they connect in the background.
 fn start_outputs(settings: Vec<OutputSettings>, metrics: &Metrics) -> Result<Vec<Arc<dyn Output>>, StartError> {
     let mut outputs: Vec<Arc<dyn Output>> = Vec::new();
@@ -208,7 +212,7 @@ impl Service {
     /// # Errors
     /// The first part that can't start.
     pub async fn start(settings: Settings) -> Result<Service, StartError> {
-        let metrics = Metrics::new();
+        let metrics = new_metrics()?;
         let shutdown = Shutdown::default();
         let store = match settings.store {
             Some(store) => Some(open_store(store, None, &metrics).await?),

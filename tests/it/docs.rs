@@ -128,7 +128,7 @@ fn the_event_of_the_readme_is_that_of_its_callback() {
     let readme = text(&root().join("README.md"));
     let [callback, event] = blocks(&readme, "json")[..] else { panic!("a callback and its event") };
     let mut shown: Value = serde_json::from_str(event).expect("JSON");
-    let normalizer = Normalizer::new(Catalogue::built_in(), DEFAULT_TYPE_PREFIX);
+    let normalizer = Normalizer::new(Catalogue::built_in().expect("valid"), DEFAULT_TYPE_PREFIX);
     let origin = Origin::at(time::OffsetDateTime::now_utc());
     let normalized = normalizer.normalize(callback.as_bytes(), &origin).expect("a callback");
     let mut real: Value = serde_json::from_slice(&normalized.event.to_json()).expect("JSON");

@@ -24,7 +24,7 @@ const FOUND: Duration = Duration::from_secs(6);
 fn start(url: &str, more: &str) -> Arc<NatsOutput> {
     let config: NatsConfig = toml::from_str(&format!("servers = ['{url}']\n{more}")).expect("valid");
     let settings = config.validate("nats").expect("valid");
-    Arc::new(NatsOutput::start(settings, &Metrics::new()))
+    Arc::new(NatsOutput::start(settings, &Metrics::new().expect("a valid table")))
 }
 
 async fn up(output: &NatsOutput) {
