@@ -25,4 +25,5 @@ mod support_kafka;
 mod support_mns;
 mod support_nats;
 mod support_process;
+mod toolchain;
 mod watching;
