@@ -37,9 +37,6 @@
 //! ```
 
 #![forbid(unsafe_code)]
-#![deny(rustdoc::broken_intra_doc_links, rustdoc::private_intra_doc_links)]
-#![warn(missing_docs, unreachable_pub, missing_debug_implementations)]
-#![warn(clippy::unwrap_used, clippy::dbg_macro, clippy::todo, clippy::print_stdout)]
 
 pub mod admin;
 pub mod bridge;
