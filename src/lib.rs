@@ -16,10 +16,9 @@
 //! * [`output`]: the buses Kafka and NATS, and the console.
 //! * [`route`]: matching, and the templates of topics and keys.
 //! * [`dialect`]: the catalogue of event types, and the conversion of a callback to an event.
-//! * [`event`]: the envelope, its JSON, and its bindings to Kafka and NATS.
+//! * [`event`]: the envelope and its JSON.
 //! * [`telemetry`]: metrics and logs.
-//! * [`http`]: an HTTP client, for the queue and for commands.
-//! * [`setting`]: durations, sizes and secrets.
+//! * [`common`]: units, secrets, watched files, backoff, suggestions, an HTTP client.
 //!
 //! The library works without the service: [`dialect::Normalizer::normalize`] is a pure function from bytes to an
 //! event.
@@ -41,14 +40,13 @@
 pub mod admin;
 pub mod bridge;
 pub mod cli;
+pub mod common;
 pub mod config;
 pub mod dialect;
 pub mod event;
-pub mod http;
 pub mod input;
 pub mod output;
 pub mod route;
 pub mod service;
-pub mod setting;
 pub mod store;
 pub mod telemetry;

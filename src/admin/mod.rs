@@ -1,9 +1,9 @@
-//! The admin listener, apart from the one for callbacks and never reachable through it.
+//! The admin listener. It is separate from the listener for callbacks, and not reachable through it.
 //!
 //! * `GET /metrics`: the metrics, for Prometheus.
 //! * `GET /healthz`: 200 while the process answers.
-//! * `GET /readyz`: 200 when events can be taken and the service isn't stopping: every output has connected and is not
-//!   known to be down, or the spool takes what they don't, and no input is set up wrongly; 503 with the reasons otherwise.
+//! * `GET /readyz`: 200 when events can be accepted and the service is not stopping: every output is connected, or the
+//!   spool has room for events that cannot be published, and no input is misconfigured. Otherwise 503 with the reasons.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::bridge::Bridge;
+use crate::input::Misconfigured;
 
 /// Connections at once: a few scrapers and probes.
 const MAX_CONNECTIONS: usize = 64;
@@ -32,17 +33,22 @@ pub struct Admin {
     listener: TcpListener,
     address: SocketAddr,
     bridge: Arc<Bridge>,
+    misconfigured: Misconfigured,
 }
 
 impl Admin {
     /// Binds the address.
     ///
     /// # Errors
-    /// The system's word on why the address can't be had.
-    pub async fn bind(listen: &[SocketAddr], bridge: Arc<Bridge>) -> std::io::Result<Admin> {
+    /// Why the system cannot bind the address.
+    pub async fn bind(
+        listen: &[SocketAddr],
+        bridge: Arc<Bridge>,
+        misconfigured: Misconfigured,
+    ) -> std::io::Result<Admin> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
-        Ok(Admin { listener, address, bridge })
+        Ok(Admin { listener, address, bridge, misconfigured })
     }
 
     /// The address it is bound to.
@@ -66,11 +72,12 @@ impl Admin {
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 continue;
             };
-            let (bridge, not_ready) = (self.bridge.clone(), not_ready.clone());
+            let (bridge, misconfigured) = (self.bridge.clone(), self.misconfigured.clone());
+            let not_ready = not_ready.clone();
             tokio::spawn(async move {
                 let _permit = permit;
                 let answer = service_fn(|request: Request<Incoming>| {
-                    let response = answer(&request, &bridge, not_ready.is_cancelled());
+                    let response = answer(&request, &bridge, &misconfigured.names(), not_ready.is_cancelled());
                     async move { Ok::<_, Infallible>(response) }
                 });
                 let connection =
@@ -81,18 +88,23 @@ impl Admin {
     }
 }
 
-fn answer(request: &Request<Incoming>, bridge: &Bridge, stopping: bool) -> Response<Full<Bytes>> {
+fn answer(
+    request: &Request<Incoming>,
+    bridge: &Bridge,
+    misconfigured: &[String],
+    stopping: bool,
+) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "expected GET\n");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
         return response;
     }
     match request.uri().path() {
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" if stopping => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
-        "/readyz" if !bridge.troubled().is_empty() => {
-            let inputs = bridge.troubled().join(", ");
-            text(StatusCode::SERVICE_UNAVAILABLE, format!("inputs that somebody must mend: {inputs}; see the log\n"))
+        "/readyz" if !misconfigured.is_empty() => {
+            let inputs = misconfigured.join(", ");
+            text(StatusCode::SERVICE_UNAVAILABLE, format!("misconfigured inputs: {inputs}; see the log\n"))
         }
         "/readyz" => match bridge.disconnected().as_slice() {
             [] => text(StatusCode::OK, "ready\n"),
@@ -111,11 +123,11 @@ fn answer(request: &Request<Incoming>, bridge: &Bridge, stopping: bool) -> Respo
                 response
             }
             Err(error) => {
-                tracing::warn!(%error, "metrics can't be written");
-                text(StatusCode::INTERNAL_SERVER_ERROR, "metrics can't be written\n")
+                tracing::warn!(%error, "the metrics cannot be written");
+                text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n")
             }
         },
-        _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n"),
+        _ => text(StatusCode::NOT_FOUND, "expected /metrics, /healthz or /readyz\n"),
     }
 }
 

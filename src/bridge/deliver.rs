@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use crate::event::{DLQATTEMPTS, DLQCODE, DLQDESTINATION, DLQREASON, Event, SOURCE, SUBJECT, TYPE};
-use crate::output::{ErrorClass, ErrorKind, PATIENCE, PublishError, Record};
+use crate::output::{ErrorClass, ErrorKind, MAX_PUBLISH_TIME, PublishError, Record};
 use crate::route::Destination;
 
 use super::{Bridge, Callback, DeadLetterReason, Outcome, Refusal, Rules, Target};
@@ -259,7 +259,7 @@ impl Bridge {
                 return failed(record, attempts, error);
             }
             attempts += 1;
-            let longest = if attempts == 1 { self.delivery.deadline } else { PATIENCE };
+            let longest = if attempts == 1 { self.delivery.deadline } else { MAX_PUBLISH_TIME };
             let tried = tokio::select! {
                 tried = target.attempt(&record, deadline.min(Instant::now() + longest)) => tried,
                 () = self.cancel_in_flight.cancelled() => Err(PublishError::new(ErrorKind::TimedOut, "the bridge is stopping")),

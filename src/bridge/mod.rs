@@ -14,10 +14,9 @@ mod deliver;
 mod drain;
 mod replay;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -302,8 +301,6 @@ pub struct Bridge {
     cancel_in_flight: CancellationToken,
     /// Callbacks between receipt and outcome.
     in_flight: AtomicUsize,
-    /// Inputs that a person must mend.
-    troubled: Mutex<BTreeSet<String>>,
     metrics: Metrics,
 }
 
@@ -349,7 +346,6 @@ impl Bridge {
             store,
             cancel_in_flight,
             in_flight: AtomicUsize::new(0),
-            troubled: Mutex::default(),
             metrics,
         }
     }
@@ -368,13 +364,6 @@ impl Bridge {
         }
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
         Ok(())
-    }
-
-    /// Makes the series of an input, before its first callback.
-    pub fn introduce_input(&self, name: &str) {
-        for outcome in Outcome::LABELS {
-            self.metrics.callbacks_total.with_label_values(&[name, outcome]);
-        }
     }
 
     /// The metrics it counts in.
@@ -428,18 +417,6 @@ impl Bridge {
     /// Whether every output has connected and is not known to be down.
     pub fn is_connected(&self) -> bool {
         self.outputs.values().all(|target| target.output.health().is_up())
-    }
-
-    /// Tells that an input can take nothing until a person mends it, or that it can again. Returns whether that is
-    /// news.
-    pub fn set_trouble(&self, input: &str, is_troubled: bool) -> bool {
-        let mut troubled = self.troubled.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_troubled { troubled.insert(input.to_owned()) } else { troubled.remove(input) }
-    }
-
-    /// Names of the inputs that a person must mend.
-    pub fn troubled(&self) -> Vec<String> {
-        self.troubled.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// Whether an output has connected and is not known to be down.

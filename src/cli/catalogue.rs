@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use super::{ConfigArgs, fail, print, table};
+use crate::common::suggest::nearest;
 use crate::dialect::{Catalogue, EventType};
-use crate::route::nearest;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

@@ -23,7 +23,7 @@ impl Check {
     pub(super) fn run(self) -> ExitCode {
         match self.config.load() {
             Ok(loaded) => {
-                print(&loaded.effective);
+                print(loaded.effective.to_toml());
                 for warning in &loaded.warnings {
                     eprintln!("warning: {warning}");
                 }

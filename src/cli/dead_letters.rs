@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use super::normalize::pretty;
 use super::{StoreArgs, USAGE, fail, print, table};
 use crate::bridge::DeadLetterReason;
-use crate::route::nearest;
+use crate::common::suggest::nearest;
 use crate::store::database::{Access, Database};
 use crate::store::{self, DeadLetterFilter, DeadLetterRow, StoreError, StoreSettings};
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use time::OffsetDateTime;
 
@@ -10,10 +11,10 @@ use super::normalize::pretty;
 use super::{ConfigArgs, fail, print, read, shown, table};
 use crate::bridge::Sender;
 use crate::dialect::{Normalized, Normalizer, Origin};
-use crate::event::{Event, Mode, TYPE, kafka, nats};
-use crate::output::nats::message_id;
+use crate::event::{Event, TYPE};
+use crate::output::{Record, TopicRule};
 use crate::route::{Action, Destination};
-use crate::service::{InputSettings, OutputSettings, Settings};
+use crate::service::Settings;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -53,14 +54,8 @@ impl Explain {
             Ok(normalizer) => normalizer,
             Err(code) => return code,
         };
-        let endpoints: Vec<(&str, &Sender)> = settings
-            .iter()
-            .flat_map(|settings| &settings.inputs)
-            .flat_map(|input| match input {
-                InputSettings::Http(http) => http.endpoints().collect(),
-                InputSettings::Mns(mns) => vec![(mns.queue(), mns.sender())],
-            })
-            .collect();
+        let inputs = settings.iter().flat_map(|settings| &settings.inputs);
+        let endpoints: Vec<(&str, &Sender)> = inputs.flat_map(|input| input.settings.senders()).collect();
         let sender = match &self.endpoint {
             Some(path) => match endpoints.iter().find(|(known, _)| known == path) {
                 Some((_, sender)) => Some(*sender),
@@ -146,31 +141,25 @@ fn explain_routes(settings: &Settings, event: &Event, text: &mut String) {
 }
 
 fn record(settings: &Settings, event: &Event, destination: &Destination, text: &mut String) {
-    let output = settings.outputs.iter().find(|output| output.name() == destination.output);
-    let (own_mode, kind) = match output {
-        Some(OutputSettings::Kafka(kafka)) => (kafka.mode(), "kafka"),
-        Some(OutputSettings::Nats(nats)) => (nats.mode(), "nats"),
-        _ => (Mode::Structured, "console"),
+    // Routes name only outputs that are there.
+    let Some(output) = settings.outputs.iter().find(|output| output.name == destination.output) else { return };
+    let record = Record {
+        event: Arc::new(event.clone()),
+        topic: destination.topic.topic(event, &settings.type_prefix),
+        key: destination.key.key(event),
+        mode: destination.mode,
     };
-    let mode = destination.mode.unwrap_or(own_mode);
-    let subject = destination.topic.topic(event, &settings.type_prefix);
-    let mut rows = vec![
-        vec!["  output".to_owned(), format!("{} ({kind})", destination.output)],
-        vec!["  topic".to_owned(), subject.clone()],
-    ];
-    if kind == "kafka" {
-        let key = destination.key.key(event).unwrap_or_else(|| "(none)".to_owned());
-        rows.push(vec!["  key".to_owned(), key]);
+    let rendered = output.settings.render(&record);
+    let mut rows = vec![vec!["  output".to_owned(), format!("{} ({})", output.name, output.kind)]];
+    if !matches!(output.rules.topic, TopicRule::None(_)) {
+        rows.push(vec!["  topic".to_owned(), record.topic.clone()]);
     }
-    rows.push(vec!["  mode".to_owned(), format!("{mode:?}").to_lowercase()]);
-    let mut header = |name: &str, value: &str| rows.push(vec!["  header".to_owned(), format!("{name}: {value}")]);
-    match kind {
-        "kafka" => kafka::headers(event, mode).for_each(|(name, value)| header(name, value)),
-        "nats" => {
-            nats::headers(event, mode).iter().for_each(|(name, value)| header(name, value));
-            header("Nats-Msg-Id", &message_id(event, &subject));
-        }
-        _ => {}
+    if output.rules.has_keys {
+        rows.push(vec!["  key".to_owned(), rendered.key.unwrap_or("(none)").to_owned()]);
+    }
+    rows.push(vec!["  mode".to_owned(), rendered.mode.as_str().to_owned()]);
+    for (name, value) in &rendered.headers {
+        rows.push(vec!["  header".to_owned(), format!("{name}: {value}")]);
     }
     text.push_str(&table(&rows));
 }

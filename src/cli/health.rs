@@ -7,9 +7,9 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
 
-use super::{ConfigArgs, fail, print, tell};
+use super::{ConfigArgs, config_errors, fail, print};
+use crate::common::http::HttpClient;
 use crate::config;
-use crate::http::Http;
 
 /// How long the answer may take: shorter than the three seconds that health checks of containers give a command.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ impl Health {
     pub(super) fn run(self) -> ExitCode {
         let listen = match config::load_admin_listen(&self.config.layers()) {
             Ok(listen) => listen,
-            Err(errors) => return tell(errors),
+            Err(errors) => return config_errors(&errors),
         };
         let path = if self.ready { "/readyz" } else { "/healthz" };
         match super::block_on(ask(&format!("http://{}{path}", reachable(&listen)))) {
@@ -60,9 +60,8 @@ fn reachable(listen: &str) -> String {
 
 async fn ask(url: &str) -> Result<Bytes, String> {
     let request = Request::get(url).body(Full::default()).map_err(|error| format!("{url}: {error}"))?;
-    let answer = tokio::time::timeout(TIMEOUT, async { Http::read(Http::new()?.send(request).await?).await }).await;
-    let answer = answer.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-    let answer = answer.map_err(|error| format!("{url}: {error}"))?;
+    let client = HttpClient::new().map_err(|error| error.to_string())?;
+    let answer = client.exchange(request, TIMEOUT).await.map_err(|error| format!("{url}: {error}"))?;
     if answer.status().is_success() {
         return Ok(answer.into_body());
     }

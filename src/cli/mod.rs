@@ -22,9 +22,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use time::OffsetDateTime;
 
+use crate::common::units::Span;
 use crate::config::{self, ConfigError, Layer, Loaded};
 use crate::dialect::Normalizer;
-use crate::setting::Span;
 use crate::store::StoreError;
 use crate::store::{self, StoreSettings};
 
@@ -101,14 +101,14 @@ impl ConfigArgs {
         layers
     }
 
-    /// Loads the configuration, or tells every mistake and the exit code.
+    /// Loads the configuration, or prints every error and gives the exit code.
     fn load(&self) -> Result<Loaded, ExitCode> {
-        config::load(&self.layers()).map_err(tell)
+        config::load(&self.layers()).map_err(|errors| config_errors(&errors))
     }
 
     /// The normalizer of the configuration, of which no other part is needed.
     fn normalizer(&self) -> Result<Normalizer, ExitCode> {
-        config::load_normalizer(&self.layers()).map_err(tell)
+        config::load_normalizer(&self.layers()).map_err(|errors| config_errors(&errors))
     }
 }
 
@@ -124,7 +124,7 @@ struct StoreArgs {
 
 impl StoreArgs {
     fn settings(&self) -> Result<StoreSettings, ExitCode> {
-        let settings = config::load_store(&self.config.layers()).map_err(tell)?;
+        let settings = config::load_store(&self.config.layers()).map_err(|errors| config_errors(&errors))?;
         Ok(match &self.path {
             Some(path) => StoreSettings { path: path.clone(), ..settings },
             None => settings,
@@ -155,7 +155,7 @@ fn age(milliseconds: i64) -> Duration {
 }
 
 /// Tells the mistakes of a configuration and gives the code of wrong use.
-fn tell(errors: Vec<ConfigError>) -> ExitCode {
+fn config_errors(errors: &[ConfigError]) -> ExitCode {
     for error in errors {
         eprintln!("{error}");
     }

@@ -15,9 +15,9 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{fail, print, read, shown};
 use crate::bridge::Outcome;
-use crate::http::Http;
+use crate::common::http::HttpClient;
+use crate::common::secret::{Secret, SecretSource};
 use crate::input::http::signature::sign;
-use crate::setting::{Secret, SecretSource};
 use crate::telemetry::metrics::PREFIX;
 
 /// How long VOD waits for an answer (Alibaba's page on VOD callbacks); IMS gives up earlier.
@@ -84,7 +84,7 @@ impl Send {
     }
 
     async fn send(&self, body: Vec<u8>, key: Option<Secret>, now: OffsetDateTime) -> Result<String, String> {
-        let http = Http::new()?;
+        let http = HttpClient::new().map_err(|error| error.to_string())?;
         let before = match &self.metrics {
             Some(metrics) => Some(counted(&http, metrics).await?),
             None => None,
@@ -119,13 +119,12 @@ impl Send {
     }
 }
 
-async fn fetch(http: &Http, url: &str, request: Request<Full<Bytes>>) -> Result<hyper::Response<Bytes>, String> {
-    let answer = tokio::time::timeout(TIMEOUT, async { Http::read(http.send(request).await?).await }).await;
-    answer.unwrap_or_else(|_| Err("no answer in time".to_owned())).map_err(|error| format!("{url}: {error}"))
+async fn fetch(http: &HttpClient, url: &str, request: Request<Full<Bytes>>) -> Result<hyper::Response<Bytes>, String> {
+    http.exchange(request, TIMEOUT).await.map_err(|error| format!("{url}: {error}"))
 }
 
 /// How many callbacks the metrics of all replicas count as answered with 200, whatever became of them.
-async fn counted(http: &Http, metrics: &str) -> Result<u64, String> {
+async fn counted(http: &HttpClient, metrics: &str) -> Result<u64, String> {
     let uri: Uri = metrics.parse().map_err(|error| format!("{metrics}: {error}"))?;
     let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http"));
     let authority = authority.ok_or_else(|| format!("{metrics}: expected http://host:port/metrics"))?;

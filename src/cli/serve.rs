@@ -1,21 +1,25 @@
 //! `serve`: runs the bridge.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
 
-use super::{ConfigArgs, fail};
-use crate::config::{self, Layer};
-use crate::service::{Reloader, Service};
+use super::{ConfigArgs, FAILED, config_errors, fail};
+use crate::config::{self, Effective, Layer};
+use crate::service::{Candidate, Ended, LoadAttempt, Service, restart_keys};
 use crate::telemetry::logs;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-SIGTERM or SIGINT stops it gently: what is in flight is finished first. A second
-signal stops it at once. SIGHUP reads the configuration again and takes over
-routes, event types, and the endpoints of HTTP inputs with their keys, all or
-nothing; what else has changed is named and needs a restart.
+SIGTERM or SIGINT stops it gracefully: callbacks in flight are finished first. A
+second signal stops it at once.
+
+Files that change are applied within 5 seconds, and at once on SIGHUP: the
+configuration and the catalogue together, all or nothing; each secret and each
+certificate alone. Keys that need a restart are logged.
 
 Examples:
   apsara-bridge serve --config bridge.toml
@@ -28,39 +32,44 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> ExitCode {
-        let loaded = match self.config.load() {
+        let layers = self.config.layers();
+        let config::Attempt { result, files } = config::load_with_files(&layers);
+        let loaded = match result {
             Ok(loaded) => loaded,
-            Err(code) => return code,
+            Err(errors) => return config_errors(&errors),
         };
         let (format, filter) = &loaded.settings.log;
-        logs::start(*format, filter);
+        let log_filter = logs::start(*format, filter);
         for warning in &loaded.warnings {
             tracing::warn!(warning, "configuration");
         }
         let runtime = match tokio::runtime::Runtime::new() {
             Ok(runtime) => runtime,
-            Err(error) => return fail(format!("no runtime: {error}")),
+            Err(error) => return fail(format!("cannot start the runtime: {error}")),
         };
         runtime.block_on(async {
             let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
                 (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
             else {
-                return fail("signals can't be received");
+                return fail("cannot receive signals");
             };
             let service = match Service::start(loaded.settings).await {
                 Ok(service) => service,
                 Err(error) => return fail(error),
             };
-            let reload =
-                Reload { layers: self.config.layers(), running: loaded.effective, reloader: service.reloader() };
-            let (count, signals) = tokio::sync::watch::channel(0);
+            let running = loaded.effective;
+            let load = Arc::new(move || load(&layers, &running));
+            let (request, requests) = mpsc::channel(1);
+            tokio::spawn(service.reloader().run(load, log_filter, files, loaded.rereads, requests));
+            let (count, signals) = watch::channel(0);
             tokio::spawn(async move {
                 loop {
                     tokio::select! {
                         _ = terminate.recv() => {}
                         _ = interrupt.recv() => {}
                         _ = hangup.recv() => {
-                            reload.run();
+                            // A full channel means that a reload is requested already.
+                            let _ = request.try_send(());
                             continue;
                         }
                     }
@@ -72,50 +81,30 @@ impl Serve {
                 // The sender lives as long as the runtime.
                 async move { drop(signals.wait_for(|count| *count >= nth).await.map(|_| ())) }
             };
-            let left = service.run(nth(1), nth(2)).await;
-            if left == 0 { ExitCode::SUCCESS } else { fail(format!("{left} callbacks were left without an outcome")) }
+            exit_code(service.run(nth(1), nth(2)).await)
         })
     }
 }
 
-/// What is done on SIGHUP.
-struct Reload {
-    layers: Vec<Layer>,
-    /// The configuration that the service was started with.
-    running: String,
-    reloader: Reloader,
+fn exit_code(ended: Ended) -> ExitCode {
+    for error in &ended.failed_inputs {
+        eprintln!("apsara-bridge: {error}");
+    }
+    if ended.without_outcome > 0 {
+        return fail(format!("{} callbacks were left without an outcome", ended.without_outcome));
+    }
+    if ended.failed_inputs.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
 }
 
-impl Reload {
-    /// Reads the configuration again, and takes over of it what a running service can. Blocks for as long as reading
-    /// its files takes.
-    fn run(&self) {
-        let loaded = match config::load(&self.layers) {
-            Ok(loaded) => loaded,
-            Err(errors) => {
-                for error in errors {
-                    tracing::error!(%error, "configuration");
-                }
-                tracing::error!("the configuration is not reloaded: nothing has changed");
-                return self.reloader.count(false);
-            }
-        };
-        for warning in &loaded.warnings {
-            tracing::warn!(warning, "configuration");
-        }
-        let needs_restart = config::needs_restart(&self.running, &loaded.effective);
-        match self.reloader.apply(loaded.settings) {
-            Ok(()) => {
-                tracing::info!("the configuration is reloaded: routes, event types, endpoints and keys");
-                if !needs_restart.is_empty() {
-                    tracing::warn!(keys = needs_restart.join(", "), "what changed here needs a restart");
-                }
-                self.reloader.count(true);
-            }
-            Err(error) => {
-                tracing::error!(error, "the configuration is not reloaded: nothing has changed");
-                self.reloader.count(false);
-            }
-        }
-    }
+/// Loads the configuration again, and compares it with the one that the service was started with.
+fn load(layers: &[Layer], running: &Effective) -> LoadAttempt {
+    let config::Attempt { result, files } = config::load_with_files(layers);
+    let result = result.map_err(|errors| errors.iter().map(ToString::to_string).collect());
+    let result = result.map(|loaded| Candidate {
+        restart_keys: restart_keys(running.changed_keys(&loaded.effective), |input| running.input_kind(input)),
+        settings: loaded.settings,
+        warnings: loaded.warnings,
+        rereads: loaded.rereads,
+    });
+    LoadAttempt { result, files }
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{StoreArgs, USAGE, age, fail, print, table, tell};
+use super::{StoreArgs, USAGE, age, config_errors, fail, print, table};
+use crate::common::units::Size;
 use crate::config;
 use crate::route::Template;
-use crate::service::{self, OutputSettings};
-use crate::setting::Size;
+use crate::service;
 use crate::store::database::{Access, Database};
 use crate::store::{
     self, AWAITS_DEAD_LETTERS, Backlog, FailingLane, FailingLanes, FailureKind, Imported, LANE_STATES, Offline,
@@ -100,7 +100,8 @@ impl Spool {
 }
 
 fn drain(store: &StoreArgs, timeout: Option<Duration>) -> Result<ExitCode, ExitCode> {
-    let mut settings = config::load_without_inputs(&store.config.layers()).map_err(tell)?.settings;
+    let mut settings =
+        config::load_without_inputs(&store.config.layers()).map_err(|errors| config_errors(&errors))?.settings;
     if let (Some(path), Some(store)) = (&store.path, &mut settings.store) {
         store.path.clone_from(path);
     }
@@ -136,10 +137,10 @@ fn drain(store: &StoreArgs, timeout: Option<Duration>) -> Result<ExitCode, ExitC
 
 fn move_records(store: &StoreArgs, from: &str, to: &str, topic: Option<&str>) -> Result<ExitCode, ExitCode> {
     let settings = store.settings()?;
-    let loaded = config::load_without_inputs(&store.config.layers()).map_err(tell)?.settings;
-    let Some(output) = loaded.outputs.iter().find(|output| output.name() == to) else {
-        let names: Vec<&str> = loaded.outputs.iter().map(OutputSettings::name).collect();
-        let hint = crate::route::nearest(to, names.iter().copied())
+    let loaded = config::load_without_inputs(&store.config.layers()).map_err(|errors| config_errors(&errors))?.settings;
+    let Some(output) = loaded.outputs.iter().find(|output| output.name == to) else {
+        let names: Vec<&str> = loaded.outputs.iter().map(|output| output.name.as_str()).collect();
+        let hint = crate::common::suggest::nearest(to, names.iter().copied())
             .map_or_else(|| format!("outputs are {}", names.join(", ")), |name| format!("did you mean `{name}`?"));
         eprintln!("apsara-bridge: --to: there is no output `{to}`; {hint}");
         return Err(ExitCode::from(USAGE));
@@ -157,7 +158,7 @@ fn move_records(store: &StoreArgs, from: &str, to: &str, topic: Option<&str>) ->
         if template.literals().collect::<String>() != topic {
             return Err("expected a topic without attributes".to_owned());
         }
-        crate::output::check_topic(output.kind(), &template, &loaded.type_prefix)
+        config::topic_fault(&template, &output.rules.topic, &loaded.type_prefix).map_or(Ok(()), Err)
     };
     if let Some(topic) = topic
         && let Err(error) = check(topic)

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::common::units::{Size, Span, one_or_many};
 use crate::event::{DEFAULT_TYPE_PREFIX, Mode};
 use crate::route::FilterConfig;
-use crate::setting::{Size, Span, one_or_many};
 use crate::telemetry::logs::Format;
 
 /// The root.

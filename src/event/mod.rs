@@ -1,12 +1,10 @@
-//! The envelope: a CloudEvents 1.0 event, its attributes, its JSON, and how it travels on Kafka and NATS.
+//! The envelope: a CloudEvents 1.0 event, its attributes, and its JSON.
 //!
 //! * [`Event`] holds validated attributes and the data as JSON text.
 //! * [`ATTRIBUTES`] is the one table of attribute names; routes and templates may name these and no others.
-//! * [`kafka`] and [`nats`] are the two bindings, structured and binary.
+//! * [`Mode`] and [`percent_encode`] are what the bindings of the outputs share.
 
 pub mod json;
-pub mod kafka;
-pub mod nats;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -284,6 +282,27 @@ pub fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }
 
+/// Percent-encodes what is not allowed in a header value (CloudEvents HTTP binding 1.0.2 §3.1.3.2): space, `"`, `%` and
+/// everything outside U+0021 to U+007E.
+pub fn percent_encode(value: &str) -> Cow<'_, str> {
+    let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'%';
+    if value.bytes().all(plain) {
+        return Cow::Borrowed(value);
+    }
+    let mut encoded = String::with_capacity(value.len() + 16);
+    for byte in value.bytes() {
+        if plain(byte) {
+            encoded.push(char::from(byte));
+        } else {
+            const HEX: &[u8; 16] = b"0123456789ABCDEF";
+            encoded.push('%');
+            encoded.push(char::from(HEX[usize::from(byte >> 4)]));
+            encoded.push(char::from(HEX[usize::from(byte & 15)]));
+        }
+    }
+    Cow::Owned(encoded)
+}
+
 /// CloudEvents 1.0.2 §Type System forbids these characters in a String.
 fn is_forbidden(c: char) -> bool {
     let code = c as u32;
@@ -321,5 +340,12 @@ mod tests {
             String::from_utf8(event.to_json()).expect("UTF-8"),
             r#"{"specversion":"1.0","datacontenttype":"application/json","id":"2","data":{}}"#
         );
+    }
+
+    #[test]
+    fn header_values_are_encoded_as_the_binding_shows() {
+        assert_eq!(percent_encode("Euro € 😀"), "Euro%20%E2%82%AC%20%F0%9F%98%80");
+        assert_eq!(percent_encode("100%\"\r\n"), "100%25%22%0D%0A");
+        assert_eq!(percent_encode("com.aliyun.media.X"), "com.aliyun.media.X");
     }
 }

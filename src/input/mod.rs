@@ -1,10 +1,124 @@
-//! Inputs: the ways that callbacks come in. Each hands what it received to [`crate::bridge::Bridge::accept`] and
-//! answers its sender from the outcome.
+//! Inputs: the ways that callbacks come in.
 //!
-//! A new input is one folder with its settings, and one line in [`KINDS`].
+//! An input kind is one constant in [`KINDS`] and one folder. Nothing outside the folder names the kind. The way from
+//! the configuration to a running input:
+//!
+//! 1. [`InputKind::read`] reads the section of the configuration into an [`InputConfig`].
+//! 2. [`InputConfig::validate`] checks it, reads its secrets, and gives [`InputSettings`].
+//! 3. [`InputSettings::open`] binds addresses and gives the [`Input`], which [runs](Input::run) until the service stops.
+//!
+//! An input hands each callback to [`InputHandle::accept`] and answers the sender from the outcome.
 
+mod handle;
 pub mod http;
 pub mod mns;
 
-/// The kinds of inputs, as `kind` names them.
-pub const KINDS: &[&str] = &["http", "mns"];
+use std::any::Any;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use figment::value::Value;
+use futures_util::future::BoxFuture;
+use serde::de::DeserializeOwned;
+
+pub use handle::{InputHandle, Misconfigured};
+
+use crate::bridge::Sender;
+use crate::common::kind::KindKeys;
+use crate::common::validation::{FieldError, Validation};
+use crate::telemetry::metrics::Metrics;
+
+/// Every kind of input.
+pub const KINDS: &[InputKind] = &[http::KIND, mns::KIND];
+
+/// A kind of input, as `kind` names it in the configuration.
+#[derive(Debug)]
+pub struct InputKind {
+    /// Its name.
+    pub name: &'static str,
+    /// The keys that a deployment must know about.
+    pub keys: KindKeys,
+    /// The keys whose changes a running input takes over.
+    pub reloadable: &'static [&'static str],
+    /// Reads the section of an input, without `kind`.
+    pub read: fn(&Value) -> Result<Box<dyn InputConfig>, figment::Error>,
+}
+
+/// Reads a section into the settings of a kind.
+fn read<T: InputConfig + DeserializeOwned + 'static>(section: &Value) -> Result<Box<dyn InputConfig>, figment::Error> {
+    Ok(Box::new(section.deserialize::<T>()?))
+}
+
+/// What an input's settings are checked against.
+#[derive(Clone, Copy, Debug)]
+pub struct InputContext<'a> {
+    /// The name of the input.
+    pub name: &'a str,
+    /// `delivery.deadline`.
+    pub deadline: Duration,
+}
+
+/// The settings of an input as they are written.
+pub trait InputConfig: fmt::Debug {
+    /// Checks the settings and reads secrets. Reports everything that is wrong; gives settings only if nothing is.
+    fn validate(&self, context: InputContext<'_>, validation: &mut Validation) -> Option<Box<dyn InputSettings>>;
+
+    /// The settings with their defaults, secrets hidden.
+    ///
+    /// # Errors
+    /// When a value has no form in TOML.
+    fn effective(&self) -> Result<toml::Table, toml::ser::Error>;
+}
+
+/// Checked settings of an input.
+pub trait InputSettings: Any + Send + fmt::Debug {
+    /// Where callbacks come to, for example the path of an endpoint or the name of a queue, and what is known about
+    /// who sends them there.
+    fn senders(&self) -> Vec<(&str, &Sender)>;
+
+    /// Binds addresses and prepares connections. Must run inside a tokio runtime.
+    ///
+    /// # Errors
+    /// What the system refuses, at a key below the input.
+    fn open(self: Box<Self>) -> BoxFuture<'static, Result<Box<dyn Input>, FieldError>>;
+}
+
+/// An input whose settings are checked.
+#[derive(Debug)]
+pub struct CheckedInput {
+    /// Its name.
+    pub name: String,
+    /// Its settings.
+    pub settings: Box<dyn InputSettings>,
+}
+
+/// An input that is ready to run.
+pub trait Input: Send + fmt::Debug {
+    /// Where callbacks come from, for the log: an address, a queue.
+    fn origin(&self) -> String;
+
+    /// The address that it is bound to, where it has one.
+    fn address(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    /// What changes it while it runs, where something can.
+    fn reload(&self) -> Option<Arc<dyn InputReload>> {
+        None
+    }
+
+    /// Runs until the handle says that it is closed, or until there are no more callbacks.
+    ///
+    /// # Errors
+    /// That some callbacks could not be accepted, for an input that ends by itself.
+    fn run(self: Box<Self>, handle: InputHandle) -> BoxFuture<'static, Result<(), String>>;
+}
+
+/// Changes an input while it runs.
+pub trait InputReload: Send + Sync + fmt::Debug {
+    /// Takes over those of the kind's reloadable keys from other settings of the same input. Settings of another kind
+    /// change nothing. Cannot fail: whatever can go wrong is found when the settings are checked.
+    fn apply(&self, settings: Box<dyn InputSettings>, metrics: &Metrics);
+}

@@ -1,44 +1,83 @@
 //! Standard output as an output: one envelope a line, for trying out.
 
 use std::io::Write;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{ErrorKind, Health, Output, PublishError, Record};
+use super::{
+    DestinationRules, ErrorKind, Health, Output, OutputConfig, OutputContext, OutputKind, OutputSettings, PublishError,
+    Record, Rendered, TopicRule,
+};
+use crate::common::kind::KindKeys;
+use crate::common::validation::{FieldError, Validation};
+use crate::event::Mode;
 use crate::telemetry::metrics::Metrics;
+
+/// The kind.
+pub(super) const KIND: OutputKind = OutputKind {
+    name: "console",
+    keys: KindKeys { listeners: &[], addresses: &[], secrets: &[] },
+    read: super::read::<ConsoleConfig>,
+};
 
 /// Settings: none.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConsoleConfig {}
 
-/// Writes envelopes to standard output.
-#[derive(Debug)]
-pub struct Console {
-    name: String,
-    health: Health,
+impl OutputConfig for ConsoleConfig {
+    fn validate(&self, context: OutputContext<'_>, _: &mut Validation) -> Option<Box<dyn OutputSettings>> {
+        Some(Box::new(ConsoleSettings { name: context.name.to_owned() }))
+    }
+
+    fn destination_rules(&self) -> DestinationRules {
+        DestinationRules { has_keys: false, topic: TopicRule::Optional("console") }
+    }
+
+    fn effective(&self) -> Result<toml::Table, toml::ser::Error> {
+        toml::Table::try_from(self)
+    }
 }
 
-impl Console {
-    /// A console under a name.
-    pub fn new(name: &str, metrics: &Metrics) -> Console {
-        let console = Console { name: name.to_owned(), health: Health::new(name, metrics) };
+/// Checked settings: the name.
+#[derive(Debug)]
+struct ConsoleSettings {
+    name: String,
+}
+
+impl OutputSettings for ConsoleSettings {
+    fn start(self: Box<Self>, metrics: &Metrics) -> Result<Arc<dyn Output>, FieldError> {
+        let console = Console { health: Health::new(&self.name, metrics), settings: *self };
         console.health.up();
-        console
+        Ok(Arc::new(console))
     }
+
+    fn render<'r>(&self, record: &'r Record) -> Rendered<'r> {
+        let mut line = record.event.to_json();
+        line.push(b'\n');
+        Rendered { mode: Mode::Structured, key: None, headers: Vec::new(), payload: Bytes::from(line) }
+    }
+}
+
+/// Writes envelopes to standard output.
+#[derive(Debug)]
+struct Console {
+    settings: ConsoleSettings,
+    health: Health,
 }
 
 impl Output for Console {
     fn name(&self) -> &str {
-        &self.name
+        &self.settings.name
     }
 
     fn publish<'a>(&'a self, record: &'a Record, _: Instant) -> BoxFuture<'a, Result<(), PublishError>> {
         Box::pin(async move {
-            let mut line = record.event.to_json();
-            line.push(b'\n');
+            let line = self.settings.render(record).payload;
             let mut out = std::io::stdout().lock();
             out.write_all(&line)
                 .and_then(|()| out.flush())

@@ -15,9 +15,10 @@ use std::collections::BTreeMap;
 
 use globset::{GlobBuilder, GlobMatcher};
 
+use crate::common::suggest::nearest;
+use crate::common::validation::FieldError;
 use crate::dialect::{Catalogue, Dialect, Status};
 use crate::event::{ATTRIBUTES, Attribute, DIALECT, Event, ID, Mode, SOURCE, STATUS, TYPE, attribute};
-use crate::setting::Mistake;
 pub use filter::{Filter, FilterConfig};
 use index::Index;
 pub use template::{ABSENT, MAX_KEY_BYTES, MAX_TOPIC_VALUE_BYTES, Template, TemplateError};
@@ -272,22 +273,23 @@ impl Router {
 ///
 /// # Errors
 /// A sentence for each name that is no attribute and each pattern that is malformed.
-pub fn parse_match(patterns: &BTreeMap<String, Vec<String>>, type_prefix: &str) -> Result<Matches, Vec<Mistake>> {
+pub fn parse_match(patterns: &BTreeMap<String, Vec<String>>, type_prefix: &str) -> Result<Matches, Vec<FieldError>> {
     let mut matches = Vec::new();
     let mut errors = Vec::new();
     for (name, texts) in patterns {
         let Some(known) = attribute(name) else {
-            errors.push((name.clone(), format!("no attribute{}", attribute_hint(name))));
+            errors.push(FieldError { key: name.clone(), message: format!("no attribute{}", attribute_hint(name)) });
             continue;
         };
         if texts.is_empty() {
-            errors.push((name.clone(), "an empty list matches nothing; expected at least one pattern".to_owned()));
+            let message = "an empty list matches nothing; expected at least one pattern".to_owned();
+            errors.push(FieldError { key: name.clone(), message });
         }
         let mut parsed = Vec::new();
         for text in texts {
             match Pattern::parse(text, known, type_prefix) {
                 Ok(pattern) => parsed.push(pattern),
-                Err(error) => errors.push((name.clone(), error)),
+                Err(error) => errors.push(FieldError { key: name.clone(), message: error }),
             }
         }
         matches.push((known, parsed));
@@ -304,15 +306,6 @@ fn attribute_hint(name: &str) -> String {
             format!("; known are {}", names.join(", "))
         }
     }
-}
-
-/// The name most like another, if any is like it at all.
-pub fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    known
-        .map(|candidate| (strsim::damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase()), candidate))
-        .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len().min(name.len()) / 6)
-        .map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]

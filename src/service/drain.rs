@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{LAST_BATCH, LAST_WRITES, Settings, StartError, new_metrics, open_store, start_outputs};
+use super::{LAST_BATCH, LAST_WRITES, Settings, new_metrics, open_store, start_outputs};
 use crate::bridge::{Bridge, Rules};
+use crate::common::validation::FieldError;
 use crate::dialect::Normalizer;
 use crate::store::AWAITS_DEAD_LETTERS;
 
@@ -31,11 +32,11 @@ pub struct Drained {
 ///
 /// # Errors
 /// There is no spool, its folder cannot be used or stays locked, or an output cannot start.
-pub async fn drain_spool(settings: Settings, timeout: Option<Duration>) -> Result<Drained, StartError> {
+pub async fn drain_spool(settings: Settings, timeout: Option<Duration>) -> Result<Drained, FieldError> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
     let Some(store) = settings.store else {
-        return Err(StartError { key: "spool.enabled".to_owned(), reason: "is false: there is no spool".to_owned() });
+        return Err(FieldError { key: "spool.enabled".to_owned(), message: "is false: there is no spool".to_owned() });
     };
     let metrics = new_metrics()?;
     // Without a time-out the lock is waited for as long as it takes.

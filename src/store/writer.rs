@@ -25,7 +25,7 @@ use super::record::{Backlog, DeadLetter, SpoolRecord};
 use super::recover::{self, Cause};
 use super::space::{Reserve, Volume};
 use super::{NONE, Retained, Settled, Shared, now, set};
-use crate::telemetry::Seldom;
+use crate::telemetry::LogThrottle;
 
 /// How often the writer looks whether a failure is over, and whether a command requested a replay.
 const TICK: Duration = Duration::from_secs(1);
@@ -162,7 +162,7 @@ pub(super) struct Writer {
     state: State,
     totals: Totals,
     data_version: i64,
-    throttle: Seldom,
+    throttle: LogThrottle,
     room: Room,
     /// When the database was copied last, and the pause before the next copy.
     copied: Option<(Instant, Duration)>,
@@ -261,7 +261,7 @@ impl Writer {
             state: State::Well,
             totals: Totals::default(),
             data_version: 0,
-            throttle: Seldom::every(REMIND),
+            throttle: LogThrottle::every(REMIND),
             room,
             copied: None,
             inode: inode(&shared_path),

@@ -3,6 +3,7 @@
 //! ERROR means that data was lost or an operator is needed, WARN that something is wrong but nothing lost. Nothing
 //! is logged per event at INFO.
 
+use std::fmt;
 use std::io::IsTerminal;
 
 use serde::{Deserialize, Serialize};
@@ -21,25 +22,60 @@ pub enum Format {
     Json,
 }
 
-/// Checks a filter, as `info` or `apsara_bridge=debug,info`.
-///
-/// # Errors
-/// A phrase with what is wrong.
-pub fn check_filter(filter: &str) -> Result<(), String> {
-    EnvFilter::try_new(filter).map(|_| ()).map_err(|error| format!("`{filter}` is no log filter: {error}"))
+/// Why a filter is invalid.
+#[derive(Debug, thiserror::Error)]
+#[error("invalid filter `{filter}`: {error}; expected for example info, or apsara_bridge=debug,info")]
+pub struct InvalidFilter {
+    filter: String,
+    error: tracing_subscriber::filter::ParseError,
 }
 
-/// Starts logging for the process; a second call changes nothing.
-pub fn start(format: Format, filter: &str) {
+/// Checks a filter, for example `info` or `apsara_bridge=debug,info`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_filter(filter: &str) -> Result<(), InvalidFilter> {
+    EnvFilter::try_new(filter).map(|_| ()).map_err(|error| InvalidFilter { filter: filter.to_owned(), error })
+}
+
+/// async-nats logs every attempt to connect, failures as ERROR. The output reports an outage itself, once.
+fn env_filter(filter: &str) -> EnvFilter {
+    EnvFilter::try_new(format!("async_nats=off,{filter}")).unwrap_or_else(|_| EnvFilter::new("info"))
+}
+
+/// Changes the filter of the running process.
+pub struct LogFilter(Box<dyn Fn(EnvFilter) + Send + Sync>);
+
+impl fmt::Debug for LogFilter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("LogFilter")
+    }
+}
+
+impl LogFilter {
+    /// Sets the filter, which must be valid.
+    pub fn set(&self, filter: &str) {
+        (self.0)(env_filter(filter));
+    }
+}
+
+/// Starts logging for the process. A second call changes nothing, and neither does its result.
+pub fn start(format: Format, filter: &str) -> LogFilter {
     let terminal = std::io::stderr().is_terminal();
-    // async-nats logs every attempt to connect, failures as ERROR; the output reports an outage itself, and seldom.
-    let filter = EnvFilter::try_new(format!("async_nats=off,{filter}")).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr);
     let json = format == Format::Json || format == Format::Auto && !terminal;
-    // The only error is that a subscriber is set already.
-    let _ = if json {
-        builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+    // The only error of `try_init` is that a subscriber is set already, that of `reload` that there is none any more.
+    if json {
+        let builder = builder.json().flatten_event(true).with_current_span(false).with_span_list(false);
+        let builder = builder.with_env_filter(env_filter(filter)).with_filter_reloading();
+        let handle = builder.reload_handle();
+        let _ = builder.try_init();
+        LogFilter(Box::new(move |filter| drop(handle.reload(filter))))
     } else {
-        builder.with_ansi(terminal && std::env::var_os("NO_COLOR").is_none()).try_init()
-    };
+        let builder = builder.with_ansi(terminal && std::env::var_os("NO_COLOR").is_none());
+        let builder = builder.with_env_filter(env_filter(filter)).with_filter_reloading();
+        let handle = builder.reload_handle();
+        let _ = builder.try_init();
+        LogFilter(Box::new(move |filter| drop(handle.reload(filter))))
+    }
 }

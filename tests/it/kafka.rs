@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use apsara_bridge::event::kafka::STRUCTURED_CONTENT_TYPE;
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
@@ -67,7 +66,7 @@ async fn foreign_readers_see_the_same_event_in_both_modes() {
     let mut structured = kafka.consume("modes.structured", count, SOON).await;
     let mut binary = kafka.consume("modes.binary", count, SOON).await;
     assert_eq!((structured.len(), binary.len()), (count, count));
-    assert_eq!(structured[0].header("content-type"), Some(STRUCTURED_CONTENT_TYPE));
+    assert_eq!(structured[0].header("content-type"), Some("application/cloudevents+json; charset=UTF-8"));
     assert_eq!(binary[0].header("content-type"), Some("application/json"));
     assert!(structured[0].header("ce_type").is_some(), "for filtering without reading the value");
     let printed = std::process::Command::new(tool("kcat", "kcat"))

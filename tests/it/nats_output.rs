@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apsara_bridge::common::validation::Validation;
 use apsara_bridge::event::{DLQDESTINATION, DLQREASON, Event, ID, Mode, SOURCE};
-use apsara_bridge::output::nats::{Nats as NatsOutput, NatsConfig};
-use apsara_bridge::output::{ErrorKind, Output, PublishError, Record};
+use apsara_bridge::output::{ErrorKind, KINDS, Output, OutputContext, PublishError, Record};
 use apsara_bridge::telemetry::metrics::Metrics;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 use tokio::task::JoinSet;
@@ -21,17 +21,20 @@ const SOON: Duration = Duration::from_secs(20);
 /// A server that stopped answering is known to be down after 2 to 3 seconds; the rest is for a busy machine.
 const FOUND: Duration = Duration::from_secs(6);
 
-fn start(url: &str, more: &str) -> Arc<NatsOutput> {
-    let config: NatsConfig = toml::from_str(&format!("servers = ['{url}']\n{more}")).expect("valid");
-    let settings = config.validate("nats").expect("valid");
-    Arc::new(NatsOutput::start(settings, &Metrics::new().expect("a valid table")))
+fn start(url: &str, more: &str) -> Arc<dyn Output> {
+    let section = toml::from_str(&format!("servers = ['{url}']\n{more}")).expect("TOML");
+    let kind = KINDS.iter().find(|kind| kind.name == "nats").expect("a kind");
+    let config = (kind.read)(&section).expect("the form is right");
+    let context = OutputContext { name: "nats", deadline: Duration::from_secs(1) };
+    let settings = config.validate(context, &mut Validation::of("")).expect("valid");
+    settings.start(&Metrics::new().expect("a valid table")).expect("it starts")
 }
 
-async fn up(output: &NatsOutput) {
+async fn up(output: &Arc<dyn Output>) {
     tokio::time::timeout(SOON, output.health().wait_until_up()).await.expect("the output connects");
 }
 
-async fn down(output: &NatsOutput) {
+async fn down(output: &Arc<dyn Output>) {
     eventually("the output is down", FOUND, async || (!output.health().is_up()).then_some(())).await;
 }
 
@@ -51,12 +54,12 @@ fn large(id: &str, topic: &str, bytes: usize) -> Record {
     Record { event: Arc::new(event), ..record }
 }
 
-async fn publish(output: &NatsOutput, id: &str, topic: &str, within: Duration) -> Result<(), PublishError> {
+async fn publish(output: &Arc<dyn Output>, id: &str, topic: &str, within: Duration) -> Result<(), PublishError> {
     output.publish(&record(id, topic), Instant::now() + within).await
 }
 
 /// The error of an output that does not get connected, once it contains some words.
-async fn not_connected(output: &NatsOutput, words: &str) -> PublishError {
+async fn not_connected(output: &Arc<dyn Output>, words: &str) -> PublishError {
     eventually(words, SOON, async || {
         let error = publish(output, "x", "x", Duration::from_secs(1)).await.expect_err("not connected");
         error.message.contains(words).then_some(error)

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use apsara_bridge::bridge::Bridge;
 use apsara_bridge::config::{self, Layer};
 use apsara_bridge::input::http::signature::sign;
-use apsara_bridge::service::Service;
+use apsara_bridge::service::{Candidate, Ended, LoadAttempt, Service};
 use apsara_bridge::telemetry::logs;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -16,7 +16,7 @@ use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::eventually;
@@ -36,7 +36,9 @@ pub struct TestBridge {
     /// The middle.
     pub bridge: Arc<Bridge>,
     stop: Option<oneshot::Sender<()>>,
-    running: JoinHandle<usize>,
+    running: JoinHandle<Ended>,
+    /// Ends the watch of files when it is dropped.
+    _reload: mpsc::Sender<()>,
 }
 
 /// An HTTP input on a port of the system's choice that takes signed callbacks on `/callbacks`.
@@ -45,6 +47,19 @@ pub fn http_input(more: &str) -> String {
         "[inputs.http]\nkind = 'http'\nlisten = '127.0.0.1:0'\n{more}\n\
          [[inputs.http.endpoints]]\npath = '/callbacks'\nurls = ['{URL}']\nkeys = ['{KEY}']\n"
     )
+}
+
+/// Loads a configuration again.
+fn load(layers: &[Layer]) -> LoadAttempt {
+    let config::Attempt { result, files } = config::load_with_files(layers);
+    let result = result.map_err(|errors| errors.iter().map(ToString::to_string).collect());
+    let result = result.map(|loaded| Candidate {
+        settings: loaded.settings,
+        restart_keys: Vec::new(),
+        warnings: loaded.warnings,
+        rereads: loaded.rereads,
+    });
+    LoadAttempt { result, files }
 }
 
 impl TestBridge {
@@ -56,20 +71,24 @@ impl TestBridge {
 
     /// Starts, or tells why a configuration that is valid can't be run.
     pub async fn try_start(configuration: &str) -> Result<TestBridge, String> {
-        if let Ok(filter) = std::env::var("TEST_LOG") {
-            logs::start(logs::Format::Text, &filter);
-        }
+        let filter = std::env::var("TEST_LOG").unwrap_or_else(|_| "off".to_owned());
+        let log_filter = logs::start(logs::Format::Text, &filter);
         let spool = if configuration.contains("[spool]") { "" } else { "[spool]\nenabled = false\n" };
         let text = format!("{configuration}\n{spool}[admin]\nlisten = '127.0.0.1:0'\n");
-        let loaded = config::load(&[Layer::Text("test".to_owned(), text)]).unwrap_or_else(|errors| {
+        let layers = [Layer::Text("test".to_owned(), text)];
+        let config::Attempt { result, files } = config::load_with_files(&layers);
+        let loaded = result.unwrap_or_else(|errors| {
             panic!("{}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
         });
         let service = Service::start(loaded.settings).await.map_err(|error| error.to_string())?;
         let (input, admin) = (service.input_address("http").expect("an input"), service.admin_address());
         let bridge = service.bridge().clone();
         let (stop, stopped) = oneshot::channel::<()>();
+        let (reload, requests) = mpsc::channel(1);
+        let load = Arc::new(move || load(&layers));
+        tokio::spawn(service.reloader().run(load, log_filter, files, loaded.rereads, requests));
         let running = tokio::spawn(service.run(async { drop(stopped.await) }, std::future::pending()));
-        Ok(TestBridge { input, admin, bridge, stop: Some(stop), running })
+        Ok(TestBridge { input, admin, bridge, stop: Some(stop), running, _reload: reload })
     }
 
     /// Starts, and waits until every output is connected.
@@ -117,7 +136,11 @@ impl TestBridge {
     /// Stops it and gives back how many callbacks were left without an outcome.
     pub async fn stop(mut self) -> usize {
         self.begin_stop();
-        tokio::time::timeout(Duration::from_secs(30), self.running).await.expect("it stops").expect("without panic")
+        tokio::time::timeout(Duration::from_secs(30), self.running)
+            .await
+            .expect("it stops")
+            .expect("without panic")
+            .without_outcome
     }
 }
 

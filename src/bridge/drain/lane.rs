@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::common::backoff::jittered;
 use crate::output::{ErrorClass, PublishError};
-use crate::setting::jittered;
 use crate::store::{Lane, Spooled};
 
 /// Pause after a failure: doubles from the first to the second, and half of it is random, so that replicas do not

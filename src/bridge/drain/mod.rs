@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Bridge;
-use crate::output::PATIENCE;
+use crate::output::MAX_PUBLISH_TIME;
 use crate::store::{AWAITS_DEAD_LETTERS, Lane, Reader, Retained, Settled, Spooled, Store, StoreError, now};
 use batch::{Batch, Published};
 use lane::{LaneDrain, Phase};
@@ -383,7 +383,7 @@ impl<'b> Drain<'b> {
             lane: lane.lane.clone(),
             records,
             is_followed: lane.is_followed(),
-            time: if lane.is_apart() { PATIENCE } else { delivery.deadline },
+            time: if lane.is_apart() { MAX_PUBLISH_TIME } else { delivery.deadline },
             attempts: lane.failing.as_ref().map_or(0, |failing| failing.attempts),
             give_up_before: is_given_up.then(|| now().saturating_sub_unsigned(millis(give_up_after))),
         };

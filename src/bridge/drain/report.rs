@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::lane::{Failing, LaneDrain, NAMED_AFTER, REPORTED_AFTER};
 use crate::output::ErrorClass;
 use crate::store::{FailingLane, FailingLanes, Lane, Retained};
-use crate::telemetry::Seldom;
+use crate::telemetry::LogThrottle;
 
 /// How often a lane that still fails is reported again.
 const REMIND: Duration = Duration::from_secs(600);
@@ -38,8 +38,8 @@ pub(super) struct Reports {
     writing: Option<JoinHandle<()>>,
     /// Since when lanes are counted, how many were said since, and how many were not.
     said: (Instant, u32, u32),
-    unreadable: Seldom,
-    full: Seldom,
+    unreadable: LogThrottle,
+    full: LogThrottle,
 }
 
 impl Reports {
@@ -53,8 +53,8 @@ impl Reports {
             pause: WRITE.0,
             writing: None,
             said: (now, 0, 0),
-            unreadable: Seldom::every(SELDOM),
-            full: Seldom::every(SELDOM),
+            unreadable: LogThrottle::every(SELDOM),
+            full: LogThrottle::every(SELDOM),
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::LaneId;
-use crate::setting::jittered;
+use crate::common::backoff::jittered;
 use crate::store::{Retained, Settled, StoreError};
 
 /// Most records that are removed together: more gain nothing from sharing an fsync.

@@ -1,8 +1,8 @@
 //! Connections: accepted, bounded in number and in time, kept alive between requests, closed gently.
 //!
 //! The head of a request may take `header_timeout` from its first byte; a connection between two requests may stay
-//! idle longer, for the proxies in front keep theirs open and must not find them closed. hyper has one timer for
-//! both, which serves as the idle one; the other is kept here.
+//! idle longer, because proxies in front keep their connections open and must not find them closed. hyper has one
+//! timer for both. It serves as the idle timer; the other one is here.
 
 use std::io;
 use std::pin::Pin;
@@ -18,25 +18,24 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Service;
 use super::problem::Problem;
+use super::request::Service;
 use super::tls::Tls;
 
 /// How long a connection may be idle between requests: longer than the 60 s after which common proxies close theirs,
 /// so that it is the proxy that closes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Pause after the system refused to accept, as when files run out.
+/// Pause after the system refused to accept a connection, for example because it has no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Largest head of a request: ten times what Alibaba and a few proxies send.
 const MAX_HEAD: usize = 32 << 10;
 
 /// How long the last answers may take to be written when all callbacks have ended.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Bounds of the connections.
 #[derive(Clone, Copy, Debug)]
@@ -45,15 +44,9 @@ pub(super) struct Limits {
     pub(super) header_timeout: Duration,
 }
 
-/// Accepts connections until `closed`; see [`super::HttpInput::run`].
-pub(super) async fn serve(
-    listener: TcpListener,
-    tls: Option<Tls>,
-    service: Arc<Service>,
-    limits: Limits,
-    stopping: CancellationToken,
-    closed: CancellationToken,
-) {
+/// Accepts connections until everything ends.
+pub(super) async fn serve(listener: TcpListener, tls: Option<Arc<Tls>>, service: Arc<Service>, limits: Limits) {
+    let closed = service.handle.closed().clone();
     let room = Arc::new(Semaphore::new(limits.max_connections));
     let connections = TaskTracker::new();
     loop {
@@ -62,7 +55,7 @@ pub(super) async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(input = %service.name, %error, "a connection can't be accepted");
+                    tracing::warn!(input = service.name(), %error, "a connection cannot be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
@@ -70,21 +63,21 @@ pub(super) async fn serve(
         };
         let Ok(permit) = room.clone().try_acquire_owned() else {
             service.count_not_accepted(Problem::TooManyRequests);
-            let detail = "as many connections as may be open are open";
+            let detail = "connection limit reached";
             // The send buffer of a new connection has room for this; a client that is gone doesn't matter.
             let _ = stream.try_write(Problem::TooManyRequests.raw_response(detail).as_bytes());
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let (service, stopping, closed) = (service.clone(), stopping.clone(), closed.clone());
-        let acceptor = tls.as_ref().map(Tls::acceptor);
+        let service = service.clone();
+        let acceptor = tls.as_ref().map(|tls| tls.acceptor());
         connections.spawn(async move {
             let _permit = permit;
             match acceptor {
-                None => converse(stream, service, limits, stopping, closed).await,
+                None => serve_connection(stream, service, limits).await,
                 Some(acceptor) => match tokio::time::timeout(limits.header_timeout, acceptor.accept(stream)).await {
-                    Ok(Ok(stream)) => converse(stream, service, limits, stopping, closed).await,
-                    Ok(Err(error)) => tracing::debug!(input = %service.name, %error, "no TLS connection"),
+                    Ok(Ok(stream)) => serve_connection(stream, service, limits).await,
+                    Ok(Err(error)) => tracing::debug!(input = service.name(), %error, "TLS handshake failed"),
                     Err(_) => service.count_not_accepted(Problem::RequestTimeout),
                 },
             }
@@ -92,19 +85,15 @@ pub(super) async fn serve(
     }
     drop(listener);
     connections.close();
-    let _ = tokio::time::timeout(LAST_WORDS, connections.wait()).await;
+    let _ = tokio::time::timeout(LAST_ANSWERS, connections.wait()).await;
 }
 
 /// Serves one connection to its end.
-async fn converse<S>(
-    stream: S,
-    service: Arc<Service>,
-    limits: Limits,
-    stopping: CancellationToken,
-    closed: CancellationToken,
-) where
+async fn serve_connection<S>(stream: S, service: Arc<Service>, limits: Limits)
+where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let (stopping, closed) = (service.handle.not_accepting().clone(), service.handle.closed().clone());
     let clock = Arc::new(HeadClock::new());
     let stream = Watched { stream, clock: clock.clone() };
     let answer = service_fn(|request| {
@@ -121,33 +110,33 @@ async fn converse<S>(
         .header_read_timeout(IDLE_TIMEOUT)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), answer);
-    let mut told_to_stop = false;
-    let mut told_to_end = false;
+    let mut is_stopping = false;
+    let mut is_closing = false;
     loop {
         tokio::select! {
             result = &mut connection => {
                 if let Err(error) = result {
-                    tracing::debug!(input = %service.name, %error, "connection ended");
+                    tracing::debug!(input = service.name(), %error, "connection ended");
                     if error.is_parse() || error.is_parse_too_large() {
                         service.count_not_accepted(Problem::BodyUnreadable);
                     }
                 }
                 return;
             }
-            () = stopping.cancelled(), if !told_to_stop => {
-                told_to_stop = true;
-                // One that nothing was asked on yet would be closed before its request is read: that is answered.
+            () = stopping.cancelled(), if !is_stopping => {
+                is_stopping = true;
+                // hyper closes an idle new connection before it reads the first request; let that request be answered.
                 if clock.has_served.load(Ordering::Relaxed) {
                     Pin::new(&mut connection).graceful_shutdown();
                 }
             }
-            () = closed.cancelled(), if !told_to_end => {
-                told_to_end = true;
+            () = closed.cancelled(), if !is_closing => {
+                is_closing = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
             () = clock.is_late(limits.header_timeout) => {
                 let parts = connection.into_parts();
-                // A connection that nothing was sent on is no request: it is closed without a word.
+                // A connection on which nothing was sent carries no request: it is closed without an answer.
                 if !parts.read_buf.is_empty() {
                     service.count_not_accepted(Problem::RequestTimeout);
                     let limit = humantime::format_duration(limits.header_timeout);
@@ -221,7 +210,7 @@ impl HeadClock {
     }
 }
 
-/// A stream that tells the clock when bytes come.
+/// A stream that reports arriving bytes to the clock.
 struct Watched<S> {
     stream: S,
     clock: Arc<HeadClock>,

@@ -4,6 +4,7 @@
 //! The body is not signed: a captured pair of headers fits any body until its timestamp is too old, so that
 //! freshness is checked too.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::HeaderMap;
@@ -11,7 +12,7 @@ use md5::{Digest, Md5};
 use subtle::ConstantTimeEq;
 
 use super::problem::Problem;
-use crate::setting::Secret;
+use crate::common::secret::Secret;
 
 /// Header names of the two products: timestamp and signature.
 pub const HEADERS: [(&str, &str); 2] = [("x-vod-timestamp", "x-vod-signature"), ("x-ice-timestamp", "x-ice-signature")];
@@ -35,7 +36,7 @@ pub struct Verifier {
     /// The URLs as typed at Alibaba.
     pub urls: Vec<String>,
     /// The keys that are taken.
-    pub keys: Vec<Secret>,
+    pub keys: Vec<Arc<Secret>>,
     /// Farthest a timestamp may lie from now, to either side.
     pub max_age: Duration,
     /// Whether a request without signature headers passes.
@@ -84,7 +85,7 @@ impl Verifier {
         let Some(signature) = text(signature_name).and_then(from_hex) else {
             return malformed(signature_name, "32 hex digits");
         };
-        let keys: Vec<String> = self.keys.iter().map(Secret::value).collect();
+        let keys: Vec<Arc<str>> = self.keys.iter().map(|secret| secret.value()).collect();
         // All combinations are computed, so that the time tells nothing of which one fits.
         let fits = |url: &str| {
             keys.iter().fold(subtle::Choice::from(0), |fits, key| fits | digest(url, timestamp, key).ct_eq(&signature))
@@ -125,13 +126,13 @@ fn from_hex(text: &str) -> Option<[u8; 16]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::setting::SecretSource;
+    use crate::common::secret::SecretSource;
 
     const URL: &str = "https://www.example.com/your/callback";
     const TIME: i64 = 1_519_375_990;
 
     fn verifier(keys: &[&str]) -> Verifier {
-        let secret = |key: &&str| Secret::read(&SecretSource::Inline((*key).to_owned())).expect("given");
+        let secret = |key: &&str| Arc::new(Secret::read(&SecretSource::Inline((*key).to_owned())).expect("given"));
         Verifier {
             urls: vec!["http://other.example.com/".to_owned(), URL.to_owned()],
             keys: keys.iter().map(secret).collect(),

@@ -1,19 +1,17 @@
 //! TLS at the input, by rustls. Certificate and key are read again when their files change, so that renewing them
-//! needs no restart; while they can't be read, the last ones serve.
+//! needs no restart. While the new ones cannot be used, the last ones stay.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{self, ServerConfig};
 
-/// How often the files are looked at.
-const CHECK: Duration = Duration::from_secs(1);
+use crate::common::watch::{Fingerprint, Reread};
 
 /// Files of the input's certificate.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -28,13 +26,12 @@ pub struct TlsFiles {
 /// The present certificate.
 pub(super) struct Tls {
     files: TlsFiles,
-    state: Mutex<State>,
+    state: RwLock<State>,
 }
 
 struct State {
     config: Arc<ServerConfig>,
-    modified: [Option<SystemTime>; 2],
-    checked: Instant,
+    fingerprints: [Fingerprint; 2],
 }
 
 impl std::fmt::Debug for Tls {
@@ -43,53 +40,69 @@ impl std::fmt::Debug for Tls {
     }
 }
 
+/// Why a certificate cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TlsError {
+    #[error("{path} cannot be read: {error}")]
+    Unreadable { path: PathBuf, error: String },
+    #[error("{0} contains no certificate")]
+    NoCertificate(PathBuf),
+    #[error("{cert_file} and {key_file} cannot be used together: {error}")]
+    Unusable { cert_file: PathBuf, key_file: PathBuf, error: rustls::Error },
+}
+
 impl Tls {
-    /// Reads the files for the first time.
-    pub(super) fn read(files: &TlsFiles) -> Result<Tls, String> {
-        let (config, modified) = load(files)?;
-        let state = State { config, modified, checked: Instant::now() };
-        Ok(Tls { files: files.clone(), state: Mutex::new(state) })
+    /// Reads the files for the first time. Blocks.
+    pub(super) fn read(files: &TlsFiles) -> Result<Tls, TlsError> {
+        Ok(Tls { files: files.clone(), state: RwLock::new(State::read(files)?) })
     }
 
-    /// An acceptor with the files as they are now.
+    /// An acceptor with the present certificate.
     pub(super) fn acceptor(&self) -> TlsAcceptor {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.checked.elapsed() >= CHECK {
-            state.checked = Instant::now();
-            if state.modified != modified(&self.files) {
-                match load(&self.files) {
-                    Ok((config, modified)) => {
-                        tracing::info!(file = %self.files.cert_file.display(), "certificate read again");
-                        state.config = config;
-                        state.modified = modified;
-                    }
-                    Err(error) => tracing::warn!(%error, "certificate can't be read again; the last one serves"),
-                }
-            }
+        TlsAcceptor::from(self.state.read().unwrap_or_else(PoisonError::into_inner).config.clone())
+    }
+}
+
+impl Reread for Tls {
+    fn name(&self) -> &'static str {
+        "certificate"
+    }
+
+    fn files(&self) -> Vec<(PathBuf, Fingerprint)> {
+        let [cert, key] = self.state.read().unwrap_or_else(PoisonError::into_inner).fingerprints;
+        vec![(self.files.cert_file.clone(), cert), (self.files.key_file.clone(), key)]
+    }
+
+    fn reread(&self) -> Result<(), String> {
+        let state = State::read(&self.files).map_err(|error| error.to_string())?;
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        Ok(())
+    }
+}
+
+impl State {
+    fn read(files: &TlsFiles) -> Result<State, TlsError> {
+        let unreadable = |path: &Path, error: String| TlsError::Unreadable { path: path.to_owned(), error };
+        let read = |path: &Path| std::fs::read(path).map_err(|error| unreadable(path, error.to_string()));
+        let (cert, key) = (read(&files.cert_file)?, read(&files.key_file)?);
+        let fingerprints = [Fingerprint::of(&cert), Fingerprint::of(&key)];
+        let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&cert)
+            .collect::<Result<_, _>>()
+            .map_err(|error| unreadable(&files.cert_file, error.to_string()))?;
+        if certificates.is_empty() {
+            return Err(TlsError::NoCertificate(files.cert_file.clone()));
         }
-        TlsAcceptor::from(state.config.clone())
+        let key =
+            PrivateKeyDer::from_pem_slice(&key).map_err(|error| unreadable(&files.key_file, error.to_string()))?;
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(certificates, key))
+            .map_err(|error| TlsError::Unusable {
+                cert_file: files.cert_file.clone(),
+                key_file: files.key_file.clone(),
+                error,
+            })?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(State { config: Arc::new(config), fingerprints })
     }
-}
-
-fn modified(files: &TlsFiles) -> [Option<SystemTime>; 2] {
-    let of = |path: &Path| std::fs::metadata(path).and_then(|data| data.modified()).ok();
-    [of(&files.cert_file), of(&files.key_file)]
-}
-
-fn load(files: &TlsFiles) -> Result<(Arc<ServerConfig>, [Option<SystemTime>; 2]), String> {
-    let modified = modified(files);
-    let unreadable = |path: &Path, error: &dyn std::fmt::Display| format!("{} can't be read: {error}", path.display());
-    let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.cert_file)
-        .and_then(Iterator::collect)
-        .map_err(|error| unreadable(&files.cert_file, &error))?;
-    if certificates.is_empty() {
-        return Err(format!("{} holds no certificate", files.cert_file.display()));
-    }
-    let key = PrivateKeyDer::from_pem_file(&files.key_file).map_err(|error| unreadable(&files.key_file, &error))?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(certificates, key))
-        .map_err(|error| format!("certificate and key don't serve: {error}"))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok((Arc::new(config), modified))
 }

@@ -174,6 +174,11 @@ pub struct MnsError {
 }
 
 impl MnsError {
+    /// Whether the same request would fail again soon.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self.kind, MnsErrorKind::Gone | MnsErrorKind::Misconfigured)
+    }
+
     /// A request that was not answered.
     pub(super) fn unavailable(message: impl std::fmt::Display) -> MnsError {
         MnsError { kind: MnsErrorKind::Unavailable, code: String::new(), message: message.to_string() }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::answer::{Attributes, Element, Message, MnsError, MnsErrorKind, failed_deletes};
 use super::credentials::Credentials;
 use super::signature::{Key, Signable, SignatureVersion, http_date};
-use crate::http::Http;
+use crate::common::http::{HttpClient, HttpError};
 
 /// Version of the protocol.
 const VERSION: &str = "2015-06-06";
@@ -30,7 +30,7 @@ pub(super) const BATCH: usize = 16;
 
 /// Where the queue is.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct QueueAddress {
     /// `http` or `https`, and the host with its port.
     pub(super) scheme: String,
     pub(super) authority: String,
@@ -70,9 +70,9 @@ impl Clock {
 /// A queue.
 #[derive(Debug)]
 pub(super) struct Queue {
-    pub(super) place: Place,
+    pub(super) address: QueueAddress,
     pub(super) credentials: Credentials,
-    pub(super) http: Http,
+    pub(super) http: HttpClient,
     pub(super) clock: Clock,
 }
 
@@ -182,7 +182,7 @@ impl Queue {
         timeout: Duration,
     ) -> Result<Response<hyper::body::Incoming>, MnsError> {
         let key = self.credentials.key().await?;
-        let Place { scheme, authority, queue, signature, region } = &self.place;
+        let QueueAddress { scheme, authority, queue, signature, region } = &self.address;
         let path = format!("/queues/{queue}{below}");
         let date = OffsetDateTime::now_utc();
         let mut headers = vec![("x-mns-version", VERSION)];
@@ -202,13 +202,13 @@ impl Queue {
             request = request.header(CONTENT_TYPE, XML);
         }
         if let Some(token) = &key.token {
-            request = request.header("security-token", token);
+            request = request.header("security-token", &**token);
         }
         let request = request
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
             .map_err(|error| MnsError::unavailable(format!("the request can't be made: {error}")))?;
         let answer = tokio::time::timeout(timeout, self.http.send(request)).await;
-        let answer = answer.unwrap_or_else(|_| Err("no answer in time".to_owned())).map_err(MnsError::unavailable)?;
+        let answer = answer.unwrap_or(Err(HttpError::TimedOut)).map_err(MnsError::unavailable)?;
         self.clock.learn(&answer);
         Ok(answer)
     }
@@ -217,8 +217,8 @@ impl Queue {
         &self,
         begun: Result<Response<hyper::body::Incoming>, MnsError>,
     ) -> Result<Response<Bytes>, MnsError> {
-        let read = tokio::time::timeout(TIMEOUT, Http::read(begun?)).await;
-        read.unwrap_or_else(|_| Err("the answer didn't end in time".to_owned())).map_err(MnsError::unavailable)
+        let read = tokio::time::timeout(TIMEOUT, HttpClient::read(begun?)).await;
+        read.unwrap_or(Err(HttpError::TimedOut)).map_err(MnsError::unavailable)
     }
 
     /// The body of a success as text; the error of all else.

@@ -1,180 +1,185 @@
-//! The way of a message: received, handed to the bridge, its lease kept meanwhile, deleted.
+//! The way of a message: received, handed to the bridge while its lease is extended, deleted.
 //!
-//! Receivers poll in parallel, each with room for what it may get, so that polling pauses when the bridge is full. A
-//! message is a task of its own. Deletes are gathered for a moment and sent in batches; a message counts as in flight
-//! until its delete is answered. A lease that ends before that costs nothing but a repeat, which has the same id.
+//! Receivers poll in parallel. Each first reserves room for what it may get, so that polling pauses when the bridge is
+//! full. Each message is a task of its own, and counts as in flight until its delete is answered. If its lease ends
+//! before that, the message comes again with the same id, which costs only a duplicate.
 //!
-//! Stopping ends the polls that have brought nothing yet; what is in flight is finished and deleted, within the time
-//! that the service gives; the rest is left to its lease.
+//! Stopping cancels polls that have brought nothing yet. Messages in flight are finished and deleted, within the time
+//! that the service gives; the others come again when their lease ends.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::OptionFuture;
+use futures_util::future::BoxFuture;
 use time::OffsetDateTime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::answer::{Message, MnsError, MnsErrorKind};
+use super::body;
 use super::client::{BATCH, Clock, Queue};
+use super::config::MnsSettings;
 use super::credentials::Credentials;
-use super::{MnsSettings, body};
-use crate::bridge::{Bridge, Callback, Outcome, Sender};
-use crate::http::Http;
-use crate::setting::jittered;
-use crate::telemetry::Seldom;
+use super::delete::Deletes;
+use super::lease::Leases;
+use crate::bridge::{Callback, Outcome, Sender};
+use crate::common::backoff::{Backoff, jittered};
+use crate::common::http::{HttpClient, HttpError};
+use crate::common::limit::Limit;
+use crate::input::{Input, InputHandle, InputReload, InputSettings};
+use crate::telemetry::LogThrottle;
 use crate::telemetry::metrics::Metrics;
 
 /// The words of the label `result` of receives: messages or none came, or the kind of error.
 pub const RECEIVE_RESULTS: [&str; 5] = ["messages", "empty", "misconfigured", "throttled", "unavailable"];
 
-/// The word in `not_accepted_total` for a body that is not the one that was sent.
+/// The reason in `not_accepted_total` for a body that differs from the one that was sent.
 const WRONG_MD5: &str = "md5_mismatch";
 
-/// How long deletes are gathered when there are fewer than a batch.
-const GATHER: Duration = Duration::from_millis(10);
+/// Pause after an error that may pass without help: doubles from the first to the second.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
-/// Pause after an error that may pass by itself: doubles from the first to the second, half of it random.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
-
-/// Pause after an error that a person must mend.
+/// Pause after an error that a person must fix.
 const MISCONFIGURED_PAUSE: Duration = Duration::from_secs(15);
 
-/// How often an error that lasts is told again.
+/// How often an error that lasts is logged again.
 const REMIND: Duration = Duration::from_secs(300);
 
 /// How often the queue is asked how many messages it has.
 const COUNT_EVERY: Duration = Duration::from_secs(60);
 
-/// How far the clocks may be apart before it is told. From 15 minutes on the service refuses (Alibaba's page on common
-/// parameters).
+/// A larger difference between the clocks is logged. From 15 minutes on, the service refuses requests (Alibaba's page on
+/// common parameters).
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
-/// How often a delete is tried whose request failed.
-const DELETE_TRIES: u32 = 5;
-
-/// Shortest time between two extensions of a lease: one that is nearly over isn't worth more requests.
-const SHORTEST_EXTENSION: Duration = Duration::from_millis(100);
-
-/// An MNS input, ready to run.
+/// An MNS input that is ready to run.
 #[derive(Debug)]
-pub struct MnsInput {
+pub(super) struct MnsInput {
     settings: MnsSettings,
-    http: Http,
+    http: HttpClient,
+    room: Arc<Room>,
+}
+
+/// How many messages may be in the bridge: the reloadable setting that is in use.
+#[derive(Debug)]
+struct Room(Limit);
+
+impl InputReload for Room {
+    fn apply(&self, settings: Box<dyn InputSettings>, _: &Metrics) {
+        if let Ok(settings) = (settings as Box<dyn Any>).downcast::<MnsSettings>() {
+            self.0.resize(settings.max_in_flight);
+        }
+    }
 }
 
 impl MnsInput {
-    /// Prepares the connections; none is made yet.
-    ///
-    /// # Errors
-    /// When the system has no authorities to trust.
-    pub fn new(settings: MnsSettings) -> Result<MnsInput, String> {
-        Ok(MnsInput { http: Http::new()?, settings })
-    }
-
-    /// Name of the queue.
-    pub fn queue(&self) -> &str {
-        self.settings.queue()
-    }
-
-    /// Consumes the queue until `stopping`. Messages run in `tasks`, which the caller waits for; returns when the
-    /// receivers have ended.
-    pub async fn run(self, bridge: Arc<Bridge>, stopping: CancellationToken, tasks: TaskTracker) {
-        let MnsInput { settings, http } = self;
-        let metrics = bridge.metrics().clone();
-        let name = settings.name.as_str();
-        bridge.introduce_input(name);
-        metrics.not_accepted_total.with_label_values(&[name, WRONG_MD5]);
-        let queue = settings.place.queue.clone();
-        for result in RECEIVE_RESULTS {
-            metrics.mns_receives_total.with_label_values(&[queue.as_str(), result]);
-        }
-        let clock = Clock::new(metrics.mns_clock_offset_seconds.with_label_values(&[queue.as_str()]));
-        let credentials = Credentials::new(settings.credentials, http.clone());
-        let (deletes, gathered) = mpsc::unbounded_channel();
-        let consumer = Arc::new(Consumer {
-            input: name.into(),
-            queue: Queue { place: settings.place, credentials, http, clock },
-            sender: settings.sender,
-            wait: settings.wait,
-            visibility: settings.visibility,
-            deadline: settings.deadline,
-            max_receives: settings.max_receives,
-            max_in_flight: settings.max_in_flight,
-            room: Arc::new(Semaphore::new(settings.max_in_flight)),
-            deletes,
-            stopping,
-            tasks,
-            bridge,
-            metrics,
-            said: Seldom::every(REMIND),
-            said_of_clock: Seldom::every(REMIND),
-        });
-        // Ends when the last message has let go of the consumer, or with the runtime.
-        tokio::spawn(gather(Arc::downgrade(&consumer), gathered));
-        let receivers = (0..settings.receivers).map(|_| consumer.clone().receive());
-        let count = consumer.clone().count();
-        futures_util::future::join(futures_util::future::join_all(receivers), count).await;
+    /// Prepares the client, which has no connection yet.
+    pub(super) fn new(settings: MnsSettings) -> Result<MnsInput, HttpError> {
+        let room = Arc::new(Room(Limit::new(settings.max_in_flight)));
+        Ok(MnsInput { http: HttpClient::new()?, settings, room })
     }
 }
 
-/// A message whose outcome is known, and who waits for its delete.
-type Delete = (String, oneshot::Sender<()>);
+impl Input for MnsInput {
+    fn origin(&self) -> String {
+        format!("queue {}", self.settings.address.queue)
+    }
+
+    fn reload(&self) -> Option<Arc<dyn InputReload>> {
+        Some(self.room.clone())
+    }
+
+    /// Returns when the receivers have ended. Messages run among the callbacks of the handle.
+    fn run(self: Box<Self>, handle: InputHandle) -> BoxFuture<'static, Result<(), String>> {
+        Box::pin(async move {
+            let MnsInput { settings, http, room } = *self;
+            let metrics = handle.metrics().clone();
+            let (input, name) = (handle.name().clone(), settings.address.queue.clone());
+            metrics.not_accepted_total.with_label_values(&[&*input, WRONG_MD5]);
+            for result in RECEIVE_RESULTS {
+                metrics.mns_receives_total.with_label_values(&[name.as_str(), result]);
+            }
+            let clock = Clock::new(metrics.mns_clock_offset_seconds.with_label_values(&[name.as_str()]));
+            let credentials = Credentials::new(settings.credentials, http.clone());
+            let queue = Arc::new(Queue { address: settings.address, credentials, http, clock });
+            let consumer = Arc::new(Consumer {
+                deletes: Deletes::start(input.clone(), queue.clone(), metrics.mns_late_deletes_total.clone()),
+                leases: Leases {
+                    input,
+                    queue: queue.clone(),
+                    visibility: settings.visibility,
+                    deadline: settings.deadline,
+                    extensions: metrics.mns_lease_extensions_total.clone(),
+                },
+                queue,
+                sender: settings.sender,
+                wait: settings.wait,
+                deadline: settings.deadline,
+                max_receives: settings.max_receives,
+                room,
+                handle,
+                metrics,
+                throttle: LogThrottle::every(REMIND),
+                clock_throttle: LogThrottle::every(REMIND),
+            });
+            let receivers = (0..settings.receivers).map(|_| consumer.clone().receive());
+            let count = consumer.clone().count();
+            futures_util::future::join(futures_util::future::join_all(receivers), count).await;
+            Ok(())
+        })
+    }
+}
 
 struct Consumer {
-    input: Arc<str>,
-    queue: Queue,
+    handle: InputHandle,
+    queue: Arc<Queue>,
+    leases: Leases,
+    deletes: Deletes,
     sender: Arc<Sender>,
     wait: Duration,
-    visibility: Duration,
     deadline: Duration,
     max_receives: u32,
-    max_in_flight: usize,
-    room: Arc<Semaphore>,
-    deletes: mpsc::UnboundedSender<Delete>,
-    stopping: CancellationToken,
-    tasks: TaskTracker,
-    bridge: Arc<Bridge>,
+    room: Arc<Room>,
     metrics: Metrics,
-    said: Seldom,
-    said_of_clock: Seldom,
+    throttle: LogThrottle,
+    clock_throttle: LogThrottle,
 }
 
 impl Consumer {
     /// One long poll after the other.
     async fn receive(self: Arc<Self>) {
-        // Whoever drains waits for what a poll has brought, too.
-        let _receiver = self.tasks.token();
-        let batch = BATCH.min(self.max_in_flight);
-        let mut pause = PAUSE.0;
+        // Stopping also waits for what a poll has brought.
+        let _receiver = self.handle.callbacks().token();
+        let stopping = self.handle.not_accepting();
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
+            let batch = BATCH.min(self.room.0.size());
             let room = tokio::select! {
                 biased;
-                () = self.stopping.cancelled() => return,
-                room = self.room.clone().acquire_many_owned(batch as u32) => room,
+                () = stopping.cancelled() => return,
+                room = self.room.0.semaphore().clone().acquire_many_owned(batch as u32) => room,
             };
             // The semaphore is never closed.
             let Ok(mut room) = room else { return };
-            let Some(received) = self.queue.receive(batch, self.wait, &self.stopping).await else { return };
+            let Some(received) = self.queue.receive(batch, self.wait, stopping).await else { return };
             let at = Instant::now();
             self.count_receive(&received);
             match received {
                 Ok(messages) => {
-                    pause = PAUSE.0;
-                    self.is_well();
+                    backoff.reset();
+                    self.report_success();
                     for message in messages {
-                        // More than was asked for would be a fault of the server's, and still be wanted.
+                        // A server that sends more than was asked for is wrong, but the messages are wanted.
                         let permit = room.split(1);
-                        self.tasks.spawn(self.clone().handle(message, at, permit));
+                        self.handle.callbacks().spawn(self.clone().process(message, at, permit));
                     }
                 }
                 Err(error) => {
                     drop(room);
-                    let rest = self.is_unwell(&error, &mut pause);
+                    let rest = self.report_error(&error, &mut backoff);
                     tokio::select! {
-                        () = self.stopping.cancelled() => return,
+                        () = self.handle.not_accepting().cancelled() => return,
                         () = tokio::time::sleep(rest) => {}
                     }
                 }
@@ -189,98 +194,96 @@ impl Consumer {
             Err(error) if error.kind == MnsErrorKind::Gone => MnsErrorKind::Unavailable.as_str(),
             Err(error) => error.kind.as_str(),
         };
-        self.metrics.mns_receives_total.with_label_values(&[self.queue.place.queue.as_str(), result]).inc();
+        self.metrics.mns_receives_total.with_label_values(&[self.queue.address.queue.as_str(), result]).inc();
         let offset = self.queue.clock.offset();
-        if offset.unsigned_abs() > CLOCK_TOLERANCE && self.said_of_clock.is_due("clock") {
+        if offset.unsigned_abs() > CLOCK_TOLERANCE && self.clock_throttle.is_due("clock") {
             tracing::warn!(
-                input = %self.input,
+                input = %self.handle.name(),
                 seconds = offset.whole_seconds(),
-                "the clock here is off from Alibaba's; from 15 minutes on requests are refused"
+                "the clock of this machine differs from Alibaba's; from 15 minutes on, requests are refused"
             );
         }
     }
 
-    fn is_well(&self) {
-        self.said.reset();
-        if self.bridge.set_trouble(&self.input, false) {
-            tracing::info!(input = %self.input, "the queue can be received from again");
+    fn report_success(&self) {
+        self.throttle.reset();
+        if self.handle.set_misconfigured(false) {
+            tracing::info!(input = %self.handle.name(), "receiving from the queue works again");
         }
     }
 
-    /// Tells an error, and how long to rest after it.
-    fn is_unwell(&self, error: &MnsError, pause: &mut Duration) -> Duration {
-        let queue = self.queue.place.queue.as_str();
-        let is_due = self.said.is_due(&error.message);
+    /// Reports an error, and returns how long to pause after it.
+    fn report_error(&self, error: &MnsError, backoff: &mut Backoff) -> Duration {
+        let queue = self.queue.address.queue.as_str();
+        let is_due = self.throttle.is_due(&error.message);
         if error.kind == MnsErrorKind::Misconfigured {
-            self.bridge.set_trouble(&self.input, true);
+            self.handle.set_misconfigured(true);
             if is_due {
                 tracing::error!(
-                    input = %self.input,
+                    input = %self.handle.name(),
                     queue,
                     error = error.message,
-                    "the queue can't be received from until somebody changes something"
+                    "cannot receive from the queue; the configuration or the queue must be fixed"
                 );
             }
             return jittered(MISCONFIGURED_PAUSE);
         }
         if is_due {
             tracing::warn!(
-                input = %self.input,
+                input = %self.handle.name(),
                 queue,
                 kind = error.kind.as_str(),
                 error = error.message,
-                "the queue can't be received from; trying goes on"
+                "cannot receive from the queue; trying again"
             );
         }
-        let rest = jittered(*pause);
-        *pause = (*pause * 2).min(PAUSE.1);
-        rest
+        backoff.pause()
     }
 
-    /// Asks from time to time how many messages the queue has.
+    /// Asks once a minute how many messages the queue has.
     async fn count(self: Arc<Self>) {
         loop {
             tokio::select! {
-                () = self.stopping.cancelled() => return,
+                () = self.handle.not_accepting().cancelled() => return,
                 counted = self.queue.attributes() => match counted {
                     Ok(attributes) => {
                         let states =
                             [("active", attributes.active), ("inactive", attributes.inactive), ("delayed", attributes.delayed)];
                         for (state, count) in states {
-                            let labels = [self.queue.place.queue.as_str(), state];
+                            let labels = [self.queue.address.queue.as_str(), state];
                             self.metrics.mns_messages.with_label_values(&labels).set(count as f64);
                         }
                     }
-                    Err(error) => tracing::debug!(input = %self.input, %error, "the queue's messages can't be counted"),
+                    Err(error) => tracing::debug!(input = %self.handle.name(), %error, "cannot count the messages of the queue"),
                 },
             }
             tokio::select! {
-                () = self.stopping.cancelled() => return,
+                () = self.handle.not_accepting().cancelled() => return,
                 () = tokio::time::sleep(COUNT_EVERY) => {}
             }
         }
     }
 
-    /// Takes a message to its end.
-    async fn handle(self: Arc<Self>, message: Message, received: Instant, _permit: Option<OwnedSemaphorePermit>) {
+    /// Processes a message to its end.
+    async fn process(self: Arc<Self>, message: Message, received: Instant, _permit: Option<OwnedSemaphorePermit>) {
         if !message.is_sound() {
-            self.metrics.not_accepted_total.with_label_values(&[&*self.input, WRONG_MD5]).inc();
+            self.metrics.not_accepted_total.with_label_values(&[&**self.handle.name(), WRONG_MD5]).inc();
             tracing::warn!(
-                input = %self.input,
+                input = %self.handle.name(),
                 message = message.id,
                 md5 = message.body_md5,
-                "the body of a message is not the one that was sent; it is left in the queue"
+                "the body of a message differs from the one that was sent; it is left in the queue"
             );
             return;
         }
         let body = body::decode(&message.body);
-        let mut admission = self.bridge.admit();
+        let mut admission = self.handle.admit();
         if let Err(full) = admission.grow(body.len(), received + self.deadline).await {
-            tracing::debug!(input = %self.input, message = message.id, %full, "left in the queue");
+            tracing::debug!(input = %self.handle.name(), message = message.id, %full, "left in the queue");
             return;
         }
         let callback = Callback {
-            input: self.input.clone(),
+            input: self.handle.name().clone(),
             admission,
             body,
             received: OffsetDateTime::now_utc(),
@@ -290,10 +293,11 @@ impl Consumer {
             patience: Some(self.deadline),
             is_last_try: message.dequeue_count > self.max_receives,
         };
-        let (outcome, handle) = self.keep_lease(&message, received, self.bridge.accept(callback)).await;
+        let accepted = self.handle.accept(callback);
+        let (outcome, handle) = self.leases.keep_while(&message, received, accepted).await;
         match outcome {
             Outcome::Refused(_) | Outcome::NotACallback { is_kept: false, .. } => {
-                tracing::debug!(input = %self.input, message = message.id, outcome = outcome.label(), "left in the queue");
+                tracing::debug!(input = %self.handle.name(), message = message.id, outcome = outcome.label(), "left in the queue");
             }
             Outcome::Published
             | Outcome::Spooled
@@ -301,131 +305,8 @@ impl Consumer {
             | Outcome::Dropped
             | Outcome::DeadLettered(_)
             | Outcome::NotACallback { is_kept: true, .. } => {
-                let (done, deleted) = oneshot::channel();
-                if self.deletes.send((handle, done)).is_ok() {
-                    // An error here is the end of the runtime.
-                    let _ = deleted.await;
-                }
+                self.deletes.delete(handle).await;
             }
         }
-    }
-
-    /// Runs a future and extends the lease of a message meanwhile, each time when half of it is over. Returns what
-    /// came out, and the handle that the message has by then.
-    async fn keep_lease<T>(&self, message: &Message, received: Instant, work: impl Future<Output = T>) -> (T, String) {
-        let mut work = std::pin::pin!(work);
-        let mut handle = message.receipt_handle.clone();
-        let mut lease = self.lease(message.next_visible, received);
-        let mut extend_at = received + lease / 2;
-        let mut extension = std::pin::pin!(OptionFuture::from(None));
-        let mut is_extending = false;
-        let mut finished = None;
-        loop {
-            if finished.is_some() && !is_extending {
-                break;
-            }
-            tokio::select! {
-                biased;
-                outcome = &mut work, if finished.is_none() => finished = Some(outcome),
-                Some(extended) = &mut extension, if is_extending => {
-                    extension.set(OptionFuture::from(None));
-                    is_extending = false;
-                    let now = Instant::now();
-                    match extended {
-                        Ok((new, next_visible)) => {
-                            self.metrics.mns_lease_extensions_total.inc();
-                            handle = new;
-                            lease = self.lease(next_visible, now);
-                            extend_at = now + lease / 2;
-                        }
-                        Err(error) => {
-                            tracing::debug!(input = %self.input, message = message.id, %error, "a lease can't be extended");
-                            // One that is lost stays so; the message comes again, as a duplicate.
-                            let rest = if is_final(&error) { self.deadline } else { lease / 8 };
-                            extend_at = now + rest.max(SHORTEST_EXTENSION);
-                        }
-                    }
-                }
-                () = tokio::time::sleep_until(extend_at), if finished.is_none() && !is_extending => {
-                    let handle = handle.clone();
-                    let extend = async move { self.queue.change_visibility(&handle, self.visibility).await };
-                    extension.set(OptionFuture::from(Some(extend)));
-                    is_extending = true;
-                }
-            }
-        }
-        match finished {
-            Some(outcome) => (outcome, handle),
-            // The loop ends by the other way only when there is an outcome.
-            None => unreachable!("the loop ends with an outcome"),
-        }
-    }
-
-    /// How long a lease lasts from a moment on, at least. The server's date has whole seconds, so that a second of
-    /// the difference may be ours.
-    fn lease(&self, next_visible: Option<i64>, from: Instant) -> Duration {
-        let known = next_visible.and_then(|end| {
-            let server = OffsetDateTime::now_utc() + self.queue.clock.offset();
-            let left = i128::from(end) - server.unix_timestamp_nanos() / 1_000_000;
-            let passed = i128::try_from(from.elapsed().as_millis()).ok()?;
-            u64::try_from(left + passed).ok().map(Duration::from_millis)
-        });
-        let known = known.unwrap_or(self.visibility).min(super::MAX_VISIBILITY);
-        known.saturating_sub(Duration::from_secs(1)).max(known / 2).max(SHORTEST_EXTENSION)
-    }
-
-    /// Deletes a batch, trying again while that can help.
-    async fn delete(&self, batch: Vec<Delete>) {
-        let (handles, waiting): (Vec<String>, Vec<oneshot::Sender<()>>) = batch.into_iter().unzip();
-        let mut pause = PAUSE.0;
-        for attempt in 1..=DELETE_TRIES {
-            match self.queue.delete(&handles).await {
-                Ok(failed) => {
-                    for (handle, code) in failed {
-                        self.metrics.mns_late_deletes_total.inc();
-                        tracing::debug!(input = %self.input, handle, code, "deleted too late; the message comes again");
-                    }
-                    break;
-                }
-                Err(error) if is_final(&error) || attempt == DELETE_TRIES => {
-                    self.metrics.mns_late_deletes_total.inc_by(handles.len() as u64);
-                    tracing::warn!(
-                        input = %self.input,
-                        messages = handles.len(),
-                        %error,
-                        "messages can't be deleted; they come again, as duplicates"
-                    );
-                    break;
-                }
-                Err(_) => {
-                    tokio::time::sleep(jittered(pause)).await;
-                    pause *= 2;
-                }
-            }
-        }
-        for waiting in waiting {
-            let _ = waiting.send(());
-        }
-    }
-}
-
-/// Whether trying the same again soon is of no use.
-fn is_final(error: &MnsError) -> bool {
-    matches!(error.kind, MnsErrorKind::Gone | MnsErrorKind::Misconfigured)
-}
-
-/// Gathers deletes into batches.
-async fn gather(consumer: std::sync::Weak<Consumer>, mut gathered: mpsc::UnboundedReceiver<Delete>) {
-    while let Some(first) = gathered.recv().await {
-        let mut batch = vec![first];
-        let deadline = Instant::now() + GATHER;
-        while batch.len() < BATCH {
-            match tokio::time::timeout_at(deadline, gathered.recv()).await {
-                Ok(Some(next)) => batch.push(next),
-                Ok(None) | Err(_) => break,
-            }
-        }
-        let Some(consumer) = consumer.upgrade() else { return };
-        tokio::spawn(async move { consumer.delete(batch).await });
     }
 }

@@ -2,6 +2,7 @@
 //! the environment, the role of a Kubernetes service account (OIDC), and the role of the instance. Keys that lapse
 //! are renewed two minutes before they do. The chain is that of `reqsign`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,8 +15,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use super::answer::{MnsError, MnsErrorKind};
-use crate::http::Http;
-use crate::setting::{Mistake, Secret, SecretSource};
+use crate::common::http::{HttpClient, HttpError};
+use crate::common::secret::{Secret, SecretSource};
+use crate::common::validation::Validation;
 
 /// Variables of the environment that the chain begins with: with one of them set, there is a chain.
 const CHAIN: [&str; 2] = ["ALIBABA_CLOUD_ACCESS_KEY_ID", "ALIBABA_CLOUD_ROLE_ARN"];
@@ -39,41 +41,35 @@ pub struct CredentialsConfig {
 /// A key that is given in the configuration.
 #[derive(Debug)]
 pub(super) struct GivenKey {
-    id: Secret,
-    secret: Secret,
-    token: Option<Secret>,
+    id: Arc<Secret>,
+    secret: Arc<Secret>,
+    token: Option<Arc<Secret>>,
 }
 
 impl CredentialsConfig {
     /// Reads the key.
-    pub(super) fn validate(&self) -> Result<GivenKey, Vec<Mistake>> {
-        let mut errors = Vec::new();
-        let mut read = |field: &str, source: &SecretSource| {
-            Secret::read(source).map_err(|error| errors.push((format!("credentials.{field}"), error))).ok()
+    pub(super) fn validate(&self, validation: &mut Validation) -> Option<GivenKey> {
+        let id = validation.secret("credentials.access_key_id", &self.access_key_id);
+        let secret = validation.secret("credentials.access_key_secret", &self.access_key_secret);
+        let token = match &self.security_token {
+            Some(token) => Some(validation.secret("credentials.security_token", token)?),
+            None => None,
         };
-        let id = read("access_key_id", &self.access_key_id);
-        let secret = read("access_key_secret", &self.access_key_secret);
-        let token = self.security_token.as_ref().map(|token| read("security_token", token));
-        let taken_from = |name: &str| matches!(&self.access_key_id, SecretSource::Env(env) if env == name);
-        if let Some(name) = CHAIN.iter().find(|name| std::env::var_os(name).is_some() && !taken_from(name)) {
-            errors.push((
-                "credentials".to_owned(),
-                format!("given here, and by {name} in the environment; leave one of them out"),
-            ));
+        let is_read_from = |name: &str| matches!(&self.access_key_id, SecretSource::Env(env) if env == name);
+        if let Some(name) = CHAIN.iter().find(|name| std::env::var_os(name).is_some() && !is_read_from(name)) {
+            let message = format!("set here and by {name} in the environment: remove one of them");
+            validation.wrong("credentials", message);
         }
-        match (id, secret, token) {
-            (Some(id), Some(secret), token) if errors.is_empty() => Ok(GivenKey { id, secret, token: token.flatten() }),
-            _ => Err(errors),
-        }
+        Some(GivenKey { id: id?, secret: secret?, token })
     }
 }
 
 /// A key to sign with.
 #[derive(Clone, Debug)]
 pub(super) struct AccessKey {
-    pub(super) id: String,
-    pub(super) secret: String,
-    pub(super) token: Option<String>,
+    pub(super) id: Arc<str>,
+    pub(super) secret: Arc<str>,
+    pub(super) token: Option<Arc<str>>,
 }
 
 /// Gives the key, the same one for as long as it holds.
@@ -87,7 +83,7 @@ pub(super) struct Credentials {
 
 impl Credentials {
     /// Of the key that is given, or of the chain.
-    pub(super) fn new(given: Option<GivenKey>, http: Http) -> Credentials {
+    pub(super) fn new(given: Option<GivenKey>, http: HttpClient) -> Credentials {
         Credentials {
             given,
             context: Context::new().with_env(OsEnv).with_file_read(Files).with_http_send(Keys(http)),
@@ -102,7 +98,7 @@ impl Credentials {
     /// The key as it is now. Those who ask while it is being renewed wait for that.
     pub(super) async fn key(&self) -> Result<AccessKey, MnsError> {
         if let Some(GivenKey { id, secret, token }) = &self.given {
-            let token = token.as_ref().map(Secret::value);
+            let token = token.as_ref().map(|token| token.value());
             return Ok(AccessKey { id: id.value(), secret: secret.value(), token });
         }
         let mut held = self.held.lock().await;
@@ -130,9 +126,9 @@ impl Credentials {
         }
         match &*held {
             Some(held) => Ok(AccessKey {
-                id: held.access_key_id.clone(),
-                secret: held.access_key_secret.clone(),
-                token: held.security_token.clone(),
+                id: held.access_key_id.as_str().into(),
+                secret: held.access_key_secret.as_str().into(),
+                token: held.security_token.as_deref().map(Arc::from),
             }),
             None => Err(MnsError::unavailable("no access key")),
         }
@@ -159,11 +155,15 @@ impl FileRead for Files {
 
 /// Asks the services that give keys.
 #[derive(Debug)]
-struct Keys(Http);
+struct Keys(HttpClient);
 
 impl HttpSend for Keys {
     async fn http_send(&self, request: hyper::Request<Bytes>) -> reqsign_core::Result<hyper::Response<Bytes>> {
-        let answer = self.0.send(request.map(Full::new)).await.map_err(reqsign_core::Error::unexpected)?;
-        Http::read(answer).await.map_err(reqsign_core::Error::unexpected)
+        let answer = self.0.send(request.map(Full::new)).await.map_err(unexpected)?;
+        HttpClient::read(answer).await.map_err(unexpected)
     }
+}
+
+fn unexpected(error: HttpError) -> reqsign_core::Error {
+    reqsign_core::Error::unexpected(error.to_string())
 }

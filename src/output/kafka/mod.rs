@@ -8,39 +8,47 @@
 //! a patient one: a topic that makes a broker wait must not delay the others, which share a connection. A record whose
 //! batch was too large for its topic is sent again by one that sends every record in a batch of its own.
 
+mod binding;
+mod company;
+mod config;
 mod errors;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use figment::value::{Dict, Value};
 use futures_util::future::BoxFuture;
 use rdkafka::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, DeliveryResult, FutureProducer, FutureRecord, Producer, ProducerContext};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use company::Company;
+use config::PresentSecrets;
+pub use config::{KafkaConfig, KafkaSettings};
 use errors::{is_of_the_batch, kind_of};
 
-use super::{ErrorKind, Health, Output, PATIENCE, PublishError, Record, SECRETS_CHECK};
-use crate::event::{Mode, kafka};
-use crate::route::Template;
-use crate::setting::{Mistake, Secret, SecretSource, one_or_many};
+use super::{
+    ErrorKind, Health, MAX_PUBLISH_TIME, Output, OutputKind, OutputSettings, PublishError, Record, SECRETS_CHECK,
+};
+use crate::common::kind::{AddressKey, KindKeys};
 use crate::telemetry::metrics::Metrics;
 
-/// Kafka's limit on the length of a topic's name.
-const MAX_TOPIC_BYTES: usize = 249;
-
-/// Bound of librdkafka's own queue. Records wait there no longer than the delivery deadline, so that this is memory
-/// for bursts; its default of 1 GiB would let a slow broker take the machine.
-const QUEUE_KBYTES: u32 = 65_536;
+/// The kind.
+pub(super) const KIND: OutputKind = OutputKind {
+    name: "kafka",
+    keys: KindKeys {
+        listeners: &[],
+        addresses: &[AddressKey { key: "brokers[]", port: 9092 }],
+        secrets: config::SECRET_KEYS,
+    },
+    read: super::read::<KafkaConfig>,
+};
 
 /// How long to wait for room in the queue before trying again: a batch leaves it about so often.
 const QUEUE_RETRY: Duration = Duration::from_millis(5);
@@ -54,270 +62,11 @@ const MISSING_FOR: Duration = Duration::from_secs(5);
 /// How many topics that did not answer are remembered.
 const MAX_UNANSWERED: usize = 10_000;
 
-/// The shortest time that a broker may wait for the replicas of a record.
-const LEAST_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
-
 /// How many topics are asked for at a time.
 const ASKS: usize = 8;
 
 /// How often a broker that is down is asked.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
-
-/// Properties that are the bridge's to set, and where their value comes from.
-const RESERVED: &[(&str, &str)] = &[
-    ("bootstrap.servers", "set `brokers`"),
-    ("metadata.broker.list", "set `brokers`"),
-    ("message.timeout.ms", "it is `delivery.deadline`"),
-    ("delivery.timeout.ms", "it is `delivery.deadline`"),
-    ("delivery.report.only.error", "the bridge waits for the reports of success"),
-    ("transactional.id", "the bridge publishes without transactions"),
-];
-
-/// Settings of a Kafka output.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct KafkaConfig {
-    /// Brokers to connect to first, as `host:port`.
-    #[serde(deserialize_with = "one_or_many")]
-    pub brokers: Vec<String>,
-    /// How events are laid out.
-    pub mode: Mode,
-    /// librdkafka's own properties by their own names; any value may be a secret. Tables inside are names with dots.
-    #[serde(deserialize_with = "properties", serialize_with = "shown_properties")]
-    pub client: BTreeMap<String, SecretSource>,
-}
-
-impl Default for KafkaConfig {
-    fn default() -> Self {
-        KafkaConfig { brokers: vec!["127.0.0.1:9092".to_owned()], mode: Mode::Structured, client: BTreeMap::new() }
-    }
-}
-
-/// Properties whose name holds one of these are secrets wherever their value stands.
-const SECRET_WORDS: [&str; 5] = ["password", "secret", "token", "pem", "jaas"];
-
-/// Reads properties. From the environment and from flags, and from TOML without quotes, a name with dots arrives as
-/// tables in tables.
-fn properties<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, SecretSource>, D::Error> {
-    fn flatten(name: String, value: Value, out: &mut BTreeMap<String, SecretSource>) -> Result<(), String> {
-        let is_secret = |table: &Dict| {
-            let source = |key: &str| matches!(table.get(key), Some(Value::String(..)));
-            table.len() == 1 && (source("file") || source("env"))
-        };
-        match value {
-            Value::Dict(_, table) if !is_secret(&table) => {
-                table.into_iter().try_for_each(|(below, value)| flatten(format!("{name}.{below}"), value, out))
-            }
-            value => {
-                out.insert(name, value.deserialize().map_err(|error| error.kind.to_string())?);
-                Ok(())
-            }
-        }
-    }
-    let mut properties = BTreeMap::new();
-    for (name, value) in BTreeMap::<String, Value>::deserialize(deserializer)? {
-        flatten(name, value, &mut properties).map_err(serde::de::Error::custom)?;
-    }
-    Ok(properties)
-}
-
-/// Shows properties, secrets hidden.
-fn shown_properties<S: Serializer>(
-    properties: &BTreeMap<String, SecretSource>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(properties.iter().map(|(name, source)| match source {
-        SecretSource::Inline(value) if !SECRET_WORDS.iter().any(|word| name.contains(word)) => {
-            (name, Shown::Plain(value))
-        }
-        source => (name, Shown::Source(source)),
-    }))
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Shown<'a> {
-    Plain(&'a str),
-    Source(&'a SecretSource),
-}
-
-impl KafkaConfig {
-    /// Checks the settings, librdkafka's properties included, and reads secrets.
-    ///
-    /// # Errors
-    /// Key below the output and what is wrong with it, for every mistake.
-    pub fn validate(&self, name: &str, deadline: Duration) -> Result<KafkaSettings, Vec<Mistake>> {
-        let mut errors = Vec::new();
-        if self.brokers.is_empty() {
-            errors.push(("brokers".to_owned(), "expected at least one host:port".to_owned()));
-        }
-        for broker in &self.brokers {
-            if broker.is_empty() || broker.contains([',', ' ']) {
-                errors.push(("brokers".to_owned(), format!("`{broker}` is no host:port")));
-            }
-        }
-        let mut secrets = Vec::new();
-        let mut client = ClientConfig::new();
-        client
-            .set("client.id", "apsara-bridge")
-            .set("queue.buffering.max.kbytes", QUEUE_KBYTES.to_string())
-            .set("reconnect.backoff.max.ms", "2000")
-            .set("log.connection.close", "false")
-            // A broker answers the requests of a connection one after the other. One that waits for replicas holds up
-            // all topics of the connection; by default for 30 s.
-            .set("request.timeout.ms", deadline.max(LEAST_REQUEST_TIMEOUT).as_millis().to_string())
-            .set("linger.ms", "1")
-            .set_log_level(RDKafkaLogLevel::Info);
-        for (property, source) in &self.client {
-            let key = format!("client.\"{property}\"");
-            if let Some((_, instead)) = RESERVED.iter().find(|(reserved, _)| reserved == property) {
-                errors.push((key, format!("is not set here: {instead}")));
-                continue;
-            }
-            let secret = match Secret::read(source) {
-                Ok(secret) => secret,
-                Err(error) => {
-                    errors.push((key, error));
-                    continue;
-                }
-            };
-            let value = secret.value();
-            match property.as_str() {
-                "acks" | "request.required.acks" if value != "all" && value != "-1" => errors
-                    .push((key, "must stay `all`: what was answered with 200 could be lost with a broker".to_owned())),
-                "sasl.mechanism" | "sasl.mechanisms" if value.eq_ignore_ascii_case("OAUTHBEARER") => {
-                    let reason = "OAUTHBEARER is not supported: nothing here obtains tokens; use PLAIN or SCRAM";
-                    errors.push((key, reason.to_owned()));
-                }
-                "enable.idempotence" if value != "true" => {
-                    errors.push((key, "must stay true: retries could double and reorder records".to_owned()));
-                }
-                _ => {
-                    // One at a time, so that each property has its own error.
-                    if let Err(error) = ClientConfig::new().set(property, &value).create_native_config() {
-                        errors.push((key, property_error(&error, &value)));
-                    }
-                    client.set(property, value);
-                    if !matches!(source, SecretSource::Inline(_)) {
-                        secrets.push((property.clone(), secret));
-                    }
-                }
-            }
-        }
-        client
-            .set("bootstrap.servers", self.brokers.join(","))
-            .set("acks", "all")
-            .set("enable.idempotence", "true")
-            .set("message.timeout.ms", deadline.as_millis().max(1).to_string());
-        if errors.is_empty()
-            && let Err(error) = refused_together(&client)
-        {
-            errors.push(("client".to_owned(), error));
-        }
-        if errors.is_empty() {
-            Ok(KafkaSettings { name: name.to_owned(), mode: self.mode, client, secrets, deadline })
-        } else {
-            Err(errors)
-        }
-    }
-}
-
-/// What librdkafka refuses of properties that are fine each alone, as a certificate that can't be read: a client is
-/// made of them and thrown away. It has no brokers, so that it connects to nothing.
-fn refused_together(client: &ClientConfig) -> Result<(), String> {
-    let mut without_brokers = client.clone();
-    without_brokers.remove("bootstrap.servers");
-    let made: Result<BaseProducer<Silent>, KafkaError> = without_brokers.create_with_context(Silent);
-    made.map(|_| ()).map_err(|error| match error {
-        KafkaError::ClientCreation(words) => format!("librdkafka refuses the properties: {words}"),
-        other => format!("librdkafka refuses the properties: {other}"),
-    })
-}
-
-/// A context for clients that are not to be heard.
-struct Silent;
-
-impl ClientContext for Silent {
-    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
-    fn error(&self, _: KafkaError, _: &str) {}
-}
-
-impl ProducerContext for Silent {
-    type DeliveryOpaque = ();
-    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
-}
-
-/// librdkafka's complaint about one property, without its value, which may be a secret.
-fn property_error(error: &KafkaError, value: &str) -> String {
-    match error {
-        KafkaError::ClientConfig(_, message, _, _) if message.contains("No such configuration property") => {
-            "librdkafka has no such property".to_owned()
-        }
-        KafkaError::ClientConfig(_, message, _, _) if !value.is_empty() => {
-            format!("librdkafka refuses the value: {}", message.replace(value, "…"))
-        }
-        _ => "librdkafka refuses the value".to_owned(),
-    }
-}
-
-/// Checked settings of a Kafka output.
-pub struct KafkaSettings {
-    name: String,
-    mode: Mode,
-    client: ClientConfig,
-    /// Properties that lie in files or variables, and may change.
-    secrets: Vec<(String, Secret)>,
-    /// The deadline of delivery.
-    deadline: Duration,
-}
-
-impl KafkaSettings {
-    /// The properties with the secrets as they are now, and those secrets.
-    fn present(&self) -> (ClientConfig, Vec<String>) {
-        let mut client = self.client.clone();
-        let values: Vec<String> = self.secrets.iter().map(|(_, secret)| secret.value()).collect();
-        for ((property, _), value) in self.secrets.iter().zip(&values) {
-            client.set(property, value);
-        }
-        (client, values)
-    }
-
-    /// Name of the output.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// How events are laid out where a destination says nothing else.
-    pub fn mode(&self) -> Mode {
-        self.mode
-    }
-}
-
-impl fmt::Debug for KafkaSettings {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("KafkaSettings")
-            .field("name", &self.name)
-            .field("mode", &self.mode)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Checks what stands between the attributes of a topic, and its longest length.
-pub(super) fn check_topic(topic: &Template, type_prefix: &str) -> Result<(), String> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if let Some(literal) = topic.literals().find(|literal| !literal.chars().all(legal)) {
-        return Err(format!("`{literal}` can't stand in a Kafka topic: letters, digits, `.`, `_` and `-` can"));
-    }
-    if matches!(topic.to_string().as_str(), "." | "..") {
-        return Err(format!("`{topic}` is no name that Kafka allows"));
-    }
-    let longest = topic.longest_topic(type_prefix);
-    if longest > MAX_TOPIC_BYTES {
-        return Err(format!("`{topic}` could become {longest} bytes long; Kafka allows {MAX_TOPIC_BYTES}"));
-    }
-    Ok(())
-}
 
 type BridgeProducer = FutureProducer<Context>;
 
@@ -361,63 +110,10 @@ struct Shared {
 /// A producer for a special case.
 #[derive(Clone, Copy)]
 enum Spare {
-    /// For records that have [`PATIENCE`].
+    /// For records that have [`MAX_PUBLISH_TIME`].
     Patient,
     /// For records that must be alone in their batch.
     Alone,
-}
-
-/// Counts records, to know whether one can have shared its batch with others.
-#[derive(Default)]
-struct Company(Mutex<Counts>);
-
-#[derive(Default)]
-struct Counts {
-    handed_over: u64,
-    in_flight: u64,
-    /// Until when a record that nobody waits for any more may be in the queue of a producer.
-    abandoned_until: Option<Instant>,
-}
-
-/// A record that is in flight.
-struct Member<'c> {
-    company: &'c Company,
-    number: u64,
-    was_alone: bool,
-    has_ended: bool,
-}
-
-impl Company {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Counts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn enter(&self) -> Member<'_> {
-        let mut counts = self.lock();
-        let is_abandoned = counts.abandoned_until.is_some_and(|until| Instant::now() < until);
-        let was_alone = counts.in_flight == 0 && !is_abandoned;
-        counts.in_flight += 1;
-        counts.handed_over += 1;
-        Member { company: self, number: counts.handed_over, was_alone, has_ended: false }
-    }
-}
-
-impl Member<'_> {
-    /// The producer has reported what became of it. Whether no other record was in flight from its start until now.
-    fn ended_alone(&mut self) -> bool {
-        self.has_ended = true;
-        self.was_alone && self.company.lock().handed_over == self.number
-    }
-}
-
-impl Drop for Member<'_> {
-    fn drop(&mut self) {
-        let mut counts = self.company.lock();
-        counts.in_flight -= 1;
-        if !self.has_ended {
-            counts.abandoned_until = Some(Instant::now() + PATIENCE);
-        }
-    }
 }
 
 /// Why a record was not published.
@@ -455,15 +151,15 @@ struct Context(Arc<Status>);
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(target: "librdkafka", output = %self.0.health.name, ?level, facility, "{message}");
+        tracing::debug!(target: "librdkafka", output = self.0.health.name(), ?level, facility, "{message}");
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(target: "librdkafka", output = %self.0.health.name, %error, "{reason}");
+        tracing::debug!(target: "librdkafka", output = self.0.health.name(), %error, "{reason}");
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
             self.0.health.down(&self.0.complaint());
             // Without traffic nobody else would ask whether they are back.
-            self.0.health.suspect();
+            self.0.health.request_probe();
         } else {
             reason.clone_into(&mut self.0.complaint.lock().unwrap_or_else(PoisonError::into_inner));
         }
@@ -475,7 +171,7 @@ impl Kafka {
     ///
     /// # Errors
     /// What librdkafka refuses of the properties together.
-    pub fn start(settings: KafkaSettings, metrics: &Metrics) -> Result<Kafka, String> {
+    fn start(settings: KafkaSettings, metrics: &Metrics) -> Result<Kafka, KafkaError> {
         let health = Health::new(&settings.name, metrics);
         let status = Arc::new(Status { health, complaint: Mutex::new(String::new()) });
         let shared = Arc::new(Shared {
@@ -502,11 +198,9 @@ impl Shared {
 
     /// Makes a new producer, with the secrets as they are now, which it gives back. Records that the old one holds
     /// are finished by it.
-    fn renew(&self) -> Result<Vec<String>, String> {
+    fn renew(&self) -> Result<PresentSecrets, KafkaError> {
         let (client, secrets) = self.settings.present();
-        let producer = client
-            .create_with_context(Context(self.status.clone()))
-            .map_err(|error| format!("librdkafka refuses the properties: {error}"))?;
+        let producer = client.create_with_context(Context(self.status.clone()))?;
         *self.producer.write().unwrap_or_else(PoisonError::into_inner) = Some(producer);
         *self.spares.lock().unwrap_or_else(PoisonError::into_inner) = [None, None];
         Ok(secrets)
@@ -518,7 +212,7 @@ impl Shared {
         if made.is_none() {
             let (mut client, _) = self.settings.present();
             // The same for all records, whichever comes first. Each is waited for until its own deadline.
-            client.set("message.timeout.ms", PATIENCE.as_millis().to_string());
+            client.set("message.timeout.ms", MAX_PUBLISH_TIME.as_millis().to_string());
             if let Spare::Alone = spare {
                 client.set("batch.num.messages", "1");
             }
@@ -539,7 +233,7 @@ impl Shared {
             let output = &self.settings.name;
             tracing::warn!(output, ?code, reason, "the producer failed for good; starting a new one");
             if let Err(error) = self.renew() {
-                tracing::error!(output, error, "no new producer");
+                tracing::error!(output, %error, "no new producer could be created");
             }
         }
     }
@@ -548,7 +242,7 @@ impl Shared {
         let code = error.rdkafka_error_code();
         let kind = code.map_or(ErrorKind::Unavailable, kind_of);
         if matches!(kind, ErrorKind::TimedOut | ErrorKind::Unavailable) {
-            self.status.health.suspect();
+            self.status.health.request_probe();
         }
         let words = code.map_or_else(|| error.to_string(), |code| code.to_string());
         PublishError::new(kind, words)
@@ -627,15 +321,14 @@ impl Shared {
         record: &Record,
         deadline: Instant,
     ) -> Result<(), SendError> {
-        let mode = record.mode.unwrap_or(self.settings.mode);
-        let payload = kafka::payload(&record.event, mode);
-        let mut headers = OwnedHeaders::new_with_capacity(20);
-        for (key, value) in kafka::headers(&record.event, mode) {
-            headers = headers.insert(Header { key, value: Some(value) });
+        let rendered = self.settings.render(record);
+        let mut headers = OwnedHeaders::new_with_capacity(rendered.headers.len());
+        for (key, value) in &rendered.headers {
+            headers = headers.insert(Header { key, value: Some(&**value) });
         }
         let mut message: FutureRecord<'_, [u8], [u8]> =
-            FutureRecord::to(&record.topic).payload(payload.as_ref()).headers(headers);
-        if let Some(key) = &record.key {
+            FutureRecord::to(&record.topic).payload(rendered.payload.as_ref()).headers(headers);
+        if let Some(key) = rendered.key {
             message = message.key(key.as_bytes());
         }
         let mut member = self.company.enter();
@@ -669,7 +362,7 @@ impl Shared {
             }
             Ok(Err(_)) => of_the_record(ErrorKind::Unavailable, "the producer was closed"),
             Err(_) => {
-                self.status.health.suspect();
+                self.status.health.request_probe();
                 of_the_record(ErrorKind::TimedOut, "no acknowledgement before the deadline")
             }
         }
@@ -704,7 +397,7 @@ impl Shared {
 
 /// Asks the brokers whether they are there: until they answer, and whenever a publish makes that doubtful. Makes a
 /// new producer when the old one failed for good or logs in with a secret that has changed.
-async fn watch(shared: Arc<Shared>, mut secrets: Vec<String>) {
+async fn watch(shared: Arc<Shared>, mut secrets: PresentSecrets) {
     let Status { health, complaint } = &*shared.status;
     loop {
         let Some(producer) = shared.producer() else { return };
@@ -714,24 +407,29 @@ async fn watch(shared: Arc<Shared>, mut secrets: Vec<String>) {
             Ok(Ok(())) => {
                 complaint.lock().unwrap_or_else(PoisonError::into_inner).clear();
                 health.up();
-                while health.is_up() && !health.suspected(SECRETS_CHECK).await && shared.settings.present().1 == secrets
-                {
-                }
+                while health.is_up()
+                    && !health.probe_requested(SECRETS_CHECK).await
+                    && shared.settings.secrets() == secrets
+                {}
             }
             Ok(Err(error)) => {
                 tracing::debug!(output = shared.settings.name, %error, "no metadata");
                 health.down(&shared.status.complaint());
-                health.suspected(PROBE_EVERY).await;
+                health.probe_requested(PROBE_EVERY).await;
             }
             // The runtime is ending.
             Err(_) => return,
         }
         shared.replace_failed();
-        if shared.settings.present().1 != secrets {
+        if shared.settings.secrets() != secrets {
             tracing::info!(output = shared.settings.name, "a secret has changed; logging in with it");
             match shared.renew() {
                 Ok(present) => secrets = present,
-                Err(error) => tracing::error!(output = shared.settings.name, error, "no new producer"),
+                Err(error) => {
+                    tracing::error!(output = shared.settings.name, %error, "no new producer could be created");
+                    // Tried again when the secret changes again.
+                    secrets = shared.settings.secrets();
+                }
             }
         }
     }
@@ -748,45 +446,5 @@ impl Output for Kafka {
 
     fn health(&self) -> &Health {
         &self.shared.status.health
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn errors(client: &str) -> Vec<(String, String)> {
-        let config: KafkaConfig = toml::from_str(&format!("[client]\n{client}")).expect("the form is right");
-        config.validate("kafka", Duration::from_secs(1)).expect_err("must be refused")
-    }
-
-    #[test]
-    fn durability_cannot_be_turned_off_and_mistakes_are_told() {
-        let told = errors(
-            "acks = 1\n\"enable.idempotence\" = false\n\"message.timeout.ms\" = 5\n\"linger.sm\" = 1\n\"linger.ms\" = \"soon\"\n\
-             \"delivery.report.only.error\" = true\n\"transactional.id\" = \"t\"\n\"sasl.mechanism\" = \"OAUTHBEARER\"",
-        );
-        let told: Vec<String> = told.into_iter().map(|(key, error)| format!("{key}: {error}")).collect();
-        assert_eq!(
-            told,
-            [
-                "client.\"acks\": must stay `all`: what was answered with 200 could be lost with a broker",
-                "client.\"delivery.report.only.error\": is not set here: the bridge waits for the reports of success",
-                "client.\"enable.idempotence\": must stay true: retries could double and reorder records",
-                "client.\"linger.ms\": librdkafka refuses the value: Invalid value for configuration property \"queue.buffering.max.ms\"",
-                "client.\"linger.sm\": librdkafka has no such property",
-                "client.\"message.timeout.ms\": is not set here: it is `delivery.deadline`",
-                "client.\"sasl.mechanism\": OAUTHBEARER is not supported: nothing here obtains tokens; use PLAIN or SCRAM",
-                "client.\"transactional.id\": is not set here: the bridge publishes without transactions",
-            ]
-        );
-    }
-
-    #[test]
-    fn topics_follow_kafkas_rules() {
-        let check = |topic: &str| check_topic(&Template::parse_topic(topic).expect("valid"), "com.aliyun.media.");
-        assert_eq!(check("media.{status}"), Ok(()));
-        assert!(check("media/{status}").is_err());
-        assert!(check("m.{status}.{type}.{subject}.{mediaid}").is_err(), "it could grow too long");
     }
 }

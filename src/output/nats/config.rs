@@ -1,19 +1,21 @@
 //! Settings of a NATS output: what the configuration says, checked, with its secrets.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::stream_config::{StreamConfig, is_pattern};
+use super::{MESSAGE_ID, Nats, binding, message_id};
+use crate::common::secret::{Secret, SecretSource};
+use crate::common::units::one_or_many;
+use crate::common::validation::{FieldError, Validation};
+use crate::common::watch::{Fingerprint, ReadByLibrary};
 use crate::event::Mode;
-use crate::route::Template;
-use crate::setting::{Mistake, Secret, SecretSource, Size, Span, one_or_many};
-
-/// The most replicas that a stream can have.
-const MAX_REPLICAS: usize = 5;
-
-/// The shortest times that a server accepts for a stream.
-const SHORTEST_TIME: Duration = Duration::from_millis(100);
+use crate::output::{
+    DestinationRules, Output, OutputConfig, OutputContext, OutputSettings, Record, Rendered, TopicRule, TopicSyntax,
+};
+use crate::telemetry::metrics::Metrics;
 
 /// How messages are delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -24,143 +26,6 @@ pub enum NatsDelivery {
     Jetstream,
     /// Not acknowledged: at most once.
     Core,
-}
-
-/// Where a stream keeps its messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StreamStorage {
-    /// In files.
-    #[default]
-    File,
-    /// In memory: a restart of the servers loses them.
-    Memory,
-}
-
-/// The stream that messages should end in.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct StreamConfig {
-    /// Its name.
-    pub name: String,
-    /// Subjects it takes; needed when it is created.
-    #[serde(default, deserialize_with = "one_or_many")]
-    pub subjects: Vec<String>,
-    /// Whether to create it when it is missing.
-    #[serde(default)]
-    pub create: bool,
-    /// Number of servers that hold each message, 1 to 5. Default: 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replicas: Option<usize>,
-    /// Where it keeps its messages.
-    #[serde(default)]
-    pub storage: StreamStorage,
-    /// How long it knows a repeat by its `Nats-Msg-Id`. Default: the server's, 2 minutes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub duplicate_window: Option<Span>,
-    /// How long it keeps a message. Default: forever.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_age: Option<Span>,
-    /// How many bytes it holds before it takes no more. Default: no limit of its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_bytes: Option<Size>,
-}
-
-impl StreamConfig {
-    /// Checks the settings by themselves.
-    fn check(&self, wrong: &mut dyn FnMut(&str, String)) {
-        if self.name.is_empty()
-            || self.name.contains(['.', '*', '>', '/', '\\'])
-            || self.name.contains(char::is_whitespace)
-        {
-            wrong("stream.name", format!("invalid name `{}`: expected one without blanks and . * > / \\", self.name));
-        }
-        if self.create && self.subjects.is_empty() {
-            wrong("stream.subjects", "needed to create the stream, for example [\"media.>\"]".to_owned());
-        }
-        for subject in self.subjects.iter().filter(|subject| !is_pattern(subject)) {
-            wrong(
-                "stream.subjects",
-                format!("invalid subject `{subject}`: expected tokens between dots, as in media.>"),
-            );
-        }
-        if let Some(replicas) = self.replicas.filter(|replicas| !(1..=MAX_REPLICAS).contains(replicas)) {
-            wrong("stream.replicas", format!("{replicas} is out of range: expected 1 to {MAX_REPLICAS}"));
-        }
-        for (key, time) in [("stream.duplicate_window", self.duplicate_window), ("stream.max_age", self.max_age)] {
-            if let Some(time) = time.filter(|time| time.0 < SHORTEST_TIME) {
-                wrong(key, format!("{time} is too short: expected at least 100ms"));
-            }
-        }
-        if let (Some(window), Some(age)) = (self.duplicate_window, self.max_age)
-            && window > age
-        {
-            let message =
-                format!("{window} is longer than stream.max_age, {age}: a message that is gone is not compared");
-            wrong("stream.duplicate_window", message);
-        }
-        if let Some(bytes) = self.max_bytes.filter(|bytes| bytes.0 == 0 || i64::try_from(bytes.0).is_err()) {
-            wrong("stream.max_bytes", format!("{bytes} is out of range: expected more than 0B, for example \"10GiB\""));
-        }
-    }
-
-    /// What is valid but looks like a mistake.
-    fn warning(&self, output: &str) -> Option<String> {
-        (self.create && self.replicas.is_none()).then(|| {
-            format!(
-                "output `{output}` creates stream `{}` with one replica, because stream.replicas is not set: losing that \
-                 server loses its events; set 3 for a cluster, or 1 to confirm",
-                self.name
-            )
-        })
-    }
-
-    /// Whether the stream may take messages of a destination; true where attributes decide.
-    fn may_take(&self, topic: &Template) -> bool {
-        // A value of an attribute can be more than one token, so that nothing is known from the first one on.
-        let text = topic.to_string();
-        let (literal, is_whole) = match text.split_once('{') {
-            Some((literal, _)) => (literal.rsplit_once('.').map_or("", |(tokens, _)| tokens), false),
-            None => (text.as_str(), true),
-        };
-        self.subjects.iter().any(|pattern| {
-            if is_whole {
-                return covers(pattern, literal);
-            }
-            let mut wanted = pattern.split('.');
-            let mut tokens = literal.split('.').filter(|token| !token.is_empty());
-            loop {
-                match (wanted.next(), tokens.next()) {
-                    (Some(">"), _) | (Some(_), None) => return true,
-                    (Some(wanted), Some(token)) if wanted == "*" || wanted == token => {}
-                    _ => return false,
-                }
-            }
-        })
-    }
-}
-
-/// Whether a subject with or without wildcards is well formed.
-fn is_pattern(subject: &str) -> bool {
-    let count = subject.split('.').count();
-    subject.split('.').enumerate().all(|(index, token)| match token {
-        ">" => index + 1 == count,
-        "*" => true,
-        token => !token.is_empty() && !token.contains(['*', '>']) && token.chars().all(|c| c.is_ascii_graphic()),
-    })
-}
-
-/// Whether every subject that `inner` stands for is one that `outer` stands for.
-pub(super) fn covers(outer: &str, inner: &str) -> bool {
-    let (mut outer, mut inner) = (outer.split('.'), inner.split('.'));
-    loop {
-        match (outer.next(), inner.next()) {
-            (Some(">"), Some(_)) | (None, None) => return true,
-            (Some("*"), Some(token)) if token != ">" => {}
-            (Some(wanted), Some(token)) if wanted == token => {}
-            _ => return false,
-        }
-    }
 }
 
 /// Files of a TLS connection.
@@ -179,18 +44,19 @@ pub struct TlsConfig {
 }
 
 impl TlsConfig {
-    fn check(&self, wrong: &mut dyn FnMut(&str, String)) {
+    fn check(&self, validation: &mut Validation) {
         for (key, file) in
             [("tls.ca_file", &self.ca_file), ("tls.cert_file", &self.cert_file), ("tls.key_file", &self.key_file)]
         {
             if let Some(file) = file
                 && let Err(error) = std::fs::File::open(file)
             {
-                wrong(key, format!("{} can't be read: {error}", file.display()));
+                validation.unusable_file(file);
+                validation.wrong(key, format!("{} cannot be read: {error}", file.display()));
             }
         }
         if self.cert_file.is_some() != self.key_file.is_some() {
-            wrong("tls", "`cert_file` and `key_file` go together".to_owned());
+            validation.wrong("tls", "`cert_file` and `key_file` must be set together");
         }
     }
 }
@@ -243,46 +109,9 @@ impl Default for NatsConfig {
 }
 
 impl NatsConfig {
-    /// Checks the settings and reads secrets.
-    ///
-    /// # Errors
-    /// Key below the output and what is wrong with it, for every mistake.
-    pub fn validate(&self, name: &str) -> Result<NatsSettings, Vec<Mistake>> {
-        let mut errors: Vec<Mistake> = Vec::new();
-        let mut wrong = |key: &str, message: String| errors.push((key.to_owned(), message));
-        let servers = self.servers(&mut wrong);
-        let login = self.login(&mut wrong);
-        if !is_pattern(&self.inbox_prefix) || self.inbox_prefix.contains(['*', '>']) {
-            let message = format!("invalid subject `{}`: expected one without wildcards", self.inbox_prefix);
-            wrong("inbox_prefix", message);
-        }
-        if let Some(tls) = &self.tls {
-            tls.check(&mut wrong);
-        }
-        if let Some(stream) = &self.stream {
-            if self.delivery == NatsDelivery::Core {
-                wrong("stream", "core NATS has no streams; leave it out or set delivery = \"jetstream\"".to_owned());
-            }
-            stream.check(&mut wrong);
-        }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        Ok(NatsSettings {
-            name: name.to_owned(),
-            servers,
-            mode: self.mode,
-            delivery: self.delivery,
-            login,
-            inbox_prefix: self.inbox_prefix.clone(),
-            tls: self.tls.clone(),
-            stream: self.stream.clone(),
-        })
-    }
-
-    fn servers(&self, wrong: &mut dyn FnMut(&str, String)) -> Vec<async_nats::ServerAddr> {
+    fn servers(&self, validation: &mut Validation) -> Vec<async_nats::ServerAddr> {
         if self.servers.is_empty() {
-            wrong("servers", "expected at least one nats://host:port".to_owned());
+            validation.wrong("servers", "expected at least one nats://host:port");
         }
         let mut servers = Vec::new();
         for server in &self.servers {
@@ -290,58 +119,108 @@ impl NatsConfig {
             match server.parse::<async_nats::ServerAddr>() {
                 Ok(address) if address.has_user_pass() => {
                     let message = "a login in an address would be shown in logs; set `user` and `password` instead";
-                    wrong("servers", format!("`{shown}`: {message}"));
+                    validation.wrong("servers", format!("`{shown}`: {message}"));
                 }
                 Ok(address) => servers.push(address),
                 Err(error) => {
-                    wrong("servers", format!("invalid address `{shown}`: expected nats://host:port ({error})"))
+                    let message = format!("invalid address `{shown}`: expected nats://host:port ({error})");
+                    validation.wrong("servers", message);
                 }
             }
         }
         servers
     }
 
-    fn login(&self, wrong: &mut dyn FnMut(&str, String)) -> Login {
+    fn login(&self, validation: &mut Validation) -> Login {
         let mut ways = Vec::new();
         let mut login = Login::None;
-        let read = |key: &str, source: &SecretSource, wrong: &mut dyn FnMut(&str, String)| {
-            Secret::read(source).map_err(|error| wrong(key, error)).ok()
-        };
         match (&self.user, &self.password) {
             (Some(user), Some(password)) => {
                 ways.push("user");
-                let password = read("password", password, wrong);
+                let password = validation.secret("password", password);
                 login = password.map_or(Login::None, |password| Login::User(user.clone(), password));
             }
             (None, None) => {}
-            (Some(_), None) => wrong("user", "needs `password` too".to_owned()),
-            (None, Some(_)) => wrong("password", "needs `user` too".to_owned()),
+            (Some(_), None) => validation.wrong("user", "needs `password` too"),
+            (None, Some(_)) => validation.wrong("password", "needs `user` too"),
         }
         if let Some(token) = &self.token {
             ways.push("token");
-            login = read("token", token, wrong).map_or(Login::None, Login::Token);
+            login = validation.secret("token", token).map_or(Login::None, Login::Token);
         }
         if let Some(nkey) = &self.nkey {
             ways.push("nkey");
-            login = read("nkey", nkey, wrong).map_or(Login::None, Login::NKey);
+            login = validation.secret("nkey", nkey).map_or(Login::None, Login::NKey);
         }
         if let Some(file) = &self.credentials_file {
             ways.push("credentials_file");
             let file = SecretSource::File(file.clone());
-            login = read("credentials_file", &file, wrong).map_or(Login::None, Login::Credentials);
+            login = validation.secret("credentials_file", &file).map_or(Login::None, Login::Credentials);
         }
         if ways.len() > 1 {
-            wrong(ways[1], format!("expected one way to log in, but {} are set", ways.join(" and ")));
+            validation.wrong(ways[1], format!("expected one way to log in, but {} are set", ways.join(" and ")));
         }
         login
     }
+}
 
-    /// What is valid but looks like a mistake. `destinations` are the subjects that routes and dead letters go to.
-    pub fn warnings<'a>(&self, name: &str, destinations: impl Iterator<Item = &'a Template>) -> Vec<String> {
+impl OutputConfig for NatsConfig {
+    fn validate(&self, context: OutputContext<'_>, validation: &mut Validation) -> Option<Box<dyn OutputSettings>> {
+        let servers = self.servers(validation);
+        let login = self.login(validation);
+        if !is_pattern(&self.inbox_prefix) || self.inbox_prefix.contains(['*', '>']) {
+            let message = format!("invalid subject `{}`: expected one without wildcards", self.inbox_prefix);
+            validation.wrong("inbox_prefix", message);
+        }
+        let mut files = Vec::new();
+        if let Some(tls) = &self.tls {
+            tls.check(validation);
+            files.extend([&tls.ca_file, &tls.cert_file, &tls.key_file].into_iter().flatten().cloned());
+        }
+        let files = Arc::new(ReadByLibrary::new("certificate of a NATS client", files));
+        validation.watch(files.clone());
+        if let Some(stream) = &self.stream {
+            if self.delivery == NatsDelivery::Core {
+                validation.wrong("stream", "core NATS has no streams; leave it out or set delivery = \"jetstream\"");
+            }
+            stream.check(validation);
+        }
+        validation.is_ok().then(|| {
+            Box::new(NatsSettings {
+                name: context.name.to_owned(),
+                servers,
+                mode: self.mode,
+                delivery: self.delivery,
+                login,
+                inbox_prefix: self.inbox_prefix.clone(),
+                tls: self.tls.clone(),
+                files,
+                stream: self.stream.clone(),
+            }) as Box<dyn OutputSettings>
+        })
+    }
+
+    fn destination_rules(&self) -> DestinationRules {
+        const SUBJECT: TopicSyntax = TopicSyntax {
+            is_legal: |c| c.is_ascii_graphic() && !matches!(c, '*' | '>'),
+            legal: "printable ASCII characters except `*` and `>`",
+            max_bytes: None,
+            fault: |subject| {
+                if subject.starts_with('.') || subject.ends_with('.') || subject.contains("..") {
+                    Some("it has an empty token between its dots")
+                } else {
+                    subject.starts_with('$').then_some("subjects that start with `$` belong to the server")
+                }
+            },
+        };
+        DestinationRules { has_keys: false, topic: TopicRule::Required(SUBJECT) }
+    }
+
+    fn warnings(&self, name: &str, topics: &[String]) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.delivery == NatsDelivery::Core {
             warnings.push(format!(
-                "output `{name}` delivers by core NATS, at most once: what was answered with 200 can be lost"
+                "output `{name}` delivers by core NATS, at most once: events that were answered with 200 can be lost"
             ));
         }
         let Some(stream) = &self.stream else { return warnings };
@@ -349,8 +228,7 @@ impl NatsConfig {
         if stream.subjects.is_empty() {
             return warnings;
         }
-        let mut outside: Vec<String> =
-            destinations.filter(|topic| !stream.may_take(topic)).map(Template::to_string).collect();
+        let mut outside: Vec<&String> = topics.iter().filter(|topic| !stream.may_take(topic)).collect();
         outside.sort_unstable();
         outside.dedup();
         warnings.extend(outside.into_iter().map(|topic| {
@@ -360,6 +238,10 @@ impl NatsConfig {
             )
         }));
         warnings
+    }
+
+    fn effective(&self) -> Result<toml::Table, toml::ser::Error> {
+        toml::Table::try_from(self)
     }
 }
 
@@ -371,26 +253,26 @@ fn without_user(address: &str) -> String {
 }
 
 #[derive(Debug)]
-pub(super) enum Login {
+enum Login {
     None,
-    User(String, Secret),
-    Token(Secret),
-    NKey(Secret),
-    Credentials(Secret),
+    User(String, Arc<Secret>),
+    Token(Arc<Secret>),
+    NKey(Arc<Secret>),
+    Credentials(Arc<Secret>),
 }
 
 /// How to log in, with the secrets as they are now.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum PresentLogin {
     None,
-    User(String, String),
-    Token(String),
-    NKey(String),
+    User(String, Arc<str>),
+    Token(Arc<str>),
+    NKey(Arc<str>),
     Credentials(String),
 }
 
 impl Login {
-    pub(super) fn present(&self) -> PresentLogin {
+    fn present(&self) -> PresentLogin {
         match self {
             Login::None => PresentLogin::None,
             Login::User(user, password) => PresentLogin::User(user.clone(), password.value()),
@@ -407,60 +289,66 @@ impl Login {
 pub struct NatsSettings {
     pub(super) name: String,
     pub(super) servers: Vec<async_nats::ServerAddr>,
-    pub(super) mode: Mode,
+    mode: Mode,
     pub(super) delivery: NatsDelivery,
-    pub(super) login: Login,
+    login: Login,
     pub(super) inbox_prefix: String,
     pub(super) tls: Option<TlsConfig>,
+    /// The files of `tls`.
+    files: Arc<ReadByLibrary>,
     pub(super) stream: Option<StreamConfig>,
 }
 
+/// What a client logs in with, as it is now.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Present {
+    pub(super) login: PresentLogin,
+    files: Vec<Fingerprint>,
+}
+
 impl NatsSettings {
+    pub(super) fn present(&self) -> Present {
+        Present { login: self.login.present(), files: self.files.fingerprints() }
+    }
+
     /// Whether the stream is to be created where it is missing.
     pub(super) fn creates_stream(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| stream.create)
     }
-
-    /// Name of the output.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// How events are laid out where a destination says nothing else.
-    pub fn mode(&self) -> Mode {
-        self.mode
-    }
 }
 
-/// Checks what stands between the attributes of a subject.
-pub(in crate::output) fn check_topic(topic: &Template) -> Result<(), String> {
-    let text = topic.to_string();
-    let legal = |c: char| c.is_ascii_graphic() && !matches!(c, '*' | '>');
-    if let Some(literal) = topic.literals().find(|literal| !literal.chars().all(legal)) {
-        return Err(format!("`{literal}` can't stand in a NATS subject: printable characters but `*` and `>` can"));
+impl OutputSettings for NatsSettings {
+    fn start(self: Box<Self>, metrics: &Metrics) -> Result<Arc<dyn Output>, FieldError> {
+        Ok(Arc::new(Nats::start(*self, metrics)))
     }
-    if text.starts_with('.') || text.ends_with('.') || text.contains("..") {
-        return Err(format!("`{text}` has an empty token between its dots"));
+
+    fn render<'r>(&self, record: &'r Record) -> Rendered<'r> {
+        let mode = record.mode.unwrap_or(self.mode);
+        let mut headers = binding::headers(&record.event, mode);
+        if self.delivery == NatsDelivery::Jetstream {
+            headers.push((MESSAGE_ID, message_id(&record.event, &record.topic).into()));
+        }
+        Rendered { mode, key: None, headers, payload: binding::payload(&record.event, mode) }
     }
-    if text.starts_with('$') {
-        return Err(format!("`{text}` starts with `$`, which belongs to the server"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn mistakes(text: &str) -> String {
+    fn errors(text: &str) -> String {
         let config: NatsConfig = toml::from_str(text).expect("the form is right");
-        let errors = config.validate("nats").expect_err("must be refused");
-        errors.into_iter().map(|(key, error)| format!("{key}: {error}")).collect::<Vec<_>>().join("\n")
+        let mut validation = Validation::of("");
+        let context = OutputContext { name: "nats", deadline: Duration::from_secs(1) };
+        assert!(config.validate(context, &mut validation).is_none());
+        validation.errors().iter().map(FieldError::to_string).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
-    fn mistakes_are_named_without_secrets() {
-        let found = mistakes(
+    fn errors_do_not_show_secrets() {
+        let found = errors(
             "servers = ['nats://user:hunter2@ho st']\nuser = 'me'\ntoken = 'hunter2'\ndelivery = 'core'\n\
              inbox_prefix = 'a.>'\nstream = { name = 'A B', create = true }\ntls = { ca_file = '/nonexistent/ca.pem' }",
         );
@@ -468,7 +356,7 @@ mod tests {
             "servers: invalid address `…@ho st`: expected nats://host:port",
             "user: needs `password` too",
             "inbox_prefix: invalid subject `a.>`",
-            "tls.ca_file: /nonexistent/ca.pem can't be read",
+            "tls.ca_file: /nonexistent/ca.pem cannot be read",
             "stream: core NATS has no streams",
             "stream.name: invalid name `A B`",
             "stream.subjects: needed to create the stream",
@@ -480,7 +368,7 @@ mod tests {
 
     #[test]
     fn settings_of_a_stream_are_checked() {
-        let found = mistakes(
+        let found = errors(
             "[stream]\nname = 'S'\nsubjects = ['a..b', 'c']\nreplicas = 7\nduplicate_window = '2h'\nmax_age = '1h'\n\
              max_bytes = '0B'",
         );
@@ -492,7 +380,7 @@ mod tests {
         ];
         assert_eq!(found, expected.join("\n"));
         assert_eq!(
-            mistakes("[stream]\nname = 'S'\nduplicate_window = '1ms'"),
+            errors("[stream]\nname = 'S'\nduplicate_window = '1ms'"),
             "stream.duplicate_window: 1ms is too short: expected at least 100ms"
         );
     }
@@ -501,9 +389,8 @@ mod tests {
     fn warnings_name_one_replica_and_subjects_that_the_stream_does_not_take() {
         let warnings = |text: &str, topics: &[&str]| {
             let config: NatsConfig = toml::from_str(text).expect("valid");
-            let topics: Vec<Template> =
-                topics.iter().map(|topic| Template::parse_topic(topic).expect("valid")).collect();
-            config.warnings("nats", topics.iter())
+            let topics: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
+            config.warnings("nats", &topics)
         };
         let stream = "[stream]\nname = 'S'\nsubjects = ['media.*', 'vod.>']\ncreate = true\n";
         let topics = ["media.{status}", "vod.a.b", "media.x", "vod.{status}.z"];
@@ -512,24 +399,5 @@ mod tests {
         assert!(found[0].contains("with one replica, because stream.replicas is not set"), "{found:?}");
         let outside: Vec<&str> = found[1..].iter().filter_map(|warning| warning.split('`').nth(3)).collect();
         assert_eq!(outside, ["ims.{status}", "media", "media.x.y"]);
-    }
-
-    #[test]
-    fn a_subject_covers_others_by_its_wildcards() {
-        for (outer, inner) in [(">", "a.b"), ("a.>", "a.*"), ("a.*", "a.b"), ("a.b", "a.b"), ("a.>", "a.b.>")] {
-            assert!(covers(outer, inner), "{outer} {inner}");
-        }
-        for (outer, inner) in [("a.*", "a.>"), ("a.>", "a"), ("a.b", "a.*"), ("a.*", "a.b.c"), ("a", "b")] {
-            assert!(!covers(outer, inner), "{outer} {inner}");
-        }
-    }
-
-    #[test]
-    fn subjects_follow_the_rules_of_nats() {
-        let check = |topic: &str| check_topic(&Template::parse_topic(topic).expect("valid"));
-        assert_eq!(check("media.{status}"), Ok(()));
-        for wrong in ["media.>", "media..x", "media.", "$JS.x", "a b.{status}"] {
-            assert!(check(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -16,8 +16,8 @@ use super::errors;
 use super::publisher::{self, HANDED_OVER, Publisher};
 use super::slots::Slots;
 use super::stream;
+use crate::common::backoff::jittered;
 use crate::output::{ErrorKind, PublishError};
-use crate::setting::jittered;
 
 /// How long a server may take to greet, to log in or to answer a question about a stream.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -272,9 +272,9 @@ fn options(settings: &NatsSettings, login: &PresentLogin, events: Arc<Events>) -
         });
     options = match login.clone() {
         PresentLogin::None => options,
-        PresentLogin::User(user, password) => options.user_and_password(user, password),
-        PresentLogin::Token(token) => options.token(token),
-        PresentLogin::NKey(seed) => options.nkey(seed),
+        PresentLogin::User(user, password) => options.user_and_password(user, password.to_string()),
+        PresentLogin::Token(token) => options.token(token.to_string()),
+        PresentLogin::NKey(seed) => options.nkey(seed.to_string()),
         PresentLogin::Credentials(text) => {
             options.credentials(&text).map_err(|error| format!("the credentials file is malformed: {error}"))?
         }

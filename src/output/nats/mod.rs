@@ -13,18 +13,21 @@
 //!
 //! # Layout
 //!
-//! - `config`: settings and their checks
+//! - `config`: settings and their checks; `stream_config`: those of the stream
+//! - `binding`: headers and payload of a message
 //! - `publisher`: publishes to JetStream; `slots`: the messages that wait for an acknowledgement
 //! - `errors`: what each answer means
 //! - `stream`: creates the stream, or compares it with the configuration
 //! - `link`: one client and what its events said; `watch`: connects, and decides whether the output is up
 
+mod binding;
 mod config;
 mod errors;
 mod link;
 mod publisher;
 mod slots;
 mod stream;
+mod stream_config;
 mod watch;
 
 use std::fmt;
@@ -36,28 +39,39 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{ErrorKind, Health, Output, PublishError, Record};
-use crate::event::{DLQDESTINATION, DLQREASON, Event, ID, Mode, SOURCE, nats};
+use super::{ErrorKind, Health, Output, OutputKind, OutputSettings, PublishError, Record};
+use crate::common::kind::{AddressKey, KindKeys};
+use crate::event::{DLQDESTINATION, DLQREASON, Event, ID, SOURCE, percent_encode};
 use crate::telemetry::metrics::Metrics;
 
-pub(super) use config::check_topic;
-pub use config::{NatsConfig, NatsDelivery, NatsSettings, StreamConfig, StreamStorage, TlsConfig};
+pub use config::{NatsConfig, NatsDelivery, NatsSettings, TlsConfig};
 use link::Link;
+pub use stream_config::{StreamConfig, StreamStorage};
 
-/// The header by which a stream knows a repeat.
-const MESSAGE_ID: HeaderName = HeaderName::from_static("Nats-Msg-Id");
+/// The kind.
+pub(super) const KIND: OutputKind = OutputKind {
+    name: "nats",
+    keys: KindKeys {
+        listeners: &[],
+        addresses: &[AddressKey { key: "servers[]", port: 4222 }],
+        secrets: &["password", "token", "nkey"],
+    },
+    read: super::read::<NatsConfig>,
+};
+
+/// The header by which a stream recognizes a repeat.
+const MESSAGE_ID: &str = "Nats-Msg-Id";
 
 /// Publishes to NATS. Dropping it ends its connection.
 pub struct Nats {
-    name: String,
-    mode: Mode,
+    settings: Arc<NatsSettings>,
     shared: Arc<Shared>,
     watch: tokio::task::JoinHandle<()>,
 }
 
 impl fmt::Debug for Nats {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Nats").field("name", &self.name).finish_non_exhaustive()
+        formatter.debug_struct("Nats").field("name", &self.settings.name).finish_non_exhaustive()
     }
 }
 
@@ -113,34 +127,32 @@ impl Shared {
 
 impl Nats {
     /// Starts to connect, in the background.
-    pub fn start(settings: NatsSettings, metrics: &Metrics) -> Nats {
+    fn start(settings: NatsSettings, metrics: &Metrics) -> Nats {
+        let settings = Arc::new(settings);
         let shared = Arc::new(Shared {
             health: Health::new(&settings.name, metrics),
             link: RwLock::new(None),
             reason: Mutex::default(),
             no_stream: Notify::new(),
         });
-        let (name, mode) = (settings.name.clone(), settings.mode);
-        let watch = tokio::spawn(watch::watch(settings, shared.clone()));
-        Nats { name, mode, shared, watch }
+        let watch = tokio::spawn(watch::watch(settings.clone(), shared.clone()));
+        Nats { settings, shared, watch }
     }
 
     async fn send(&self, link: &Link, record: &Record, deadline: Instant) -> Result<(), PublishError> {
-        let mode = record.mode.unwrap_or(self.mode);
+        let rendered = self.settings.render(record);
         let mut headers = HeaderMap::new();
-        for (name, value) in nats::headers(&record.event, mode) {
+        for (name, value) in &rendered.headers {
             headers.insert(HeaderName::from_static(name), value.as_ref());
         }
-        let payload = nats::payload(&record.event, mode);
         let subject = Subject::from(record.topic.as_str());
         let Some(publisher) = &link.publisher else {
-            return send_core(link, subject, headers, payload, deadline).await;
+            return send_core(link, subject, headers, rendered.payload, deadline).await;
         };
         if let Some(refusal) = link.inbox_refusal() {
             return Err(refusal);
         }
-        headers.insert(MESSAGE_ID, message_id(&record.event, &record.topic));
-        publisher.publish(subject, headers, payload, deadline).await
+        publisher.publish(subject, headers, rendered.payload, deadline).await
     }
 }
 
@@ -160,8 +172,8 @@ async fn send_core(
     tokio::time::timeout_at(deadline, sent).await.unwrap_or_else(late)
 }
 
-/// The id by which a stream knows a repeat. Two dead letters of one event have different ones.
-pub fn message_id(event: &Event, subject: &str) -> String {
+/// The id by which a stream recognizes a repeat. Two dead letters of one event have different ones.
+fn message_id(event: &Event, subject: &str) -> String {
     let part = |attribute| event.get(attribute).unwrap_or_default();
     let mut id = format!("{}|{}|{subject}", part(&SOURCE), part(&ID));
     for attribute in [&DLQREASON, &DLQDESTINATION] {
@@ -170,12 +182,12 @@ pub fn message_id(event: &Event, subject: &str) -> String {
             id.push_str(value);
         }
     }
-    nats::percent_encode(&id).into_owned()
+    percent_encode(&id).into_owned()
 }
 
 impl Output for Nats {
     fn name(&self) -> &str {
-        &self.name
+        &self.settings.name
     }
 
     fn publish<'a>(&'a self, record: &'a Record, deadline: Instant) -> BoxFuture<'a, Result<(), PublishError>> {
@@ -198,7 +210,7 @@ impl Output for Nats {
             if let Some(refusal) = link.refusal_since(started, &record.topic) {
                 return Err(refusal);
             }
-            self.shared.health.suspect();
+            self.shared.health.request_probe();
             Err(error)
         })
     }

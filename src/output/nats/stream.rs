@@ -9,8 +9,8 @@ use async_nats::jetstream::context::{CreateStreamError, GetStreamError, GetStrea
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode};
 
-use super::config::{StreamConfig, StreamStorage, covers};
-use crate::setting::{Size, Span};
+use super::stream_config::{StreamConfig, StreamStorage, covers};
+use crate::common::units::{Size, Span};
 
 /// Makes sure that JetStream answers, and that the stream is there if one is named. Gives back warnings.
 ///

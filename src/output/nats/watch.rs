@@ -21,11 +21,11 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Shared;
-use super::config::{NatsSettings, PresentLogin};
+use super::config::{NatsSettings, Present, PresentLogin};
 use super::link::{Link, PING_EVERY};
+use crate::common::backoff::{Backoff, jittered};
 use crate::output::{ErrorKind, PublishError};
-use crate::setting::jittered;
-use crate::telemetry::Seldom;
+use crate::telemetry::LogThrottle;
 
 /// Waiting time between attempts to connect: doubles from the first to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
@@ -50,14 +50,13 @@ const REMIND: Duration = Duration::from_secs(60);
 const CREATE_EVERY: Duration = Duration::from_secs(5);
 
 /// Connects, and looks after the connection, forever.
-pub(super) async fn watch(settings: NatsSettings, shared: Arc<Shared>) {
-    let settings = Arc::new(settings);
+pub(super) async fn watch(settings: Arc<NatsSettings>, shared: Arc<Shared>) {
     let _creating = AbortOnDropHandle::new(tokio::spawn(create_again(settings.clone(), shared.clone())));
     // The connection that is used while a new secret is tried.
     let mut old: Option<Watched> = None;
     let mut has_to_verify = true;
     loop {
-        let (login, link) = match &mut old {
+        let (present, link) = match &mut old {
             None => connect(&settings, &shared, has_to_verify).await,
             Some(watched) => tokio::select! {
                 connected = connect(&settings, &shared, false) => connected,
@@ -71,7 +70,7 @@ pub(super) async fn watch(settings: NatsSettings, shared: Arc<Shared>) {
             tokio::spawn(verify_later(settings.clone(), link.clone()));
         }
         let mut watched = Watched::new(link);
-        match watched.attend_until(&shared, || settings.login.present() != login).await {
+        match watched.attend_until(&shared, || settings.present() != present).await {
             End::NewSecret => {
                 tracing::info!(output = settings.name, "the secret has changed; logging in with it");
                 has_to_verify = false;
@@ -87,13 +86,13 @@ pub(super) async fn watch(settings: NatsSettings, shared: Arc<Shared>) {
 }
 
 /// Connects with the present secret, however long it takes.
-async fn connect(settings: &NatsSettings, shared: &Shared, has_to_verify: bool) -> (PresentLogin, Link) {
-    let mut pause = RETRY.0;
-    let throttle = Seldom::every(REMIND);
+async fn connect(settings: &NatsSettings, shared: &Shared, has_to_verify: bool) -> (Present, Link) {
+    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    let throttle = LogThrottle::every(REMIND);
     loop {
-        let login = settings.login.present();
-        match connect_once(settings, &login, has_to_verify).await {
-            Ok(link) => return (login, link),
+        let present = settings.present();
+        match connect_once(settings, &present.login, has_to_verify).await {
+            Ok(link) => return (present, link),
             Err(error) if shared.has_link() => {
                 let reason = error.message;
                 if throttle.is_due(&reason) {
@@ -106,8 +105,7 @@ async fn connect(settings: &NatsSettings, shared: &Shared, has_to_verify: bool) 
             }
             Err(error) => shared.down(error),
         }
-        tokio::time::sleep(jittered(pause)).await;
-        pause = (pause * 2).min(RETRY.1);
+        tokio::time::sleep(backoff.pause()).await;
     }
 }
 
@@ -183,7 +181,7 @@ impl Watched {
         tokio::time::sleep(LOOK_PAUSE).await;
         tokio::select! {
             () = self.link.events.changed() => {}
-            _ = shared.health.suspected(jittered(LOOK_EVERY)) => {}
+            _ = shared.health.probe_requested(jittered(LOOK_EVERY)) => {}
         }
     }
 

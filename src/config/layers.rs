@@ -1,7 +1,10 @@
-//! Reading a section of the merged layers into a structure, and gathering every mistake on the way.
+//! The layers of the configuration, and reading them into structures.
 //!
-//! serde stops at the first mistake. Here the value that is wrong is noted, taken out of the tree, and the section
-//! read again, until it can be read; what was taken out has its default then, and the whole is refused at the end.
+//! serde stops at the first error. Here the wrong value is noted and taken out of the tree, and the section is read
+//! again, until it can be read. What was taken out has its default then; the configuration as a whole is refused.
+
+use std::fmt;
+use std::path::PathBuf;
 
 use figment::error::{Actual, Kind};
 use figment::providers::{Env, Format, Serialized, Toml, Yaml};
@@ -9,26 +12,74 @@ use figment::value::{Dict, Value};
 use figment::{Figment, Provider, Source};
 use serde::de::DeserializeOwned;
 
-use super::{ConfigError, ENV_PREFIX, Layer};
-use crate::route::nearest;
+use crate::common::suggest::nearest;
+use crate::common::watch::Fingerprint;
 
-/// The merged layers, and the mistakes found in them.
+/// What every environment variable of the configuration starts with.
+pub const ENV_PREFIX: &str = "APSARA_BRIDGE__";
+
+/// A layer of the configuration.
+#[derive(Clone, Debug)]
+pub enum Layer {
+    /// A file, TOML or YAML by its ending.
+    File(PathBuf),
+    /// TOML text under a name, for a configuration that the program builds itself.
+    Text(String, String),
+    /// The environment.
+    Environment,
+    /// One `section.key=value`.
+    Set(String),
+}
+
+/// An error in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConfigError {
+    /// File, variable or flag the value came from, where it is known.
+    pub source: Option<String>,
+    /// The key, from the root.
+    pub key: String,
+    /// What is wrong and what was expected.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(source) = &self.source {
+            write!(formatter, "{source}: ")?;
+        }
+        if !self.key.is_empty() {
+            write!(formatter, "{}: ", self.key)?;
+        }
+        formatter.write_str(&self.message)
+    }
+}
+
+/// The merged layers, and the errors found in them.
 pub(super) struct Reader {
     figment: Figment,
     root: Value,
     pub(super) errors: Vec<ConfigError>,
     /// Places that were read and taken out of the tree, with their sources.
     taken: Vec<(Vec<String>, Option<String>)>,
+    /// The files, with the contents that were read.
+    pub(super) files: Vec<(PathBuf, Fingerprint)>,
+}
+
+/// Layers that could not be merged.
+pub(super) struct Unreadable {
+    pub(super) errors: Vec<ConfigError>,
+    pub(super) files: Vec<(PathBuf, Fingerprint)>,
 }
 
 impl Reader {
     /// Merges layers.
     ///
     /// # Errors
-    /// Files that are missing or no TOML or YAML, and flags that are no `key=value`.
-    pub(super) fn new(layers: &[Layer]) -> Result<Reader, Vec<ConfigError>> {
+    /// Files that are missing or are not valid TOML or YAML, and flags that are not `key=value`.
+    pub(super) fn new(layers: &[Layer]) -> Result<Reader, Unreadable> {
         let mut figment = Figment::new();
         let mut errors = Vec::new();
+        let mut files = Vec::new();
         let mut wrong = |source: &str, message: String| {
             errors.push(ConfigError { source: Some(source.to_owned()), key: String::new(), message });
         };
@@ -36,10 +87,15 @@ impl Reader {
             figment = match layer {
                 Layer::File(path) => {
                     let name = path.display().to_string();
-                    if let Err(error) = std::fs::read_to_string(path) {
-                        wrong(&name, format!("can't be read: {error}"));
-                        continue;
-                    }
+                    let text = match std::fs::read_to_string(path) {
+                        Ok(text) => text,
+                        Err(error) => {
+                            files.push((path.clone(), Fingerprint::UNREADABLE));
+                            wrong(&name, format!("cannot be read: {error}"));
+                            continue;
+                        }
+                    };
+                    files.push((path.clone(), Fingerprint::of(text.as_bytes())));
                     let is_yaml = path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
                     if is_yaml {
                         merged(figment, Yaml::file_exact(path), &name, &mut wrong)
@@ -56,7 +112,7 @@ impl Reader {
                         figment.merge(Serialized::default(key.trim(), value))
                     }
                     _ => {
-                        wrong("--set", format!("`{text}` is no section.key=value"));
+                        wrong("--set", format!("expected section.key=value, found `{text}`"));
                         continue;
                     }
                 },
@@ -72,15 +128,28 @@ impl Reader {
                 Value::from(Dict::new())
             }
         };
-        if errors.is_empty() { Ok(Reader { figment, root, errors, taken: Vec::new() }) } else { Err(errors) }
+        if errors.is_empty() {
+            Ok(Reader { figment, root, errors, taken: Vec::new(), files })
+        } else {
+            Err(Unreadable { errors, files })
+        }
     }
 
-    /// Reads a section; mistakes are noted, and the wrong values have their defaults.
+    /// Reads a section. Errors are noted, and the wrong values have their defaults.
     pub(super) fn section<T: DeserializeOwned + Default>(&mut self, path: &[&str]) -> T {
+        self.section_by(path, |value| value.deserialize()).unwrap_or_default()
+    }
+
+    /// Reads a section by a function, as [`Reader::section`] does. Gives none where there is no such section, or where
+    /// the errors cannot be taken out of it.
+    pub(super) fn section_by<T>(
+        &mut self,
+        path: &[&str],
+        read: impl Fn(&Value) -> Result<T, figment::Error>,
+    ) -> Option<T> {
         loop {
-            let Some(value) = at(&self.root, path) else { return T::default() };
-            let error = match value.deserialize::<T>() {
-                Ok(section) => return section,
+            let error = match read(at(&self.root, path)?) {
+                Ok(section) => return Some(section),
                 Err(error) => error,
             };
             let mut progress = false;
@@ -92,7 +161,7 @@ impl Reader {
                 progress |= take_out(&mut self.root, &taken, path.len());
             }
             if !progress {
-                return T::default();
+                return None;
             }
         }
     }
@@ -108,7 +177,7 @@ impl Reader {
         Some(text)
     }
 
-    /// Notes a mistake at a key as people write it: `routes[2].name`.
+    /// Notes an error at a key as people write it: `routes[2].name`.
     pub(super) fn wrong(&mut self, key: &str, message: impl Into<String>) {
         let parts: Vec<String> =
             key.split('.').flat_map(|part| part.split('[')).map(|part| part.trim_end_matches(']').to_owned()).collect();
@@ -151,7 +220,7 @@ impl Reader {
 }
 
 fn merged<P: Provider>(figment: Figment, provider: P, name: &str, wrong: &mut impl FnMut(&str, String)) -> Figment {
-    // A provider that fails is told here, so that the errors of several files come together.
+    // The errors of a provider are noted here, so that those of several files are reported together.
     if let Err(error) = provider.data() {
         for error in error {
             wrong(name, without_quote(&error.kind.to_string()));
@@ -170,17 +239,17 @@ fn source_name(metadata: &figment::Metadata) -> String {
     }
 }
 
-/// The key to name, the place to take out of the tree, and the sentence, for a mistake at a place.
+/// The key to name, the place to take out of the tree, and the message, for an error at a place.
 fn explain(place: Vec<String>, kind: &Kind) -> (Vec<String>, Vec<String>, String) {
     let below = |name: &str| place.iter().cloned().chain([name.to_owned()]).collect::<Vec<_>>();
     match kind {
         Kind::UnknownField(name, known) => {
-            // The path of the mistake ends in the key itself.
+            // The path of the error ends in the key itself.
             let named = if place.last() == Some(name) { place.clone() } else { below(name) };
             let hint = match nearest(name, known.iter().copied()) {
                 Some(name) => format!("; did you mean `{name}`?"),
-                None if known.is_empty() => "; there are no keys here".to_owned(),
-                None => format!("; known are {}", known.join(", ")),
+                None if known.is_empty() => "; expected no keys here".to_owned(),
+                None => format!("; expected one of {}", known.join(", ")),
             };
             (named.clone(), named, format!("unknown key{hint}"))
         }
@@ -188,11 +257,13 @@ fn explain(place: Vec<String>, kind: &Kind) -> (Vec<String>, Vec<String>, String
         Kind::UnknownVariant(name, known) => {
             let hint = nearest(name, known.iter().copied())
                 .map_or_else(String::new, |name| format!("; did you mean `{name}`?"));
-            (place.clone(), place, format!("`{name}` is none of {}{hint}", known.join(", ")))
+            let message = format!("unknown value `{name}`{hint}; expected one of {}", known.join(", "));
+            (place.clone(), place, message)
         }
         Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
-            // A text may be a secret that stands in the wrong place.
-            let found = if matches!(actual, Actual::Str(_)) { "a text".to_owned() } else { plain(&actual.to_string()) };
+            // A string may be a secret at the wrong place.
+            let found =
+                if matches!(actual, Actual::Str(_)) { "a string".to_owned() } else { plain(&actual.to_string()) };
             let message = format!("found {found}; expected {}", plain(expected));
             (place.clone(), place, message)
         }
@@ -207,7 +278,7 @@ fn without_quote(message: &str) -> String {
     message.lines().filter(is_quote).collect::<Vec<_>>().join(": ")
 }
 
-/// The words of a user for those of serde and figment.
+/// The words of serde and figment in the words of a user.
 fn plain(words: &str) -> String {
     if words.starts_with("struct ") || words == "a map" || words == "map" {
         return "a table".to_owned();
@@ -220,7 +291,7 @@ fn plain(words: &str) -> String {
             .replace("signed int ", "the number ")
             .replace("unthe number ", "the number ")
             .replace("float ", "the number ")
-            .replace("string \"", "the text \"")
+            .replace("string \"", "the string \"")
             .replace("bool ", ""),
     }
 }
@@ -241,8 +312,8 @@ fn at_mut<'v>(value: &'v mut Value, path: &[&str]) -> Option<&'v mut Value> {
     })
 }
 
-/// Takes a value out of the tree, not reaching above the section. An item of an array is not taken out alone, for
-/// the others would change their places: the whole array goes.
+/// Takes a value out of the tree, but nothing above the section. An item of an array is not taken out alone, because
+/// the others would change their places: the whole array is taken out.
 fn take_out(root: &mut Value, place: &[String], section: usize) -> bool {
     let parts: Vec<&str> = place.iter().map(String::as_str).collect();
     for length in (section + 1..=parts.len()).rev() {

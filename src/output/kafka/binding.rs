@@ -3,28 +3,30 @@
 //! Structured records repeat the attributes as `ce_` headers, which the binding allows, so that a consumer can
 //! filter without reading the value. Binary records carry `datacontenttype` as `content-type`.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
-use super::{DATACONTENTTYPE, Event, Mode};
+use crate::event::{DATACONTENTTYPE, Event, Mode};
 
 /// Content type of a structured record.
-pub const STRUCTURED_CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF-8";
+const STRUCTURED_CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF-8";
 
 /// The headers of a record, in order. Values are UTF-8 without control characters: [`Event`] holds no others.
-pub fn headers(event: &Event, mode: Mode) -> impl Iterator<Item = (&'static str, &str)> {
+pub(super) fn headers(event: &Event, mode: Mode) -> Vec<(&'static str, Cow<'_, str>)> {
     let content_type = match mode {
         Mode::Structured => STRUCTURED_CONTENT_TYPE,
         Mode::Binary => event.get(&DATACONTENTTYPE).unwrap_or("application/json"),
     };
-    let attributes = event
-        .attributes()
-        .filter(|(attribute, _)| !std::ptr::eq(*attribute, &DATACONTENTTYPE))
-        .map(|(attribute, value)| (attribute.kafka_header, value));
-    std::iter::once(("content-type", content_type)).chain(attributes)
+    let mut headers = Vec::with_capacity(20);
+    headers.push(("content-type", Cow::Borrowed(content_type)));
+    let attributes = event.attributes().filter(|(attribute, _)| *attribute != &DATACONTENTTYPE);
+    headers.extend(attributes.map(|(attribute, value)| (attribute.kafka_header, Cow::Borrowed(value))));
+    headers
 }
 
 /// The value of a record.
-pub fn payload(event: &Event, mode: Mode) -> Bytes {
+pub(super) fn payload(event: &Event, mode: Mode) -> Bytes {
     match mode {
         Mode::Structured => event.to_json().into(),
         Mode::Binary => event.data().clone(),

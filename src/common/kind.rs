@@ -1,0 +1,24 @@
+//! What a kind of input or output says about its keys, for those who deploy it.
+
+use serde::Serialize;
+
+/// The keys of a kind that a deployment must know about. `[]` stands for each item of a list, `*` for each key of a
+/// table.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct KindKeys {
+    /// Keys whose value is an address to listen on.
+    pub listeners: &'static [&'static str],
+    /// Keys whose value is an address to connect to.
+    pub addresses: &'static [AddressKey],
+    /// Keys whose value is a secret.
+    pub secrets: &'static [&'static str],
+}
+
+/// A key whose value is an address to connect to.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct AddressKey {
+    /// The key.
+    pub key: &'static str,
+    /// The port of an address that has none.
+    pub port: u16,
+}

@@ -1,0 +1,72 @@
+//! A limit on how many things happen at once, which can change while some of them happen.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Semaphore;
+
+/// The limit. Its permits are those of the semaphore.
+#[derive(Clone, Debug)]
+pub struct Limit {
+    semaphore: Arc<Semaphore>,
+    size: Arc<Mutex<usize>>,
+}
+
+impl Limit {
+    /// So many permits, at most [`Semaphore::MAX_PERMITS`].
+    pub fn new(size: usize) -> Limit {
+        let size = size.min(Semaphore::MAX_PERMITS);
+        Limit { semaphore: Arc::new(Semaphore::new(size)), size: Arc::new(Mutex::new(size)) }
+    }
+
+    /// Where permits are acquired.
+    pub fn semaphore(&self) -> &Arc<Semaphore> {
+        &self.semaphore
+    }
+
+    /// The present size.
+    pub fn size(&self) -> usize {
+        *self.size.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the size. Permits that are held stay; when the limit shrinks, they count against the new size, and new
+    /// ones are given only below it. Must run inside a tokio runtime.
+    pub fn resize(&self, size: usize) {
+        let size = size.min(Semaphore::MAX_PERMITS);
+        let mut present = self.size.lock().unwrap_or_else(PoisonError::into_inner);
+        if size >= *present {
+            self.semaphore.add_permits(size - *present);
+        } else {
+            let surplus = *present - size;
+            let held = surplus - self.semaphore.forget_permits(surplus);
+            let semaphore = self.semaphore.clone();
+            if held > 0 {
+                tokio::spawn(async move {
+                    for _ in 0..held {
+                        // The semaphore is never closed.
+                        let Ok(permit) = semaphore.acquire().await else { return };
+                        permit.forget();
+                    }
+                });
+            }
+        }
+        *present = size;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_smaller_limit_counts_what_is_held() {
+        let limit = Limit::new(3);
+        let held = limit.semaphore().clone().acquire_many_owned(3).await.expect("open");
+        limit.resize(1);
+        tokio::task::yield_now().await;
+        drop(held);
+        tokio::task::yield_now().await;
+        assert_eq!((limit.size(), limit.semaphore().available_permits()), (1, 1));
+        limit.resize(4);
+        assert_eq!(limit.semaphore().available_permits(), 4);
+    }
+}

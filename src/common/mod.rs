@@ -1,0 +1,11 @@
+//! What several parts need and none owns. Knows no other module.
+
+pub mod backoff;
+pub mod http;
+pub mod kind;
+pub mod limit;
+pub mod secret;
+pub mod suggest;
+pub mod units;
+pub mod validation;
+pub mod watch;

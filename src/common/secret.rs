@@ -1,0 +1,232 @@
+//! Secrets: read from files, from the environment, or from the configuration itself, and never printed.
+//!
+//! The value of a secret is in memory. One in a file changes by [`Reread`], which the service calls when the file has
+//! other contents; while the file cannot be read, the last value stays.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::watch::{Fingerprint, Reread};
+
+/// Where a secret is stored. Never printed with its value.
+#[derive(Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// In a file. White space at its end is not part of the secret.
+    File(PathBuf),
+    /// In an environment variable.
+    Env(String),
+    /// In the configuration itself.
+    Inline(String),
+}
+
+impl fmt::Debug for SecretSource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SecretSource::File(path) => write!(formatter, "file {}", path.display()),
+            SecretSource::Env(name) => write!(formatter, "env {name}"),
+            SecretSource::Inline(_) => formatter.write_str("hidden"),
+        }
+    }
+}
+
+impl Serialize for SecretSource {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (kind, place) = match self {
+            SecretSource::File(path) => ("file", path.display().to_string()),
+            SecretSource::Env(name) => ("env", name.clone()),
+            SecretSource::Inline(_) => return serializer.serialize_str("<hidden>"),
+        };
+        serializer.collect_map([(kind, place)])
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretSource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const EXPECTED: &str = "{ file = \"…\" }, { env = \"NAME\" } or a string";
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = SecretSource;
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str(EXPECTED)
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<SecretSource, E> {
+                Ok(SecretSource::Inline(text.to_owned()))
+            }
+            // The environment gives a secret of digits as a number, and the word `true` as a boolean.
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<SecretSource, E> {
+                Ok(SecretSource::Inline(value.to_string()))
+            }
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<SecretSource, E> {
+                Ok(SecretSource::Inline(value.to_string()))
+            }
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<SecretSource, E> {
+                Ok(SecretSource::Inline(value.to_string()))
+            }
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<SecretSource, E> {
+                Ok(SecretSource::Inline(value.to_string()))
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<SecretSource, A::Error> {
+                let source = match map.next_entry::<String, String>()? {
+                    Some((key, place)) if key == "file" => SecretSource::File(place.into()),
+                    Some((key, name)) if key == "env" => SecretSource::Env(name),
+                    _ => return Err(de::Error::custom(format!("a secret is {EXPECTED}"))),
+                };
+                match map.next_key::<String>()? {
+                    None => Ok(source),
+                    Some(_) => Err(de::Error::custom(format!("a secret has one source: {EXPECTED}"))),
+                }
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// A secret with its present value.
+pub struct Secret {
+    source: SecretSource,
+    state: RwLock<State>,
+}
+
+struct State {
+    value: Arc<str>,
+    fingerprint: Fingerprint,
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.fmt(formatter)
+    }
+}
+
+/// Why a secret has no value.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// Its file cannot be read.
+    #[error("secret file {path} cannot be read: {error}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// Its environment variable is not set, or is not UTF-8.
+    #[error("environment variable {0} of a secret is not set")]
+    NotSet(String),
+    /// There is nothing in it. The text names the file or variable.
+    #[error("{0} is empty")]
+    Empty(String),
+}
+
+impl Secret {
+    /// Reads a secret for the first time.
+    ///
+    /// # Errors
+    /// The file or variable, and what is wrong with it.
+    pub fn read(source: &SecretSource) -> Result<Secret, SecretError> {
+        let state = RwLock::new(State::read(source)?);
+        Ok(Secret { source: source.clone(), state })
+    }
+
+    /// The present value.
+    pub fn value(&self) -> Arc<str> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).value.clone()
+    }
+
+    /// Whether its value is in the configuration itself.
+    pub fn is_inline(&self) -> bool {
+        matches!(self.source, SecretSource::Inline(_))
+    }
+}
+
+impl State {
+    fn read(source: &SecretSource) -> Result<State, SecretError> {
+        let (value, fingerprint, place) = match source {
+            SecretSource::File(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| SecretError::Unreadable { path: path.clone(), error })?;
+                let fingerprint = Fingerprint::of(text.as_bytes());
+                (text.trim_end().to_owned(), fingerprint, format!("secret file {}", path.display()))
+            }
+            SecretSource::Env(name) => {
+                let value = std::env::var(name).map_err(|_| SecretError::NotSet(name.clone()))?;
+                (value, Fingerprint::UNREADABLE, format!("environment variable {name}"))
+            }
+            SecretSource::Inline(value) => (value.clone(), Fingerprint::UNREADABLE, "secret".to_owned()),
+        };
+        if value.is_empty() {
+            return Err(SecretError::Empty(place));
+        }
+        Ok(State { value: value.into(), fingerprint })
+    }
+}
+
+impl Reread for Secret {
+    fn name(&self) -> &'static str {
+        "secret"
+    }
+
+    fn files(&self) -> Vec<(PathBuf, Fingerprint)> {
+        match &self.source {
+            SecretSource::File(path) => {
+                let fingerprint = self.state.read().unwrap_or_else(PoisonError::into_inner).fingerprint;
+                vec![(path.clone(), fingerprint)]
+            }
+            SecretSource::Env(_) | SecretSource::Inline(_) => Vec::new(),
+        }
+    }
+
+    fn reread(&self) -> Result<(), String> {
+        let state = State::read(&self.source).map_err(|error| error.to_string())?;
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Sample {
+        secret: SecretSource,
+    }
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        let sample: Sample = toml::from_str("secret = 'hunter2'").expect("valid");
+        let secret = Secret::read(&sample.secret).expect("readable");
+        assert_eq!(&*secret.value(), "hunter2");
+        assert_eq!(format!("{:?} {secret:?}", sample.secret), "hidden hidden");
+        assert_eq!(serde_json::to_string(&sample.secret).expect("JSON"), r#""<hidden>""#);
+    }
+
+    #[test]
+    fn a_secret_has_one_source_that_can_be_read() {
+        let error = toml::from_str::<Sample>("secret = { file = 'a', env = 'b' }").expect_err("must be refused");
+        assert!(error.message().starts_with("a secret has one source"), "{error}");
+        let missing = Secret::read(&SecretSource::File("/nonexistent/key".into())).expect_err("missing");
+        assert!(missing.to_string().starts_with("secret file /nonexistent/key cannot be read: "), "{missing}");
+    }
+
+    #[test]
+    fn the_last_value_stays_while_the_file_cannot_be_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("key");
+        std::fs::write(&file, "one\n").expect("written");
+        let secret = Secret::read(&SecretSource::File(file.clone())).expect("readable");
+        std::fs::write(&file, "two\n").expect("written");
+        secret.reread().expect("readable");
+        assert_eq!(&*secret.value(), "two");
+        for broken in [Some(""), None] {
+            match broken {
+                Some(text) => std::fs::write(&file, text).expect("written"),
+                None => std::fs::remove_file(&file).expect("removed"),
+            }
+            secret.reread().expect_err("must fail");
+            assert_eq!(&*secret.value(), "two");
+        }
+    }
+}

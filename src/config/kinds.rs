@@ -1,0 +1,63 @@
+//! The named inputs and outputs, each read by its kind.
+
+use std::collections::BTreeMap;
+
+use figment::value::{Dict, Value};
+
+use super::layers::Reader;
+use crate::common::suggest::nearest;
+use crate::input::{self, InputConfig};
+use crate::output::{self, OutputConfig};
+
+/// An input or output as it is written.
+pub(super) struct Named<T: ?Sized> {
+    pub(super) name: String,
+    pub(super) kind: &'static str,
+    pub(super) config: Box<T>,
+}
+
+type Read<T> = fn(&Value) -> Result<Box<T>, figment::Error>;
+
+/// Reads the inputs.
+pub(super) fn inputs(reader: &mut Reader, named: &BTreeMap<String, Value>) -> Vec<Named<dyn InputConfig>> {
+    let kinds = input::KINDS.iter().map(|kind| (kind.name, kind.read)).collect::<Vec<_>>();
+    read(reader, "inputs", named, &kinds)
+}
+
+/// Reads the outputs.
+pub(super) fn outputs(reader: &mut Reader, named: &BTreeMap<String, Value>) -> Vec<Named<dyn OutputConfig>> {
+    let kinds = output::KINDS.iter().map(|kind| (kind.name, kind.read)).collect::<Vec<_>>();
+    read(reader, "outputs", named, &kinds)
+}
+
+fn read<T: ?Sized>(
+    reader: &mut Reader,
+    section: &str,
+    named: &BTreeMap<String, Value>,
+    kinds: &[(&'static str, Read<T>)],
+) -> Vec<Named<T>> {
+    let mut found = Vec::new();
+    for name in named.keys() {
+        let key = format!("{section}.{name}");
+        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) {
+            reader.wrong(&key, "invalid name: expected letters, digits, `-` and `_`");
+            continue;
+        }
+        let words = || kinds.iter().map(|(kind, _)| *kind);
+        let expected = || words().collect::<Vec<_>>().join(", ");
+        let Some(kind) = reader.take_string(&[section, name, "kind"]) else {
+            reader.wrong(&format!("{key}.kind"), format!("missing; expected one of {}", expected()));
+            continue;
+        };
+        let Some((kind, read)) = kinds.iter().find(|(known, _)| *known == kind) else {
+            let hint = nearest(&kind, words()).map_or_else(String::new, |kind| format!("; did you mean `{kind}`?"));
+            reader
+                .wrong(&format!("{key}.kind"), format!("unknown kind `{kind}`{hint}; expected one of {}", expected()));
+            continue;
+        };
+        // A section that cannot be read has its defaults. Its errors are noted.
+        let config = reader.section_by(&[section, name], read).or_else(|| read(&Value::from(Dict::new())).ok());
+        found.extend(config.map(|config| Named { name: name.clone(), kind: *kind, config }));
+    }
+    found
+}

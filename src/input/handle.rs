@@ -1,0 +1,102 @@
+//! What an input knows of the rest: where callbacks go, how long it runs, and where it reports.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::bridge::{Admission, Bridge, Callback, Outcome};
+use crate::telemetry::metrics::Metrics;
+
+/// The inputs that receive nothing until a person changes something.
+#[derive(Clone, Debug, Default)]
+pub struct Misconfigured(Arc<Mutex<BTreeSet<String>>>);
+
+impl Misconfigured {
+    /// Their names.
+    pub fn names(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    fn set(&self, input: &str, is_misconfigured: bool) -> bool {
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_misconfigured { names.insert(input.to_owned()) } else { names.remove(input) }
+    }
+}
+
+/// The handle of one input.
+#[derive(Clone, Debug)]
+pub struct InputHandle {
+    name: Arc<str>,
+    bridge: Arc<Bridge>,
+    misconfigured: Misconfigured,
+    not_accepting: CancellationToken,
+    closed: CancellationToken,
+    callbacks: TaskTracker,
+}
+
+impl InputHandle {
+    /// The handle of an input with this name. Initializes the series of its callbacks, so that they exist before the
+    /// first callback.
+    pub fn new(
+        name: &str,
+        bridge: Arc<Bridge>,
+        misconfigured: Misconfigured,
+        not_accepting: CancellationToken,
+        closed: CancellationToken,
+        callbacks: TaskTracker,
+    ) -> InputHandle {
+        for outcome in Outcome::LABELS {
+            bridge.metrics().callbacks_total.with_label_values(&[name, outcome]);
+        }
+        InputHandle { name: name.into(), bridge, misconfigured, not_accepting, closed, callbacks }
+    }
+
+    /// The name of the input.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Processes a callback to its outcome; see [`Bridge::accept`].
+    pub async fn accept(&self, callback: Callback) -> Outcome {
+        self.bridge.accept(callback).await
+    }
+
+    /// Begins a callback's share of the memory; see [`Bridge::admit`].
+    pub fn admit(&self) -> Admission {
+        self.bridge.admit()
+    }
+
+    /// The longest time from receipt to answer.
+    pub fn deadline(&self) -> Duration {
+        self.bridge.deadline()
+    }
+
+    /// The metrics.
+    pub fn metrics(&self) -> &Metrics {
+        self.bridge.metrics()
+    }
+
+    /// Reports whether the input receives nothing until a person changes something. Returns whether that is new.
+    pub fn set_misconfigured(&self, is_misconfigured: bool) -> bool {
+        self.misconfigured.set(&self.name, is_misconfigured)
+    }
+
+    /// Cancelled when no more callbacks may be accepted. Those in flight are finished.
+    pub fn not_accepting(&self) -> &CancellationToken {
+        &self.not_accepting
+    }
+
+    /// Cancelled when everything ends.
+    pub fn closed(&self) -> &CancellationToken {
+        &self.closed
+    }
+
+    /// The callbacks that stopping waits for. An input runs each of its callbacks in it, and holds a token of it
+    /// while a callback may be on its way.
+    pub fn callbacks(&self) -> &TaskTracker {
+        &self.callbacks
+    }
+}

@@ -1,0 +1,262 @@
+//! Settings of an HTTP input: the section of the configuration, its checks, and the checked settings.
+
+use std::collections::HashSet;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use hyper::Uri;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+use super::HttpInput;
+use super::signature::Verifier;
+use super::tls::{Tls, TlsFiles};
+use crate::bridge::Sender;
+use crate::common::secret::SecretSource;
+use crate::common::units::{Size, Span, one_or_many};
+use crate::common::validation::{FieldError, Validation};
+use crate::dialect::Dialect;
+use crate::input::{Input, InputConfig, InputContext, InputSettings};
+
+/// Settings of an HTTP input.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Address to listen on, as `host:port`.
+    pub listen: String,
+    /// Largest body that is taken.
+    pub max_body: Size,
+    /// Requests that may be in flight at once; more are refused.
+    pub max_in_flight: usize,
+    /// Connections that may be open at once; more are refused.
+    pub max_connections: usize,
+    /// Longest time for the head of a request.
+    pub header_timeout: Span,
+    /// Longest time for the body of a request.
+    pub body_timeout: Span,
+    /// Certificate, to take HTTPS.
+    pub tls: Option<TlsFiles>,
+    /// The paths that callbacks come to.
+    pub endpoints: Vec<EndpointConfig>,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        HttpConfig {
+            listen: "127.0.0.1:8080".to_owned(),
+            max_body: Size(256 << 10),
+            max_in_flight: 2048,
+            max_connections: 4096,
+            header_timeout: Span(Duration::from_secs(5)),
+            body_timeout: Span(Duration::from_secs(5)),
+            tls: None,
+            endpoints: Vec::new(),
+        }
+    }
+}
+
+/// Settings of one path.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EndpointConfig {
+    /// The path of the request.
+    pub path: String,
+    /// The URLs as typed at Alibaba: the text that it signs.
+    #[serde(deserialize_with = "one_or_many")]
+    pub urls: Vec<String>,
+    /// The keys that are taken; several while a key is being changed.
+    #[serde(deserialize_with = "one_or_many")]
+    pub keys: Vec<SecretSource>,
+    /// Farthest a signature's timestamp may lie from now.
+    pub max_age: Span,
+    /// Whether callbacks without a signature are taken.
+    pub allow_unsigned: bool,
+    /// The dialects that are taken; empty takes both.
+    #[serde(deserialize_with = "one_or_many")]
+    pub dialects: Vec<Dialect>,
+    /// Region of the Alibaba service: part of `source`.
+    pub region: Option<String>,
+    /// Account: part of `source`.
+    pub account_id: Option<String>,
+}
+
+impl Default for EndpointConfig {
+    fn default() -> Self {
+        EndpointConfig {
+            path: "/callbacks".to_owned(),
+            urls: Vec::new(),
+            keys: Vec::new(),
+            max_age: Span(Duration::from_secs(300)),
+            allow_unsigned: false,
+            dialects: Vec::new(),
+            region: None,
+            account_id: None,
+        }
+    }
+}
+
+impl InputConfig for HttpConfig {
+    fn validate(&self, context: InputContext<'_>, validation: &mut Validation) -> Option<Box<dyn InputSettings>> {
+        let listen: Vec<SocketAddr> = match self.listen.to_socket_addrs() {
+            Ok(addresses) => addresses.collect(),
+            Err(error) => {
+                validation.wrong("listen", format!("invalid address `{}`: expected host:port ({error})", self.listen));
+                Vec::new()
+            }
+        };
+        self.check_bounds(validation);
+        let tls = self.tls.as_ref().and_then(|files| match Tls::read(files) {
+            Ok(tls) => {
+                let tls = Arc::new(tls);
+                validation.watch(tls.clone());
+                Some(tls)
+            }
+            Err(error) => {
+                validation.unusable_file(&files.cert_file);
+                validation.unusable_file(&files.key_file);
+                validation.wrong("tls", error.to_string());
+                None
+            }
+        });
+        if self.endpoints.is_empty() {
+            validation.wrong("endpoints", "expected at least one, with its path");
+        }
+        let is_local = listen.iter().all(|address| address.ip().is_loopback());
+        let mut paths = HashSet::new();
+        let mut endpoints = Vec::new();
+        for (index, endpoint) in self.endpoints.iter().enumerate() {
+            let section = format!("endpoints[{index}]");
+            if !paths.insert(&endpoint.path) {
+                validation
+                    .wrong(&format!("{section}.path"), format!("two endpoints have the path `{}`", endpoint.path));
+            }
+            if endpoint.keys.is_empty() && !endpoint.allow_unsigned && !is_local {
+                let message = format!(
+                    "{} is reachable from other machines: set keys, or allow_unsigned = true to accept callbacks from \
+                     anyone",
+                    self.listen
+                );
+                validation.wrong(&format!("{section}.keys"), message);
+            }
+            endpoints.push(endpoint.validate(&section, validation));
+        }
+        validation.is_ok().then(|| {
+            Box::new(HttpSettings {
+                name: context.name.to_owned(),
+                listen,
+                max_connections: self.max_connections,
+                header_timeout: self.header_timeout.0,
+                body_timeout: self.body_timeout.0,
+                tls,
+                reloadable: Reloadable { endpoints, max_body: self.max_body, max_in_flight: self.max_in_flight },
+            }) as Box<dyn InputSettings>
+        })
+    }
+
+    fn effective(&self) -> Result<toml::Table, toml::ser::Error> {
+        toml::Table::try_from(self)
+    }
+}
+
+impl HttpConfig {
+    fn check_bounds(&self, validation: &mut Validation) {
+        for (key, value) in [("max_in_flight", self.max_in_flight), ("max_connections", self.max_connections)] {
+            if value == 0 || value > Semaphore::MAX_PERMITS {
+                validation.wrong(key, format!("{value} is out of range: expected at least 1"));
+            }
+        }
+        for (key, span) in [("header_timeout", self.header_timeout), ("body_timeout", self.body_timeout)] {
+            if span.0.is_zero() {
+                validation.wrong(key, "expected more than 0s");
+            }
+        }
+        if self.max_body.0 == 0 {
+            validation.wrong("max_body", "expected more than 0B");
+        }
+    }
+}
+
+impl EndpointConfig {
+    /// Checks the settings of an endpoint whose key is `section`.
+    fn validate(&self, section: &str, validation: &mut Validation) -> Endpoint {
+        let key = |field: &str| format!("{section}.{field}");
+        if !self.path.starts_with('/') || self.path.contains(['?', '#', ' ']) {
+            let message =
+                format!("invalid path `{}`: expected one that starts with `/`, for example /callbacks", self.path);
+            validation.wrong(&key("path"), message);
+        }
+        for url in &self.urls {
+            let scheme = url.parse::<Uri>().ok().and_then(|uri| uri.scheme_str().map(str::to_owned));
+            if !matches!(scheme.as_deref(), Some("http" | "https")) {
+                validation.wrong(&key("urls"), format!("invalid url `{url}`: expected http:// or https://"));
+            }
+        }
+        if !self.keys.is_empty() && self.urls.is_empty() {
+            let message = "needed together with keys: Alibaba signs the url exactly as it was entered there";
+            validation.wrong(&key("urls"), message);
+        }
+        let mut keys = Vec::new();
+        for (position, source) in self.keys.iter().enumerate() {
+            keys.extend(validation.secret(&key(&format!("keys[{position}]")), source));
+        }
+        let verifier =
+            Verifier { urls: self.urls.clone(), keys, max_age: self.max_age.0, allow_unsigned: self.allow_unsigned };
+        let sender = Sender {
+            region: self.region.clone(),
+            account_id: self.account_id.clone(),
+            dialects: self.dialects.clone(),
+        };
+        Endpoint { path: self.path.clone(), verifier, sender: Arc::new(sender) }
+    }
+}
+
+/// Checked settings of an HTTP input.
+#[derive(Debug)]
+pub(super) struct HttpSettings {
+    pub(super) name: String,
+    /// Addresses, of which one is bound.
+    pub(super) listen: Vec<SocketAddr>,
+    pub(super) max_connections: usize,
+    pub(super) header_timeout: Duration,
+    pub(super) body_timeout: Duration,
+    pub(super) tls: Option<Arc<Tls>>,
+    pub(super) reloadable: Reloadable,
+}
+
+/// Those settings that a running input takes over.
+#[derive(Debug)]
+pub(super) struct Reloadable {
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) max_body: Size,
+    pub(super) max_in_flight: usize,
+}
+
+/// The keys of [`Reloadable`].
+pub(super) const RELOADABLE: &[&str] = &["endpoints", "max_body", "max_in_flight"];
+
+/// Checked settings of one path.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub(super) path: String,
+    pub(super) verifier: Verifier,
+    pub(super) sender: Arc<Sender>,
+}
+
+impl InputSettings for HttpSettings {
+    fn senders(&self) -> Vec<(&str, &Sender)> {
+        self.reloadable.endpoints.iter().map(|endpoint| (endpoint.path.as_str(), &*endpoint.sender)).collect()
+    }
+
+    fn open(self: Box<Self>) -> BoxFuture<'static, Result<Box<dyn Input>, FieldError>> {
+        Box::pin(async move {
+            let key = format!("inputs.{}.listen", self.name);
+            let addresses = self.listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
+            match HttpInput::bind(*self).await {
+                Ok(input) => Ok(Box::new(input) as Box<dyn Input>),
+                Err(error) => Err(FieldError { key, message: format!("{addresses} cannot be bound: {error}") }),
+            }
+        })
+    }
+}

@@ -1,0 +1,250 @@
+//! A request: checked, read, handed to the bridge, and answered from the outcome.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONTENT_ENCODING, HOST};
+use hyper::{HeaderMap, Method, Request, Response, Uri};
+use time::OffsetDateTime;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::Current;
+use super::config::Endpoint;
+use super::problem::Problem;
+use crate::bridge::{Admission, Callback, Outcome};
+use crate::common::units::Size;
+use crate::input::InputHandle;
+
+/// Answers requests.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) handle: InputHandle,
+    pub(super) current: Arc<Current>,
+    pub(super) body_timeout: Duration,
+}
+
+pub(super) type Answer = Response<Full<Bytes>>;
+
+impl Service {
+    pub(super) fn name(&self) -> &str {
+        self.handle.name()
+    }
+
+    /// Answers a request. May be cancelled: a callback that was read is processed to its end.
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
+        // Stopping also waits for requests whose body is still arriving. The token is taken before the check whether
+        // callbacks are still accepted, so that no accepted request is missed.
+        let _request = self.handle.callbacks().token();
+        match self.accept(request).await {
+            Ok(outcome) => self.answer_outcome(&outcome),
+            Err((problem, detail)) => {
+                self.count_not_accepted(problem);
+                problem.response(&detail)
+            }
+        }
+    }
+
+    fn answer_outcome(&self, outcome: &Outcome) -> Answer {
+        match outcome {
+            Outcome::Published
+            | Outcome::Spooled
+            | Outcome::Duplicate
+            | Outcome::Dropped
+            | Outcome::DeadLettered(_) => Response::new(Full::default()),
+            Outcome::Refused(refusal) => Problem::Refused.response(&refusal.to_string()),
+            Outcome::NotACallback { error, .. } => {
+                self.count_reason(Problem::NotACallback);
+                Problem::NotACallback.response(&error.to_string())
+            }
+        }
+    }
+
+    pub(super) fn count_not_accepted(&self, problem: Problem) {
+        let metrics = self.handle.metrics();
+        metrics.callbacks_total.with_label_values(&[self.name(), "not_accepted"]).inc();
+        self.count_reason(problem);
+        tracing::debug!(input = self.name(), problem = problem.slug(), "request not accepted");
+    }
+
+    /// Counts why; what became of it is counted by whoever decided that.
+    fn count_reason(&self, problem: Problem) {
+        let labels = [self.name(), &problem.label()];
+        self.handle.metrics().not_accepted_total.with_label_values(&labels).inc();
+    }
+
+    /// Processes a request to its outcome, or to the reason why it is not accepted.
+    async fn accept(&self, request: Request<Incoming>) -> Result<Outcome, (Problem, String)> {
+        if self.handle.not_accepting().is_cancelled() {
+            return Err((Problem::Stopping, "another instance may take it".to_owned()));
+        }
+        let (head, body) = request.into_parts();
+        let path = head.uri.path();
+        let endpoints = self.current.endpoints();
+        let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.path == path) else {
+            return Err((Problem::NoSuchPath, "expected the `path` of an endpoint".to_owned()));
+        };
+        if head.method != Method::POST {
+            return Err((Problem::MethodNotAllowed, format!("the method is {}; expected POST", head.method)));
+        }
+        if let Err((problem, detail)) = verify(&endpoints, endpoint, &head.headers, &head.uri) {
+            let labels = [endpoint.path.as_str(), &problem.label()];
+            self.handle.metrics().unauthorized_total.with_label_values(&labels).inc();
+            tracing::debug!(input = self.name(), endpoint = endpoint.path, detail, "request not authorized");
+            return Err((problem, detail));
+        }
+        if let Some(encoding) = head.headers.get(CONTENT_ENCODING).filter(|value| *value != "identity") {
+            let encoding = encoding.to_str().unwrap_or("unreadable");
+            return Err((Problem::EncodingNotSupported, format!("content-encoding is {encoding}; expected none")));
+        }
+        let Ok(room) = self.current.room().try_acquire_owned() else {
+            return Err((Problem::TooManyRequests, "in-flight limit reached".to_owned()));
+        };
+        let (body, admission, waited) = self.read(body).await?;
+        let callback = Callback {
+            input: self.handle.name().clone(),
+            admission,
+            body,
+            received: OffsetDateTime::now_utc(),
+            // The time spent waiting for memory counts against the deadline; the time to send the body does not.
+            arrived: Instant::now().checked_sub(waited).unwrap_or_else(Instant::now),
+            sender: endpoint.sender.clone(),
+            traceparent: traceparent(&head.headers),
+            patience: None,
+            is_last_try: false,
+        };
+        let handle = self.handle.clone();
+        let accepted = async move {
+            let _room = room;
+            handle.accept(callback).await
+        };
+        Ok(Unstoppable::new(self.handle.callbacks().track_future(accepted)).await)
+    }
+
+    async fn read(&self, body: Incoming) -> Result<(Bytes, Admission, Duration), (Problem, String)> {
+        if body.size_hint().lower() > self.current.max_body() as u64 {
+            return Err(self.too_large());
+        }
+        tokio::time::timeout(self.body_timeout, self.collect(body)).await.unwrap_or_else(|_| {
+            let limit = humantime::format_duration(self.body_timeout);
+            Err((Problem::RequestTimeout, format!("the body took longer than {limit}")))
+        })
+    }
+
+    /// Reads a body into one buffer. The memory for it is asked for first, because bodies that are half there would
+    /// wait for each other; without a declared length it is asked for as the pieces arrive.
+    async fn collect(&self, mut body: Incoming) -> Result<(Bytes, Admission, Duration), (Problem, String)> {
+        let mut admission = self.handle.admit();
+        let declared = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+        let mut waited = self.grow(&mut admission, declared.unwrap_or_default()).await?;
+        let (mut first, mut all) = (Bytes::new(), BytesMut::new());
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else {
+                return Err((Problem::BodyUnreadable, "the connection ended, or its framing is broken".to_owned()));
+            };
+            let Ok(piece) = frame.into_data() else { continue };
+            if first.len().max(all.len()) + piece.len() > self.current.max_body() {
+                return Err(self.too_large());
+            }
+            if declared.is_none() {
+                waited += self.grow(&mut admission, piece.len()).await?;
+            }
+            if first.is_empty() && all.is_empty() {
+                first = piece;
+                continue;
+            }
+            all.reserve(declared.unwrap_or_default().saturating_sub(all.len()));
+            all.extend_from_slice(&std::mem::take(&mut first));
+            all.extend_from_slice(&piece);
+        }
+        Ok((if all.is_empty() { first } else { all.freeze() }, admission, waited))
+    }
+
+    /// Asks for memory, and returns how long that was waited for.
+    async fn grow(&self, admission: &mut Admission, bytes: usize) -> Result<Duration, (Problem, String)> {
+        let start = Instant::now();
+        let until = start + self.handle.deadline() / 2;
+        admission.grow(bytes, until).await.map_err(|full| (Problem::TooManyRequests, full.to_string()))?;
+        Ok(start.elapsed())
+    }
+
+    fn too_large(&self) -> (Problem, String) {
+        (Problem::BodyTooLarge, format!("expected at most {}", Size(self.current.max_body() as u64)))
+    }
+}
+
+/// Checks the signature of a request to one of the endpoints.
+fn verify(
+    endpoints: &[Endpoint],
+    endpoint: &Endpoint,
+    headers: &HeaderMap,
+    uri: &Uri,
+) -> Result<(), (Problem, String)> {
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let path = uri.path_and_query().map_or(uri.path(), |path| path.as_str());
+    let as_requested = ["https", "http"].into_iter().map(|scheme| format!("{scheme}://{host}{path}"));
+    let configured = endpoints.iter().flat_map(|endpoint| &endpoint.verifier.urls);
+    let nearly = configured.flat_map(|url| {
+        let other_scheme = match url.strip_prefix("https://") {
+            Some(rest) => format!("http://{rest}"),
+            None => format!("https://{}", url.trim_start_matches("http://")),
+        };
+        let other_end = url.strip_suffix('/').map_or_else(|| format!("{url}/"), str::to_owned);
+        [url.clone(), other_scheme, other_end]
+    });
+    endpoint.verifier.verify(headers, now, as_requested.chain(nearly))
+}
+
+/// A future that is finished even if it is dropped: a sender that hangs up must not cancel its publish. It runs where
+/// it is awaited, and moves to a task of its own only then.
+struct Unstoppable<F: Future + Send + 'static>(Option<Pin<Box<F>>>);
+
+impl<F: Future + Send + 'static> Unstoppable<F> {
+    fn new(future: F) -> Unstoppable<F> {
+        Unstoppable(Some(Box::pin(future)))
+    }
+}
+
+impl<F: Future + Send + 'static> Future for Unstoppable<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let Some(future) = &mut self.0 else { return Poll::Pending };
+        let polled = future.as_mut().poll(context);
+        if polled.is_ready() {
+            self.0 = None;
+        }
+        polled
+    }
+}
+
+impl<F: Future + Send + 'static> Drop for Unstoppable<F> {
+    fn drop(&mut self) {
+        // Without a runtime the process is ending, and with it the publish.
+        if let (Some(future), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(async move { drop(future.await) });
+        }
+    }
+}
+
+/// The trace context of a request, where it has the form of W3C Trace Context level 1.
+fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let parts: Vec<&str> = text.split('-').collect();
+    let is_hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+    let is_zero = |part: &str| part.bytes().all(|byte| byte == b'0');
+    let valid = lengths == [2, 32, 16, 2]
+        && parts.iter().all(|part| is_hex(part))
+        && parts[0] != "ff"
+        && !is_zero(parts[1])
+        && !is_zero(parts[2]);
+    valid.then(|| text.to_owned())
+}

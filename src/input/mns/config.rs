@@ -1,0 +1,225 @@
+//! Settings of an MNS input: the section of the configuration, its checks, and the checked settings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use hyper::Uri;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+use super::client::QueueAddress;
+use super::consume::MnsInput;
+use super::credentials::{CredentialsConfig, GivenKey};
+use super::signature::SignatureVersion;
+use crate::bridge::Sender;
+use crate::common::units::{Span, one_or_many};
+use crate::common::validation::{FieldError, Validation};
+use crate::dialect::Dialect;
+use crate::input::{Input, InputConfig, InputContext, InputSettings};
+
+/// Longest that the server waits for a message (Alibaba's page on ReceiveMessage).
+const MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// Longest lease (Alibaba's page on ChangeMessageVisibility).
+pub(super) const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
+
+/// Longest name of a queue (Alibaba's page on CreateQueue).
+const MAX_NAME: usize = 120;
+
+/// Most long polls at a time: Alibaba throttles those of one account.
+const MAX_RECEIVERS: usize = 64;
+
+/// Settings of an MNS input.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MnsConfig {
+    /// Address of the account's queues.
+    pub endpoint: String,
+    /// Name of the queue.
+    pub queue: String,
+    /// The access key; without it the usual chain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<CredentialsConfig>,
+    /// How requests are signed.
+    pub signature: SignatureVersion,
+    /// Region of the queue: signed by V4, and with `account_id` part of `source`.
+    pub region: Option<String>,
+    /// Account of the callbacks: with `region` part of `source`.
+    pub account_id: Option<String>,
+    /// The dialects that are taken; empty takes both.
+    #[serde(deserialize_with = "one_or_many")]
+    pub dialects: Vec<Dialect>,
+    /// Long polls at a time.
+    pub receivers: usize,
+    /// How long the server waits for a message.
+    pub wait: Span,
+    /// Messages in the bridge at a time.
+    pub max_in_flight: usize,
+    /// What a lease is extended to.
+    pub visibility: Span,
+    /// How long the buses have for a message before it is spooled.
+    pub deadline: Span,
+    /// A message that is received more often becomes a dead letter if it can't be published.
+    pub max_receives: u32,
+}
+
+impl Default for MnsConfig {
+    fn default() -> Self {
+        MnsConfig {
+            endpoint: String::new(),
+            queue: String::new(),
+            credentials: None,
+            signature: SignatureVersion::V1,
+            region: None,
+            account_id: None,
+            dialects: Vec::new(),
+            receivers: 2,
+            wait: Span(MAX_WAIT),
+            max_in_flight: 256,
+            visibility: Span(Duration::from_secs(30)),
+            deadline: Span(Duration::from_secs(60)),
+            max_receives: 100,
+        }
+    }
+}
+
+impl InputConfig for MnsConfig {
+    fn validate(&self, context: InputContext<'_>, validation: &mut Validation) -> Option<Box<dyn InputSettings>> {
+        let address = self.address(validation);
+        self.check_times(context.deadline, validation);
+        if self.receivers == 0 || self.receivers > MAX_RECEIVERS {
+            let message = format!("{} is out of range: expected 1 to {MAX_RECEIVERS}", self.receivers);
+            validation.wrong("receivers", message);
+        }
+        if self.max_in_flight == 0 || self.max_in_flight > Semaphore::MAX_PERMITS.min(u32::MAX as usize) {
+            let message = format!("{} is out of range: expected at least 1", self.max_in_flight);
+            validation.wrong("max_in_flight", message);
+        }
+        if self.max_receives == 0 {
+            validation.wrong("max_receives", "expected at least 1");
+        }
+        if self.signature == SignatureVersion::V4 && self.region.as_ref().is_none_or(String::is_empty) {
+            validation.wrong("region", "needed for signature = \"v4\", for example \"cn-shanghai\"");
+        }
+        let credentials = self.credentials.as_ref().and_then(|key| key.validate(validation));
+        let address = address.filter(|_| validation.is_ok())?;
+        Some(Box::new(MnsSettings {
+            name: context.name.to_owned(),
+            address,
+            credentials,
+            sender: Arc::new(Sender {
+                // Signing needs the region alone. `source` must not depend on how a callback came.
+                region: self.account_id.as_ref().and(self.region.clone()),
+                account_id: self.account_id.clone(),
+                dialects: self.dialects.clone(),
+            }),
+            receivers: self.receivers,
+            wait: self.wait.0,
+            max_in_flight: self.max_in_flight,
+            visibility: self.visibility.0,
+            deadline: self.deadline.0,
+            max_receives: self.max_receives,
+        }))
+    }
+
+    fn effective(&self) -> Result<toml::Table, toml::ser::Error> {
+        toml::Table::try_from(self)
+    }
+}
+
+impl MnsConfig {
+    fn address(&self, validation: &mut Validation) -> Option<QueueAddress> {
+        let is_legal = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if self.queue.is_empty()
+            || self.queue.len() > MAX_NAME
+            || self.queue.starts_with('-')
+            || !self.queue.chars().all(is_legal)
+        {
+            let message = format!(
+                "invalid name `{}`: expected at most {MAX_NAME} letters, digits and `-`, starting with a letter or digit",
+                self.queue
+            );
+            validation.wrong("queue", message);
+        }
+        let endpoint = self.endpoint.parse::<Uri>().ok().and_then(|uri| {
+            match (uri.scheme_str(), uri.authority(), uri.path_and_query().map(|path| path.as_str())) {
+                (Some(scheme @ ("http" | "https")), Some(authority), None | Some("/" | ""))
+                    if !authority.as_str().contains('@') =>
+                {
+                    Some((scheme.to_owned(), authority.to_string()))
+                }
+                _ => None,
+            }
+        });
+        let Some((scheme, authority)) = endpoint else {
+            let message = format!(
+                "invalid endpoint `{}`: expected one of MNS, for example \
+                 https://1833220977560000.mns.cn-shanghai.aliyuncs.com",
+                self.endpoint
+            );
+            validation.wrong("endpoint", message);
+            return None;
+        };
+        Some(QueueAddress {
+            scheme,
+            authority,
+            queue: self.queue.clone(),
+            signature: self.signature,
+            region: self.region.clone().unwrap_or_default(),
+        })
+    }
+
+    fn check_times(&self, delivery_deadline: Duration, validation: &mut Validation) {
+        let is_whole = |span: Span| span.0.subsec_nanos() == 0 && !span.0.is_zero();
+        if !is_whole(self.wait) || self.wait.0 > MAX_WAIT {
+            validation.wrong("wait", format!("{} is out of range: expected whole seconds from 1s to 30s", self.wait));
+        }
+        if !is_whole(self.visibility) || self.visibility.0 > MAX_VISIBILITY {
+            let message = format!("{} is out of range: expected whole seconds from 1s to 12h", self.visibility);
+            validation.wrong("visibility", message);
+        } else if self.visibility.0 < delivery_deadline {
+            let deadline = humantime::format_duration(delivery_deadline);
+            let message = format!(
+                "{} is shorter than delivery.deadline ({deadline}): a lease would end before its callback does",
+                self.visibility
+            );
+            validation.wrong("visibility", message);
+        }
+        if self.deadline.0 < delivery_deadline {
+            validation.wrong("deadline", format!("{} is shorter than delivery.deadline", self.deadline));
+        }
+    }
+}
+
+/// Checked settings of an MNS input.
+#[derive(Debug)]
+pub(super) struct MnsSettings {
+    pub(super) name: String,
+    pub(super) address: QueueAddress,
+    /// The key that is given; without one the usual chain.
+    pub(super) credentials: Option<GivenKey>,
+    pub(super) sender: Arc<Sender>,
+    pub(super) receivers: usize,
+    pub(super) wait: Duration,
+    pub(super) max_in_flight: usize,
+    pub(super) visibility: Duration,
+    pub(super) deadline: Duration,
+    pub(super) max_receives: u32,
+}
+
+impl InputSettings for MnsSettings {
+    fn senders(&self) -> Vec<(&str, &Sender)> {
+        vec![(self.address.queue.as_str(), &*self.sender)]
+    }
+
+    fn open(self: Box<Self>) -> BoxFuture<'static, Result<Box<dyn Input>, FieldError>> {
+        Box::pin(async move {
+            let key = format!("inputs.{}.endpoint", self.name);
+            match MnsInput::new(*self) {
+                Ok(input) => Ok(Box::new(input) as Box<dyn Input>),
+                Err(error) => Err(FieldError { key, message: error.to_string() }),
+            }
+        })
+    }
+}

@@ -1,0 +1,106 @@
+//! Why a record was not published, and what that means for it.
+
+use std::fmt;
+
+/// Why a record was not published, in a closed list: the label `kind` of metrics, and the reason of dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// Not connected, or the bus says that it cannot take the record at the moment: a limit, a quota, an election, not
+    /// enough replicas.
+    Unavailable,
+    /// No answer before the deadline; the record may have arrived.
+    TimedOut,
+    /// The client's queue stayed full until the deadline.
+    QueueFull,
+    /// No such topic, or no stream for the subject.
+    NoSuchDestination,
+    /// Refused because of who we are.
+    Unauthorized,
+    /// Refused because of how the client or the bus is set up.
+    Misconfigured,
+    /// Larger than the bus accepts.
+    TooLarge,
+    /// Refused because of what the record is.
+    Rejected,
+}
+
+/// What an error means for a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorClass {
+    /// The bus will accept the record later, without anybody's help: it is retried for as long as that takes.
+    Transient,
+    /// The record is fine; the bus accepts it when somebody has fixed something, or when an election is over. It is
+    /// retried, and becomes a dead letter after `delivery.give_up_after`.
+    Operator,
+    /// The bus will never accept the record: it becomes a dead letter at once.
+    Permanent,
+}
+
+impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [ErrorKind; 8] = [
+        ErrorKind::Unavailable,
+        ErrorKind::TimedOut,
+        ErrorKind::QueueFull,
+        ErrorKind::NoSuchDestination,
+        ErrorKind::Unauthorized,
+        ErrorKind::Misconfigured,
+        ErrorKind::TooLarge,
+        ErrorKind::Rejected,
+    ];
+
+    /// The word in metrics and dead letters.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ErrorKind::Unavailable => "unavailable",
+            ErrorKind::TimedOut => "timed_out",
+            ErrorKind::QueueFull => "queue_full",
+            ErrorKind::NoSuchDestination => "no_such_destination",
+            ErrorKind::Unauthorized => "unauthorized",
+            ErrorKind::Misconfigured => "misconfigured",
+            ErrorKind::TooLarge => "too_large",
+            ErrorKind::Rejected => "rejected",
+        }
+    }
+
+    /// What it means for the record.
+    pub fn class(self) -> ErrorClass {
+        match self {
+            ErrorKind::Unavailable | ErrorKind::TimedOut | ErrorKind::QueueFull => ErrorClass::Transient,
+            ErrorKind::NoSuchDestination | ErrorKind::Unauthorized | ErrorKind::Misconfigured => ErrorClass::Operator,
+            ErrorKind::TooLarge | ErrorKind::Rejected => ErrorClass::Permanent,
+        }
+    }
+
+    /// Whether the bus may accept the same record later.
+    pub fn is_retriable(self) -> bool {
+        self.class() != ErrorClass::Permanent
+    }
+
+    /// What a person can do about an operator's error; empty for the others.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            ErrorKind::NoSuchDestination => "create the topic or stream, or fix its name in the route",
+            ErrorKind::Unauthorized => "give the user of the output the right to publish there",
+            ErrorKind::Misconfigured => "compare the settings of the output with those of the bus",
+            _ => "",
+        }
+    }
+}
+
+/// Why a record was not published.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {message}", kind.as_str())]
+pub struct PublishError {
+    /// What to do about it.
+    pub kind: ErrorKind,
+    /// The words of the client or the bus.
+    pub message: String,
+}
+
+impl PublishError {
+    /// An error of a kind with the cause's own words.
+    pub fn new(kind: ErrorKind, message: impl fmt::Display) -> PublishError {
+        PublishError { kind, message: message.to_string() }
+    }
+}
