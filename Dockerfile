@@ -20,7 +20,7 @@ COPY src src
 ARG TARGETPLATFORM
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/source/target,id=target-${TARGETPLATFORM} \
-    cargo build --release --locked --bin apsara-bridge \
+    cargo build --release --locked --features vendored --bin apsara-bridge \
     && install -D target/release/apsara-bridge /image/apsara-bridge
 # What the loader would load, at the places where it looks.
 RUN ldd /image/apsara-bridge | grep -o '/[^ ]*' | xargs -I '{}' cp --parents --dereference '{}' /image \

@@ -1,46 +1,59 @@
-# What one does with this repository. Everything behind it is plain cargo; make only brings the tools first.
+# The tasks of this repository. Each one installs what it needs and then runs plain cargo.
 
 CARGO ?= cargo
 SETUP := tests/support/setup
 
 .DEFAULT_GOAL := help
-# How long `make chaos` goes on, in seconds.
+# How many seconds `make chaos` and `make crash-states` run.
 TIME ?= 3600
-# How its events reach the bridge: http or queue.
+# The input of `make chaos`: http or queue.
 MODE ?= http
-# How many servers each bus has: single or cluster (three).
+# How many servers each bus has in `make chaos`: single (one) or cluster (three).
 BUS ?= single
 
-# Which scenarios `make clusters` plays: short or full.
+# Which scenarios `make clusters` runs: short or full.
 FORM ?= short
 
-# How many disk states `make crash-states` tries, and in how many runs a call fails (all: each call in turn). Without STATES it
-# goes on for TIME seconds.
+# `make crash-states`: how many disk states it tries, and in how many runs a call fails (all: each call in turn). Without
+# STATES it runs for TIME seconds.
 STATES ?=
 FAULTS ?= 40
 
-.PHONY: help demo test crash-states clusters chaos bench tools clean-tools
+.PHONY: help demo check lint test release crash-states clusters chaos bench tools clean-tools
 
-help: ## this list
+help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: ## show the bridge at work, with an embedded Kafka and sample callbacks
 	@$(SETUP) build
 	$(CARGO) run -- demo
 
+check: lint ## run format, lints and unit tests, without a broker: for use while you work
+	$(CARGO) test --quiet --locked --lib --bins
+
+# The three test targets are named because `--all-targets` leaves out targets with `test = false`.
+lint: ## check the format and the lints
+	@$(SETUP) build
+	$(CARGO) fmt --check
+	$(CARGO) clippy --quiet --locked --all-targets --test chaos --test clusters --test crash -- -D warnings
+
 test: ## run all tests, against a real Kafka and NATS
 	@$(SETUP) build kafka nats kcat promtool judges mns hadolint chart kubernetes
 	$(CARGO) test
 
-crash-states: ## cut the power at random for an hour, in a simulation, and look what the spool lost (STATES=500: so many)
+release: ## build target/release/apsara-bridge as the image contains it, with OpenSSL linked statically
+	@$(SETUP) release
+	$(CARGO) build --release --locked --features vendored --bin apsara-bridge
+
+crash-states: ## simulate power failures for an hour and check what the spool lost (STATES=500: so many states)
 	@$(SETUP) build
 	CRASH_FAULTS=$(FAULTS) $(if $(STATES),CRASH_STATES=$(STATES),CRASH_SECONDS=$(TIME)) $(CARGO) test --test crash
 
-clusters: ## fail servers and the network of clusters of three, one scenario after the other (FORM=full: 20 minutes)
+clusters: ## make servers and network of clusters of three fail, one scenario after the other (FORM=full: 20 minutes)
 	@$(SETUP) build kafka nats toxiproxy
 	CLUSTERS_FORM=$(FORM) $(CARGO) test --test clusters
 
-chaos: ## break brokers, disk and bridge at random for an hour, count what was lost (TIME=120, MODE=queue, BUS=cluster)
+chaos: ## break brokers, disk and bridge at random for an hour and count losses (TIME=120, MODE=queue, BUS=cluster)
 	@$(SETUP) build kafka nats
 	CHAOS_MODE=$(MODE) CHAOS_BUS=$(BUS) CHAOS_SECONDS=$(TIME) $(CARGO) test --test chaos
 
@@ -51,8 +64,8 @@ bench: ## run the benchmarks
 	$(CARGO) bench --bench spool
 	$(CARGO) bench --bench queue
 
-tools: ## install whatever any of these needs
-	@$(SETUP) build kafka nats toxiproxy kcat promtool judges mns hadolint chart kubernetes
+tools: ## install everything that any of these needs
+	@$(SETUP) build release kafka nats toxiproxy kcat promtool judges mns hadolint chart kubernetes
 
 clean-tools: ## remove what was installed into .tools
 	rm -rf .tools

@@ -248,7 +248,8 @@ async fn connect(address: SocketAddr) -> Result<SendRequest<Full<Bytes>>, String
 
 /// Posts the samples as Alibaba does, one after the other on one connection.
 async fn post_samples(input: SocketAddr) -> Result<Vec<Expected>, String> {
-    let normalizer = Normalizer::new(Catalogue::built_in(), DEFAULT_TYPE_PREFIX);
+    let catalogue = Catalogue::built_in().map_err(|error| error.to_string())?;
+    let normalizer = Normalizer::new(catalogue, DEFAULT_TYPE_PREFIX);
     let mut sender = connect(input).await?;
     let mut posted = Vec::new();
     for (name, body) in SAMPLES {
@@ -383,7 +384,7 @@ mod tests {
             .map(|file| file.expect("a file").path())
             .collect();
         files.sort_by_key(|file| file.file_stem().map(std::ffi::OsStr::to_owned));
-        let normalizer = Normalizer::new(Catalogue::built_in(), DEFAULT_TYPE_PREFIX);
+        let normalizer = Normalizer::new(Catalogue::built_in().expect("valid"), DEFAULT_TYPE_PREFIX);
         let mut ids = std::collections::HashSet::new();
         files.retain(|file| {
             let body = std::fs::read(file).expect("readable");

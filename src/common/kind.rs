@@ -1,6 +1,11 @@
-//! What a kind of input or output says about its keys, for those who deploy it.
+//! What kinds of inputs and outputs have in common: reading a section, and what is to know about its keys.
 
+use figment::value::Value;
 use serde::Serialize;
+
+/// Reads a section of the configuration into the settings of a kind. The error has one entry for each value that does
+/// not fit.
+pub type ReadSection<T> = fn(&Value) -> Result<Box<T>, Box<figment::Error>>;
 
 /// The keys of a kind that a deployment must know about. `[]` stands for each item of a list, `*` for each key of a
 /// table.

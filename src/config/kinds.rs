@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use figment::value::{Dict, Value};
 
 use super::layers::Reader;
+use crate::common::kind::ReadSection;
 use crate::common::suggest::nearest;
 use crate::input::{self, InputConfig};
 use crate::output::{self, OutputConfig};
@@ -15,8 +16,6 @@ pub(super) struct Named<T: ?Sized> {
     pub(super) kind: &'static str,
     pub(super) config: Box<T>,
 }
-
-type Read<T> = fn(&Value) -> Result<Box<T>, figment::Error>;
 
 /// Reads the inputs.
 pub(super) fn inputs(reader: &mut Reader, named: &BTreeMap<String, Value>) -> Vec<Named<dyn InputConfig>> {
@@ -34,7 +33,7 @@ fn read<T: ?Sized>(
     reader: &mut Reader,
     section: &str,
     named: &BTreeMap<String, Value>,
-    kinds: &[(&'static str, Read<T>)],
+    kinds: &[(&'static str, ReadSection<T>)],
 ) -> Vec<Named<T>> {
     let mut found = Vec::new();
     for name in named.keys() {
@@ -57,7 +56,7 @@ fn read<T: ?Sized>(
         };
         // A section that cannot be read has its defaults. Its errors are noted.
         let config = reader.section_by(&[section, name], read).or_else(|| read(&Value::from(Dict::new())).ok());
-        found.extend(config.map(|config| Named { name: name.clone(), kind: *kind, config }));
+        found.extend(config.map(|config| Named { name: name.clone(), kind, config }));
     }
     found
 }

@@ -137,7 +137,7 @@ impl Reader {
 
     /// Reads a section. Errors are noted, and the wrong values have their defaults.
     pub(super) fn section<T: DeserializeOwned + Default>(&mut self, path: &[&str]) -> T {
-        self.section_by(path, |value| value.deserialize()).unwrap_or_default()
+        self.section_by(path, |value| value.deserialize().map_err(Box::new)).unwrap_or_default()
     }
 
     /// Reads a section by a function, as [`Reader::section`] does. Gives none where there is no such section, or where
@@ -145,7 +145,7 @@ impl Reader {
     pub(super) fn section_by<T>(
         &mut self,
         path: &[&str],
-        read: impl Fn(&Value) -> Result<T, figment::Error>,
+        read: impl Fn(&Value) -> Result<T, Box<figment::Error>>,
     ) -> Option<T> {
         loop {
             let error = match read(at(&self.root, path)?) {
@@ -153,7 +153,7 @@ impl Reader {
                 Err(error) => error,
             };
             let mut progress = false;
-            for error in error {
+            for error in *error {
                 let mut place: Vec<String> = path.iter().map(|part| (*part).to_owned()).collect();
                 place.extend(error.path.iter().cloned());
                 let (named, taken, message) = explain(place, &error.kind);

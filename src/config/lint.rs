@@ -121,7 +121,7 @@ mod tests {
             route("too late", &[("dialect", "ims")]),
         ]);
         assert_eq!(
-            routes(&router.expect("few patterns"), &Catalogue::built_in(), DEFAULT_TYPE_PREFIX),
+            routes(&router.expect("few patterns"), &Catalogue::built_in().expect("valid"), DEFAULT_TYPE_PREFIX),
             [
                 "route `mistyped` matches status = `succes`, but no known event has it; did you mean `success`?",
                 "route `vod transcodes` can never match: the earlier route `all transcodes` matches all of its events \

@@ -228,14 +228,13 @@ pub fn is_number(text: &str) -> bool {
 
 /// Appends the text as a JSON string.
 pub fn write_string(text: &str, out: &mut Vec<u8>) {
-    if !text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
-        out.push(b'"');
-        out.extend_from_slice(text.as_bytes());
-        out.push(b'"');
+    if text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+        out.extend_from_slice(serde_json::Value::from(text).to_string().as_bytes());
         return;
     }
-    // Writing a string into a Vec<u8> cannot fail.
-    serde_json::to_writer(out, text).expect("a string is written to memory");
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
 }
 
 fn write_array<'a>(items: &[Json<'a>], out: &mut Vec<u8>, write: impl Fn(&Json<'a>, &mut Vec<u8>)) {
@@ -423,6 +422,16 @@ mod tests {
 
     fn written(text: &str) -> String {
         Json::parse(text.as_bytes()).expect("must be read").to_string()
+    }
+
+    #[test]
+    fn strings_are_escaped_as_serde_json_escapes_them() {
+        let all: String = (0..=0x2FF).filter_map(char::from_u32).chain("\u{2028}\u{FFFF}😀".chars()).collect();
+        for text in ["", "plain", "\"", "ends in \\", all.as_str()] {
+            let mut out = Vec::new();
+            write_string(text, &mut out);
+            assert_eq!(String::from_utf8(out).expect("UTF-8"), serde_json::to_string(text).expect("JSON"));
+        }
     }
 
     #[test]

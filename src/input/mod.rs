@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 pub use handle::{InputHandle, Misconfigured};
 
 use crate::bridge::Sender;
-use crate::common::kind::KindKeys;
+use crate::common::kind::{KindKeys, ReadSection};
 use crate::common::validation::{FieldError, Validation};
 use crate::telemetry::metrics::Metrics;
 
@@ -43,11 +43,13 @@ pub struct InputKind {
     /// The keys whose changes a running input takes over.
     pub reloadable: &'static [&'static str],
     /// Reads the section of an input, without `kind`.
-    pub read: fn(&Value) -> Result<Box<dyn InputConfig>, figment::Error>,
+    pub read: ReadSection<dyn InputConfig>,
 }
 
 /// Reads a section into the settings of a kind.
-fn read<T: InputConfig + DeserializeOwned + 'static>(section: &Value) -> Result<Box<dyn InputConfig>, figment::Error> {
+fn read<T: InputConfig + DeserializeOwned + 'static>(
+    section: &Value,
+) -> Result<Box<dyn InputConfig>, Box<figment::Error>> {
     Ok(Box::new(section.deserialize::<T>()?))
 }
 

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 pub use error::{ErrorClass, ErrorKind, PublishError};
 pub use health::Health;
 
-use crate::common::kind::KindKeys;
+use crate::common::kind::{KindKeys, ReadSection};
 use crate::common::validation::{FieldError, Validation};
 use crate::event::{Event, Mode};
 use crate::telemetry::metrics::Metrics;
@@ -51,13 +51,13 @@ pub struct OutputKind {
     /// The keys that a deployment must know about.
     pub keys: KindKeys,
     /// Reads the section of an output, without `kind`.
-    pub read: fn(&Value) -> Result<Box<dyn OutputConfig>, figment::Error>,
+    pub read: ReadSection<dyn OutputConfig>,
 }
 
 /// Reads a section into the settings of a kind.
 fn read<T: OutputConfig + DeserializeOwned + 'static>(
     section: &Value,
-) -> Result<Box<dyn OutputConfig>, figment::Error> {
+) -> Result<Box<dyn OutputConfig>, Box<figment::Error>> {
     Ok(Box::new(section.deserialize::<T>()?))
 }
 

@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{LAST_BATCH, LAST_WRITES, Settings, open_store, start_outputs};
+use super::{LAST_BATCH, LAST_WRITES, Settings, new_metrics, open_store, start_outputs};
 use crate::bridge::{Bridge, Rules};
 use crate::common::validation::FieldError;
 use crate::dialect::Normalizer;
 use crate::store::AWAITS_DEAD_LETTERS;
-use crate::telemetry::metrics::Metrics;
 
 /// How often it is looked how much is left.
 const LOOK: Duration = Duration::from_millis(100);
@@ -39,7 +38,7 @@ pub async fn drain_spool(settings: Settings, timeout: Option<Duration>) -> Resul
     let Some(store) = settings.store else {
         return Err(FieldError { key: "spool.enabled".to_owned(), message: "is false: there is no spool".to_owned() });
     };
-    let metrics = Metrics::new();
+    let metrics = new_metrics()?;
     // Without a time-out the lock is waited for as long as it takes.
     let lock_until = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(10 * 365 * 86_400));
     let store = open_store(store, Some(lock_until), &metrics).await?;

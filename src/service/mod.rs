@@ -1,6 +1,6 @@
 //! The running service: its parts are put together, started, reloaded, and stopped.
 //!
-//! Stopping has phases ([`shutdown`]): the service is not ready; after `shutdown.delay` it accepts no more callbacks;
+//! Stopping has phases (`shutdown`): the service is not ready; after `shutdown.delay` it accepts no more callbacks;
 //! callbacks in flight have `shutdown.drain` to finish; events that no bus has confirmed by then go to the spool; then
 //! it ends and reports how many callbacks had no outcome.
 
@@ -80,6 +80,10 @@ async fn open_store(
     opened.map_err(|error| wrong(error.to_string()))?.map_err(|error| wrong(error.to_string()))
 }
 
+fn new_metrics() -> Result<Metrics, FieldError> {
+    Metrics::new().map_err(|error| FieldError { key: "metrics".to_owned(), message: error.to_string() })
+}
+
 /// Starts outputs, which connect in the background.
 fn start_outputs(outputs: Vec<CheckedOutput>, metrics: &Metrics) -> Result<Vec<Arc<dyn Output>>, FieldError> {
     outputs.into_iter().map(|output| output.settings.start(metrics)).collect()
@@ -112,7 +116,7 @@ impl Service {
     /// # Errors
     /// The first part that cannot start.
     pub async fn start(settings: Settings) -> Result<Service, FieldError> {
-        let metrics = Metrics::new();
+        let metrics = new_metrics()?;
         let shutdown = Shutdown::default();
         let store = match settings.store {
             Some(store) => Some(open_store(store, None, &metrics).await?),

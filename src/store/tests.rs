@@ -18,7 +18,7 @@ fn settings(folder: &Path) -> StoreSettings {
 }
 
 fn open(folder: &Path) -> Store {
-    Store::open(settings(folder), None, &Metrics::new()).expect("it opens")
+    Store::open(settings(folder), None, &Metrics::new().expect("a valid table")).expect("it opens")
 }
 
 fn record(output: &str, topic: &str, spooled_at: i64) -> SpoolRecord {
@@ -156,7 +156,7 @@ async fn a_constraint_is_no_damage() {
 #[tokio::test]
 async fn dead_letters_that_are_too_old_are_deleted_and_counted() {
     let folder = tempfile::tempdir().expect("a folder");
-    let metrics = Metrics::new();
+    let metrics = Metrics::new().expect("a valid table");
     let hour = Duration::from_secs(3600);
     let settings = StoreSettings { dead_letters_max_age: Some(hour), ..settings(folder.path()) };
     let store = Store::open(settings, None, &metrics).expect("it opens");
@@ -268,7 +268,8 @@ async fn a_swap_that_was_interrupted_is_continued() {
 async fn a_log_without_its_database_is_not_thrown_away() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("spool.db-wal"), "a log").expect("written");
-    let error = Store::open(settings(folder.path()), None, &Metrics::new()).expect_err("refused");
+    let error =
+        Store::open(settings(folder.path()), None, &Metrics::new().expect("a valid table")).expect_err("refused");
     assert!(error.to_string().contains("spool.db is missing, but its log spool.db-wal is there"), "{error}");
 }
 
@@ -536,7 +537,9 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 #[tokio::test]
 async fn files_that_are_not_what_they_should_be_are_refused_in_words() {
-    let refused = |folder: &Path| Store::open(settings(folder), None, &Metrics::new()).expect_err("refused");
+    let refused = |folder: &Path| {
+        Store::open(settings(folder), None, &Metrics::new().expect("a valid table")).expect_err("refused")
+    };
     let (folder, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     filled(other.path(), 1).await;
     std::os::unix::fs::symlink(file(other.path()), file(folder.path())).expect("linked");
@@ -678,7 +681,7 @@ async fn a_topic_has_its_share_only_while_its_output_is_up() {
     let folder = tempfile::tempdir().expect("a folder");
     let three = 3 * record("kafka", "sick", 0).bytes();
     let settings = StoreSettings { lane_max_bytes: three, ..settings(folder.path()) };
-    let store = Store::open(settings, None, &Metrics::new()).expect("it opens");
+    let store = Store::open(settings, None, &Metrics::new().expect("a valid table")).expect("it opens");
     let sick = || vec![record("kafka", "sick", now())];
     let is_up = |output: &str| output == "kafka";
     for _ in 0..3 {
@@ -703,7 +706,7 @@ async fn a_topic_has_its_share_only_while_its_output_is_up() {
 async fn a_lane_is_in_memory_only_while_it_has_records() {
     let folder = tempfile::tempdir().expect("a folder");
     let settings = StoreSettings { spool_max_bytes: 1 << 30, ..settings(folder.path()) };
-    let store = Store::open(settings.clone(), None, &Metrics::new()).expect("it opens");
+    let store = Store::open(settings.clone(), None, &Metrics::new().expect("a valid table")).expect("it opens");
     let topic = |number: i64| format!("topic-{number}");
     for chunk in (1..=10_000).collect::<Vec<i64>>().chunks(1000) {
         let records = chunk.iter().map(|number| record("kafka", &topic(*number), now())).collect();
@@ -711,7 +714,7 @@ async fn a_lane_is_in_memory_only_while_it_has_records() {
     }
     assert_eq!((store.filled().await.len(), store.lanes("kafka").states()), (10_000, (10_000, 0)));
     store.close().await;
-    let store = Store::open(settings, None, &Metrics::new()).expect("it opens");
+    let store = Store::open(settings, None, &Metrics::new().expect("a valid table")).expect("it opens");
     assert_eq!((store.filled().await.len(), store.lanes("kafka").records()), (10_000, 10_000));
     store.settle((1..=10_000).map(|seq| Settled { seq, letter: None }).collect()).await.expect("settled");
     assert_eq!(store.lanes("kafka").states(), (0, 0));

@@ -6,6 +6,9 @@
 //! tests, README, schema, rules, package; [`pod`] and `run` the program on the rendered files, as the rendered pod would
 //! run it. What these say rests on the server being real: `support_server`.
 
+// Tests fail by a panic; no other crate sees their items.
+#![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
+
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -145,7 +145,7 @@ impl Ports {
     }
 
     /// A container's command, with the release's Services found on this machine.
-    fn command(&self, pod: &Pod, container: &Value, objects: &[Value]) -> Result<Command, String> {
+    fn command(&self, pod: &Pod<'_>, container: &Value, objects: &[Value]) -> Result<Command, String> {
         let command = pod.command(container)?;
         let arguments = command.get_args().map(|word| self.locally(objects, word.to_str().expect("UTF-8")));
         let arguments: Vec<_> = arguments.collect::<Result<_, _>>()?;
@@ -171,7 +171,7 @@ impl Ports {
     }
 
     /// What a probe is answered; a command's success is 200, its failure 503.
-    fn ask(&self, pod: &Pod, container: &Value, probe: &Value) -> Result<u16, String> {
+    fn ask(&self, pod: &Pod<'_>, container: &Value, probe: &Value) -> Result<u16, String> {
         if !probe["exec"].is_null() {
             let words = list(&probe["exec"]["command"]).skip(1).filter_map(Value::as_str);
             let words = words.map(|word| pod.rewrite(word, std::iter::once(container)).into());

@@ -137,7 +137,7 @@ fn open(folder: &Path) -> Result<Store, OpenError> {
         dead_letters_max_bytes: 1 << 30,
         dead_letters_max_age: None,
     };
-    Store::open(settings, None, &Metrics::new())
+    Store::open(settings, None, &Metrics::new().expect("a valid table"))
 }
 
 /// Opens the store of a folder and reads all of it.

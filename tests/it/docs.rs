@@ -20,17 +20,26 @@ fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The documents whose links are checked.
+/// The documents that the README must link to.
 fn documents() -> Vec<PathBuf> {
     let mut documents: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"]
         .into_iter()
-        .chain(["charts/apsara-bridge/README.md"])
+        .chain(["charts/apsara-bridge/README.md", "docs/decisions/README.md"])
         .map(|name| root().join(name))
         .collect();
-    let docs = fs::read_dir(root().join("docs")).expect("there is a folder docs");
-    let files = docs.map(|file| file.expect("a file").path());
-    documents.extend(files.filter(|file| file.extension().is_some_and(|extension| extension == "md")));
+    documents.extend(markdown_in("docs"));
     documents
+}
+
+/// The decision records, and their index.
+fn decisions() -> Vec<PathBuf> {
+    markdown_in("docs/decisions")
+}
+
+fn markdown_in(folder: &str) -> Vec<PathBuf> {
+    let folder = fs::read_dir(root().join(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
+    let files = folder.map(|file| file.expect("a file").path());
+    files.filter(|file| file.extension().is_some_and(|extension| extension == "md")).collect()
 }
 
 /// A Markdown text without its fenced code blocks.
@@ -75,7 +84,7 @@ fn links_and_anchors_are_found() {
 fn every_relative_link_and_anchor_exists() {
     let mut broken = Vec::new();
     let mut checked = 0;
-    for document in documents() {
+    for document in documents().into_iter().chain(decisions()) {
         let markdown = text(&document);
         for link in relative_links(&markdown) {
             checked += 1;
@@ -106,11 +115,20 @@ fn every_document_is_linked_from_the_readme_which_is_short() {
 }
 
 #[test]
+fn every_decision_is_in_their_index() {
+    let index = relative_links(&text(&root().join("docs/decisions/README.md")));
+    for record in decisions() {
+        let name = record.file_name().expect("a name").to_string_lossy().into_owned();
+        assert!(name == "README.md" || index.contains(&name), "docs/decisions/README.md does not link to {name}");
+    }
+}
+
+#[test]
 fn the_event_of_the_readme_is_that_of_its_callback() {
     let readme = text(&root().join("README.md"));
     let [callback, event] = blocks(&readme, "json")[..] else { panic!("a callback and its event") };
     let mut shown: Value = serde_json::from_str(event).expect("JSON");
-    let normalizer = Normalizer::new(Catalogue::built_in(), DEFAULT_TYPE_PREFIX);
+    let normalizer = Normalizer::new(Catalogue::built_in().expect("valid"), DEFAULT_TYPE_PREFIX);
     let origin = Origin::at(time::OffsetDateTime::now_utc());
     let normalized = normalizer.normalize(callback.as_bytes(), &origin).expect("a callback");
     let mut real: Value = serde_json::from_slice(&normalized.event.to_json()).expect("JSON");

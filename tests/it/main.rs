@@ -3,6 +3,9 @@
 //! Layout: `support_*` prove the support code itself (brokers that restart, judges that refuse), since whatever the
 //! other tests say rests on it.
 
+// Tests fail by a panic; no other crate sees their items.
+#![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
+
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -25,4 +28,5 @@ mod support_kafka;
 mod support_mns;
 mod support_nats;
 mod support_process;
+mod toolchain;
 mod watching;

@@ -324,8 +324,7 @@ async fn a_misconfigured_input_makes_it_unready() {
         let mut admin = Client::connect(bridge.admin).await;
         eventually("not ready", SOON, async || {
             let ready = admin.request("GET", "/readyz", "", &[]).await;
-            (ready.status.as_u16() == 503 && ready.body.starts_with(b"misconfigured inputs: queue"))
-                .then_some(())
+            (ready.status.as_u16() == 503 && ready.body.starts_with(b"misconfigured inputs: queue")).then_some(())
         })
         .await;
         assert!(receives(&bridge, "misconfigured") >= 1.0);

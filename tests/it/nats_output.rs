@@ -35,7 +35,7 @@ fn start_with_secrets(url: &str, more: &str) -> (Arc<dyn Output>, Vec<Arc<Secret
     let mut validation = Validation::of("");
     let settings = config.validate(context, &mut validation).expect("valid");
     let secrets = validation.finish().secrets.into_iter().map(|(_, secret)| secret).collect();
-    (settings.start(&Metrics::new()).expect("it starts"), secrets)
+    (settings.start(&Metrics::new().expect("a valid table")).expect("it starts"), secrets)
 }
 
 async fn up(output: &Arc<dyn Output>) {

@@ -15,7 +15,7 @@ use time::macros::datetime;
 
 fn normalizer() -> &'static Normalizer {
     static NORMALIZER: LazyLock<Normalizer> =
-        LazyLock::new(|| Normalizer::new(Catalogue::built_in(), DEFAULT_TYPE_PREFIX));
+        LazyLock::new(|| Normalizer::new(Catalogue::built_in().expect("valid"), DEFAULT_TYPE_PREFIX));
     &NORMALIZER
 }
 

@@ -80,7 +80,7 @@ fn exported() -> BTreeMap<String, Vec<&'static str>> {
         }
         exported.insert(format!("{name}_bucket"), [metric.labels, &["le"]].concat());
     }
-    let text = Metrics::new().text().expect("can be written");
+    let text = Metrics::new().expect("a valid table").text().expect("can be written");
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE process_")?.split(' ').next());
     exported.extend(types.map(|name| (format!("process_{name}"), Vec::new())));
     exported

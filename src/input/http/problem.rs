@@ -7,7 +7,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use hyper::{Response, StatusCode, header::HeaderValue};
-use serde::Serialize;
+
+use crate::event::json::Json;
 
 /// Seconds a refused sender should wait. Alibaba tries again after one by itself.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
@@ -68,14 +69,6 @@ problems! {
 }
 
 /// The document of RFC 9457.
-#[derive(Serialize)]
-struct Document<'a> {
-    r#type: String,
-    title: &'static str,
-    status: u16,
-    detail: &'a str,
-}
-
 impl Problem {
     /// The label `reason` of metrics.
     pub fn label(self) -> String {
@@ -89,14 +82,13 @@ impl Problem {
     }
 
     fn document(self, detail: &str) -> String {
-        let document = Document {
-            r#type: format!("urn:apsara-bridge:problem:{}", self.slug()),
-            title: self.title(),
-            status: self.status().as_u16(),
-            detail,
-        };
-        // A struct of strings and a number has no way to fail.
-        serde_json::to_string(&document).expect("a problem document is written")
+        let members = [
+            ("type", Json::String(format!("urn:apsara-bridge:problem:{}", self.slug()).into())),
+            ("title", Json::String(self.title().into())),
+            ("status", Json::Number(self.status().as_u16().to_string().into())),
+            ("detail", Json::String(detail.into())),
+        ];
+        Json::Object(members.into_iter().map(|(name, value)| (name.into(), value)).collect()).to_string()
     }
 
     /// The answer.

@@ -9,14 +9,10 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, KeyInit, Mac};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use ring::hmac;
 use serde::{Deserialize, Serialize};
-use sha1::Sha1;
-use sha2::Sha256;
-use time::OffsetDateTime;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
+use time::{OffsetDateTime, UtcOffset};
 
 /// All but what RFC 3986 calls unreserved.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -26,10 +22,6 @@ const ENCODED_PATH: &AsciiSet = &ENCODED.remove(b'/');
 
 const V4_SCHEME: &str = "MNS4-HMAC-SHA256";
 const V4_END: &str = "aliyun_v4_request";
-
-const HTTP_DATE: &[BorrowedFormatItem<'_>] =
-    format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour repr:24]:[minute]:[second] GMT");
-const V4_TIME: &[BorrowedFormatItem<'_>] = format_description!("[year][month][day]T[hour][minute][second]Z");
 
 /// Which signature.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -98,12 +90,23 @@ impl SignatureVersion {
 
 /// A time as HTTP writes it.
 pub fn http_date(time: OffsetDateTime) -> String {
-    formatted(time, HTTP_DATE)
+    let time = time.to_offset(UtcOffset::UTC);
+    let (weekday, month) = (time.weekday().to_string(), time.month().to_string());
+    let (hour, minute, second) = time.to_hms();
+    let date = format!("{weekday:.3}, {:02} {month:.3} {:04}", time.day(), time.year());
+    format!("{date} {hour:02}:{minute:02}:{second:02} GMT")
 }
 
-fn formatted(time: OffsetDateTime, format: &[BorrowedFormatItem<'_>]) -> String {
-    // A date and time in UTC has every part that the formats name, and a string takes what is written.
-    time.to_offset(time::UtcOffset::UTC).format(format).expect("a time can be written")
+/// A time as the V4 signature writes it: day, `T`, and time of day.
+fn v4_time(time: OffsetDateTime) -> String {
+    let time = time.to_offset(UtcOffset::UTC);
+    let (hour, minute, second) = time.to_hms();
+    format!("{}T{hour:02}{minute:02}{second:02}Z", v4_day(time))
+}
+
+fn v4_day(time: OffsetDateTime) -> String {
+    let time = time.to_offset(UtcOffset::UTC);
+    format!("{:04}{:02}{:02}", time.year(), u8::from(time.month()), time.day())
 }
 
 fn v1(request: &Signable<'_>, secret: &str) -> String {
@@ -119,10 +122,8 @@ fn v1(request: &Signable<'_>, secret: &str) -> String {
         text.push_str(&format!("{name}:{value}\n"));
     }
     text.push_str(&SignatureVersion::V1.target(request.path, request.query));
-    // HMAC takes keys of any length.
-    let mut hmac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).expect("a key");
-    hmac.update(text.as_bytes());
-    STANDARD.encode(hmac.finalize().into_bytes())
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret.as_bytes());
+    STANDARD.encode(hmac::sign(&key, text.as_bytes()))
 }
 
 fn v4(request: &Signable<'_>, secret: &str, region: &str) -> String {
@@ -142,21 +143,21 @@ fn v4(request: &Signable<'_>, secret: &str, region: &str) -> String {
     let is_signed = |name: &str| name.starts_with("x-mns-") || matches!(name, "content-type" | "content-md5");
     let headers: String =
         sorted(request, is_signed).into_iter().map(|(name, value)| format!("{name}:{}\n", value.trim())).collect();
-    let time = formatted(request.date, V4_TIME);
     let text = format!(
-        "{V4_SCHEME}\n{time}\n{}\n{}\n{}\n{}\n{headers}\n",
+        "{V4_SCHEME}\n{}\n{}\n{}\n{}\n{}\n{headers}\n",
+        v4_time(request.date),
         scope(request.date, region),
         request.method,
         utf8_percent_encode(request.path, ENCODED_PATH),
         query.join("&"),
     );
-    let key = hmac_sha256(format!("aliyun_v4{secret}").as_bytes(), &time[..8]);
+    let key = hmac_sha256(format!("aliyun_v4{secret}").as_bytes(), &v4_day(request.date));
     let key = [region, "mns", V4_END].into_iter().fold(key, |key, part| hmac_sha256(&key, part));
     hmac_sha256(&key, &text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn scope(date: OffsetDateTime, region: &str) -> String {
-    format!("{}/{region}/mns/{V4_END}", &formatted(date, V4_TIME)[..8])
+    format!("{}/{region}/mns/{V4_END}", v4_day(date))
 }
 
 fn sorted<'r>(request: &Signable<'r>, is_signed: impl Fn(&str) -> bool) -> Vec<(&'r str, &'r str)> {
@@ -166,17 +167,28 @@ fn sorted<'r>(request: &Signable<'r>, is_signed: impl Fn(&str) -> bool) -> Vec<(
 }
 
 fn hmac_sha256(key: &[u8], text: &str) -> Vec<u8> {
-    // HMAC takes keys of any length.
-    let mut hmac = Hmac::<Sha256>::new_from_slice(key).expect("a key");
-    hmac.update(text.as_bytes());
-    hmac.finalize().into_bytes().to_vec()
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes()).as_ref().to_vec()
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
+    use time::format_description::BorrowedFormatItem;
+    use time::macros::{datetime, format_description};
 
     use super::*;
+
+    const HTTP_DATE: &[BorrowedFormatItem<'_>] = format_description!(
+        "[weekday repr:short], [day] [month repr:short] [year] [hour repr:24]:[minute]:[second] GMT"
+    );
+    const V4_TIME: &[BorrowedFormatItem<'_>] = format_description!("[year][month][day]T[hour][minute][second]Z");
+
+    #[test]
+    fn times_are_written_in_utc_with_all_their_digits() {
+        let time = datetime!(2026-01-05 00:03:09 +08:00);
+        assert_eq!(http_date(time), "Sun, 04 Jan 2026 16:03:09 GMT");
+        assert_eq!(v4_time(time), "20260104T160309Z");
+    }
 
     fn vectors(name: &str) -> Vec<Value> {
         let text = include_str!("../../../tests/fixtures/signature-vectors.json");
