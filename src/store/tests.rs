@@ -41,9 +41,9 @@ fn topics(store: &Store, output: &str) -> Vec<String> {
     read.into_iter().map(|spooled| spooled.record.topic).collect()
 }
 
-/// The order is that of coming, whatever the clock says, and an age is never below zero.
+/// The order is that of arrival, even if the clock goes back, and an age is never negative.
 #[tokio::test]
-async fn a_clock_that_steps_back_changes_no_order() {
+async fn a_clock_that_goes_back_does_not_change_the_order() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = open(folder.path());
     let hour = 3_600_000;
@@ -58,7 +58,7 @@ async fn a_clock_that_steps_back_changes_no_order() {
 }
 
 #[tokio::test]
-async fn places_are_not_given_twice_while_a_reader_remembers_them() {
+async fn a_position_is_not_used_twice() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = open(folder.path());
     let mut last = 0;
@@ -73,7 +73,7 @@ async fn places_are_not_given_twice_while_a_reader_remembers_them() {
 }
 
 #[tokio::test]
-async fn all_of_a_job_is_kept_or_nothing() {
+async fn a_job_is_kept_completely_or_not_at_all() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = open(folder.path());
     let letter = |body: usize| DeadLetter {
@@ -103,7 +103,7 @@ fn dead_letters(folder: &Path) -> Vec<DeadLetterRow> {
     database.dead_letters(&DeadLetterFilter::default(), i64::MIN, 1000, true).expect("readable")
 }
 
-/// The topics that a store finds when it opens a folder. Dropped without being closed it would end a moment later.
+/// The topics that a store finds when it opens a folder. It is closed, because a dropped store ends a moment later.
 async fn topics_in(folder: &Path, output: &str) -> Vec<String> {
     let store = open(folder);
     let topics = topics(&store, output);
@@ -124,7 +124,7 @@ fn change(folder: &Path, text: &str, to: &str) {
     std::fs::write(&file, bytes).expect("written");
 }
 
-/// A repeat of a dead letter brings the content that damage took.
+/// A repeat of a dead letter replaces content that was damaged.
 #[tokio::test]
 async fn a_repeat_replaces_the_damaged_content_of_a_dead_letter() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -141,9 +141,9 @@ async fn a_repeat_replaces_the_damaged_content_of_a_dead_letter() {
     assert_eq!(rows[0].letter.body, "the-body");
 }
 
-/// A constraint that fails says that the totals were wrong, not that the file is damaged.
+/// A failed constraint means that the totals were wrong, not that the file is damaged.
 #[tokio::test]
-async fn a_constraint_is_no_damage() {
+async fn a_failed_constraint_is_not_damage() {
     let folder = tempfile::tempdir().expect("a folder");
     open(folder.path()).close().await;
     let mut database = Database::open(folder.path(), Access::Owner).expect("it opens");
@@ -175,7 +175,7 @@ async fn dead_letters_that_are_too_old_are_deleted_and_counted() {
     assert_eq!(metrics.dead_letters_stored.get(), 1);
 }
 
-/// Damage of the structure, of a kind that SQLite reports: everything that can be read is there afterwards.
+/// Damage of the structure that SQLite reports: everything that can be read is there afterwards.
 #[tokio::test]
 async fn a_damaged_index_loses_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -205,7 +205,7 @@ fn spoil_page(folder: &Path, name: &str) {
     std::os::unix::fs::FileExt::write_all_at(&file, &[0xA5; 1 << 14], u64::from(page - 1) * bytes).expect("written");
 }
 
-/// What the table lost, the index still knows.
+/// The index still knows what the table has lost.
 #[tokio::test]
 async fn rows_of_an_unreadable_table_are_counted_and_the_file_is_kept() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -223,14 +223,14 @@ async fn rows_of_an_unreadable_table_are_counted_and_the_file_is_kept() {
     assert!(topics(&store, "kafka").is_empty());
     store.keep(vec![record("kafka", "new", now())], Vec::new()).await.expect("kept");
     store.close().await;
-    // A later takeover of which everything was read keeps the older file.
+    // A later copy of which everything was read keeps the older file.
     spoil_page(folder.path(), "spool_by_output");
     assert_eq!(topics_in(folder.path(), "kafka").await, ["new"]);
     assert_eq!(set_aside(folder.path()), kept);
 }
 
 #[tokio::test]
-async fn a_folder_with_an_old_database_and_no_new_one_is_not_taken_for_empty() {
+async fn a_folder_with_only_an_old_database_is_not_empty() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = open(folder.path());
     store.keep(vec![record("kafka", "a", now())], vec![letter("b")]).await.expect("kept");
@@ -251,12 +251,12 @@ async fn a_swap_that_was_interrupted_is_continued() {
         store.close().await;
     };
     keep_one("a").await;
-    // The new one is complete, the old one still in its place, and used since: it wins.
+    // The new one is complete, but the old one is still in its place and was used since: the old one stays.
     std::fs::copy(file(folder.path()), at("spool.db.ready")).expect("copied");
     keep_one("b").await;
     assert_eq!(topics_in(folder.path(), "kafka").await, ["a", "b"]);
     assert!(!at("spool.db.ready").exists());
-    // The old one was moved, and its log not yet.
+    // The old one was moved, but its log was not.
     std::fs::rename(file(folder.path()), at("spool.db.ready-in-part")).expect("renamed");
     std::fs::write(at("spool.db.damaged-20260101T000000"), "an old database").expect("written");
     std::fs::write(at("spool.db-wal"), "its log").expect("written");
@@ -265,15 +265,15 @@ async fn a_swap_that_was_interrupted_is_continued() {
 }
 
 #[tokio::test]
-async fn a_log_without_its_database_is_not_thrown_away() {
+async fn a_log_without_its_database_is_not_deleted() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("spool.db-wal"), "a log").expect("written");
     let error =
-        Store::open(settings(folder.path()), None, &Metrics::new().expect("a valid table")).expect_err("refused");
+        Store::open(settings(folder.path()), None, &Metrics::new().expect("a valid table")).expect_err("rejected");
     assert!(error.to_string().contains("spool.db is missing, but its log spool.db-wal is there"), "{error}");
 }
 
-/// After a failed fsync the next start must not trust the file, whatever can be read of it.
+/// After a failed fsync the next start must not trust the file, even if it can be read.
 #[tokio::test]
 async fn a_file_whose_fsync_failed_is_copied_at_the_next_start() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -312,14 +312,14 @@ async fn import_adds_what_is_new_and_counts_what_is_not() {
     assert_eq!(topics_in(folder.path(), "nats").await, ["moved", "moved", "moved"]);
     let junk = other.path().join("junk");
     std::fs::write(&junk, "no database at all, but long enough to look at").expect("written");
-    let error = Offline::open(settings(other.path()), None).expect("it opens").import(&junk).expect_err("refused");
+    let error = Offline::open(settings(other.path()), None).expect("it opens").import(&junk).expect_err("rejected");
     assert!(error.to_string().contains("cannot be read as a spool of apsara-bridge"), "{error}");
 }
 
-/// Totals that are wrong, as after a commit that was reported as failed and was written all the same, make the next
-/// record take a position that another has. The store reads again what is there.
+/// If the totals are wrong, for example after a commit that was reported as failed but was written, the next record gets a
+/// position that another record has. The store then counts the rows again.
 #[tokio::test]
-async fn a_position_that_is_taken_is_no_damage_and_is_found_out() {
+async fn a_position_that_is_taken_is_not_damage_and_is_noticed() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = open(folder.path());
     store.keep(vec![record("kafka", "first", now())], Vec::new()).await.expect("kept");
@@ -340,7 +340,7 @@ async fn a_position_that_is_taken_is_no_damage_and_is_found_out() {
     assert_eq!(store.shared.metrics.spool_failures_total.with_label_values(&["damaged"]).get(), 0);
 }
 
-/// Bytes changed at random: the store opens, within bounds of time, and what it finds is what was written, or a dead
+/// Bytes are changed at random: the store opens in bounded time, and everything that it finds was written, or is a dead
 /// letter that says that it was changed.
 #[tokio::test]
 async fn random_damage_invents_nothing() {
@@ -351,7 +351,7 @@ async fn random_damage_invents_nothing() {
         let records = chunk.iter().map(|number| record("kafka", &topic(*number), now())).collect();
         store.keep(records, vec![letter(&topic(chunk[0]))]).await.expect("kept");
     }
-    // Pages that were freed and are used again.
+    // Some pages were freed and are used again.
     let settled = (1..100).map(|seq| Settled { seq, letter: None }).collect();
     store.settle(settled).await.expect("settled");
     store.close().await;
@@ -370,7 +370,7 @@ async fn random_damage_invents_nothing() {
         let mut bytes = bytes.clone();
         let (start, count) = (next(bytes.len()), [1, 1, 2, 8, 64, 4096][next(6)]);
         for step in 0..count {
-            // Together, as a bad sector, or apart.
+            // Next to each other like a bad sector, or apart.
             let at = if seed % 2 == 0 { (start + step) % bytes.len() } else { next(bytes.len()) };
             bytes[at] = u8::try_from(next(256)).expect("a byte");
         }
@@ -409,7 +409,7 @@ async fn random_damage_invents_nothing() {
     }
 }
 
-/// A store with so many records of a kilobyte, closed.
+/// A closed store with a number of records of a kilobyte.
 async fn filled(folder: &Path, records: usize) {
     let store = open(folder);
     for number in 0..records {
@@ -419,7 +419,7 @@ async fn filled(folder: &Path, records: usize) {
     store.close().await;
 }
 
-/// Has the writer copy the database into a new file.
+/// Makes the writer copy the database into a new file.
 async fn repair(store: &Store) -> Result<Retained, StoreError> {
     let (done, answer) = oneshot::channel();
     let damage = StoreError::new(FailureKind::Damaged, "a reader met damage");
@@ -431,13 +431,13 @@ fn inode(folder: &Path) -> u64 {
     std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(file(folder)).expect("there"))
 }
 
-/// Nothing can be built while this is in the way.
+/// A folder in place of the new file: nothing can be built while it exists.
 fn obstruct(folder: &Path) {
     std::fs::create_dir_all(folder.join("spool.db.building/in the way")).expect("made");
 }
 
 #[tokio::test]
-async fn a_damaged_record_does_not_take_the_number_of_a_dead_letter() {
+async fn a_damaged_record_does_not_get_the_number_of_a_dead_letter() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = open(folder.path());
     let records = vec![record("kafka", "topic-a", now()), record("kafka", "ok", now())];
@@ -451,9 +451,9 @@ async fn a_damaged_record_does_not_take_the_number_of_a_dead_letter() {
     assert_eq!((rows.len(), rows[1].letter.reason.as_str()), (2, DAMAGED));
 }
 
-/// Where it is not known how much is lost, the old file is kept.
+/// If it is not known how much is lost, the old file is kept.
 #[tokio::test]
-async fn a_file_whose_loss_is_not_known_is_kept() {
+async fn a_file_with_an_unknown_loss_is_kept() {
     for roots in [&["spool", "spool_by_output"][..], &["dead_letters"]] {
         let folder = tempfile::tempdir().expect("a folder");
         let store = open(folder.path());
@@ -471,7 +471,7 @@ async fn a_file_whose_loss_is_not_known_is_kept() {
 }
 
 #[tokio::test]
-async fn nothing_is_kept_in_a_file_that_must_be_copied_and_cannot() {
+async fn nothing_is_kept_in_a_file_that_must_be_copied_and_cannot_be() {
     for is_damaged in [true, false] {
         let folder = tempfile::tempdir().expect("a folder");
         filled(folder.path(), 20).await;
@@ -481,11 +481,11 @@ async fn nothing_is_kept_in_a_file_that_must_be_copied_and_cannot() {
         if is_damaged {
             repair(&store).await.expect_err("it cannot be copied");
         } else {
-            // As another process leaves it whose fsync failed.
+            // The state after an fsync failed in another process.
             files::mark_unsynced(folder.path());
         }
         for _ in 0..3 {
-            store.keep(vec![record("kafka", "new", now())], Vec::new()).await.expect_err("refused");
+            store.keep(vec![record("kafka", "new", now())], Vec::new()).await.expect_err("rejected");
         }
         assert!(!store.has_room());
         assert_eq!(topics(&store, "kafka").len(), 20, "what is there can be read");
@@ -506,7 +506,7 @@ async fn an_old_database_is_copied_with_its_log() {
     let (folder, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     let store = open(folder.path());
     store.keep(vec![record("kafka", "in the log", now())], Vec::new()).await.expect("kept");
-    // As an earlier program left it that was killed between the two.
+    // The state after an earlier program was killed between the two renames.
     let aside = other.path().join("spool.db.damaged-20260101T000000");
     std::fs::copy(file(folder.path()), aside).expect("copied");
     std::fs::copy(folder.path().join("spool.db-wal"), other.path().join("spool.db-wal")).expect("copied");
@@ -515,7 +515,7 @@ async fn an_old_database_is_copied_with_its_log() {
 }
 
 #[tokio::test]
-async fn the_newest_old_database_is_kept_whatever_the_clock_says() {
+async fn the_newest_old_database_is_kept_even_if_the_clock_goes_back() {
     let folder = tempfile::tempdir().expect("a folder");
     filled(folder.path(), 50).await;
     let ahead = folder.path().join("spool.db.damaged-20990101T000000");
@@ -524,7 +524,7 @@ async fn the_newest_old_database_is_kept_whatever_the_clock_says() {
     open(folder.path()).close().await;
     let kept = set_aside(folder.path());
     assert_eq!(kept, [with_suffix(&ahead, "-1")]);
-    // An empty file is nobody's database, and pushes nothing out.
+    // An empty file is not a database, and replaces none.
     std::fs::remove_file(file(folder.path())).expect("removed");
     std::fs::write(file(folder.path()), "").expect("written");
     open(folder.path()).close().await;
@@ -536,9 +536,9 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 #[tokio::test]
-async fn files_that_are_not_what_they_should_be_are_refused_in_words() {
+async fn unusable_files_are_rejected_with_the_reason() {
     let refused = |folder: &Path| {
-        Store::open(settings(folder), None, &Metrics::new().expect("a valid table")).expect_err("refused")
+        Store::open(settings(folder), None, &Metrics::new().expect("a valid table")).expect_err("rejected")
     };
     let (folder, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     filled(other.path(), 1).await;
@@ -555,9 +555,9 @@ async fn files_that_are_not_what_they_should_be_are_refused_in_words() {
     assert!(refused(folder.path()).to_string().contains("is not a spool of apsara-bridge"));
 }
 
-/// Who no longer waits has been answered otherwise.
+/// A caller that no longer waits has got another answer.
 #[tokio::test]
-async fn what_nobody_waits_for_is_not_stored() {
+async fn a_job_without_a_waiting_caller_is_not_stored() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = open(folder.path());
     let mut other = Database::open(folder.path(), Access::Shared).expect("it opens");
@@ -566,7 +566,7 @@ async fn what_nobody_waits_for_is_not_stored() {
         let kept = store.keep(vec![record("kafka", topic, now())], Vec::new());
         tokio::time::timeout(Duration::from_millis(50), kept).await.expect_err("the database is held");
     };
-    // The first is being written, the others wait behind it.
+    // The first job is being written, the others wait.
     for topic in ["first", "second", "third"] {
         given_up(topic).await;
     }
@@ -592,7 +592,7 @@ async fn settling_again_changes_nothing() {
     store.close().await;
 }
 
-/// A command that opened the file before it was replaced must not report what it wrote there as done.
+/// A command that opened the file before it was replaced must not report success.
 #[tokio::test]
 async fn a_command_does_not_write_into_a_file_that_was_replaced() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -620,9 +620,9 @@ async fn repeats_are_imported_into_full_dead_letters() {
     assert_eq!(imported, Imported { repeats: 1, ..Imported::default() });
 }
 
-/// A file that is shorter than it should be: what is there is read.
+/// A file that is too short: the rest of it is read.
 #[tokio::test]
-async fn a_truncated_file_gives_what_is_left_of_it() {
+async fn the_rest_of_a_truncated_file_is_read() {
     let folder = tempfile::tempdir().expect("a folder");
     filled(folder.path(), 300).await;
     let bytes = std::fs::metadata(file(folder.path())).expect("there").len();
@@ -635,7 +635,7 @@ async fn a_truncated_file_gives_what_is_left_of_it() {
     assert_eq!(set_aside(folder.path()).len(), 1, "the rest is lost, and the file kept");
 }
 
-/// What was there before is known while the bridge runs: fewer records are a loss, although every page can be read.
+/// A running bridge knows how many records there were: fewer records mean a loss, even if every page can be read.
 #[tokio::test]
 async fn a_loss_that_the_pages_do_not_show_is_counted() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -646,7 +646,7 @@ async fn a_loss_that_the_pages_do_not_show_is_counted() {
     assert_eq!(set_aside(folder.path()).len(), 1);
 }
 
-/// An old file of which everything was read is removed also after an interruption.
+/// An old file of which everything was read is removed, also after an interruption.
 #[tokio::test]
 async fn a_superseded_file_is_removed_by_the_next_start() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -660,9 +660,9 @@ async fn a_superseded_file_is_removed_by_the_next_start() {
     assert!(set_aside(folder.path()).is_empty());
 }
 
-/// Whoever removes the file of a running bridge is told so, and nothing more is acknowledged from it.
+/// If the file of a running bridge is removed, the log says so, and nothing more is acknowledged.
 #[tokio::test]
-async fn a_file_that_was_removed_is_found_out() {
+async fn a_removed_file_is_noticed() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = open(folder.path());
     store.keep(vec![record("kafka", "a", now())], Vec::new()).await.expect("kept");
@@ -722,7 +722,7 @@ async fn a_lane_is_in_memory_only_while_it_has_records() {
     assert_eq!(store.shared.metrics.spool_events.get(), 0);
 }
 
-/// The index of a file that an earlier version made has no topics.
+/// In files of earlier versions the index has no topics.
 #[tokio::test]
 async fn an_index_without_topics_is_replaced() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use apsara_bridge::event::Mode;
 use apsara_bridge::store::database::{Access, Database};
 use apsara_bridge::store::{
-    DeadLetter, DeadLetterFilter, OpenError, Settled, SettledLetter, SpoolRecord, Store, StoreSettings,
+    DeadLetter, DeadLetterFilter, LockError, OpenError, Settled, SettledLetter, SpoolRecord, Store, StoreSettings,
 };
 use apsara_bridge::telemetry::metrics::Metrics;
 use bytes::Bytes;
@@ -298,7 +298,7 @@ impl Run {
         let start = Instant::now();
         loop {
             // The store that was dropped just now may still hold the folder.
-            let is_held = |error: &str| error.contains("belongs to another");
+            let is_held = |error: &OpenError| matches!(error, OpenError::Lock(LockError::InUse { .. }));
             match open(&self.folder) {
                 Ok(store) => {
                     self.store = Some(store);
