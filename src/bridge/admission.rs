@@ -3,10 +3,10 @@
 //! An input asks for room before it reads a body, because half-read bodies would wait for each other. A full bound is
 //! back-pressure: the input waits until its deadline, and then refuses the callback.
 
-use std::sync::Arc;
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
+
+use crate::common::limit::Limit;
 
 /// Bytes of one permit. Permits are counted in 32 bits.
 const UNIT: u64 = 1 << 10;
@@ -16,22 +16,26 @@ const OVERHEAD: u64 = 1 << 10;
 
 /// The bytes that all callbacks share.
 #[derive(Clone, Debug)]
-pub(super) struct InFlightBytes {
-    room: Arc<Semaphore>,
-    units: u32,
-}
+pub(super) struct InFlightBytes(Limit);
 
 impl InFlightBytes {
     pub(super) fn new(bytes: u64) -> InFlightBytes {
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1);
-        // A 32-bit machine can neither count further nor use more memory.
-        let permits = usize::try_from(units).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        InFlightBytes { room: Arc::new(Semaphore::new(permits)), units }
+        InFlightBytes(Limit::new(permits(bytes)))
+    }
+
+    /// Changes the bound. Shares that are held stay, and count against it.
+    pub(super) fn resize(&self, bytes: u64) {
+        self.0.resize(permits(bytes));
     }
 
     pub(super) fn begin(&self) -> Admission {
         Admission { bound: self.clone(), body_bytes: 0, permit: None }
     }
+}
+
+fn permits(bytes: u64) -> usize {
+    let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).max(1);
+    usize::try_from(units).unwrap_or(usize::MAX)
 }
 
 /// The share of one callback. Dropping it returns the share.
@@ -57,15 +61,16 @@ impl Admission {
         self.body_bytes = self.body_bytes.saturating_add(bytes as u64);
         // The envelope repeats the body.
         let wanted = self.body_bytes.saturating_mul(2).saturating_add(OVERHEAD).div_ceil(UNIT);
-        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX).min(self.bound.units);
+        let most = u32::try_from(self.bound.0.size()).unwrap_or(u32::MAX);
+        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX).min(most);
         let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let Some(more) = wanted.checked_sub(u32::try_from(held).unwrap_or(u32::MAX)).filter(|more| *more > 0) else {
             return Ok(());
         };
-        let room = self.bound.room.clone();
+        let room = self.bound.0.semaphore();
         let permit = match room.clone().try_acquire_many_owned(more) {
             Ok(permit) => permit,
-            Err(_) => match tokio::time::timeout_at(deadline, room.acquire_many_owned(more)).await {
+            Err(_) => match tokio::time::timeout_at(deadline, room.clone().acquire_many_owned(more)).await {
                 Ok(Ok(permit)) => permit,
                 Ok(Err(_)) | Err(_) => return Err(NoRoom),
             },

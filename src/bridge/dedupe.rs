@@ -50,14 +50,14 @@ impl Key {
 /// The window.
 #[derive(Debug)]
 pub(super) struct Window {
-    settings: DedupeSettings,
     state: Mutex<State>,
     started: Instant,
     ids: IntGauge,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    settings: DedupeSettings,
     accepted: FxHashSet<Key>,
     /// The same ids in the order in which they entered, with milliseconds since the start of the window.
     order: VecDeque<(Key, u64)>,
@@ -86,7 +86,16 @@ pub(super) struct Claimed<'w> {
 
 impl Window {
     pub(super) fn new(settings: DedupeSettings, ids: IntGauge) -> Window {
-        Window { settings, state: Mutex::default(), started: Instant::now(), ids }
+        let state =
+            State { settings, accepted: FxHashSet::default(), order: VecDeque::new(), current: FxHashMap::default() };
+        Window { state: Mutex::new(state), started: Instant::now(), ids }
+    }
+
+    /// Changes the bounds. Ids beyond smaller ones are forgotten at once.
+    pub(super) fn set_bounds(&self, settings: DedupeSettings) {
+        let mut state = self.state();
+        state.settings = settings;
+        self.forget(&mut state);
     }
 
     /// Claims an event. A copy of an event that is being accepted waits for its end. Then it is a duplicate, or the next
@@ -122,10 +131,10 @@ impl Window {
     }
 
     fn enter(&self, key: Key) {
-        if self.settings.window.is_zero() {
+        let mut state = self.state();
+        if state.settings.window.is_zero() {
             return;
         }
-        let mut state = self.state();
         let now = self.now();
         if state.accepted.insert(key) {
             state.order.push_back((key, now));
@@ -135,10 +144,10 @@ impl Window {
 
     /// Removes ids that are too old or too many.
     fn forget(&self, state: &mut State) {
-        let window = u64::try_from(self.settings.window.as_millis()).unwrap_or(u64::MAX);
+        let window = u64::try_from(state.settings.window.as_millis()).unwrap_or(u64::MAX);
         let now = self.now();
         while let Some((key, entered)) = state.order.front() {
-            if state.order.len() <= self.settings.max_ids && now - entered < window {
+            if state.order.len() <= state.settings.max_ids && now - entered < window {
                 break;
             }
             state.accepted.remove(key);
@@ -214,6 +223,17 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(is_new(&window, 1).await);
         assert_eq!(window.ids.get(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn smaller_bounds_apply_to_the_ids_that_are_there() {
+        let window = window(10, 100);
+        assert!(is_new(&window, 1).await && is_new(&window, 2).await);
+        window.set_bounds(DedupeSettings { window: Duration::from_secs(10), max_ids: 1 });
+        assert_eq!(window.ids.get(), 1);
+        assert!(!is_new(&window, 2).await);
+        window.set_bounds(DedupeSettings { window: Duration::ZERO, max_ids: 1 });
+        assert!(is_new(&window, 2).await);
     }
 
     #[tokio::test(start_paused = true)]

@@ -113,18 +113,18 @@ impl Bridge {
 
     fn pace(&self, callback: &Callback) -> Pace {
         match callback.max_publish_time {
-            None => Pace::Prompt(callback.arrived + self.delivery.deadline),
+            None => Pace::Prompt(callback.arrived + self.deadline),
             Some(time) => Pace::Patient(callback.arrived + time),
         }
     }
 
     /// Publishes to all destinations at once. Returns those that failed.
     async fn publish_all(&self, mut addressed: Vec<Addressed<'_>>, pace: Pace) -> Vec<Box<Failure>> {
-        let permit = match self.in_flight_permits.try_acquire() {
+        let permit = match self.in_flight_permits.semaphore().try_acquire() {
             Ok(permit) => Some(permit),
             Err(_) => {
                 tokio::select! {
-                    permit = self.in_flight_permits.acquire() => permit.ok(),
+                    permit = self.in_flight_permits.semaphore().acquire() => permit.ok(),
                     () = tokio::time::sleep_until(pace.deadline()) => None,
                     () = self.cancel_in_flight.cancelled() => None,
                 }

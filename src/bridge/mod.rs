@@ -22,18 +22,18 @@ mod publish;
 mod replay;
 mod rules;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::common::limit::Limit;
 use crate::dialect::NotACallback;
 pub use crate::dialect::Sender;
 use crate::output::Output;
-use crate::store::{AWAITS_DEAD_LETTERS, Store};
+use crate::store::{AWAITS_DEAD_LETTERS, Store, StoreBounds};
 use crate::telemetry::metrics::Metrics;
 use admission::InFlightBytes;
 pub use admission::{Admission, NoRoom};
@@ -70,11 +70,14 @@ pub struct UnknownOutput(pub String);
 pub struct Bridge {
     rules: RwLock<Arc<Rules>>,
     outputs: FxHashMap<String, OutputHandle>,
-    delivery: Delivery,
+    /// `delivery.deadline`.
+    deadline: Duration,
+    /// `delivery.give_up_after`, in milliseconds.
+    give_up_after: AtomicU64,
     window: Window,
     store: Option<Store>,
     /// Permits of `delivery.max_in_flight`.
-    in_flight_permits: Semaphore,
+    in_flight_permits: Limit,
     in_flight_bytes: InFlightBytes,
     /// Ends what is being published. It then goes to the spool.
     cancel_in_flight: CancellationToken,
@@ -121,10 +124,11 @@ impl Bridge {
         Bridge {
             rules: RwLock::new(Arc::new(rules)),
             outputs,
-            in_flight_permits: Semaphore::new(delivery.max_in_flight),
+            in_flight_permits: Limit::new(delivery.max_in_flight),
             in_flight_bytes: InFlightBytes::new(delivery.max_in_flight_bytes),
             window: Window::new(delivery.dedupe, metrics.dedupe_ids.clone()),
-            delivery,
+            deadline: delivery.deadline,
+            give_up_after: AtomicU64::new(milliseconds(delivery.give_up_after)),
             store,
             cancel_in_flight,
             in_flight: AtomicUsize::new(0),
@@ -136,16 +140,33 @@ impl Bridge {
         self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Replaces the rules. Callbacks that were accepted before end by the old ones.
+    /// Takes over what can change while the bridge runs: the rules; of `delivery` everything but the deadline; the bounds
+    /// of the store. Callbacks that were accepted before end by the old rules. Must run inside a tokio runtime.
     ///
     /// # Errors
     /// The rules name an output that the bridge does not have. Nothing has changed then.
-    pub fn change_rules(&self, rules: Rules) -> Result<(), UnknownOutput> {
+    pub fn reconfigure(
+        &self,
+        rules: Rules,
+        delivery: &Delivery,
+        bounds: Option<StoreBounds>,
+    ) -> Result<(), UnknownOutput> {
         if let Some(unknown) = rules.outputs().find(|name| !self.outputs.contains_key(*name)) {
             return Err(UnknownOutput(unknown.to_owned()));
         }
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        self.in_flight_permits.resize(delivery.max_in_flight);
+        self.in_flight_bytes.resize(delivery.max_in_flight_bytes);
+        self.give_up_after.store(milliseconds(delivery.give_up_after), Ordering::Relaxed);
+        self.window.set_bounds(delivery.dedupe);
+        if let (Some(store), Some(bounds)) = (&self.store, bounds) {
+            store.set_bounds(bounds);
+        }
         Ok(())
+    }
+
+    fn give_up_after(&self) -> Duration {
+        Duration::from_millis(self.give_up_after.load(Ordering::Relaxed))
     }
 
     /// The metrics in which the bridge counts.
@@ -171,7 +192,7 @@ impl Bridge {
 
     /// The longest time from arrival to answer of a callback without its own.
     pub fn deadline(&self) -> Duration {
-        self.delivery.deadline
+        self.deadline
     }
 
     /// Whether an event that a bus does not acknowledge would be spooled now.
@@ -234,7 +255,7 @@ impl Bridge {
         };
         self.observe_event(&rules, callback, &normalized);
         let event = Arc::new(normalized.event);
-        let deadline = callback.arrived + callback.max_publish_time.unwrap_or(self.delivery.deadline);
+        let deadline = callback.arrived + callback.max_publish_time.unwrap_or(self.deadline);
         let outcome = match self.window.claim(&event, deadline).await {
             Claim::Duplicate => Outcome::Duplicate,
             Claim::Late => self.deliver(&rules, callback, &event).await.outcome,
@@ -266,4 +287,8 @@ impl Bridge {
         self.observe_body(callback, &error, is_kept);
         Outcome::NotACallback { error, is_kept }
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -108,7 +108,7 @@ impl Bridge {
                 return failed(to, attempts, error);
             }
             attempts += 1;
-            let longest = if attempts == 1 { self.delivery.deadline } else { MAX_PUBLISH_TIME };
+            let longest = if attempts == 1 { self.deadline } else { MAX_PUBLISH_TIME };
             let tried = tokio::select! {
                 tried = output.attempt(&to.record, deadline.min(Instant::now() + longest)) => tried,
                 () = self.cancel_in_flight.cancelled() => {
@@ -162,7 +162,7 @@ impl Bridge {
             () = tokio::time::sleep_until(deadline) => {}
             () = self.cancel_in_flight.cancelled() => {}
         }
-        if can_spool { Pace::Prompt(Instant::now() + self.delivery.deadline) } else { Pace::Patient(deadline) }
+        if can_spool { Pace::Prompt(Instant::now() + self.deadline) } else { Pace::Patient(deadline) }
     }
 
     /// Publishes a record past older ones of its output, because the store cannot take it. Tries until the deadline.

@@ -125,7 +125,7 @@ impl Bridge {
         if let Some(route) = decision.dead_letter_by {
             return Err(ReplayError::Routed(route.name.clone()));
         }
-        let deadline = Instant::now() + self.delivery.deadline;
+        let deadline = Instant::now() + self.deadline;
         let publish = decision.destinations.iter().map(async |(_, destination)| {
             let record = rules.record(&event, destination);
             let place = format!("{}/{}", destination.output, record.topic);

@@ -318,13 +318,13 @@ fn status(store: &StoreArgs, settings: &StoreSettings, as_json: bool) -> ExitCod
             "bridge_is_running": is_running,
             "records": records,
             "bytes": bytes,
-            "max_bytes": settings.spool_max_bytes,
+            "max_bytes": settings.bounds.spool_max_bytes,
             "outputs": shown.collect::<Vec<_>>(),
             "lanes": lanes.collect::<Vec<_>>(),
             "failing_lanes_not_named": not_named,
             "dead_letters": letters,
             "dead_letters_bytes": letter_bytes,
-            "dead_letters_max_bytes": settings.dead_letters_max_bytes,
+            "dead_letters_max_bytes": settings.bounds.dead_letters_max_bytes,
             "set_aside": set_aside.iter().map(|file| file.display().to_string()).collect::<Vec<_>>(),
         });
         print(format!("{status:#}\n"));
@@ -334,8 +334,11 @@ fn status(store: &StoreArgs, settings: &StoreSettings, as_json: bool) -> ExitCod
     let mut rows = vec![
         vec!["Path".to_owned(), store::file(&settings.path).display().to_string()],
         vec!["Bridge".to_owned(), if is_running { "running" } else { "not running" }.to_owned()],
-        vec!["Spool".to_owned(), format!("{}, {}", counted(records), share(bytes, settings.spool_max_bytes))],
-        vec!["Dead letters".to_owned(), format!("{letters}, {}", share(letter_bytes, settings.dead_letters_max_bytes))],
+        vec!["Spool".to_owned(), format!("{}, {}", counted(records), share(bytes, settings.bounds.spool_max_bytes))],
+        vec![
+            "Dead letters".to_owned(),
+            format!("{letters}, {}", share(letter_bytes, settings.bounds.dead_letters_max_bytes)),
+        ],
     ];
     for (output, of_output) in &outputs {
         let oldest =

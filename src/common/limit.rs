@@ -1,5 +1,6 @@
 //! A limit on how many things happen at once, which can change while some of them happen.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
@@ -8,14 +9,20 @@ use tokio::sync::Semaphore;
 #[derive(Clone, Debug)]
 pub struct Limit {
     semaphore: Arc<Semaphore>,
-    size: Arc<Mutex<usize>>,
+    size: Arc<AtomicUsize>,
+    /// Held while the size changes.
+    resizing: Arc<Mutex<()>>,
 }
 
 impl Limit {
     /// So many permits, at most [`Semaphore::MAX_PERMITS`].
     pub fn new(size: usize) -> Limit {
         let size = size.min(Semaphore::MAX_PERMITS);
-        Limit { semaphore: Arc::new(Semaphore::new(size)), size: Arc::new(Mutex::new(size)) }
+        Limit {
+            semaphore: Arc::new(Semaphore::new(size)),
+            size: Arc::new(AtomicUsize::new(size)),
+            resizing: Arc::default(),
+        }
     }
 
     /// Where permits are acquired.
@@ -25,18 +32,19 @@ impl Limit {
 
     /// The present size.
     pub fn size(&self) -> usize {
-        *self.size.lock().unwrap_or_else(PoisonError::into_inner)
+        self.size.load(Ordering::Relaxed)
     }
 
     /// Changes the size. Permits that are held stay; when the limit shrinks, they count against the new size, and new
     /// ones are given only below it. Must run inside a tokio runtime.
     pub fn resize(&self, size: usize) {
         let size = size.min(Semaphore::MAX_PERMITS);
-        let mut present = self.size.lock().unwrap_or_else(PoisonError::into_inner);
-        if size >= *present {
-            self.semaphore.add_permits(size - *present);
+        let _resizing = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let present = self.size.swap(size, Ordering::Relaxed);
+        if size >= present {
+            self.semaphore.add_permits(size - present);
         } else {
-            let surplus = *present - size;
+            let surplus = present - size;
             let held = surplus - self.semaphore.forget_permits(surplus);
             let semaphore = self.semaphore.clone();
             if held > 0 {
@@ -49,7 +57,6 @@ impl Limit {
                 });
             }
         }
-        *present = size;
     }
 }
 

@@ -15,7 +15,7 @@ use crate::common::watch::Fingerprint;
 use crate::dialect::Catalogue;
 use crate::output::{DestinationRules, TopicRule};
 use crate::route::{Action, Destination, Filter, Route, Template, parse_match};
-use crate::store::StoreSettings;
+use crate::store::{StoreBounds, StoreSettings};
 
 /// IMS waits three seconds for an answer (Alibaba's page on IMS callbacks), VOD five: the deadline stays below both.
 const LONGEST_DEADLINE: Duration = Duration::from_millis(2900);
@@ -112,10 +112,12 @@ pub(super) fn store(
     }
     spool.enabled.then(|| StoreSettings {
         path: spool.path.clone(),
-        spool_max_bytes: spool.max_bytes.0,
-        lane_max_bytes: (spool.max_bytes.0 as f64 * spool.lane_share) as u64,
-        dead_letters_max_bytes: dead_letters.max_bytes.0,
-        dead_letters_max_age: dead_letters.max_age.map(|age| age.0),
+        bounds: StoreBounds {
+            spool_max_bytes: spool.max_bytes.0,
+            lane_max_bytes: (spool.max_bytes.0 as f64 * spool.lane_share) as u64,
+            dead_letters_max_bytes: dead_letters.max_bytes.0,
+            dead_letters_max_age: dead_letters.max_age.map(|age| age.0),
+        },
     })
 }
 

@@ -196,7 +196,8 @@ impl Reloader {
     fn apply(&self, settings: Settings, log_filter: &LogFilter) -> Result<(), OutputNotRunning> {
         let normalizer = Normalizer::new(settings.catalogue, settings.type_prefix);
         let rules = Rules::new(normalizer, settings.router, settings.dead_letters, self.bridge.metrics());
-        self.bridge.change_rules(rules)?;
+        let bounds = settings.store.map(|store| store.bounds);
+        self.bridge.reconfigure(rules, &settings.delivery, bounds)?;
         for input in settings.inputs {
             if let Some((_, running)) = self.inputs.iter().find(|(name, _)| *name == input.name) {
                 running.apply(input.settings, self.bridge.metrics());

@@ -58,7 +58,7 @@ pub use record::{
     AWAITS_DEAD_LETTERS, Backlog, DAMAGED, DeadLetter, DeadLetterFilter, DeadLetterRow, Retained, Settled,
     SettledLetter, SpoolRecord, Spooled,
 };
-pub use settings::StoreSettings;
+pub use settings::{StoreBounds, StoreSettings};
 pub use space::Volume;
 
 /// How long one write may take, in milliseconds, until new events are refused at once. Callbacks do not wait longer.
@@ -110,8 +110,6 @@ impl Store {
         for kind in FailureKind::ALL {
             metrics.spool_failures_total.with_label_values(&[kind.as_str()]);
         }
-        set(&metrics.spool_max_bytes, settings.spool_max_bytes);
-        set(&metrics.dead_letters_max_bytes, settings.dead_letters_max_bytes);
         let shared = Arc::new(Shared::new(settings, metrics));
         let (jobs, incoming) = channel();
         shared.lanes.set(&backlogs);
@@ -125,7 +123,7 @@ impl Store {
 
     /// The folder.
     pub fn path(&self) -> &Path {
-        &self.shared.settings.path
+        &self.shared.folder
     }
 
     /// What the spool holds for an output, by topic.
@@ -143,6 +141,11 @@ impl Store {
     pub fn backlogs(&self) -> Vec<(String, u64)> {
         let outputs = self.shared.lanes.outputs().into_iter();
         outputs.map(|(output, lanes)| (output, lanes.records())).filter(|(_, records)| *records > 0).collect()
+    }
+
+    /// Changes the bounds. What is stored beyond smaller ones stays; new records are refused until there is room.
+    pub fn set_bounds(&self, bounds: StoreBounds) {
+        self.shared.set_bounds(bounds);
     }
 
     /// Whether a record would probably be stored now: the last write succeeded, and there is room.
@@ -178,7 +181,7 @@ impl Store {
         }
         // A full topic of announcements must not prevent the letters from being kept.
         let is_bound = |record: &SpoolRecord| !record.route.is_empty() && is_up(&record.output);
-        let claim = self.shared.lanes.claim(&records, self.shared.settings.lane_max_bytes, is_bound);
+        let claim = self.shared.lanes.claim(&records, self.shared.bounds().lane_max_bytes, is_bound);
         let _pending = claim.inspect_err(|error| {
             self.shared.metrics.spool_failures_total.with_label_values(&[error.kind.as_str()]).inc();
         })?;

@@ -120,8 +120,8 @@ impl Offline {
         let (_, letter_bytes) = self.database.dead_letter_totals()?;
         let mut import = Import {
             known,
-            room: self.settings.spool_max_bytes.saturating_sub(bytes),
-            letter_room: self.settings.dead_letters_max_bytes.saturating_sub(letter_bytes),
+            room: self.settings.bounds.spool_max_bytes.saturating_sub(bytes),
+            letter_room: self.settings.bounds.dead_letters_max_bytes.saturating_sub(letter_bytes),
             last_seq: self.database.last_seq()?,
             database: &mut self.database,
             records: Vec::new(),

@@ -51,7 +51,7 @@ impl Reader {
             Some((_, database)) => Ok(database),
             None => {
                 let _open = self.shared.swapping.read().unwrap_or_else(PoisonError::into_inner);
-                Database::open(&self.shared.settings.path, Access::Read)
+                Database::open(&self.shared.folder, Access::Read)
             }
         };
         let result = open.and_then(|database| {

@@ -10,6 +10,13 @@ use super::space::Volume;
 pub struct StoreSettings {
     /// The folder.
     pub path: PathBuf,
+    /// Its bounds.
+    pub bounds: StoreBounds,
+}
+
+/// The bounds of the store. They can change while it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreBounds {
     /// Bound of the spool in bytes, as [`super::SpoolRecord::bytes`] counts them.
     pub spool_max_bytes: u64,
     /// Bound of one topic of an output that is up, in the same bytes.
@@ -27,7 +34,7 @@ impl StoreSettings {
         let Ok(volume) = Volume::of(there) else { return Vec::new() };
         let shown = self.path.display();
         let mut warnings = Vec::new();
-        let needed = volume.needed(self.spool_max_bytes, self.dead_letters_max_bytes);
+        let needed = volume.needed(self.bounds.spool_max_bytes, self.bounds.dead_letters_max_bytes);
         if volume.total < needed {
             warnings.push(format!(
                 "spool.path: the volume of {shown} has {} MiB; spool.max_bytes and dead_letters.max_bytes need {} MiB \

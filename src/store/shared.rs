@@ -1,18 +1,20 @@
 //! The state that the writer, the readers and the store share.
 
-use std::sync::RwLock;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::sync::{PoisonError, RwLock};
 
 use tokio::sync::Notify;
 
 use super::lane::Lanes;
-use super::settings::StoreSettings;
+use super::settings::{StoreBounds, StoreSettings};
 use crate::telemetry::metrics::Metrics;
 
 /// The state that the writer, the readers and the [`Store`](super::Store) share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) settings: StoreSettings,
+    pub(super) folder: PathBuf,
+    bounds: RwLock<StoreBounds>,
     pub(super) metrics: Metrics,
     pub(super) lanes: Lanes,
     /// Increases when the database was copied into a new file.
@@ -34,8 +36,9 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(settings: StoreSettings, metrics: &Metrics) -> Shared {
-        Shared {
-            settings,
+        let shared = Shared {
+            folder: settings.path,
+            bounds: RwLock::new(settings.bounds),
             metrics: metrics.clone(),
             lanes: Lanes::default(),
             generation: AtomicU64::new(0),
@@ -45,7 +48,19 @@ impl Shared {
             replays: Notify::new(),
             swapping: RwLock::new(()),
             busy_since: AtomicI64::new(NONE),
-        }
+        };
+        shared.set_bounds(settings.bounds);
+        shared
+    }
+
+    pub(super) fn bounds(&self) -> StoreBounds {
+        *self.bounds.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_bounds(&self, bounds: StoreBounds) {
+        set(&self.metrics.spool_max_bytes, bounds.spool_max_bytes);
+        set(&self.metrics.dead_letters_max_bytes, bounds.dead_letters_max_bytes);
+        *self.bounds.write().unwrap_or_else(PoisonError::into_inner) = bounds;
     }
 }
 

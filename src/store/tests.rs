@@ -10,11 +10,20 @@ use super::*;
 fn settings(folder: &Path) -> StoreSettings {
     StoreSettings {
         path: folder.to_owned(),
-        spool_max_bytes: 1 << 20,
-        lane_max_bytes: 1 << 20,
-        dead_letters_max_bytes: 1 << 20,
-        dead_letters_max_age: None,
+        bounds: StoreBounds {
+            spool_max_bytes: 1 << 20,
+            lane_max_bytes: 1 << 20,
+            dead_letters_max_bytes: 1 << 20,
+            dead_letters_max_age: None,
+        },
     }
+}
+
+/// The settings with other bounds.
+fn bounded(folder: &Path, change: impl Fn(&mut StoreBounds)) -> StoreSettings {
+    let mut settings = settings(folder);
+    change(&mut settings.bounds);
+    settings
 }
 
 fn open(folder: &Path) -> Store {
@@ -158,7 +167,7 @@ async fn dead_letters_that_are_too_old_are_deleted_and_counted() {
     let folder = tempfile::tempdir().expect("a folder");
     let metrics = Metrics::new().expect("a valid table");
     let hour = Duration::from_secs(3600);
-    let settings = StoreSettings { dead_letters_max_age: Some(hour), ..settings(folder.path()) };
+    let settings = bounded(folder.path(), |bounds| bounds.dead_letters_max_age = Some(hour));
     let store = Store::open(settings, None, &metrics).expect("it opens");
     let at = |milliseconds| now() - milliseconds;
     let hour = 3_600_000;
@@ -615,7 +624,7 @@ async fn repeats_are_imported_into_full_dead_letters() {
     let store = open(folder.path());
     store.keep(Vec::new(), vec![letter("a")]).await.expect("kept");
     store.close().await;
-    let full = StoreSettings { dead_letters_max_bytes: 300, ..settings(folder.path()) };
+    let full = bounded(folder.path(), |bounds| bounds.dead_letters_max_bytes = 300);
     let imported = Offline::open(full, None).expect("it opens").import(&file(folder.path())).expect("imported");
     assert_eq!(imported, Imported { repeats: 1, ..Imported::default() });
 }
@@ -680,7 +689,7 @@ async fn a_removed_file_is_noticed() {
 async fn a_topic_has_its_share_only_while_its_output_is_up() {
     let folder = tempfile::tempdir().expect("a folder");
     let three = 3 * record("kafka", "sick", 0).bytes();
-    let settings = StoreSettings { lane_max_bytes: three, ..settings(folder.path()) };
+    let settings = bounded(folder.path(), |bounds| bounds.lane_max_bytes = three);
     let store = Store::open(settings, None, &Metrics::new().expect("a valid table")).expect("it opens");
     let sick = || vec![record("kafka", "sick", now())];
     let is_up = |output: &str| output == "kafka";
@@ -705,7 +714,7 @@ async fn a_topic_has_its_share_only_while_its_output_is_up() {
 #[tokio::test]
 async fn a_lane_is_in_memory_only_while_it_has_records() {
     let folder = tempfile::tempdir().expect("a folder");
-    let settings = StoreSettings { spool_max_bytes: 1 << 30, ..settings(folder.path()) };
+    let settings = bounded(folder.path(), |bounds| bounds.spool_max_bytes = 1 << 30);
     let store = Store::open(settings.clone(), None, &Metrics::new().expect("a valid table")).expect("it opens");
     let topic = |number: i64| format!("topic-{number}");
     for chunk in (1..=10_000).collect::<Vec<i64>>().chunks(1000) {

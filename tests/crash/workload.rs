@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use apsara_bridge::event::Mode;
 use apsara_bridge::store::database::{Access, Database};
 use apsara_bridge::store::{
-    DeadLetter, DeadLetterFilter, LockError, OpenError, Settled, SettledLetter, SpoolRecord, Store, StoreSettings,
+    DeadLetter, DeadLetterFilter, LockError, OpenError, Settled, SettledLetter, SpoolRecord, Store, StoreBounds,
+    StoreSettings,
 };
 use apsara_bridge::telemetry::metrics::Metrics;
 use bytes::Bytes;
@@ -132,10 +133,12 @@ fn letter(number: u64) -> DeadLetter {
 fn open(folder: &Path) -> Result<Store, OpenError> {
     let settings = StoreSettings {
         path: folder.to_owned(),
-        spool_max_bytes: 1 << 30,
-        lane_max_bytes: 1 << 30,
-        dead_letters_max_bytes: 1 << 30,
-        dead_letters_max_age: None,
+        bounds: StoreBounds {
+            spool_max_bytes: 1 << 30,
+            lane_max_bytes: 1 << 30,
+            dead_letters_max_bytes: 1 << 30,
+            dead_letters_max_age: None,
+        },
     };
     Store::open(settings, None, &Metrics::new().expect("a valid table"))
 }

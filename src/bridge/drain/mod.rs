@@ -369,8 +369,7 @@ impl<'b> Drain<'b> {
     fn publish(&mut self, id: LaneId, records: Vec<Spooled>, is_apart: bool) {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         lane.is_publishing = true;
-        let delivery = &self.bridge.delivery;
-        let give_up_after = delivery.give_up_after;
+        let give_up_after = self.bridge.give_up_after();
         let is_given_up = lane.failing.as_ref().is_some_and(|failing| failing.is_given_up(give_up_after));
         let bytes = Batch::bytes(&records);
         let output = lane.lane.output().to_owned();
@@ -384,7 +383,7 @@ impl<'b> Drain<'b> {
             lane: lane.lane.clone(),
             records,
             is_followed: lane.is_followed(),
-            time: if lane.is_apart() { MAX_PUBLISH_TIME } else { delivery.deadline },
+            time: if lane.is_apart() { MAX_PUBLISH_TIME } else { self.bridge.deadline },
             attempts: lane.failing.as_ref().map_or(0, |failing| failing.attempts),
             give_up_before: is_given_up.then(|| now().saturating_sub_unsigned(millis(give_up_after))),
         };
@@ -412,7 +411,7 @@ impl<'b> Drain<'b> {
         let Some((seq, error)) = published.failed else {
             if published.has_given_up {
                 lane.gave_up();
-            } else if let Some(failing) = lane.succeeded(took, self.bridge.delivery.deadline) {
+            } else if let Some(failing) = lane.succeeded(took, self.bridge.deadline) {
                 self.reports.recovered(&lane.lane, &failing);
             }
             return match ahead {
@@ -425,7 +424,7 @@ impl<'b> Drain<'b> {
         lane.reread(seq - 1);
         if is_up {
             let pause = lane.failed(error, published.has_given_up);
-            self.reports.failed(lane, self.bridge.delivery.give_up_after);
+            self.reports.failed(lane, self.bridge.give_up_after());
             self.wait(id, Phase::Waiting, pause);
         } else {
             tracing::debug!(output = lane.lane.output(), topic = lane.lane.topic(), %error, "the output went down");

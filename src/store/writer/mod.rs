@@ -89,7 +89,7 @@ impl Writer {
         lock: FolderLock,
     ) -> Writer {
         let room = Room::new(&shared);
-        let shared_path = shared.settings.path.join(FILE);
+        let shared_path = shared.folder.join(FILE);
         let mut writer = Writer {
             shared,
             incoming,
@@ -237,7 +237,8 @@ impl Writer {
                 return Err(error.clone());
             }
         }
-        let bounds = (self.shared.settings.spool_max_bytes, self.shared.settings.dead_letters_max_bytes);
+        let bounds = self.shared.bounds();
+        let bounds = (bounds.spool_max_bytes, bounds.dead_letters_max_bytes);
         self.open()?;
         let Some(database) = &mut self.database else { return Err(closed()) };
         let new: u64 = jobs.iter().map(|work| work.new_bytes()).sum();
@@ -280,7 +281,7 @@ impl Writer {
         if let State::Untrusted { error, .. } = &self.state {
             return Err(error.clone());
         }
-        if files::is_unsynced(&self.shared.settings.path) {
+        if files::is_unsynced(&self.shared.folder) {
             return Err(StoreError::new(FailureKind::SyncFailed, "an fsync of the database failed"));
         }
         Ok(())
@@ -320,14 +321,14 @@ impl Writer {
         if self.database.is_some() {
             return Ok(());
         }
-        let database = recover::open_synced(&self.shared.settings.path)?;
+        let database = recover::open_synced(&self.shared.folder)?;
         database.limit_log(2 * self.room.log_bytes)?;
         self.room.is_limited = false;
         let (mut totals, backlogs) = Totals::of(&database)?;
         // A position is never used twice, because a reader may remember it.
         totals.next_seq = totals.next_seq.max(self.totals.next_seq);
         self.database = Some(database);
-        self.inode = inode(&self.shared.settings.path.join(FILE));
+        self.inode = inode(&self.shared.folder.join(FILE));
         self.shared.lanes.set(&backlogs);
         self.publish(totals);
         Ok(())
@@ -343,7 +344,7 @@ impl Writer {
         self.database = None;
         let shared = self.shared.clone();
         let swapping = shared.swapping.write().unwrap_or_else(PoisonError::into_inner);
-        let copied = recover::rebuild(&shared.settings.path, &cause, self.totals.records);
+        let copied = recover::rebuild(&shared.folder, &cause, self.totals.records);
         shared.generation.fetch_add(1, Ordering::AcqRel);
         let opened = copied.and_then(|_| self.open());
         drop(swapping);
@@ -375,7 +376,7 @@ impl Writer {
         self.shared.is_writable.store(true, Ordering::Relaxed);
         if !matches!(std::mem::replace(&mut self.state, State::Writable), State::Writable) {
             self.throttle.reset();
-            tracing::info!(path = %self.shared.settings.path.display(), "the spool can be written again");
+            tracing::info!(path = %self.shared.folder.display(), "the spool can be written again");
         }
     }
 
@@ -384,7 +385,7 @@ impl Writer {
         self.count_failures(error, jobs.max(1));
         if self.throttle.is_due(error.kind.as_str()) {
             tracing::error!(
-                path = %self.shared.settings.path.display(),
+                path = %self.shared.folder.display(),
                 reason = error.kind.as_str(),
                 %error,
                 "the spool cannot be written; events are published directly, or refused if that fails too"

@@ -31,7 +31,7 @@ pub(super) struct Room {
 impl Room {
     pub(super) fn new(shared: &Shared) -> Room {
         let mut room = Room {
-            reserve: Reserve::new(&shared.settings.path),
+            reserve: Reserve::new(&shared.folder),
             volume: None,
             measured: None,
             left: 0,
@@ -45,7 +45,7 @@ impl Room {
     /// Measures the volume, and creates the reserve if there is room for it.
     pub(super) fn measure(&mut self, shared: &Shared) {
         self.measured = Some(Instant::now());
-        self.volume = Volume::of(&shared.settings.path).ok();
+        self.volume = Volume::of(&shared.folder).ok();
         let Some(volume) = &self.volume else { return };
         self.log_bytes = LOG_BYTES.min(volume.reserve() / 2).max(u64::from(PAGE_BYTES) * 8);
         if let Err(error) = self.reserve.take(volume) {
@@ -63,7 +63,7 @@ impl Room {
         }
         self.measure(shared);
         let Some(volume) = &self.volume else { return Ok(()) };
-        let path = shared.settings.path.join(FILE);
+        let path = shared.folder.join(FILE);
         let size = |path| std::fs::metadata(path).map_or(0, |file| file.len());
         let log = size(path.with_file_name(format!("{FILE}-wal")));
         let pages = database.pages()?;

@@ -45,11 +45,11 @@ impl Writer {
         if is_full || !self.room.reserve.is_held() {
             self.room.measure(&self.shared);
             let has_room = self.room.volume.is_some_and(|volume| volume.free > volume.reserve());
-            if is_full && has_room && self.totals.bytes < self.shared.settings.spool_max_bytes {
+            if is_full && has_room && self.totals.bytes < self.shared.bounds().spool_max_bytes {
                 self.shared.is_full.store(false, Ordering::Relaxed);
             }
         }
-        if inode(&self.shared.settings.path.join(FILE)) != self.inode {
+        if inode(&self.shared.folder.join(FILE)) != self.inode {
             let message = "spool.db was removed or replaced while the bridge runs: put it back, or restart the bridge";
             return Err(StoreError::new(FailureKind::Io, message));
         }
@@ -69,7 +69,7 @@ impl Writer {
 
     /// Removes dead letters that are too old.
     fn expire(&mut self) -> Result<(), StoreError> {
-        let Some(max_age) = self.shared.settings.dead_letters_max_age else { return Ok(()) };
+        let Some(max_age) = self.shared.bounds().dead_letters_max_age else { return Ok(()) };
         if self.expired.is_some_and(|looked| looked.elapsed() < EXPIRE.0) {
             return Ok(());
         }
