@@ -13,19 +13,14 @@ use tokio::time::{sleep, sleep_until};
 use crate::plan::{Deed, Step, Target};
 use crate::stage::{Stage, kafka_topics, routes, safe_copies, streams, topic_settings};
 use crate::support::program::Program;
+use crate::support::wait::{AT_ONCE, SETTLED};
 use crate::support::{eventually, on_thread};
-
-/// How long something that is asked of servers may take, while others of them have just come back.
-const SETTLED: Duration = Duration::from_secs(60);
 
 /// How long the bridge may take to read its configuration again.
 const RELOADED: Duration = Duration::from_secs(20);
 
 /// Between two signals.
 const SECOND_SIGNAL: Duration = Duration::from_millis(200);
-
-/// How long the bridge may take to end by a second signal: what is being answered may be written first.
-const AT_ONCE: Duration = Duration::from_secs(8);
 
 /// What takes the room on the disk.
 const BALLAST: &str = "ballast";

@@ -24,6 +24,7 @@ use crate::support::kafka::KafkaOptions;
 use crate::support::kafka::cluster::KafkaCluster;
 use crate::support::nats::cluster::NatsCluster;
 use crate::support::program::Program;
+use crate::support::wait::STOPPED;
 
 /// Partitions of each topic.
 pub const PARTITIONS: i32 = 4;
@@ -33,9 +34,6 @@ pub const DEADLINE: Duration = Duration::from_secs(1);
 
 /// Room for the spools: what they hold at most, their logs and their copies, several times.
 const DISK: &str = "192m";
-
-/// How long it may take to stop: its drain and time to write down what is left.
-const STOP: Duration = Duration::from_secs(20);
 
 /// How long it may take until the queue is empty, when all is back, and then the spool.
 const DRAINED: Duration = Duration::from_secs(180);
@@ -199,9 +197,9 @@ impl Stage {
         let code = block_in_place(|| {
             let process = bridge.process();
             process.signal("TERM");
-            process.wait(STOP)
+            process.wait(STOPPED)
         });
-        self.ended(bridge, code, &[0], STOP);
+        self.ended(bridge, code, &[0], STOPPED);
     }
 
     /// Judges the exit code of a bridge that was told to stop.

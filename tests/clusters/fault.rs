@@ -14,15 +14,13 @@ use crate::support::eventually;
 use crate::support::read::Bus;
 use crate::support::sender::Times;
 use crate::support::toxiproxy::Toxic;
+use crate::support::wait::SETTLED;
 
 /// Between two step-downs.
 const STEP_DOWN_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a network resets connections, and how long it then lets them be.
 const RESETS: Duration = Duration::from_millis(1_500);
-
-/// How long an election may take while the machine is busy.
-const ELECTED: Duration = Duration::from_secs(60);
 
 /// A scenario with a fault.
 #[derive(Debug)]
@@ -255,7 +253,7 @@ async fn killed(side: &Side, name: &str, who: Who, lasting: Duration) -> u32 {
     let begun = Instant::now();
     let mut changes = 0;
     if who.one_may_follow() {
-        eventually("another server to take over", ELECTED, async || {
+        eventually("another server to take over", SETTLED, async || {
             who.one(side, name).await.filter(|place| !places.contains(place))
         })
         .await;

@@ -11,19 +11,14 @@ use tokio::time::sleep;
 use crate::side::{SAFE, Side, stream};
 use crate::stage::{Load, Report, Served, Stage, milliseconds};
 use crate::support::eventually;
+use crate::support::wait::{ARRIVED, SOON};
 use crate::verdict::Arrivals;
 
 /// How long it refuses.
 const LASTING: Duration = Duration::from_secs(10);
 
-/// How long an event may take to the destination that works, while the other one refuses.
-const ARRIVED: Duration = Duration::from_secs(5);
-
 /// The same for the first of them where a broker was killed: the topic that works lacks leaders as well at first.
 const ELECTED: Duration = Duration::from_secs(20);
-
-/// How long it may take until the first event for the destination that refuses is in the spool.
-const SPOOLED: Duration = Duration::from_secs(30);
 
 /// The prefixes of the media ids.
 const SICK: &str = "sick";
@@ -66,7 +61,7 @@ pub async fn play(stage: Stage) -> Report {
 /// While one destination refuses: what must hold for the other one. Gives back what does not, and how many answers
 /// there were when the election was over that killing a broker causes: it concerns both destinations.
 async fn still_well(side: &Side, served: &Served, sick: &str, well: &str, load: &Load) -> (Vec<String>, usize) {
-    eventually("events of the topic that refuses to be in the spool", SPOOLED, async || {
+    eventually("events of the topic that refuses to be in the spool", SOON, async || {
         (served.spooled().await > 0).then_some(())
     })
     .await;

@@ -11,6 +11,7 @@ use crate::support::kafka::cluster::KafkaCluster;
 use crate::support::nats::cluster::NatsCluster;
 use crate::support::read::{self, Bus, Record};
 use crate::support::toxiproxy::{Toxic, Toxiproxy};
+use crate::support::wait::SETTLED;
 use crate::support::{eventually, free_port};
 
 /// How many servers there are.
@@ -21,9 +22,6 @@ const PARTITIONS: i32 = 3;
 
 /// The name under which the bridge connects to NATS.
 const CLIENT: &str = "apsara-bridge";
-
-/// How long an election may take while the machine is busy.
-const ELECTED: Duration = Duration::from_secs(60);
 
 /// What a topic of Kafka is configured with so that one broker may be lost.
 pub const SAFE: [(&str, &str); 1] = [("min.insync.replicas", "2")];
@@ -124,7 +122,7 @@ impl Side {
 
     /// The server that leads a stream, or the first partition of a topic.
     pub async fn leader(&self, name: &str) -> usize {
-        eventually(&format!("a leader of {name}"), ELECTED, async || match &self.cluster {
+        eventually(&format!("a leader of {name}"), SETTLED, async || match &self.cluster {
             Cluster::Nats(nats) => nats.leader(&stream(name)).await,
             Cluster::Kafka(kafka) => kafka.leaders(name).await.first().copied().flatten(),
         })
@@ -133,7 +131,7 @@ impl Side {
 
     /// The server that leads JetStream, or the active controller.
     pub async fn controller(&self) -> usize {
-        eventually("a leader of the cluster", ELECTED, async || match &self.cluster {
+        eventually("a leader of the cluster", SETTLED, async || match &self.cluster {
             Cluster::Nats(nats) => nats.meta_leader().await,
             Cluster::Kafka(kafka) => kafka.controller(),
         })
@@ -143,7 +141,7 @@ impl Side {
     /// A server that the bridge uses: the one that it is connected to, or one that leads a partition and is not the
     /// controller.
     pub async fn used(&self, name: &str) -> usize {
-        eventually("a server that the bridge uses", ELECTED, async || match &self.cluster {
+        eventually("a server that the bridge uses", SETTLED, async || match &self.cluster {
             Cluster::Nats(nats) => nats.servers_of(CLIENT).await.first().copied(),
             Cluster::Kafka(kafka) => {
                 let controller = kafka.controller()?;

@@ -15,6 +15,7 @@ use crate::support::bridge::{KEY, URL};
 use crate::support::eventually;
 use crate::support::program::{Metrics, Program};
 use crate::support::sender::{Alibaba, Callback, Dialect, send_all};
+use crate::support::wait::{SOON, STOPPED};
 use crate::verdict::{Arrivals, Verdict};
 
 /// Events per second.
@@ -23,14 +24,8 @@ const RATE: u32 = 100;
 /// How many answers a scenario waits for before its fault begins, and after it has ended.
 const CALM: usize = 100;
 
-/// How long those may take.
-const CALM_IS_THERE: Duration = Duration::from_secs(60);
-
 /// How long after the end of a fault the spool must be empty. Operator's errors are retried every 30 s.
 const DRAINED: Duration = Duration::from_secs(60);
-
-/// How long the bridge may take to stop.
-const STOP: Duration = Duration::from_secs(20);
 
 /// What a scenario came to.
 #[derive(Clone, Debug, Default)]
@@ -152,7 +147,7 @@ impl Served {
 
     /// What the bridge says on `/metrics`.
     pub async fn metrics(&self) -> Metrics {
-        eventually("the metrics of the bridge", CALM_IS_THERE, async || self.program.metrics().await.ok()).await
+        eventually("the metrics of the bridge", SOON, async || self.program.metrics().await.ok()).await
     }
 
     /// What it has counted so far.
@@ -193,10 +188,10 @@ impl Served {
                 return Some(format!("the bridge has ended by itself with exit code {code}"));
             }
             process.signal("TERM");
-            match process.wait(STOP) {
+            match process.wait(STOPPED) {
                 Some(0) => None,
                 Some(code) => Some(format!("the bridge ended with exit code {code} after SIGTERM: expected 0")),
-                None => Some(format!("the bridge still runs {STOP:?} after SIGTERM")),
+                None => Some(format!("the bridge still runs {STOPPED:?} after SIGTERM")),
             }
         })
     }
@@ -268,7 +263,7 @@ impl Load {
     /// Waits for some more answers with 200.
     pub async fn calm(&self) {
         let enough = self.sender.accepted() + CALM;
-        eventually(&format!("{CALM} more callbacks to be answered with 200"), CALM_IS_THERE, async || {
+        eventually(&format!("{CALM} more callbacks to be answered with 200"), SOON, async || {
             (self.sender.accepted() >= enough).then_some(())
         })
         .await;

@@ -8,13 +8,11 @@ use std::time::{Duration, Instant};
 
 use crate::stage::{Report, Stage};
 use crate::support::eventually;
+use crate::support::wait::ARRIVED;
 use crate::verdict::Arrivals;
 
 /// How long it may take until the log names the destination: the bridge reports it after 60 s.
 const REPORTED: Duration = Duration::from_secs(75);
-
-/// How long an event for the destination that works may take meanwhile.
-const ARRIVED: Duration = Duration::from_secs(5);
 
 /// The prefixes of the media ids.
 const LOST: &str = "typo";

@@ -2,12 +2,12 @@
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use rdkafka::mocking::MockCluster;
 
 use crate::support::bridge::{Client, KEY, URL, callback, signed_headers};
 use crate::support::process::Process;
+use crate::support::wait::SOON;
 use crate::support::{free_port, tool};
 
 fn program(arguments: &[&str]) -> Command {
@@ -190,7 +190,7 @@ async fn serve_runs_until_it_is_told_to_stop() {
     let mut command = program(&["serve", "--config", &path]);
     command.env("CALLBACK_KEY", KEY);
     let bridge = Process::start("apsara-bridge", &command, &folder.path().join("log"), None);
-    bridge.wait_log("output is connected", Duration::from_secs(20));
+    bridge.wait_log("output is connected", SOON);
     let address = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
     let mut client = Client::connect(address(input)).await;
     let answer = client.post("/callbacks", callback("a"), &signed_headers("VOD")).await;
@@ -244,7 +244,7 @@ async fn serve_runs_until_it_is_told_to_stop() {
     assert_eq!(line["level"], "INFO");
     assert!(!log.contains(KEY));
     bridge.signal("TERM");
-    assert_eq!(bridge.wait(Duration::from_secs(20)), Some(0));
+    assert_eq!(bridge.wait(SOON), Some(0));
     assert!(!bridge.log().contains("output is down"), "{}", bridge.log());
 }
 
@@ -256,9 +256,9 @@ async fn a_second_signal_stops_it_at_once() {
     let mut command = program(&["serve", "--config", &path, "--set", "shutdown.delay=1h"]);
     command.env("CALLBACK_KEY", KEY);
     let bridge = Process::start("apsara-bridge", &command, &folder.path().join("log"), None);
-    bridge.wait_log("taking callbacks", Duration::from_secs(20));
+    bridge.wait_log("taking callbacks", SOON);
     bridge.signal("INT");
-    bridge.wait_log("not ready any more", Duration::from_secs(10));
+    bridge.wait_log("not ready any more", SOON);
     bridge.signal("INT");
-    assert_eq!(bridge.wait(Duration::from_secs(20)), Some(0));
+    assert_eq!(bridge.wait(SOON), Some(0));
 }

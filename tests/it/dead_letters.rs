@@ -13,9 +13,8 @@ use crate::support::bridge::{Client, KEY, TestBridge, URL, callback, headers_sig
 use crate::support::judges::{self, Message};
 use crate::support::kafka::{Kafka, KafkaOptions};
 use crate::support::process::Process;
+use crate::support::wait::SOON;
 use crate::support::{eventually, free_port};
-
-const SOON: Duration = Duration::from_secs(30);
 
 /// A folder with the spool of a test, and the program run on it.
 struct Letters {

@@ -17,6 +17,7 @@ use crate::support::bridge::{
 };
 use crate::support::certificates::Certificates;
 use crate::support::eventually;
+use crate::support::wait::SOON;
 
 /// Routes that need no broker: everything is dropped, which is answered with 200 too.
 const DROP: &str = "[outputs.console]\nkind = 'console'\n[[routes]]\nname = 'all'\ndrop = true\n";
@@ -189,10 +190,8 @@ async fn too_many_requests_are_refused() {
     assert_eq!((answer.status.as_u16(), answer.problem().0.as_str()), (503, "too-many-requests"));
     assert_eq!(answer.headers["retry-after"], "1");
     drop(occupant);
-    eventually("room again", Duration::from_secs(5), async || {
-        (bridge.post(callback("a")).await.status.as_u16() == 200).then_some(())
-    })
-    .await;
+    eventually("room again", SOON, async || (bridge.post(callback("a")).await.status.as_u16() == 200).then_some(()))
+        .await;
     bridge.stop().await;
 }
 
@@ -203,7 +202,7 @@ async fn too_many_connections_are_refused() {
     let answer = raw(bridge.input, "").await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("too-many-requests"), "{answer}");
     drop(occupant);
-    eventually("room again", Duration::from_secs(5), async || {
+    eventually("room again", SOON, async || {
         raw(bridge.input, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
             .await
             .starts_with("HTTP/1.1 404 ")
@@ -220,7 +219,7 @@ async fn a_stop_finishes_what_is_under_way_and_takes_nothing_new() {
     let mut idle = Client::connect(bridge.input).await;
     assert_eq!(idle.post("/callbacks", callback("a"), &signed_headers("VOD")).await.status.as_u16(), 200);
     bridge.begin_stop();
-    eventually("new requests are refused", Duration::from_secs(5), async || {
+    eventually("new requests are refused", SOON, async || {
         let answer = bridge.post(callback("b")).await;
         (answer.status.as_u16() == 503).then(|| {
             assert_eq!(answer.problem().0, "stopping");
@@ -250,8 +249,7 @@ async fn a_key_in_a_file_is_changed_without_a_restart() {
     };
     assert_eq!((status("OldKey1").await, status("NewKey2").await), (200, 401));
     std::fs::write(file.path(), "NewKey2").expect("written");
-    eventually("the new key is read", Duration::from_secs(10), async || (status("NewKey2").await == 200).then_some(()))
-        .await;
+    eventually("the new key is read", SOON, async || (status("NewKey2").await == 200).then_some(())).await;
     assert_eq!(status("OldKey1").await, 401);
     bridge.stop().await;
 }
@@ -286,7 +284,7 @@ async fn https_is_taken_and_the_certificate_is_renewed_without_a_restart() {
     assert!(post(&renewed.authority).await.is_err(), "another authority is not what it serves");
     std::fs::copy(&renewed.server, &cert).expect("copied");
     std::fs::copy(&renewed.server_key, &key).expect("copied");
-    eventually("the new certificate serves", Duration::from_secs(10), async || {
+    eventually("the new certificate serves", SOON, async || {
         post(&renewed.authority).await.ok().filter(|status| *status == 200).map(|_| ())
     })
     .await;
@@ -307,7 +305,7 @@ async fn probes_and_metrics_have_a_listener_of_their_own() {
     assert_eq!(client.request("GET", "/callbacks", "", &[]).await.status.as_u16(), 404);
     let occupant = occupy(bridge.input).await;
     bridge.begin_stop();
-    eventually("not ready any more", Duration::from_secs(5), async || {
+    eventually("not ready any more", SOON, async || {
         let answer = client.request("GET", "/readyz", "", &[]).await;
         (answer.status.as_u16() == 503).then(|| assert_eq!(answer.body.as_ref(), b"stopping\n"))
     })

@@ -11,9 +11,8 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use crate::support::bridge::{Client, TestBridge, callback, http_input, signed_headers};
 use crate::support::judges::{self, Message, Mode};
 use crate::support::kafka::{Kafka, KafkaOptions, Mechanism, Received, Security};
+use crate::support::wait::SOON;
 use crate::support::{eventually, tool};
-
-const SOON: Duration = Duration::from_secs(20);
 
 fn toml_string(text: &str) -> String {
     serde_json::to_string(text).expect("a string of JSON is one of TOML")

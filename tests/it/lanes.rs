@@ -10,8 +10,7 @@ use crate::support::bridge::{Client, TestBridge, callback, http_input, signed_he
 use crate::support::eventually;
 use crate::support::kafka::{Kafka, KafkaOptions};
 use crate::support::nats::{Nats, NatsOptions};
-
-const SOON: Duration = Duration::from_secs(60);
+use crate::support::wait::SOON;
 
 /// A bridge that publishes to `lanes.` and the media id of the callback.
 async fn bridge(folder: &TempDir, output: &str, more: &str) -> TestBridge {
@@ -180,7 +179,7 @@ async fn what_stays_for_want_of_room_delays_nothing() {
     for number in 0..20 {
         let start = Instant::now();
         assert_eq!(bridge.post(body(number)).await.status.as_u16(), 200);
-        nats.messages("ALL", number + 1, Duration::from_secs(10)).await;
+        nats.messages("ALL", number + 1, SOON).await;
         assert!(start.elapsed() < Duration::from_secs(10), "{number}: {:?}", start.elapsed());
     }
     assert_eq!(spooled(&bridge), 1.0);

@@ -14,10 +14,7 @@ use crate::support::kafka::{Kafka, KafkaOptions};
 use crate::support::mns::queue::{Put, QueueAttributes};
 use crate::support::mns::signature::{Key, SignatureVersion};
 use crate::support::mns::{Fault, Mns, MnsOptions, Operation};
-
-/// Longer than librdkafka's time-out of a connection: one that the mock cluster closes can be held open by a process
-/// that was started meanwhile.
-const SOON: Duration = Duration::from_secs(90);
+use crate::support::wait::SOON;
 
 const QUEUE: &str = "ice-callback-media";
 

@@ -6,8 +6,7 @@ use crate::support::bridge::{Client, TestBridge, callback, http_input, signed_he
 use crate::support::eventually;
 use crate::support::judges::{self, Message, Mode};
 use crate::support::nats::{Auth, Nats, NatsOptions, PASSWORD, TOKEN, Tls, USER};
-
-const SOON: Duration = Duration::from_secs(20);
+use crate::support::wait::SOON;
 
 fn output(url: &str, more: &str) -> String {
     format!("[outputs.nats]\nkind = 'nats'\nservers = ['{url}']\n{more}\n")

@@ -15,8 +15,7 @@ use crate::support::bridge::{TestBridge, callback, http_input};
 use crate::support::eventually;
 use crate::support::nats::{Auth, Nats, NatsOptions, TOKEN, Tls};
 use crate::support::process::Process;
-
-const SOON: Duration = Duration::from_secs(20);
+use crate::support::wait::SOON;
 
 /// A server that stopped answering is known to be down after 2 to 3 seconds; the rest is for a busy machine.
 const FOUND: Duration = Duration::from_secs(6);

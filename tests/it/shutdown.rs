@@ -1,7 +1,7 @@
 //! Stopping: a second signal ends it at once, in every phase and with every kind of input.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rdkafka::mocking::MockCluster;
 
@@ -10,15 +10,11 @@ use crate::support::mns::Mns;
 use crate::support::mns::MnsOptions;
 use crate::support::mns::queue::QueueAttributes;
 use crate::support::process::Process;
+use crate::support::wait::{AT_ONCE, SOON};
 use crate::support::{eventually, free_port};
-
-const SOON: Duration = Duration::from_secs(60);
 
 /// Longer than any test waits: only a second signal ends these phases.
 const LONG: &str = "10m";
-
-/// "At once": what is being answered may be written first.
-const AT_ONCE: Duration = Duration::from_secs(8);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_every_phase_at_once() {

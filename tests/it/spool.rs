@@ -16,11 +16,8 @@ use crate::support::disk::Disk;
 use crate::support::kafka::{Kafka, KafkaOptions};
 use crate::support::nats::{Nats, NatsOptions};
 use crate::support::process::Process;
+use crate::support::wait::SOON;
 use crate::support::{eventually, free_port};
-
-/// Longer than librdkafka's time-out of a connection: one that the mock cluster closes can be held open by a process
-/// that was started meanwhile.
-const SOON: Duration = Duration::from_secs(90);
 
 /// Where nothing listens.
 const NOWHERE: &str = "127.0.0.1:9";

@@ -21,9 +21,8 @@ use crate::support::mns::sdk::Sdk;
 use crate::support::mns::signature::{Key, Signable, SignatureVersion, http_date, parse_date};
 use crate::support::mns::xml::Element;
 use crate::support::mns::{Fault, Mns, MnsOptions, Operation};
+use crate::support::wait::SOON;
 use crate::support::wait_for;
-
-const SOON: Duration = Duration::from_secs(20);
 
 fn default_key() -> Key {
     Key::new(Mns::KEY_ID, Mns::KEY_SECRET)

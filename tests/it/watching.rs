@@ -25,9 +25,8 @@ use crate::support::mns::queue::QueueAttributes;
 use crate::support::mns::{Fault, Mns, MnsOptions, Operation};
 use crate::support::nats::{Nats, NatsOptions};
 use crate::support::process::Process;
+use crate::support::wait::SOON;
 use crate::support::{eventually, free_port, tool};
-
-const SOON: Duration = Duration::from_secs(30);
 
 const ALERTS: &str = "charts/apsara-bridge/files/alerts/apsara-bridge.yaml";
 const ALERTS_TEST: &str = "charts/apsara-bridge/files/alerts/tests/apsara-bridge_test.yaml";

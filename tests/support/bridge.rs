@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use apsara_bridge::bridge::Bridge;
 use apsara_bridge::config::{self, Layer};
@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::eventually;
+use super::wait::SOON;
 
 /// The URL that callbacks of the tests are signed for.
 pub const URL: &str = "https://media.example.com/callbacks?from=alibaba";
@@ -81,8 +82,7 @@ impl TestBridge {
 
     /// Waits until every output is connected.
     pub async fn connected(&self) {
-        eventually("all outputs connected", Duration::from_secs(30), async || self.bridge.is_connected().then_some(()))
-            .await;
+        eventually("all outputs connected", SOON, async || self.bridge.is_connected().then_some(())).await;
     }
 
     /// Posts a body with a valid signature of VOD's.
@@ -117,7 +117,7 @@ impl TestBridge {
     /// Stops it and gives back how many callbacks were left without an outcome.
     pub async fn stop(mut self) -> usize {
         self.begin_stop();
-        tokio::time::timeout(Duration::from_secs(30), self.running).await.expect("it stops").expect("without panic")
+        tokio::time::timeout(SOON, self.running).await.expect("it stops").expect("without panic")
     }
 }
 

@@ -28,15 +28,13 @@ use tempfile::TempDir;
 
 use super::certificates::Certificates;
 use super::process::Process;
+use super::wait::{CHANGE, RETRY, SOON, START};
 use super::{blocking, free_port, installed, tool, wait_for};
 
 /// The user that SASL listeners know.
 pub const USER: &str = "bridge";
 /// Its password: with a space and an equals sign, which careless settings code cuts off.
 pub const PASSWORD: &str = "correct horse=battery";
-
-/// A start takes about 3 s; a busy machine may take ten times that.
-const START: Duration = Duration::from_secs(60);
 
 /// How clients get in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -444,7 +442,7 @@ fn run(options: &KafkaOptions, folder: &std::path::Path, internal: &str) -> Proc
     process.wait_ready(START, || TcpStream::connect(internal).ok());
     let consumer = consumer(internal);
     process.wait_ready(START, || {
-        let metadata = consumer.fetch_metadata(None, Duration::from_millis(500)).ok()?;
+        let metadata = consumer.fetch_metadata(None, RETRY).ok()?;
         (!metadata.brokers().is_empty()).then_some(())
     });
     process
@@ -474,7 +472,7 @@ async fn create_topic(internal: &str, name: &str, partitions: i32, replicas: i32
         topic = topic.set(key, value);
     }
     let results = admin
-        .create_topics([&topic], &AdminOptions::new().operation_timeout(Some(Duration::from_secs(10))))
+        .create_topics([&topic], &AdminOptions::new().operation_timeout(Some(CHANGE)))
         .await
         .unwrap_or_else(|error| panic!("topic {name} can't be made: {error}"));
     for result in results {
@@ -483,14 +481,14 @@ async fn create_topic(internal: &str, name: &str, partitions: i32, replicas: i32
     let (internal, name) = (internal.to_owned(), name.to_owned());
     blocking(move || {
         let consumer = consumer(&internal);
-        wait_for(&format!("leaders of topic {name}"), Duration::from_secs(10), || partitions_of(&consumer, &name));
+        wait_for(&format!("leaders of topic {name}"), SOON, || partitions_of(&consumer, &name));
     })
     .await;
 }
 
 /// The partitions of `topic`, once each has a leader; `None` before that, or when there is no such topic.
 fn partitions_of(consumer: &BaseConsumer, topic: &str) -> Option<Vec<i32>> {
-    let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(2)).ok()?;
+    let metadata = consumer.fetch_metadata(Some(topic), RETRY).ok()?;
     let topic = metadata.topics().first()?;
     let partitions = topic.partitions();
     let led = topic.error().is_none() && !partitions.is_empty() && partitions.iter().all(|each| each.leader() >= 0);
@@ -500,7 +498,7 @@ fn partitions_of(consumer: &BaseConsumer, topic: &str) -> Option<Vec<i32>> {
 /// Whether the broker says that there is no such topic (not merely that it can't tell now).
 fn is_unknown(consumer: &BaseConsumer, topic: &str) -> bool {
     let unknown = RDKafkaErrorCode::UnknownTopicOrPartition;
-    consumer.fetch_metadata(Some(topic), Duration::from_secs(2)).is_ok_and(|metadata| {
+    consumer.fetch_metadata(Some(topic), RETRY).is_ok_and(|metadata| {
         metadata.topics().first().is_some_and(|topic| topic.error().map(RDKafkaErrorCode::from) == Some(unknown))
     })
 }

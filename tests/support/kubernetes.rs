@@ -12,17 +12,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::certificates::Certificates;
 use super::process::Process;
+use super::wait::START;
 use super::{free_port, installed, tool};
-
-/// The server is there within seconds; a busy machine may take many times that.
-const START: Duration = Duration::from_secs(120);
 
 /// What the server lets do everything.
 const TOKEN: &str = "token-of-the-tests";

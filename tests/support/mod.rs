@@ -14,7 +14,7 @@
 //! [`toxiproxy`] a bad network; [`disk`] a disk that can be filled; [`mns`] a server that plays Alibaba's queue;
 //! [`kubernetes`] an API server with its clients; [`certificates`] the TLS material for all of them; [`bridge`] and
 //! [`program`] the bridge, in this process or as one; [`sender`] a load as Alibaba makes it; [`read`] what is on the
-//! buses; [`judges`] the CloudEvents SDKs of other languages; here, ports, tools and waiting.
+//! buses; [`judges`] the CloudEvents SDKs of other languages; [`wait`] waiting, and for how long; here, ports and tools.
 
 #![allow(dead_code)] // each binary that takes this in uses its own part of it
 
@@ -31,15 +31,14 @@ pub mod program;
 pub mod read;
 pub mod sender;
 pub mod toxiproxy;
+pub mod wait;
 
 use std::collections::HashSet;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
 
-/// How often something awaited is looked at again. Short against a broker's start, long against one look.
-const POLL: Duration = Duration::from_millis(20);
+pub use wait::{eventually, wait_for};
 
 /// A TCP port on 127.0.0.1 that nothing listens on, handed out once in this process.
 ///
@@ -100,36 +99,6 @@ pub fn installed(name: &str, part: &str) -> PathBuf {
     let path = tools().join(name);
     assert!(path.exists(), "{} isn't there: run `tests/support/setup {part}`", path.display());
     path
-}
-
-/// Looks until `look` gives something, and gives that. Blocks the thread: for async code there is [`eventually`].
-///
-/// # Panics
-/// When `timeout` passes first, with `what` in the message.
-pub fn wait_for<T>(what: &str, timeout: Duration, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + timeout;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited {timeout:?} in vain for {what}");
-        std::thread::sleep(POLL);
-    }
-}
-
-/// Looks until `look` gives something, and gives that.
-///
-/// # Panics
-/// When `timeout` passes first, with `what` in the message.
-pub async fn eventually<T>(what: &str, timeout: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + timeout;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited {timeout:?} in vain for {what}");
-        tokio::time::sleep(POLL).await;
-    }
 }
 
 /// Runs blocking code beside the async tests; a panic in it becomes a panic of the caller.

@@ -28,6 +28,7 @@ use tempfile::TempDir;
 
 use super::certificates::Certificates;
 use super::process::Process;
+use super::wait::{RETRY, START};
 use super::{blocking, eventually, free_port, installed};
 
 /// The user of [`Auth::UserPassword`].
@@ -36,9 +37,6 @@ pub const USER: &str = "bridge";
 pub const PASSWORD: &str = "correct horse=battery";
 /// The token of [`Auth::Token`].
 pub const TOKEN: &str = "token-of-the-tests";
-
-/// A start takes a fraction of a second; a busy machine may take many times that.
-const START: Duration = Duration::from_secs(20);
 
 /// How a client proves who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -439,7 +437,7 @@ fn run(folder: &Path, port: u16) -> Process {
     process.wait_ready(START, || {
         // The greeting comes in the clear, before any TLS.
         let connection = TcpStream::connect(("127.0.0.1", port)).ok()?;
-        connection.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+        connection.set_read_timeout(Some(RETRY)).ok()?;
         let mut greeting = String::new();
         BufReader::new(connection).read_line(&mut greeting).ok()?;
         greeting.starts_with("INFO ").then_some(())

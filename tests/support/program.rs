@@ -7,20 +7,14 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::disk::Disk;
 use super::process::Process;
+use super::wait::{ANSWER, START};
 use super::{eventually, free_port};
-
-/// How long the bridge may take to listen, with a spool of any size, while brokers start on the same machine.
-const START: Duration = Duration::from_secs(60);
-
-/// How long it may take to answer on its admin listener.
-const ANSWER: Duration = Duration::from_secs(5);
 
 /// The bridge.
 #[derive(Debug)]

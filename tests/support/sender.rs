@@ -224,6 +224,7 @@ impl Sender for Alibaba {
     async fn deliver(&self, callback: &Callback) -> bool {
         for attempt in 0..TRIES {
             if attempt > 0 {
+                // Alibaba makes this pause, whatever happens.
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
             if self.attempt(callback).await {

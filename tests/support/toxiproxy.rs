@@ -6,17 +6,14 @@
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::bridge::Client;
 use super::process::Process;
+use super::wait::START;
 use super::{blocking, free_port, installed};
-
-/// A start takes a fraction of a second; a busy machine may take many times that.
-const START: Duration = Duration::from_secs(20);
 
 /// What is done to the bytes that pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,6 @@
 //! broker.
 
 use std::sync::Mutex;
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use rdkafka::ClientConfig;
@@ -16,10 +15,8 @@ use rdkafka::error::RDKafkaErrorCode;
 use serde_json::Value;
 
 use super::{Kafka, KafkaOptions, Member, consumer, create_topic, internal_config, is_unknown};
+use crate::support::wait::{CHANGE, RETRY, SETTLED};
 use crate::support::{blocking, eventually, free_port, wait_for};
-
-/// How long the cluster may take to elect leaders, or until copies have caught up, while the machine is busy.
-const SETTLED: Duration = Duration::from_secs(90);
 
 /// Timeouts of the quorum: by default it takes seconds to notice that a controller is gone.
 const QUORUM: [(&str, &str); 2] =
@@ -104,7 +101,7 @@ impl KafkaCluster {
         for (key, value) in configs {
             change = change.set(key, value);
         }
-        let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(10)));
+        let options = AdminOptions::new().request_timeout(Some(CHANGE));
         let results = admin.alter_configs([&change], &options).await.map_err(|error| error.to_string())?;
         let refused = results.into_iter().find_map(Result::err);
         refused.map_or(Ok(()), |(_, code): (_, RDKafkaErrorCode)| Err(format!("topic {name}: {code}")))
@@ -162,7 +159,7 @@ impl KafkaCluster {
             blocking(move || {
                 let consumer = consumer(&internal);
                 wait_for(&format!("broker {internal} to see {size} brokers"), SETTLED, || {
-                    let metadata = consumer.fetch_metadata(None, Duration::from_secs(2)).ok()?;
+                    let metadata = consumer.fetch_metadata(None, RETRY).ok()?;
                     (metadata.brokers().len() == size).then_some(())
                 });
             })
@@ -194,7 +191,7 @@ impl KafkaCluster {
     ) -> Vec<T> {
         let (reachable, topic) = (self.reachable(), topic.to_owned());
         blocking(move || {
-            let metadata = consumer(&reachable).fetch_metadata(Some(&topic), Duration::from_secs(2));
+            let metadata = consumer(&reachable).fetch_metadata(Some(&topic), RETRY);
             let topics = metadata.iter().flat_map(|metadata| metadata.topics());
             topics.flat_map(|topic| topic.partitions()).map(look).collect()
         })

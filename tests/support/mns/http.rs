@@ -181,6 +181,7 @@ async fn answer(shared: &Shared, request: hyper::Request<Incoming>) -> Result<Re
         }
     };
     if let Some(time) = delay {
+        // The fault is the delay.
         tokio::time::sleep(time).await;
     }
     if is_lost {

@@ -9,7 +9,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::stream::{Config, Stream};
@@ -18,13 +17,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{Nats, NatsOptions};
+use crate::support::wait::{CHANGE, RETRY, SETTLED};
 use crate::support::{bridge, eventually, free_port};
-
-/// How long the cluster may take to elect leaders, or until copies have caught up, while the machine is busy.
-const SETTLED: Duration = Duration::from_secs(60);
-
-/// How long one answer may take before it is asked for anew.
-const ANSWER: Duration = Duration::from_secs(2);
 
 /// The user of the system account.
 const OPERATOR: (&str, &str) = ("operator", "of-the-tests");
@@ -76,7 +70,7 @@ impl NatsCluster {
     /// JetStream through a new client.
     pub async fn jetstream(&self) -> jetstream::Context {
         let mut jetstream = jetstream::new(self.client().await);
-        jetstream.set_timeout(Duration::from_secs(10));
+        jetstream.set_timeout(CHANGE);
         jetstream
     }
 
@@ -208,14 +202,14 @@ impl NatsCluster {
             let stream = tokio::net::TcpStream::connect(address).await.ok()?;
             Some(bridge::Client::over(stream).await.request("GET", path, "", &[]).await)
         };
-        serde_json::from_slice(&timeout(ANSWER, get).await.ok()??.body).ok()
+        serde_json::from_slice(&timeout(RETRY, get).await.ok()??.body).ok()
     }
 
     async fn connect(&self, options: ConnectOptions) -> Client {
         let urls: Vec<String> =
             self.answering().into_iter().map(|place| self.servers[place].url().to_owned()).collect();
         eventually("a connection to NATS", SETTLED, async || {
-            let options = options.clone().connection_timeout(ANSWER).request_timeout(Some(ANSWER));
+            let options = options.clone().connection_timeout(RETRY).request_timeout(Some(RETRY));
             options.connect(urls.as_slice()).await.ok()
         })
         .await
@@ -273,7 +267,7 @@ fn is_current(copy: &Value) -> bool {
 }
 
 async fn ask(client: &Client, subject: String, question: &'static str) -> Option<Value> {
-    let reply = timeout(ANSWER, client.request(subject, question.into())).await.ok()?.ok()?;
+    let reply = timeout(RETRY, client.request(subject, question.into())).await.ok()?.ok()?;
     serde_json::from_slice(&reply.payload).ok()
 }
 
