@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::Form;
 use crate::side::{SERVERS, Side};
@@ -14,7 +14,7 @@ use crate::support::eventually;
 use crate::support::read::Bus;
 use crate::support::sender::Times;
 use crate::support::toxiproxy::Toxic;
-use crate::support::wait::SETTLED;
+use crate::support::wait::{SETTLED, let_pass};
 
 /// Between two step-downs.
 const STEP_DOWN_EVERY: Duration = Duration::from_secs(1);
@@ -152,14 +152,14 @@ impl Scenario {
             Fault::Frozen(who) => {
                 let places = who.places(side, name).await;
                 join_all(places.iter().map(|&place| side.freeze(place))).await;
-                sleep(lasting).await;
+                let_pass(lasting).await;
                 join_all(places.iter().map(|&place| side.thaw(place))).await;
                 0
             }
             Fault::Rolling => rolling(side, name).await,
             Fault::Network(toxic) => {
                 side.add_toxic(toxic).await;
-                sleep(lasting).await;
+                let_pass(lasting).await;
                 side.clear_toxics().await;
                 0
             }
@@ -167,9 +167,9 @@ impl Scenario {
                 let begun = Instant::now();
                 while begun.elapsed() < lasting {
                     side.add_toxic(Toxic::Reset).await;
-                    sleep(RESETS).await;
+                    let_pass(RESETS).await;
                     side.clear_toxics().await;
-                    sleep(RESETS).await;
+                    let_pass(RESETS).await;
                 }
                 0
             }
@@ -259,7 +259,7 @@ async fn killed(side: &Side, name: &str, who: Who, lasting: Duration) -> u32 {
         .await;
         changes = 1;
     }
-    sleep(lasting.saturating_sub(begun.elapsed())).await;
+    let_pass(lasting.saturating_sub(begun.elapsed())).await;
     join_all(places.iter().map(|&place| side.start_again(place))).await;
     changes
 }

@@ -6,12 +6,11 @@
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::DiscardPolicy;
-use tokio::time::sleep;
 
 use crate::side::{SAFE, Side, stream};
 use crate::stage::{Load, Report, Served, Stage, milliseconds};
 use crate::support::eventually;
-use crate::support::wait::{ARRIVED, SOON};
+use crate::support::wait::{ARRIVED, SOON, try_eventually};
 use crate::verdict::Arrivals;
 
 /// How long it refuses.
@@ -89,20 +88,19 @@ async fn still_well(side: &Side, served: &Served, sick: &str, well: &str, load: 
 
 /// Waits until all that was answered up to now has arrived. What is wrong if it takes too long.
 async fn late(side: &Side, well: &str, load: &Load, limit: Duration) -> Option<String> {
-    let (begun, answered) = (Instant::now(), load.sender.accepted());
-    loop {
-        let there = arrived(side, WELL, well).await;
-        if there >= answered {
-            return None;
-        }
-        if begun.elapsed() >= limit {
-            return Some(format!(
-                "{limit:?} after {answered} callbacks for the topic that works were answered with 200, {there} of them \
-                 had arrived, while another topic refused"
-            ));
-        }
-        sleep(Duration::from_millis(100)).await;
+    let answered = load.sender.accepted();
+    let mut there = 0;
+    let all = try_eventually(limit, async || {
+        there = arrived(side, WELL, well).await;
+        (there >= answered).then_some(())
+    });
+    if all.await.is_some() {
+        return None;
     }
+    Some(format!(
+        "{limit:?} after {answered} callbacks for the topic that works were answered with 200, {there} of them had \
+         arrived, while another topic refused"
+    ))
 }
 
 /// How many events of a load are at its destination now.

@@ -4,7 +4,6 @@
 
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use crate::support::kafka::KafkaOptions;
 use crate::support::kafka::cluster::KafkaCluster;
@@ -96,14 +95,13 @@ impl Side {
         if let Cluster::Kafka(kafka) = &self.cluster { Some(kafka) } else { None }
     }
 
-    /// What the bridge's configuration has for its output `bus`.
-    pub fn output(&self, is_proxied: bool) -> String {
-        let (kind, key, direct) = match &self.cluster {
-            Cluster::Nats(nats) => ("nats", "servers", nats.urls()),
-            Cluster::Kafka(kafka) => ("kafka", "brokers", kafka.bootstrap()),
+    /// The kind and the addresses of an output that publishes here.
+    pub fn output(&self, is_proxied: bool) -> (&'static str, Vec<String>) {
+        let (kind, direct) = match &self.cluster {
+            Cluster::Nats(nats) => ("nats", nats.urls()),
+            Cluster::Kafka(kafka) => ("kafka", kafka.bootstrap()),
         };
-        let addresses = if is_proxied { &self.proxied } else { &direct };
-        format!("[outputs.bus]\nkind = '{kind}'\n{key} = {addresses:?}\n")
+        (kind, if is_proxied { self.proxied.clone() } else { direct })
     }
 
     /// Makes a topic, or a stream of one subject, with a copy on each server.

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use tokio::task::{JoinHandle, block_in_place};
 
 use crate::side::Side;
-use crate::support::bridge::{KEY, URL};
+use crate::support::config::{Config, Route};
 use crate::support::eventually;
 use crate::support::program::{Metrics, Program};
 use crate::support::sender::{Alibaba, Callback, Dialect, send_all};
-use crate::support::wait::{SOON, STOPPED};
+use crate::support::wait::{SOON, STOPPED, try_eventually};
 use crate::verdict::{Arrivals, Verdict};
 
 /// Events per second.
@@ -105,28 +105,15 @@ impl Stage {
     /// Starts a bridge with these routes, each the beginning of media ids and their destination, and waits until it is
     /// connected.
     pub async fn start(&self, is_proxied: bool, routes: &[(&str, &str)]) -> Served {
-        let output = self.side.output(is_proxied);
-        let routes: String = routes
-            .iter()
-            .map(|(prefix, destination)| {
-                format!(
-                    "[[routes]]\nname = '{prefix}'\nmatch = {{ mediaid = '{prefix}-*' }}\n\
-                     to = {{ output = 'bus', topic = '{destination}' }}\n"
-                )
-            })
-            .collect();
-        let spool = self.folder.join("spool");
-        let program = block_in_place(|| {
-            Program::start(&self.folder, None, |input, admin| {
-                format!(
-                    "[inputs.http]\nkind = 'http'\nlisten = '{input}'\n\
-                     [[inputs.http.endpoints]]\npath = '/callbacks'\nurls = ['{URL}']\nkeys = ['{KEY}']\n\
-                     {output}{routes}[spool]\nenabled = true\npath = {spool:?}\nmax_bytes = '256MiB'\n\
-                     [shutdown]\ndrain = '5s'\n[admin]\nlisten = '{admin}'\n\
-                     [log]\nformat = 'text'\nfilter = 'info'\n"
-                )
-            })
-        });
+        let (kind, addresses) = self.side.output(is_proxied);
+        let config = Config::http()
+            .output("bus", kind, &addresses)
+            .routes(routes.iter().map(|(prefix, destination)| {
+                Route::new(prefix).when(&format!("mediaid = '{prefix}-*'")).to("bus", destination)
+            }))
+            .spool(self.folder.join("spool"))
+            .set("spool.max_bytes = '256MiB'\nshutdown.drain = '5s'\nlog = { format = 'text', filter = 'info' }");
+        let program = block_in_place(|| Program::start(&self.folder, config));
         program.ready().await;
         Served { program }
     }
@@ -168,15 +155,14 @@ impl Served {
     /// Waits until the spool is empty: how long that took, or what is wrong.
     pub async fn drained(&self) -> Result<Duration, String> {
         let begun = Instant::now();
-        loop {
-            let left = self.spooled().await;
-            if left == 0 {
-                return Ok(begun.elapsed());
-            }
-            if begun.elapsed() > DRAINED {
-                return Err(format!("{DRAINED:?} after the fault {left} records are still in the spool"));
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        let mut left = 0;
+        let is_empty = try_eventually(DRAINED, async || {
+            left = self.spooled().await;
+            (left == 0).then_some(())
+        });
+        match is_empty.await {
+            Some(()) => Ok(begun.elapsed()),
+            None => Err(format!("{DRAINED:?} after the fault {left} records are still in the spool")),
         }
     }
 

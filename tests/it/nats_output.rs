@@ -7,14 +7,15 @@ use apsara_bridge::event::{DLQDESTINATION, DLQREASON, Event, ID, Mode, SOURCE};
 use apsara_bridge::output::nats::{Nats as NatsOutput, NatsConfig};
 use apsara_bridge::output::{ErrorKind, Output, PublishError, Record};
 use apsara_bridge::telemetry::metrics::Metrics;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
+use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, StorageType};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::support::bridge::{TestBridge, callback, http_input};
+use crate::support::bridge::{TestBridge, callback};
+use crate::support::config::{Config, Route};
 use crate::support::eventually;
 use crate::support::nats::{Auth, Nats, NatsOptions, TOKEN, Tls};
-use crate::support::process::Process;
+use crate::support::program::Program;
 use crate::support::wait::SOON;
 
 /// A server that stopped answering is known to be down after 2 to 3 seconds; the rest is for a busy machine.
@@ -147,8 +148,12 @@ async fn what_was_sent_over_a_connection_that_is_lost_is_answered_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_silent_does_not_take_the_output_down() {
     let nats = Nats::start(NatsOptions::default()).await;
-    let silent =
-        Config { name: "SILENT".to_owned(), subjects: vec!["silent".to_owned()], no_ack: true, ..Default::default() };
+    let silent = StreamConfig {
+        name: "SILENT".to_owned(),
+        subjects: vec!["silent".to_owned()],
+        no_ack: true,
+        ..Default::default()
+    };
     nats.jetstream().await.create_stream(silent).await.expect("created");
     let output = start(nats.url(), "stream = { name = 'S', subjects = ['s'], create = true }");
     up(&output).await;
@@ -408,7 +413,7 @@ async fn two_dead_letters_of_one_event_are_both_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_fails_at_two_destinations_leaves_two_dead_letters() {
     let nats = Nats::start(NatsOptions::default()).await;
-    let small = Config {
+    let small = StreamConfig {
         name: "SMALL".to_owned(),
         subjects: vec!["small.>".to_owned()],
         max_message_size: 100,
@@ -416,14 +421,11 @@ async fn an_event_that_fails_at_two_destinations_leaves_two_dead_letters() {
     };
     nats.jetstream().await.create_stream(small).await.expect("created");
     nats.create_stream("DEAD", &["dead"]).await;
-    let bridge = TestBridge::start_connected(&format!(
-        "{}[outputs.nats]\nkind = 'nats'\nservers = ['{}']\n[[routes]]\nname = 'both'\n\
-         to = [{{ output = 'nats', topic = 'small.a' }}, {{ output = 'nats', topic = 'small.b' }}]\n\
-         [dead_letters]\nto = {{ output = 'nats', topic = 'dead' }}\n",
-        http_input(""),
-        nats.url()
-    ))
-    .await;
+    let config = Config::http()
+        .nats(nats.url())
+        .route(Route::new("both").to("nats", "small.a").to("nats", "small.b"))
+        .dead_letters_to("nats", "dead");
+    let bridge = TestBridge::start_connected(&config).await;
     assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
     assert_eq!(nats.messages("DEAD", 2, SOON).await.len(), 2);
     bridge.stop().await;
@@ -444,11 +446,7 @@ async fn a_server_that_comes_back_with_another_secret_is_logged_in_to_when_the_f
     up(&output).await;
     old.restart_with_token("another").await;
     down(&output).await;
-    eventually("the reason is known", SOON, async || {
-        let error = publish(&output, "x", "s", SOON).await.expect_err("not connected");
-        error.message.contains("authorization violation").then_some(())
-    })
-    .await;
+    not_connected(&output, "authorization violation").await;
     std::fs::write(file.path(), "another").expect("written");
     up(&output).await;
     publish(&output, "a", "s", SOON).await.expect("taken");
@@ -457,7 +455,7 @@ async fn a_server_that_comes_back_with_another_secret_is_logged_in_to_when_the_f
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_protects_less_is_logged_when_the_output_connects() {
     let nats = Nats::start(NatsOptions::default()).await;
-    let weak = Config {
+    let weak = StreamConfig {
         name: "WEAK".to_owned(),
         subjects: vec!["weak.a".to_owned()],
         max_messages: 10,
@@ -466,21 +464,14 @@ async fn a_stream_that_protects_less_is_logged_when_the_output_connects() {
     };
     nats.jetstream().await.create_stream(weak).await.expect("created");
     let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("bridge.toml");
-    let configuration = format!(
-        "{}[outputs.nats]\nkind = 'nats'\nservers = ['{}']\n\
-         stream = {{ name = 'WEAK', subjects = ['weak.>'], create = true, replicas = 3, duplicate_window = '1h' }}\n\
-         [[routes]]\nname = 'all'\nto = {{ output = 'nats', topic = 'weak.a' }}\n\
-         [spool]\nenabled = false\n[admin]\nlisten = '127.0.0.1:0'\n",
-        http_input(""),
-        nats.url()
-    );
-    std::fs::write(&file, configuration).expect("written");
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
-    command.args(["serve", "--config"]).arg(&file);
-    let bridge = Process::start("apsara-bridge", &command, &folder.path().join("log"), None);
-    bridge.wait_log("output is connected", SOON);
-    let log = bridge.log();
+    let config = Config::http()
+        .nats(nats.url())
+        .stream("WEAK", "weak.>")
+        .set("outputs.nats.stream = { replicas = 3, duplicate_window = '1h' }")
+        .to("nats", "weak.a");
+    let bridge = Program::start(folder.path(), config);
+    bridge.ready().await;
+    let log = bridge.process().log();
     for sentence in [
         "stream `WEAK` has 1 replicas, configured are 3",
         "stream `WEAK` keeps its messages in memory only: a restart of its servers loses them",

@@ -12,7 +12,6 @@ use std::time::{Duration, SystemTime};
 use apsara_bridge::telemetry::metrics::{METRICS, Metrics, PREFIX};
 use figment::providers::{Format as _, Yaml};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -20,11 +19,14 @@ use time::format_description::well_known::Rfc3339;
 use tokio::task::JoinSet;
 
 use crate::docs::anchors;
-use crate::support::bridge::{Client, KEY, URL, headers_signed_at, signed_headers};
+use crate::support::bridge::{Client, URL, headers_signed_at, now, signed_headers};
+use crate::support::config::{Config, Route};
+use crate::support::kafka::mock;
 use crate::support::mns::queue::QueueAttributes;
 use crate::support::mns::{Fault, Mns, MnsOptions, Operation};
 use crate::support::nats::{Nats, NatsOptions};
 use crate::support::process::Process;
+use crate::support::program::{self, Program};
 use crate::support::wait::SOON;
 use crate::support::{eventually, free_port, tool};
 
@@ -326,13 +328,13 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    async fn start(folder: &Path, target: u16) -> Prometheus {
+    async fn start(folder: &Path, target: SocketAddr) -> Prometheus {
         let port = free_port();
         let file = folder.join("prometheus.yaml");
         let configuration = format!(
             "global: {{ scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s }}\n\
              rule_files: ['{}']\nscrape_configs:\n- job_name: bridge\n  static_configs:\n\
-             \x20 - targets: ['127.0.0.1:{target}']\n    labels: {{ namespace: media, pod: bridge-0 }}\n",
+             \x20 - targets: ['{target}']\n    labels: {{ namespace: media, pod: bridge-0 }}\n",
             path(ALERTS).display()
         );
         std::fs::write(&file, configuration).expect("the temporary folder is writable");
@@ -400,8 +402,7 @@ async fn load(worker: u32, input: SocketAddr, mns: Arc<Mns>) {
         match number % 8 {
             0 => drop(client.post("/callbacks", good, &signed_headers("VOD")).await),
             1 => {
-                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
-                client.post("/callbacks", good, &headers_signed_at("VOD", URL, now, "AnotherKey1")).await;
+                client.post("/callbacks", good, &headers_signed_at("VOD", URL, now(), "AnotherKey1")).await;
             }
             2 => drop(client.post("/callbacks", good, &[]).await),
             3 => drop(client.post("/elsewhere", good, &signed_headers("VOD")).await),
@@ -415,10 +416,10 @@ async fn load(worker: u32, input: SocketAddr, mns: Arc<Mns>) {
     }
 }
 
-fn dead_letters(folder: &Path, arguments: &[&str]) -> Option<i32> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
-    command.arg("dead-letters").args(arguments).arg("--path").arg(folder.join("spool"));
-    command.output().expect("it runs").status.code()
+fn dead_letters(folder: &Path, arguments: &[&str]) -> i32 {
+    let mut command = program::command(&["dead-letters"]);
+    command.args(arguments).arg("--path").arg(folder.join("spool"));
+    program::run(command).0
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -431,40 +432,25 @@ async fn every_panel_shows_something_while_it_all_happens() {
     // The queue is asked once a minute how many it has: now is the time to have some.
     mns.put_all(QUEUE, (0..40).map(|number| event(&format!("early-{number}"), "success")));
     mns.fail_next(Operation::RECEIVES, 1, Fault::bad_gateway());
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("watched", 1, 1).expect("created");
+    let cluster = mock(&["watched"]);
     let nats = Nats::start(NatsOptions::default()).await;
-    let (input, admin) = (free_port(), free_port());
-    let file = folder.path().join("bridge.toml");
-    let configuration = format!(
-        "[inputs.http]\nkind = 'http'\nlisten = '127.0.0.1:{input}'\nmax_body = '2MiB'\n\
-         [[inputs.http.endpoints]]\nurls = ['{URL}']\nkeys = ['{KEY}']\n\
-         [inputs.queue]\nkind = 'mns'\nendpoint = '{}'\nqueue = '{QUEUE}'\nwait = '1s'\nvisibility = '2s'\n\
-         deadline = '3s'\ncredentials = {{ access_key_id = '{}', access_key_secret = '{}' }}\n\
-         [outputs.kafka]\nkind = 'kafka'\nbrokers = ['{}']\n[outputs.nats]\nkind = 'nats'\nservers = ['{}']\n\
-         stream = {{ name = 'WATCHED', subjects = ['watched.>'], create = true }}\n\
-         [[routes]]\nname = 'dropped'\nmatch = {{ mediaid = 'drop-*' }}\ndrop = true\n\
-         [[routes]]\nname = 'kept'\nmatch = {{ mediaid = 'letter-*' }}\ndead_letter = true\n\
-         [[routes]]\nname = 'all'\n\
-         to = [{{ output = 'kafka', topic = 'watched' }}, {{ output = 'nats', topic = 'watched.{{status}}' }}]\n\
-         [delivery]\ndeadline = '500ms'\n[spool]\npath = '{}'\nmax_bytes = '128KiB'\n\
-         [dead_letters]\nmax_bytes = '1MiB'\n[admin]\nlisten = '127.0.0.1:{admin}'\n",
-        mns.endpoint(),
-        Mns::KEY_ID,
-        Mns::KEY_SECRET,
-        cluster.bootstrap_servers(),
-        nats.url(),
-        folder.path().join("spool").display(),
-    );
-    std::fs::write(&file, &configuration).expect("the temporary folder is writable");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
-    command.args(["serve", "--config"]).arg(&file);
-    let bridge = Process::start("apsara-bridge", &command, &folder.path().join("bridge.log"), Some(folder.path()));
-    bridge.wait_log("serving metrics and probes", SOON);
+    let config = Config::http()
+        .set("inputs.http.max_body = '2MiB'")
+        .mns(&mns, QUEUE)
+        .set("inputs.queue = { wait = '1s', visibility = '2s', deadline = '3s' }")
+        .kafka(&cluster.bootstrap_servers())
+        .nats(nats.url())
+        .stream("WATCHED", "watched.>")
+        .route(Route::new("dropped").when("mediaid = 'drop-*'").set("drop = true"))
+        .route(Route::new("kept").when("mediaid = 'letter-*'").set("dead_letter = true"))
+        .route(Route::new("all").to("kafka", "watched").to("nats", "watched.{status}"))
+        .spool(folder.path().join("spool"))
+        .set("delivery.deadline = '500ms'\nspool.max_bytes = '128KiB'\ndead_letters.max_bytes = '1MiB'");
+    let bridge = Program::start(folder.path(), config);
+    let input = bridge.input;
     let began = SystemTime::now();
-    let prometheus = Prometheus::start(folder.path(), admin).await;
+    let prometheus = Prometheus::start(folder.path(), bridge.admin).await;
 
-    let input = SocketAddr::from(([127, 0, 0, 1], input));
     let mut workers = JoinSet::new();
     for worker in 0..4 {
         workers.spawn(load(worker, input, mns.clone()));
@@ -490,13 +476,13 @@ async fn every_panel_shows_something_while_it_all_happens() {
     nats.restart().await;
     prometheus.sees("apsara_bridge_spool_events == 0").await;
     prometheus.sees("apsara_bridge_mns_late_deletes_total > 0").await;
-    assert_eq!(dead_letters(folder.path(), &["replay", "--reason", "rejected"]), Some(0));
-    assert_eq!(dead_letters(folder.path(), &["replay", "--reason", "routed"]), Some(1));
-    bridge.signal("HUP");
-    bridge.wait_log("the configuration is reloaded", SOON);
-    std::fs::write(&file, configuration.replace("[[routes]]", "[[rutes]]")).expect("written");
-    bridge.signal("HUP");
-    bridge.wait_log("nothing has changed", SOON);
+    assert_eq!(dead_letters(folder.path(), &["replay", "--reason", "rejected"]), 0);
+    assert_eq!(dead_letters(folder.path(), &["replay", "--reason", "routed"]), 1);
+    let configuration = bridge.configuration().to_string();
+    bridge.reload(&configuration);
+    bridge.process().wait_log("the configuration is reloaded", SOON);
+    bridge.reload(&configuration.replace("[[routes]]", "[[rutes]]"));
+    bridge.process().wait_log("nothing has changed", SOON);
 
     let filled = |query: &str| {
         let query = query.replace("$namespace", "media").replace("$pod", "bridge-0").replace("$input", "http|queue");
@@ -540,6 +526,5 @@ async fn every_panel_shows_something_while_it_all_happens() {
     prometheus.sees(r#"ALERTS{alertname="ApsaraBridgeConfigReloadFailed"}"#).await;
     assert!(workers.try_join_next().is_none(), "the load went on to the end");
     workers.shutdown().await;
-    bridge.signal("TERM");
-    assert_eq!(bridge.wait(SOON), Some(0), "{}", bridge.log_tail());
+    bridge.stop();
 }

@@ -23,6 +23,8 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers, Message};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tempfile::TempDir;
 
@@ -35,6 +37,15 @@ use super::{blocking, free_port, installed, tool, wait_for};
 pub const USER: &str = "bridge";
 /// Its password: with a space and an equals sign, which careless settings code cuts off.
 pub const PASSWORD: &str = "correct horse=battery";
+
+/// A cluster of one broker that librdkafka plays in this process, with topics of one partition: it fails as it is told.
+pub fn mock(topics: &[&str]) -> MockCluster<'static, DefaultProducerContext> {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    for topic in topics {
+        cluster.create_topic(topic, 1, 1).expect("a topic");
+    }
+    cluster
+}
 
 /// How clients get in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

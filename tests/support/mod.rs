@@ -1,10 +1,10 @@
-//! What the integration tests and the benchmarks stand on: real brokers, foreign readers, child processes.
+//! What the integration tests and the benchmarks use: real brokers, foreign readers, child processes.
 //!
 //! Promises to whoever uses it:
 //! - Nothing is skipped. A missing tool panics with the command that installs it (`tests/support/setup PART`). What the
 //!   machine itself does not allow is noted ([`not_run`]).
 //! - Nothing outlives the test process, however that ends: see [`process`].
-//! - Nothing sleeps for luck. Whatever has to happen is polled for, against a deadline that names it.
+//! - No test sleeps where it can wait for an event: see [`wait`].
 //! - Nothing is shared unless the name says so (`Kafka::shared`, `Nats::shared`, the judges). Who stops, kills or
 //!   restarts a broker starts one of their own.
 //!
@@ -12,14 +12,15 @@
 //!
 //! Layout: [`process`] children that die with us; [`kafka`] and [`nats`] the brokers, alone or as clusters of three;
 //! [`toxiproxy`] a bad network; [`disk`] a disk that can be filled; [`mns`] a server that plays Alibaba's queue;
-//! [`kubernetes`] an API server with its clients; [`certificates`] the TLS material for all of them; [`bridge`] and
-//! [`program`] the bridge, in this process or as one; [`sender`] a load as Alibaba makes it; [`read`] what is on the
+//! [`kubernetes`] an API server with its clients; [`certificates`] the TLS material for all of them; [`config`]
+//! configurations of the bridge; [`bridge`] and [`program`] the bridge, in this process or as one of its own; [`sender`] a load as Alibaba makes it; [`read`] what is on the
 //! buses; [`judges`] the CloudEvents SDKs of other languages; [`wait`] waiting, and for how long; here, ports and tools.
 
 #![allow(dead_code)] // each binary that takes this in uses its own part of it
 
 pub mod bridge;
 pub mod certificates;
+pub mod config;
 pub mod disk;
 pub mod judges;
 pub mod kafka;
@@ -102,7 +103,7 @@ pub fn installed(name: &str, part: &str) -> PathBuf {
 }
 
 /// Runs blocking code beside the async tests; a panic in it becomes a panic of the caller.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
