@@ -5,6 +5,7 @@
 use async_nats::jetstream::stream;
 use tokio::runtime::Runtime;
 
+use crate::support::config::Config;
 use crate::support::kafka::{Kafka, KafkaOptions};
 use crate::support::nats::{Nats, NatsOptions};
 
@@ -84,11 +85,11 @@ impl Broker {
         }
     }
 
-    /// What a bridge's configuration says of it.
-    pub(crate) fn output(&self) -> String {
+    /// The configuration of a bridge whose output `bus` is this broker.
+    pub(crate) fn output(&self) -> Config {
         match self {
-            Broker::Kafka(kafka) => format!("kind = 'kafka'\nbrokers = ['{}']", kafka.brokers()),
-            Broker::Nats(nats) => format!("kind = 'nats'\nservers = ['{}']", nats.url()),
+            Broker::Kafka(kafka) => Config::http().output("bus", "kafka", &[kafka.brokers()]),
+            Broker::Nats(nats) => Config::http().output("bus", "nats", &[nats.url()]),
         }
     }
 

@@ -31,12 +31,10 @@ use load::{Figures, drive};
 use observe::{cpu_time, median, number, peak_memory, seconds};
 use support::free_port;
 use support::process::Process;
+use support::wait::START;
 
 /// Turns in the warm-up: short, so that both services are warm, too.
 const WARM_UP_TURN: Duration = Duration::from_secs(5);
-
-/// How long the forwarder may take to be ready.
-const START: Duration = Duration::from_secs(20);
 
 /// How long and how hard.
 #[derive(Clone, Copy, Debug)]
@@ -182,7 +180,7 @@ fn print_table(bus: Bus, plan: Plan, [bridge, forwarder]: &[Vec<Figures>; 2], pe
 // --- the parts of a run -------------------------------------------------------------------------------------------
 
 fn start_bridge(broker: &Broker, folder: &Path) -> Service {
-    let bridge = Bridge::start(folder, &broker.output(), bridge::PUBLISH, "");
+    let bridge = Bridge::start(folder, bridge::publish(broker.output()));
     bridge.wait_direct();
     Service { name: "bridge", address: bridge.input, process: bridge.process }
 }
