@@ -2,7 +2,6 @@
 
 #![allow(dead_code)] // each benchmark that takes this in uses its own part of it
 
-use async_nats::jetstream::stream;
 use tokio::runtime::Runtime;
 
 use crate::support::config::Config;
@@ -103,11 +102,6 @@ impl Broker {
 }
 
 async fn create_stream(nats: &Nats, name: &str) {
-    let config = stream::Config {
-        name: name.to_owned(),
-        subjects: vec![format!("bench.{name}"), format!("bench.{name}.>")],
-        max_bytes: KEPT_BYTES,
-        ..stream::Config::default()
-    };
-    nats.jetstream().await.create_stream(config).await.expect("a stream can be made");
+    let subjects = [format!("bench.{name}"), format!("bench.{name}.>")];
+    nats.create_stream_with(name, &[&subjects[0], &subjects[1]], |config| config.max_bytes = KEPT_BYTES).await;
 }

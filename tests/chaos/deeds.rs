@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::stream::DiscardPolicy;
 use futures_util::future::join_all;
 use tokio::task::block_in_place;
 use tokio::time::sleep_until;
@@ -165,16 +164,8 @@ async fn to_nats(stage: &Stage, step: Step) {
 
 /// Makes a stream as large as it may be, so that it refuses new messages; or gives it room.
 async fn limit(stage: &Stage, stream: &str, is_full: bool) {
-    eventually(&format!("stream {stream} to be changed"), SETTLED, async || {
-        let jetstream = stage.nats.jetstream().await;
-        let mut handle = jetstream.get_stream(stream).await.ok()?;
-        let info = handle.info().await.ok()?;
-        let mut config = info.config.clone();
-        config.discard = DiscardPolicy::New;
-        config.max_bytes = if is_full { i64::try_from(info.state.bytes.max(1)).ok()? } else { -1 };
-        jetstream.update_stream(config).await.ok()
-    })
-    .await;
+    eventually(&format!("stream {stream} to be changed"), SETTLED, async || stage.nats.set_full(stream, is_full).await)
+        .await;
 }
 
 async fn to_bridge(stage: &Stage, step: Step) {

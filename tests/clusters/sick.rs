@@ -5,8 +5,6 @@
 
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::stream::DiscardPolicy;
-
 use crate::side::{SAFE, Side, stream};
 use crate::stage::{Load, Report, Served, Stage, milliseconds};
 use crate::support::eventually;
@@ -137,15 +135,8 @@ async fn accept(side: &Side, sick: &str, broken: Option<usize>) {
     }
 }
 
-/// Makes a stream as large as it may be, so that it refuses new messages (10077); or gives it room.
+/// Makes a stream refuse new messages (10077), or accept them again.
 async fn limit(side: &Side, sick: &str, is_full: bool) {
-    let nats = side.nats().expect("a stream");
-    let jetstream = nats.jetstream().await;
-    let stream = stream(sick);
-    let mut handle = jetstream.get_stream(&stream).await.unwrap_or_else(|error| panic!("no stream {stream}: {error}"));
-    let info = handle.info().await.unwrap_or_else(|error| panic!("no info about {stream}: {error}"));
-    let mut config = info.config.clone();
-    config.discard = DiscardPolicy::New;
-    config.max_bytes = if is_full { i64::try_from(info.state.bytes).expect("a few") } else { -1 };
-    jetstream.update_stream(config).await.unwrap_or_else(|error| panic!("stream {stream} is not changed: {error}"));
+    let (nats, stream) = (side.nats().expect("a stream"), stream(sick));
+    nats.set_full(&stream, is_full).await.unwrap_or_else(|| panic!("stream {stream} is not changed"));
 }

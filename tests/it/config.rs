@@ -1,8 +1,8 @@
 //! The configuration: every mistake told at once, with file and key; every key documented.
 
-use std::path::{Path, PathBuf};
-
 use apsara_bridge::config::{self, Layer};
+
+use crate::support::{repository, repository_text};
 
 fn errors(text: &str) -> Vec<String> {
     let layer = Layer::Text("bridge.toml".to_owned(), text.to_owned());
@@ -17,10 +17,6 @@ fn errors(text: &str) -> Vec<String> {
         .collect();
     told.sort();
     told
-}
-
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 const GOOD: &str = "
@@ -210,7 +206,7 @@ fn secrets_do_not_show_in_what_the_configuration_amounts_to() {
 
 /// The documented file with every `#key = value` line turned into a key.
 fn documented() -> (String, String) {
-    let text = std::fs::read_to_string(repository("config/apsara-bridge.toml")).expect("the documented file");
+    let text = repository_text("config/apsara-bridge.toml");
     let all = text
         .lines()
         .map(|line| match line.trim_start().strip_prefix('#') {

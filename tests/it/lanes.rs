@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy};
+use async_nats::jetstream::stream::DiscardPolicy;
 use tempfile::TempDir;
 
 use crate::support::bridge::{Client, TestBridge, callback, callback_with, large_callback, signed_headers};
@@ -53,15 +53,12 @@ fn status(folder: &TempDir, more: &[&str]) -> String {
 async fn a_subject_that_refuses_delays_no_other() {
     let folder = tempfile::tempdir().expect("a folder");
     let nats = Nats::start(NatsOptions::default()).await;
-    let jetstream = nats.jetstream().await;
-    let full = StreamConfig {
-        name: "SICK".to_owned(),
-        subjects: vec!["lanes.sick".to_owned()],
-        max_messages: 1,
-        discard: DiscardPolicy::New,
-        ..StreamConfig::default()
-    };
-    let sick = jetstream.create_stream(full).await.expect("created");
+    let sick = nats
+        .create_stream_with("SICK", &["lanes.sick"], |config| {
+            config.max_messages = 1;
+            config.discard = DiscardPolicy::New;
+        })
+        .await;
     nats.create_stream("HEALTHY", &["lanes.healthy"]).await;
     let bridge = bridge(&folder, &nats).await;
     let mut client = Client::connect(bridge.input).await;

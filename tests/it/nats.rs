@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use crate::support::bridge::{Client, TestBridge, callback, large_callback, signed_headers};
 use crate::support::config::{Config, Route};
-use crate::support::eventually;
 use crate::support::judges::{self, Message, Mode};
 use crate::support::kafka::mock;
 use crate::support::nats::{Auth, Nats, NatsOptions, PASSWORD, TOKEN, Tls, USER};
 use crate::support::wait::SOON;
+use crate::support::{eventually, samples};
 
 fn config(nats: &Nats, subject: &str) -> Config {
     Config::http().nats(nats.url()).to("nats", subject)
@@ -25,16 +25,8 @@ async fn foreign_readers_see_the_same_event_in_both_modes() {
     let config = Config::http().nats(nats.url()).stream("MODES", "modes.>").route(both);
     let bridge = TestBridge::start_connected(&config).await;
     let mut client = Client::connect(bridge.input).await;
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/callbacks");
     // Samples with the same content are one event, which the stream keeps once.
-    let mut bodies: Vec<Vec<u8>> = std::fs::read_dir(folder)
-        .expect("the fixtures")
-        .map(|file| std::fs::read(file.expect("a file").path()).expect("readable"))
-        .collect();
-    bodies.push(
-        r#"{"EventType":"Ünïcode 100%","EventTime":"2026-01-01T00:00:00Z","VideoId":"Euro € 😀 \"x\"\n"}"#.into(),
-    );
-    for body in bodies {
+    for body in samples() {
         assert_eq!(client.post("/callbacks", body, &signed_headers("ICE")).await.status.as_u16(), 200);
     }
     let messages = nats.messages("MODES", 2, SOON).await;
@@ -142,17 +134,8 @@ async fn a_stream_that_is_not_there_is_told_and_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_over_the_limit_becomes_a_dead_letter() {
     let nats = Nats::start(NatsOptions::default()).await;
-    let jetstream = nats.jetstream().await;
-    for (name, subject, max_message_size) in [("SMALL", "small.events", 2000), ("DEAD", "small.dead", -1)] {
-        let subjects = vec![subject.to_owned()];
-        let config = async_nats::jetstream::stream::Config {
-            name: name.to_owned(),
-            subjects,
-            max_message_size,
-            ..Default::default()
-        };
-        jetstream.create_stream(config).await.expect("created");
-    }
+    nats.create_stream_with("SMALL", &["small.events"], |config| config.max_message_size = 2000).await;
+    nats.create_stream("DEAD", &["small.dead"]).await;
     let config = config(&nats, "small.events").dead_letters_to("nats", "small.dead");
     let bridge = TestBridge::start_connected(&config).await;
     let long = large_callback("kept", 4000);

@@ -7,7 +7,7 @@ use apsara_bridge::event::{DLQDESTINATION, DLQREASON, Event, ID, Mode, SOURCE};
 use apsara_bridge::output::nats::{Nats as NatsOutput, NatsConfig};
 use apsara_bridge::output::{ErrorKind, Output, PublishError, Record};
 use apsara_bridge::telemetry::metrics::Metrics;
-use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, StorageType};
+use async_nats::jetstream::stream::{DiscardPolicy, StorageType};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -148,13 +148,7 @@ async fn what_was_sent_over_a_connection_that_is_lost_is_answered_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_silent_does_not_take_the_output_down() {
     let nats = Nats::start(NatsOptions::default()).await;
-    let silent = StreamConfig {
-        name: "SILENT".to_owned(),
-        subjects: vec!["silent".to_owned()],
-        no_ack: true,
-        ..Default::default()
-    };
-    nats.jetstream().await.create_stream(silent).await.expect("created");
+    nats.create_stream_with("SILENT", &["silent"], |config| config.no_ack = true).await;
     let output = start(nats.url(), "stream = { name = 'S', subjects = ['s'], create = true }");
     up(&output).await;
     let until = Instant::now() + Duration::from_secs(5);
@@ -413,13 +407,7 @@ async fn two_dead_letters_of_one_event_are_both_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_fails_at_two_destinations_leaves_two_dead_letters() {
     let nats = Nats::start(NatsOptions::default()).await;
-    let small = StreamConfig {
-        name: "SMALL".to_owned(),
-        subjects: vec!["small.>".to_owned()],
-        max_message_size: 100,
-        ..Default::default()
-    };
-    nats.jetstream().await.create_stream(small).await.expect("created");
+    nats.create_stream_with("SMALL", &["small.>"], |config| config.max_message_size = 100).await;
     nats.create_stream("DEAD", &["dead"]).await;
     let config = Config::http()
         .nats(nats.url())
@@ -455,14 +443,11 @@ async fn a_server_that_comes_back_with_another_secret_is_logged_in_to_when_the_f
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_protects_less_is_logged_when_the_output_connects() {
     let nats = Nats::start(NatsOptions::default()).await;
-    let weak = StreamConfig {
-        name: "WEAK".to_owned(),
-        subjects: vec!["weak.a".to_owned()],
-        max_messages: 10,
-        storage: StorageType::Memory,
-        ..Default::default()
-    };
-    nats.jetstream().await.create_stream(weak).await.expect("created");
+    nats.create_stream_with("WEAK", &["weak.a"], |config| {
+        config.max_messages = 10;
+        config.storage = StorageType::Memory;
+    })
+    .await;
     let folder = tempfile::tempdir().expect("a folder");
     let config = Config::http()
         .nats(nats.url())

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use apsara_bridge::output::ErrorKind;
 use apsara_bridge::store::database::{Access, Database, FILE};
+use async_nats::jetstream::stream::DiscardPolicy;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use tempfile::TempDir;
 
@@ -300,15 +301,12 @@ async fn every_kind_of_kafkas_errors_ends_in_the_spool_or_in_a_dead_letter() {
 async fn every_kind_of_natss_errors_ends_in_the_spool_or_in_a_dead_letter() {
     let folder = tempfile::tempdir().expect("a folder");
     let nats = Nats::start(NatsOptions { max_payload: Some(4000), ..NatsOptions::default() }).await;
-    let jetstream = nats.jetstream().await;
-    let kinds = async_nats::jetstream::stream::Config {
-        name: "KINDS".to_owned(),
-        subjects: vec!["kinds.>".to_owned()],
-        max_messages: 2,
-        discard: async_nats::jetstream::stream::DiscardPolicy::New,
-        ..Default::default()
-    };
-    let mut stream = jetstream.create_stream(kinds).await.expect("created");
+    let mut stream = nats
+        .create_stream_with("KINDS", &["kinds.>"], |config| {
+            config.max_messages = 2;
+            config.discard = DiscardPolicy::New;
+        })
+        .await;
     let config = Config::http()
         .nats(nats.url())
         .route(Route::new("elsewhere").when("mediaid = 'elsewhere'").to("nats", "no.stream.has.this"))
@@ -322,17 +320,12 @@ async fn every_kind_of_natss_errors_ends_in_the_spool_or_in_a_dead_letter() {
     post_all(&bridge, ["elsewhere".to_owned()]).await;
     assert_eq!(outcomes(&bridge, "spooled"), 1.0);
     assert!(bridge.metric(r#"apsara_bridge_publish_failures_total{kind="no_such_destination",output="nats"}"#) >= 1.0);
-    let elsewhere = async_nats::jetstream::stream::Config {
-        name: "ELSEWHERE".to_owned(),
-        subjects: vec!["no.stream.has.>".to_owned()],
-        ..Default::default()
-    };
     // A stream that is full: the third message waits until there is room.
     post_all(&bridge, numbered(0..3)).await;
     assert_eq!(outcomes(&bridge, "spooled"), 2.0);
     stream.purge().await.expect("purged");
     bridge.spooled(1.0).await;
-    let mut late = jetstream.create_stream(elsewhere).await.expect("created");
+    let mut late = nats.create_stream("ELSEWHERE", &["no.stream.has.>"]).await;
     bridge.spooled(0.0).await;
     assert_eq!(late.info().await.expect("an answer").state.messages, 1);
     assert_eq!(stream.info().await.expect("an answer").state.messages, 1);
@@ -343,7 +336,6 @@ async fn every_kind_of_natss_errors_ends_in_the_spool_or_in_a_dead_letter() {
     bridge.spooled(0.0).await;
     nats.kill();
     bridge.disconnected().await;
-    stream = jetstream.get_stream_no_info("KINDS").await.map(|_| stream).expect("a handle");
     post_all(&bridge, ["gone".to_owned()]).await;
     nats.restart().await;
     bridge.connected().await;

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -28,7 +28,7 @@ use crate::support::nats::{Nats, NatsOptions};
 use crate::support::process::Process;
 use crate::support::program::{self, Program};
 use crate::support::wait::SOON;
-use crate::support::{eventually, free_port, tool};
+use crate::support::{eventually, free_port, repository, repository_text, tool};
 
 const ALERTS: &str = "charts/apsara-bridge/files/alerts/apsara-bridge.yaml";
 const ALERTS_TEST: &str = "charts/apsara-bridge/files/alerts/tests/apsara-bridge_test.yaml";
@@ -47,16 +47,8 @@ const TARGET_LABELS: [&str; 5] = ["namespace", "pod", "job", "instance", "condit
 
 const QUEUE: &str = "ice-callback-watched";
 
-fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
-}
-
-fn text(name: &str) -> String {
-    std::fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
-}
-
 fn yaml(name: &str) -> Value {
-    Yaml::from_str(&text(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    Yaml::from_str(&repository_text(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 fn string<'v>(value: &'v Value, key: &str) -> &'v str {
@@ -212,7 +204,7 @@ fn variables(dashboard: &Value) -> Vec<&str> {
 }
 
 fn dashboard() -> Value {
-    serde_json::from_str(&text(DASHBOARD)).expect("JSON")
+    serde_json::from_str(&repository_text(DASHBOARD)).expect("JSON")
 }
 
 /// The rules, each with its name.
@@ -256,7 +248,7 @@ fn every_metric_that_is_named_is_there_and_all_are_shown() {
         Names::of(string(rule, "expr")).check(alert, &exported);
     }
 
-    let runbook = text(RUNBOOK);
+    let runbook = repository_text(RUNBOOK);
     for query in runbook_queries(&runbook) {
         Names::of(query).check("the runbook", &exported);
     }
@@ -269,7 +261,7 @@ fn every_metric_that_is_named_is_there_and_all_are_shown() {
 
 #[test]
 fn the_docs_list_every_metric_with_its_kind_and_labels() {
-    let docs = text(METRICS_DOCS);
+    let docs = repository_text(METRICS_DOCS);
     let quoted = |cell: &str| -> Vec<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
     let mut listed = BTreeMap::new();
     for row in docs.lines().filter(|line| line.starts_with(&format!("| `{PREFIX}"))) {
@@ -298,7 +290,7 @@ fn alerts_are_sound_explained_and_tested_both_ways() {
         let told = [output.stdout, output.stderr].map(|told| String::from_utf8_lossy(&told).into_owned()).concat();
         assert!(output.status.success(), "{told}");
     }
-    let (file, tests, runbook) = (yaml(ALERTS), yaml(ALERTS_TEST), text(RUNBOOK));
+    let (file, tests, runbook) = (yaml(ALERTS), yaml(ALERTS_TEST), repository_text(RUNBOOK));
     let anchors = anchors(&runbook);
     let cases: Vec<&Value> = items(&tests, "tests").iter().flat_map(|test| items(test, "alert_rule_test")).collect();
     let rules = rules(&file);
@@ -335,7 +327,7 @@ impl Prometheus {
             "global: {{ scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s }}\n\
              rule_files: ['{}']\nscrape_configs:\n- job_name: bridge\n  static_configs:\n\
              \x20 - targets: ['{target}']\n    labels: {{ namespace: media, pod: bridge-0 }}\n",
-            path(ALERTS).display()
+            repository(ALERTS).display()
         );
         std::fs::write(&file, configuration).expect("the temporary folder is writable");
         let mut command = Command::new(tool("prometheus", "promtool"));
@@ -510,7 +502,7 @@ async fn every_panel_shows_something_while_it_all_happens() {
         let values = prometheus.get(&format!("label/{label}/values"), &[("match[]", &filled(selector))]).await;
         assert!(!values.as_array().expect("an array").is_empty(), "{variable}");
     }
-    for query in runbook_queries(&text(RUNBOOK)) {
+    for query in runbook_queries(&repository_text(RUNBOOK)) {
         prometheus.get("query", &[("query", query)]).await;
     }
 

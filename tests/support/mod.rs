@@ -74,9 +74,27 @@ pub fn not_run(what: &str) {
     file.and_then(|mut file| writeln!(file, "{what}")).expect("NOT_RUN_FILE can be written");
 }
 
+/// A file or folder of this repository.
+pub fn repository(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+/// The text of a file of this repository.
+pub fn repository_text(name: &str) -> String {
+    std::fs::read_to_string(repository(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The bodies of Alibaba's sample callbacks, and one with characters that need care in headers and JSON.
+pub fn samples() -> Vec<Vec<u8>> {
+    let files = std::fs::read_dir(repository("tests/fixtures/callbacks")).expect("the samples");
+    let samples = files.map(|file| std::fs::read(file.expect("a file").path()).expect("readable"));
+    let odd = r#"{"EventType":"Ünïcode 100%","EventTime":"2026-01-01T00:00:00Z","VideoId":"Euro € 😀 \"x\"\n"}"#;
+    samples.chain([odd.into()]).collect()
+}
+
 /// Where `tests/support/setup` puts things.
 pub fn tools() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools")
+    repository(".tools")
 }
 
 /// The program `name`, from `.tools/bin` or else from PATH.

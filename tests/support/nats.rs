@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::stream::{Config as StreamConfig, Stream};
 use async_nats::{Client, ConnectOptions};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -206,13 +206,17 @@ impl Nats {
 
     /// Makes a stream of these subjects, kept in files and otherwise with the server's defaults.
     pub async fn create_stream(&self, name: &str, subjects: &[&str]) -> Stream {
-        let config = jetstream::stream::Config {
-            name: name.to_owned(),
-            subjects: subjects.iter().map(|&subject| subject.to_owned()).collect(),
-            ..Default::default()
-        };
-        let made = self.jetstream().await.create_stream(config).await;
-        made.unwrap_or_else(|error| panic!("stream {name} can't be made: {error}"))
+        self.create_stream_with(name, subjects, |_| {}).await
+    }
+
+    /// The same; `change` sets what is not the default.
+    pub async fn create_stream_with(
+        &self,
+        name: &str,
+        subjects: &[&str],
+        change: impl FnOnce(&mut StreamConfig),
+    ) -> Stream {
+        create_stream(&self.jetstream().await, name, subjects, change).await
     }
 
     /// All messages of `stream`, in its order, once there are at least `at_least`.
@@ -309,6 +313,22 @@ impl Nats {
     fn process(&self) -> MutexGuard<'_, Process> {
         self.process.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+async fn create_stream(
+    jetstream: &jetstream::Context,
+    name: &str,
+    subjects: &[&str],
+    change: impl FnOnce(&mut StreamConfig),
+) -> Stream {
+    let mut config = StreamConfig {
+        name: name.to_owned(),
+        subjects: subjects.iter().map(|&subject| subject.to_owned()).collect(),
+        ..StreamConfig::default()
+    };
+    change(&mut config);
+    let made = jetstream.create_stream(config).await;
+    made.unwrap_or_else(|error| panic!("stream {name} can't be created: {error}"))
 }
 
 /// The message of that sequence, or `None` where one was deleted.

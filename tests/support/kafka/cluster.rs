@@ -14,7 +14,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
 use serde_json::Value;
 
-use super::{Kafka, KafkaOptions, Member, consumer, create_topic, internal_config, is_unknown};
+use super::{Kafka, KafkaOptions, Member, consumer, create_topic, internal_config};
 use crate::support::wait::{CHANGE, RETRY, SETTLED};
 use crate::support::{blocking, eventually, free_port, wait_for};
 
@@ -175,12 +175,6 @@ impl KafkaCluster {
             (!partitions.is_empty() && partitions.iter().all(|&is_whole| is_whole)).then_some(())
         })
         .await;
-    }
-
-    /// Whether the cluster says that there is no such topic.
-    pub async fn is_unknown(&self, topic: &str) -> bool {
-        let (reachable, topic) = (self.reachable(), topic.to_owned());
-        blocking(move || is_unknown(&consumer(&reachable), &topic)).await
     }
 
     /// Something about each partition of a topic; nothing where the cluster does not tell now.

@@ -11,12 +11,12 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use async_nats::jetstream;
-use async_nats::jetstream::stream::{Config, Stream};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Stream};
 use async_nats::{Client, ConnectOptions};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{Nats, NatsOptions};
+use super::{Nats, NatsOptions, create_stream};
 use crate::support::wait::{CHANGE, RETRY, SETTLED};
 use crate::support::{bridge, eventually, free_port};
 
@@ -76,15 +76,11 @@ impl NatsCluster {
 
     /// Makes a stream with a copy on each server, kept in files; `change` sets what is not the default.
     pub async fn create_stream(&self, name: &str, subjects: &[&str], change: impl FnOnce(&mut Config)) -> Stream {
-        let mut config = Config {
-            name: name.to_owned(),
-            subjects: subjects.iter().map(|&subject| subject.to_owned()).collect(),
-            num_replicas: self.servers.len(),
-            ..Default::default()
-        };
-        change(&mut config);
-        let made = self.jetstream().await.create_stream(config).await;
-        made.unwrap_or_else(|error| panic!("stream {name} can't be made: {error}"))
+        create_stream(&self.jetstream().await, name, subjects, |config| {
+            config.num_replicas = self.servers.len();
+            change(config);
+        })
+        .await
     }
 
     /// The place in [`servers`](Self::servers) of the one that leads a stream, if one does now.
@@ -127,6 +123,18 @@ impl NatsCluster {
         let options = ConnectOptions::with_user_and_password(OPERATOR.0.to_owned(), OPERATOR.1.to_owned());
         let client = self.connect(options).await;
         is_done(&ask(&client, "$JS.API.META.LEADER.STEPDOWN".to_owned(), "").await)
+    }
+
+    /// Makes a stream as large as it may be, so that it refuses new messages; or gives it room. Nothing if the cluster does
+    /// not do it now.
+    pub async fn set_full(&self, stream: &str, is_full: bool) -> Option<()> {
+        let jetstream = self.jetstream().await;
+        let mut handle = jetstream.get_stream(stream).await.ok()?;
+        let info = handle.info().await.ok()?;
+        let mut config = info.config.clone();
+        config.discard = DiscardPolicy::New;
+        config.max_bytes = if is_full { i64::try_from(info.state.bytes.max(1)).ok()? } else { -1 };
+        jetstream.update_stream(config).await.ok().map(drop)
     }
 
     /// Kills a server with SIGKILL.
