@@ -38,7 +38,7 @@ pub const USER: &str = "bridge";
 /// Its password: with a space and an equals sign, which careless settings code cuts off.
 pub const PASSWORD: &str = "correct horse=battery";
 
-/// A cluster of one broker that librdkafka plays in this process, with topics of one partition: it fails as it is told.
+/// A cluster of one broker that librdkafka plays in this process, with topics of one partition: a test chooses how it fails.
 pub fn mock(topics: &[&str]) -> MockCluster<'static, DefaultProducerContext> {
     let cluster = MockCluster::new(1).expect("a mock cluster");
     for topic in topics {
@@ -68,8 +68,6 @@ pub enum Security {
 pub enum Mechanism {
     /// PLAIN.
     Plain,
-    /// SCRAM-SHA-256.
-    ScramSha256,
     /// SCRAM-SHA-512.
     ScramSha512,
 }
@@ -79,7 +77,6 @@ impl Mechanism {
     pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "PLAIN",
-            Self::ScramSha256 => "SCRAM-SHA-256",
             Self::ScramSha512 => "SCRAM-SHA-512",
         }
     }
@@ -112,7 +109,7 @@ impl Default for KafkaOptions {
     }
 }
 
-/// One record, as it lies in the log.
+/// One record, as it is stored in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Received {
     /// The partition.
@@ -208,11 +205,6 @@ impl Kafka {
         &self.brokers
     }
 
-    /// The TLS files, when the listener has TLS.
-    pub fn certificates(&self) -> Option<&Certificates> {
-        self.certificates.as_ref()
-    }
-
     /// What a librdkafka client has to set to get in through [`brokers`](Self::brokers), that included.
     pub fn client_settings(&self) -> Vec<(String, String)> {
         let mut settings = vec![("bootstrap.servers".to_owned(), self.brokers.clone())];
@@ -261,7 +253,7 @@ impl Kafka {
         self.process().stop();
     }
 
-    /// Lets a frozen broker go on.
+    /// Lets a frozen broker continue.
     pub fn cont(&self) {
         self.process().cont();
     }
@@ -431,7 +423,7 @@ fn format(options: &KafkaOptions, folder: &std::path::Path) {
     // The cluster's id: any 16 bytes in base64.
     java.args(["kafka.tools.StorageTool", "format", "-t", "YXBzYXJhLWJyaWRnZS10ZQ", "-c"]);
     java.arg(folder.join("server.properties"));
-    if let Some(mechanism @ (Mechanism::ScramSha256 | Mechanism::ScramSha512)) = options.security.mechanism() {
+    if let Some(mechanism @ Mechanism::ScramSha512) = options.security.mechanism() {
         java.arg("--add-scram").arg(format!("{}=[name={USER},password=\"{PASSWORD}\"]", mechanism.name()));
     }
     let output = java.output().expect("java runs");
@@ -506,7 +498,7 @@ fn partitions_of(consumer: &BaseConsumer, topic: &str) -> Option<Vec<i32>> {
     led.then(|| partitions.iter().map(|each| each.id()).collect())
 }
 
-/// Whether the broker says that there is no such topic (not merely that it can't tell now).
+/// Whether the broker says that there is no such topic (not only that it does not know now).
 fn is_unknown(consumer: &BaseConsumer, topic: &str) -> bool {
     let unknown = RDKafkaErrorCode::UnknownTopicOrPartition;
     consumer.fetch_metadata(Some(topic), RETRY).is_ok_and(|metadata| {
@@ -543,7 +535,7 @@ fn read(internal: &str, topic: &str, at_least: usize, timeout: Duration) -> Vec<
                 payload: message.payload().map(<[u8]>::to_vec),
             }),
             Some(Err(KafkaError::PartitionEOF(partition))) => drop(at_end.insert(partition)),
-            // Anything else, such as a broker that is away, librdkafka retries by itself; the deadline decides.
+            // librdkafka retries anything else by itself, for example when the broker is unavailable; the deadline decides.
             Some(Err(_)) | None => {}
         }
         assert!(

@@ -92,11 +92,6 @@ impl Program {
         self.process.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// The folder of its configuration and its log.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// Its configuration file.
     pub fn configuration_file(&self) -> PathBuf {
         self.folder.join(CONFIGURATION)

@@ -4,7 +4,6 @@
 //! removes all of them. The proxies listen on ports that the caller has chosen, because a broker must advertise them.
 
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -88,11 +87,6 @@ impl Toxiproxy {
     /// Removes all toxics of all proxies.
     pub async fn clear(&self) {
         self.call("POST", "/reset", &Value::Null, 204).await;
-    }
-
-    /// The log file.
-    pub fn log_file(&self) -> PathBuf {
-        self.process.log_file().to_owned()
     }
 
     async fn call(&self, method: &str, path: &str, body: &Value, expected: u16) {
