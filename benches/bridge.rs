@@ -1,6 +1,6 @@
 //! The bridge's own program as the benchmarks start it: signatures checked, one route, its spool in a folder.
 
-#![allow(dead_code)] // each benchmark that takes this in uses its own part of it
+#![allow(dead_code)] // each benchmark that includes this uses its own part of it
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -77,12 +77,12 @@ impl Bridge {
         Metrics(get(self.admin, "/metrics").expect("a bridge that runs tells its metrics"))
     }
 
-    /// Tells it to stop and waits until it has.
+    /// Stops it, and waits until it has ended.
     pub(crate) fn stop(self) {
         self.process.signal("TERM");
         let code = self.process.wait(START);
         assert_eq!(code, Some(0), "the bridge didn't stop well:\n{}", self.process.log_tail());
-        // What was in the log beside the database is in it now, so that the file alone can be copied.
+        // What was in the log next to the database is in it now, so that the file alone can be copied.
         assert!(!self.database.with_extension("db-wal").exists(), "a stop closes the database");
     }
 }

@@ -1,6 +1,6 @@
 //! The brokers that the benchmarks publish to: real ones, each with a topic or stream for every service.
 
-#![allow(dead_code)] // each benchmark that takes this in uses its own part of it
+#![allow(dead_code)] // each benchmark that includes this uses its own part of it
 
 use tokio::runtime::Runtime;
 

@@ -1,4 +1,4 @@
-//! The whole service beside the raw [`forwarder`]: the same load, the same broker, one after the other in rounds.
+//! The whole service compared with the raw [`forwarder`]: the same load, the same broker, in turns.
 //!
 //! Per bus, a real broker is started and both services in front of it: the bridge's own binary, signatures checked,
 //! one route to one topic, and the forwarder. 64 connections drive one of the two at a time, taking turns. First the

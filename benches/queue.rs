@@ -1,10 +1,10 @@
-//! The queue as an input, beside HTTP: the same callbacks to the same warm Kafka, in turns.
+//! The queue as an input, compared with HTTP: the same callbacks to the same warm Kafka, in turns.
 //!
 //! - `throughput`: messages per second from a full queue through to Kafka with acknowledgements, until the last is
 //!   deleted, and the bridge's CPU time for each; 64 connections that post do the same by HTTP. The queue's server
-//!   runs in this process, on a thread of its own whose CPU time is told apart: it shares the two cores with the
+//!   runs in this process, on a thread of its own whose CPU time is measured separately: it shares the two cores with the
 //!   bridge and the broker, so that what it takes is missing to them.
-//! - `idle`: the bridge's CPU time while it polls an empty queue, beside a bridge without that input.
+//! - `idle`: the bridge's CPU time while it polls an empty queue, compared with a bridge without that input.
 //!
 //! Figures are medians over the rounds, ratios medians of the rounds' ratios. A goal that is missed is marked.
 //!

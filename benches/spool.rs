@@ -3,14 +3,14 @@
 //!
 //! Seven parts, each with a table; `cargo bench --bench spool -- drain` takes those whose name holds the word:
 //!
-//! - `accept`: callbacks taken durably with the bus down, beside the direct path to a warm Kafka, in turns.
+//! - `accept`: callbacks stored durably with the bus down, next to the direct path to a warm Kafka, in turns.
 //! - `outage`: the answers in an outage, from its first moment on, at a moderate rate: Kafka frozen, and killed. The
 //!   load is open (a late answer delays no other request) and includes the second that is spent on the deadline.
 //! - `drain`: a spool on its way out to a warm Kafka and to JetStream, and what the time goes into. It is the bridge
 //!   that comes back here, not the broker: a JVM that has just started would be what is measured.
 //! - `topics`: the same number of events for one topic, and each for a topic of its own, on their way out to JetStream.
-//! - `full`: what taking an event costs on top of a million spooled ones, beside an empty spool; the same for memory
-//!   and for the time until the bridge is ready; the size of the file. The million is taken by HTTP.
+//! - `full`: what storing an event costs on top of a million spooled ones, compared with an empty spool; the same for
+//!   memory and for the time until the bridge is ready; the size of the file. The million comes by HTTP.
 //! - `ids`: memory of the window of ids. The events are dropped by a route, so that nothing else grows.
 //! - `baseline`: the figures that must not get worse, next to those of another build of the program, in turns. Only if
 //!   BENCH_BASELINE names that program; it must read the same spool.
@@ -798,7 +798,7 @@ fn write_out() {
     let _ = Command::new("sync").status();
 }
 
-/// Makes the system forget what it has in memory of a file; none when it can't be told so.
+/// Makes the system forget what it has in memory of a file; none when it can't.
 fn forget_pages(file: &Path) -> Option<()> {
     let mut dd = Command::new("dd");
     dd.arg(format!("of={}", file.display())).args(["oflag=nocache", "conv=notrunc,fdatasync", "count=0"]);

@@ -2,7 +2,7 @@
 //! disk for their spools and, where the mode has one, a queue.
 //!
 //! Promises: what the bridges count is added up over all their lives; a bridge that ends by itself, or ends otherwise
-//! than it should when it is told to stop, is a fault.
+//! than it should after SIGTERM, is a fault.
 //!
 //! Layout: here the processes and what is awaited of them; `deeds` what is done to them.
 
@@ -39,7 +39,7 @@ const DRAINED: Duration = Duration::from_secs(180);
 /// Name of a route that only one form of the routes has.
 const FIRST_OF_SPLIT: &str = "to-kafka";
 
-/// How many messages are told that are left in a queue.
+/// How many of the messages left in a queue are printed.
 const LEFT_TOLD: usize = 10;
 
 /// What is added up of the bridges' metrics.
@@ -158,12 +158,12 @@ impl Stage {
         }
     }
 
-    /// Tells something with its time.
+    /// Prints something with its time.
     pub fn tell(&self, what: &str) {
         println!("{:>9.1} s  {what}", self.started.elapsed().as_secs_f64());
     }
 
-    /// Remembers what must not happen, and tells it.
+    /// Remembers what must not happen, and prints it.
     pub fn fault(&self, what: String) {
         self.tell(&format!("FAULT: {what}"));
         lock(&self.faults).push(what);
@@ -200,7 +200,7 @@ impl Stage {
         self.ended(bridge, code, &[0], STOPPED);
     }
 
-    /// Judges the exit code of a bridge that was told to stop.
+    /// Judges the exit code of a bridge that was to stop.
     pub fn ended(&self, bridge: &Program, code: Option<i32>, allowed: &[i32], limit: Duration) {
         match code {
             Some(code) if allowed.contains(&code) => {}

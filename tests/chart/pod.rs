@@ -176,7 +176,7 @@ impl<'a> Pod<'a> {
         self.rewrite(path, std::iter::once(container))
     }
 
-    /// Whether a path of ours lies on a volume that the container may write to and that outlives the pod.
+    /// Whether a path of ours is on a volume that the container may write to and that outlives the pod.
     pub fn is_kept(&self, container: &Value, path: &str) -> bool {
         list(&container["volumeMounts"]).any(|mount| {
             let name = mount["name"].as_str().unwrap_or_default();

@@ -73,7 +73,7 @@ fn runs(objects: &[Value]) -> Result<usize, String> {
         }
         set("spool.path", path);
     }
-    // No bus is there, so it takes callbacks if the disk does, or if the console is all that it writes to.
+    // There is no bus, so it accepts callbacks if it has a spool, or if the console is its only output.
     let mut outputs = settings["outputs"].as_object().into_iter().flatten();
     let is_ready = has_spool || outputs.all(|(_, output)| output["kind"] == "console");
 
@@ -136,7 +136,7 @@ impl Ports {
         }
     }
 
-    /// Our port for the pod's, which a probe or a Service tells by its number or its name.
+    /// Our port for the pod's, which a probe or a Service refers to by number or name.
     fn ours(&self, container: &Value, port: &Value) -> Result<u16, String> {
         let number = number(container, port)?;
         self.0.get(&number).copied().ok_or_else(|| format!("nothing listens on {port}"))

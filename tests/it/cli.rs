@@ -175,7 +175,7 @@ fn serve(folder: &Path, brokers: &str, change: &str) -> Program {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn serve_runs_until_it_is_told_to_stop() {
+async fn serve_runs_until_sigterm() {
     let folder = tempfile::tempdir().expect("a folder");
     let cluster = mock(&["served"]);
     let bridge = serve(folder.path(), &cluster.bootstrap_servers(), "");

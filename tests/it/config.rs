@@ -1,4 +1,4 @@
-//! The configuration: every mistake told at once, with file and key; every key documented.
+//! The configuration: all mistakes are reported at once, with file and key; every key is documented.
 
 use apsara_bridge::config::{self, Layer};
 
@@ -34,7 +34,7 @@ to = { output = 'kafka', topic = 'media.{status}' }
 ";
 
 #[test]
-fn every_kind_of_mistake_is_told_at_once() {
+fn every_kind_of_mistake_is_reported_at_once() {
     let told = errors(
         r#"
         colour = "blue"
@@ -131,7 +131,7 @@ fn every_kind_of_mistake_is_told_at_once() {
 }
 
 #[test]
-fn an_empty_configuration_is_told_what_it_lacks() {
+fn an_empty_configuration_is_refused_with_what_is_missing() {
     assert_eq!(
         errors(""),
         [
@@ -145,7 +145,7 @@ fn an_empty_configuration_is_told_what_it_lacks() {
 }
 
 #[test]
-fn what_is_valid_but_dangerous_is_warned_of() {
+fn dangerous_settings_cause_warnings() {
     let text = GOOD.replace("kind = 'nats'", "kind = 'nats'\ndelivery = 'core'")
         + "[[routes]]\nname = 'late'\ndead_letter = true\n[spool]\nenabled = false\n";
     let loaded = config::load(&[Layer::Text("bridge.toml".to_owned(), text)]).expect("valid");

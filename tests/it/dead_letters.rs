@@ -1,4 +1,4 @@
-//! Dead letters, kept with their reason, listed, replayed and deleted beside the running service; repeats; reloading.
+//! Dead letters: kept with their reason, listed, replayed and deleted while the service runs; repeats; reloading.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -206,7 +206,7 @@ async fn a_replay_in_an_outage_keeps_the_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_that_find_the_dead_letters_full_wait_in_the_spool() {
+async fn events_wait_in_the_spool_while_the_dead_letters_are_full() {
     let letters = Letters::new();
     let cluster = mock(&[]);
     let config = letters.config(&cluster.bootstrap_servers()).routes(to_ims()).set("dead_letters.max_bytes = '4KiB'");
@@ -240,7 +240,7 @@ async fn events_that_find_the_dead_letters_full_wait_in_the_spool() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_finds_no_room_anywhere_is_refused() {
+async fn an_event_without_room_anywhere_is_refused() {
     let letters = Letters::new();
     let cluster = mock(&[]);
     let config = letters
@@ -296,7 +296,7 @@ async fn two_copies_at_once_are_published_once_and_answered_alike() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_of_a_refused_one_is_tried_for_real() {
+async fn a_copy_of_a_refused_callback_is_published() {
     let cluster = mock(&["refused"]);
     // Without a spool, so that there is such a thing as a refusal.
     let config = Config::http().kafka(&cluster.bootstrap_servers()).to("kafka", "refused");
@@ -312,7 +312,7 @@ async fn a_copy_of_a_refused_one_is_tried_for_real() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_takes_over_routes_and_keys_all_or_nothing() {
+async fn sighup_applies_routes_and_keys_all_or_nothing() {
     let letters = Letters::new();
     let cluster = mock(&["one", "two"]);
     let config = letters.config(&cluster.bootstrap_servers()).to("kafka", "one");

@@ -45,7 +45,7 @@ async fn a_signed_callback_is_answered_with_200_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_answered_in_a_problem_document() {
+async fn errors_are_answered_with_problem_documents() {
     let bridge = dropping("max_body = '1KiB'").await;
     let signed = signed_headers("VOD");
     let with = |name: &str, value: &str| {
@@ -113,7 +113,7 @@ async fn what_is_wrong_is_answered_in_a_problem_document() {
 }
 
 #[tokio::test]
-async fn a_body_of_unknown_length_is_capped_while_it_comes() {
+async fn a_body_of_unknown_length_is_limited_while_it_is_received() {
     let bridge = dropping("max_body = '1KiB'").await;
     let head = signed_head();
     let chunk = format!("400\r\n{}\r\n", "x".repeat(1024));
@@ -136,7 +136,7 @@ async fn connections_are_kept_alive() {
 }
 
 #[tokio::test]
-async fn slow_requests_are_ended_and_told() {
+async fn slow_requests_are_ended_with_408() {
     let bridge = dropping("header_timeout = '300ms'\nbody_timeout = '300ms'").await;
     let head = signed_head();
     let slow_head = raw(bridge.input, "POST /callbacks HTTP/1.1\r\nhost: x\r\n").await;
@@ -210,7 +210,7 @@ async fn too_many_connections_are_refused() {
 }
 
 #[tokio::test]
-async fn a_stop_finishes_what_is_under_way_and_takes_nothing_new() {
+async fn a_stop_finishes_requests_in_flight_and_refuses_new_ones() {
     let mut bridge = dropping("").await;
     let mut occupant = occupy(bridge.input).await;
     let mut idle = Client::connect(bridge.input).await;
@@ -247,7 +247,7 @@ async fn a_key_in_a_file_is_changed_without_a_restart() {
 }
 
 #[tokio::test]
-async fn https_is_taken_and_the_certificate_is_renewed_without_a_restart() {
+async fn https_works_and_the_certificate_is_renewed_without_a_restart() {
     let folder = tempfile::tempdir().expect("a folder");
     let certificates = Certificates::make(folder.path());
     let (cert, key) = (folder.path().join("serving.pem"), folder.path().join("serving.key"));

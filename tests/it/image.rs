@@ -9,7 +9,7 @@ fn dockerfile() -> String {
     repository_text("Dockerfile")
 }
 
-/// The instructions, lines that go on joined to one.
+/// The instructions, each on one line.
 fn instructions() -> Vec<String> {
     let text = dockerfile().lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n");
     let joined = text.replace("\\\n", " ");
@@ -17,7 +17,7 @@ fn instructions() -> Vec<String> {
 }
 
 #[test]
-fn the_linter_has_nothing_to_say() {
+fn the_linter_finds_nothing() {
     let output = Command::new(tool("hadolint", "hadolint"))
         .args(["--failure-threshold", "style"])
         .arg(repository("Dockerfile"))

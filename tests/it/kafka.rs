@@ -1,4 +1,4 @@
-//! Callbacks to a real Kafka: what lands there, judged by foreign readers, and every way it can fail, on the real
+//! Callbacks to a real Kafka: what arrives there, judged by foreign readers, and every way it can fail, on the real
 //! broker or on librdkafka's mock cluster where a broker can't be made to fail so.
 
 use std::collections::BTreeSet;
@@ -124,7 +124,7 @@ async fn tls_and_sasl_work_by_librdkafkas_own_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_the_broker_will_never_take_becomes_a_dead_letter_or_a_503() {
+async fn a_record_that_the_broker_rejects_becomes_a_dead_letter_or_a_503() {
     let kafka = Kafka::shared().await;
     kafka.create_topic("small", 1, &[("max.message.bytes", "2000")]).await;
     kafka.create_topic("small.dead", 1, &[]).await;
@@ -157,7 +157,7 @@ async fn a_record_the_broker_will_never_take_becomes_a_dead_letter_or_a_503() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_route_takes_becomes_a_dead_letter_or_a_503() {
+async fn an_event_that_no_route_matches_becomes_a_dead_letter_or_a_503() {
     let kafka = Kafka::shared().await;
     kafka.create_topic("unrouted.dead", 1, &[]).await;
     let config = Config::http()
@@ -211,7 +211,7 @@ async fn a_broker_that_dies_means_503_until_it_is_back() {
     bridge.connected().await;
     // A broker that has just come back may be slower than the deadline.
     bridge.accepted("after").await;
-    // The same while nothing is posted: nobody but the output itself can find out.
+    // The same while nothing is posted: the output must detect it by itself.
     kafka.kill();
     bridge.disconnected().await;
     kafka.restart().await;
@@ -222,7 +222,7 @@ async fn a_broker_that_dies_means_503_until_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_never_was_there_leaves_the_service_waiting() {
+async fn a_broker_that_was_never_there_does_not_stop_the_service() {
     let bridge = TestBridge::start(&config("no-such-host.invalid:9092", "anything")).await;
     let answer = bridge.post(callback("a")).await;
     assert_eq!((answer.status.as_u16(), answer.problem().0.as_str()), (503, "refused"));
@@ -231,7 +231,7 @@ async fn a_broker_that_never_was_there_leaves_the_service_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_is_not_there_is_found_out_within_alibabas_tries() {
+async fn a_missing_topic_is_detected_within_alibabas_tries() {
     let kafka = Kafka::start(KafkaOptions { auto_create_topics: false, ..Default::default() }).await;
     let bridge = bridge_to(kafka.brokers(), "missing.topic").await;
     // Alibaba tries three times.
@@ -248,7 +248,7 @@ async fn a_topic_that_is_not_there_is_found_out_within_alibabas_tries() {
 
 /// Librdkafka makes batches of up to a megabyte; a topic may take less than that.
 #[tokio::test(flavor = "multi_thread")]
-async fn small_records_whose_batch_was_too_large_are_no_dead_letters() {
+async fn small_records_in_a_batch_that_is_too_large_do_not_become_dead_letters() {
     let folder = tempfile::tempdir().expect("a folder");
     let kafka = Kafka::shared().await;
     kafka.create_topic("batches", 1, &[("max.message.bytes", "4000")]).await;
@@ -267,7 +267,7 @@ async fn small_records_whose_batch_was_too_large_are_no_dead_letters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_of_the_broker_are_told_by_kind() {
+async fn errors_of_the_broker_are_reported_by_kind() {
     let cluster = mock(&["faulty.unauthorized", "faulty.too_large", "faulty.rejected", "faulty.retried"]);
     // Time enough on a busy machine: a late answer of the broker would count as none.
     let config = config(&cluster.bootstrap_servers(), "faulty.{mediaid}").set("delivery.deadline = '2900ms'");
@@ -288,7 +288,7 @@ async fn errors_of_the_broker_are_told_by_kind() {
         assert!(bridge.metric(&failures) >= 1.0);
         cluster.clear_request_errors(RDKafkaApiKey::Produce);
     }
-    // What the client library tries again by itself is no failure at all.
+    // What the client library retries by itself does not count as a failure.
     cluster.request_errors(RDKafkaApiKey::Produce, &[Answer::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION]);
     assert_eq!(bridge.post(callback("retried")).await.status.as_u16(), 200);
     bridge.stop().await;

@@ -1,4 +1,4 @@
-//! Lanes: a topic that fails delays no other, is visible, recovers without help, and is given up in the end.
+//! Lanes: a topic that fails delays no other, is visible, recovers automatically, and is given up in the end.
 
 use std::time::{Duration, Instant};
 
@@ -85,7 +85,7 @@ async fn a_subject_that_refuses_delays_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_with_a_typo_is_named_with_its_remedy_and_recovers() {
+async fn a_topic_with_a_typo_is_named_with_its_fix_and_recovers() {
     let folder = tempfile::tempdir().expect("a folder");
     let kafka = Kafka::start(KafkaOptions { auto_create_topics: false, ..Default::default() }).await;
     kafka.create_topic("lanes.right", 1, &[]).await;
@@ -115,7 +115,7 @@ async fn a_topic_with_a_typo_is_named_with_its_remedy_and_recovers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waited_too_long_for_somebody_is_given_up_and_younger_events_are_not() {
+async fn records_that_waited_too_long_are_given_up_and_younger_ones_are_not() {
     let folder = tempfile::tempdir().expect("a folder");
     let nats = Nats::start(NatsOptions::default()).await;
     let config = config(&folder, "nats", nats.url()).set("delivery.give_up_after = '5s'");
@@ -139,9 +139,9 @@ async fn what_waited_too_long_for_somebody_is_given_up_and_younger_events_are_no
     bridge.stop().await;
 }
 
-/// An outage is nobody's mistake: the time begins anew after it.
+/// An outage is not a misconfiguration: the time to give up starts again after it.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_begins_the_time_anew() {
+async fn an_outage_restarts_the_time_to_give_up() {
     let folder = tempfile::tempdir().expect("a folder");
     let nats = Nats::start(NatsOptions::default()).await;
     let config = config(&folder, "nats", nats.url()).set("delivery.give_up_after = '6s'");
@@ -162,7 +162,7 @@ async fn an_outage_begins_the_time_anew() {
 
 /// A record whose dead letter finds no room does not hold up its topic.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_stays_for_want_of_room_delays_nothing() {
+async fn a_record_whose_dead_letter_has_no_room_delays_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let nats = Nats::start(NatsOptions { max_payload: Some(4000), ..NatsOptions::default() }).await;
     nats.create_stream("ALL", &["lanes.>"]).await;
@@ -182,9 +182,9 @@ async fn what_stays_for_want_of_room_delays_nothing() {
     bridge.stop().await;
 }
 
-/// While events keep coming, a topic leaves the spool as soon as its backlog is handed over.
+/// While events keep coming, a topic is published directly again as soon as its backlog is published.
 #[tokio::test(flavor = "multi_thread")]
-async fn under_steady_load_the_spool_is_left_again() {
+async fn under_steady_load_the_spool_becomes_empty_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let nats = Nats::start(NatsOptions::default()).await;
     nats.create_stream("ALL", &["lanes.>"]).await;
@@ -216,7 +216,7 @@ async fn under_steady_load_the_spool_is_left_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_given_up_stays_while_there_is_no_room_for_dead_letters() {
+async fn a_record_given_up_stays_spooled_while_the_dead_letters_are_full() {
     let folder = tempfile::tempdir().expect("a folder");
     let nats = Nats::start(NatsOptions::default()).await;
     let config =

@@ -1,4 +1,4 @@
-//! Callbacks from a queue: what becomes of each message, its lease kept meanwhile, and every way the queue can fail.
+//! Callbacks from a queue: what becomes of each message, how its lease is extended, and every way the queue can fail.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -104,7 +104,7 @@ async fn the_same_event_by_http_and_by_queue_in_every_shape_is_published_once() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_is_kept_while_the_bus_is_away() {
+async fn a_lease_is_extended_while_the_bus_is_down() {
     let mns = queue(Duration::from_secs(2));
     let kafka = Kafka::start(KafkaOptions::default()).await;
     kafka.create_topic("mns.lease", 1, &[]).await;
@@ -125,7 +125,7 @@ async fn a_lease_is_kept_while_the_bus_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_buses_the_one_that_is_away_does_not_slow_the_other() {
+async fn of_two_buses_the_one_that_is_down_does_not_slow_the_other() {
     let folder = tempfile::tempdir().expect("a folder");
     let mns = queue(Duration::from_secs(30));
     let cluster = mock(&["one"]);
@@ -183,7 +183,7 @@ async fn an_empty_queue_costs_one_request_per_receiver_and_poll() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_callback_is_a_dead_letter_and_a_broken_body_stays() {
+async fn a_message_that_is_not_a_callback_becomes_a_dead_letter_and_a_corrupted_body_stays() {
     let folder = tempfile::tempdir().expect("a folder");
     let mns = queue(Duration::from_secs(1));
     let cluster = mock(&["odd"]);
@@ -205,7 +205,7 @@ async fn what_is_no_callback_is_a_dead_letter_and_a_broken_body_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_came_too_often_and_cant_be_published_becomes_a_dead_letter() {
+async fn a_message_received_too_often_becomes_a_dead_letter() {
     let folder = tempfile::tempdir().expect("a folder");
     let mns = queue(Duration::from_secs(1));
     // A spool without room, so that the first time it is refused.
@@ -239,7 +239,7 @@ async fn what_is_refused_stays_in_the_queue_and_what_is_spooled_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_of_the_service_are_told_and_passed() {
+async fn errors_of_the_service_are_counted_and_survived() {
     let kafka = Kafka::shared().await;
     kafka.create_topic("mns.errors", 1, &[]).await;
     let mns = queue(Duration::from_secs(30));
@@ -278,7 +278,7 @@ async fn errors_of_the_service_are_told_and_passed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_person_must_mend_makes_it_unready() {
+async fn misconfiguration_makes_the_bridge_unready() {
     let mns = queue(Duration::from_secs(30));
     let cluster = mock(&["mend"]);
     for code in ["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "QueueNotExist"] {
@@ -408,7 +408,7 @@ async fn the_chain_gives_keys_of_the_environment_a_service_account_and_an_instan
 }
 
 #[test]
-fn mistakes_are_told_by_check_with_key_and_reason() {
+fn check_reports_mistakes_with_key_and_reason() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("bridge.toml");
     let text = "[inputs.queue]\nkind = 'mns'\nendpoint = 'mns.aliyuncs.com/queues'\nqueue = '-media_'\nwait = '31s'\n\

@@ -1,4 +1,4 @@
-//! Callbacks to a real NATS: what lands there, judged by foreign readers, who is let in, and every way it can fail.
+//! Callbacks to a real NATS: what arrives there, judged by foreign readers, who may connect, and every way it can fail.
 
 use std::time::{Duration, Instant};
 
@@ -96,7 +96,7 @@ async fn every_way_to_log_in_and_tls_work() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_not_publish_is_told_so() {
+async fn a_user_who_may_not_publish_causes_an_error() {
     let nats = Nats::start(NatsOptions {
         config: "authorization { users = [ { user: limited, password: x, permissions: { publish: { deny: 'secret.>' } } } ] }"
             .to_owned(),
@@ -113,7 +113,7 @@ async fn who_may_not_publish_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_is_not_there_is_told_and_waited_for() {
+async fn a_missing_stream_is_reported_and_waited_for() {
     let nats = Nats::start(NatsOptions::default()).await;
     let bridge = TestBridge::start(&config(&nats, "later").set("outputs.nats.stream.name = 'LATER'")).await;
     let answer = bridge.post(callback("a")).await;
@@ -197,7 +197,7 @@ async fn core_nats_delivers_to_who_listens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_buses_the_one_that_fails_is_told_by_name() {
+async fn of_two_buses_the_one_that_fails_is_named() {
     let nats = Nats::start(NatsOptions::default()).await;
     let cluster = mock(&["both"]);
     let config = Config::http()

@@ -98,7 +98,7 @@ async fn a_deadline_is_kept_by_each_publish_while_nothing_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_server_is_found_with_and_without_traffic_and_used_again_when_thawed() {
+async fn a_frozen_server_is_detected_with_and_without_traffic_and_used_again_afterwards() {
     let nats = Nats::start(NatsOptions::default()).await;
     let output = start(nats.url(), "stream = { name = 'S', subjects = ['s'], create = true }");
     for has_traffic in [true, false] {
@@ -111,7 +111,7 @@ async fn a_frozen_server_is_found_with_and_without_traffic_and_used_again_when_t
             let _ = publish(&output, "during", "s", Duration::from_millis(200)).await;
         }
         down(&output).await;
-        // Known to be down: nobody waits.
+        // An output that is down is not waited for.
         let asked = Instant::now();
         let error = publish(&output, "down", "s", SOON).await.expect_err("down");
         assert_eq!(error.kind, ErrorKind::Unavailable);
@@ -187,7 +187,7 @@ async fn a_subject_without_a_stream_works_as_soon_as_there_is_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn somebody_else_who_answers_is_not_taken_for_a_stream() {
+async fn another_subscriber_that_answers_is_not_mistaken_for_a_stream() {
     use futures_util::StreamExt as _;
     let nats = Nats::start(NatsOptions::default()).await;
     let client = nats.client().await;
@@ -213,7 +213,7 @@ fn user(permissions: &str) -> NatsOptions {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_right_is_named_at_once() {
+async fn a_missing_permission_is_named_at_once() {
     const LOGIN: &str = "user = 'u'\npassword = 'p'";
     // Publishing, with the rights that the documentation names.
     let nats = Nats::start(user(
@@ -251,7 +251,7 @@ async fn a_missing_right_is_named_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_right_that_is_taken_away_and_given_back() {
+async fn a_permission_that_is_removed_and_restored() {
     let nats = Nats::start(user("publish: '>', subscribe: ['_INBOX.>']")).await;
     let output =
         start(nats.url(), "user = 'u'\npassword = 'p'\nstream = { name = 'S', subjects = ['s'], create = true }");
@@ -308,7 +308,7 @@ async fn a_connection_whose_writes_are_stuck_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_of_the_account_makes_the_message_too_large_and_not_the_connection_useless() {
+async fn a_message_over_the_limit_of_the_account_is_too_large_and_the_connection_recovers() {
     let config = "accounts { A { jetstream: enabled, users = [ { user: u, password: p } ], \
                   limits { max_payload: 2000 } } }";
     let nats = Nats::start(NatsOptions { config: config.to_owned(), ..Default::default() }).await;

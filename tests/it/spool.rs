@@ -1,5 +1,5 @@
-//! The spool: what a bus doesn't take is on the disk, and on the bus later, in order and once per destination; and
-//! every way that the disk can fail.
+//! The spool: events that could not be published are on the disk, and on the bus later, in order and once per
+//! destination; and every way that the disk can fail.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -171,7 +171,7 @@ async fn an_acknowledgement_after_the_deadline_makes_a_repeat_with_the_same_id_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_bus_will_never_take_becomes_a_dead_letter_and_stops_nothing() {
+async fn a_record_that_the_bus_rejects_becomes_a_dead_letter_and_stops_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let cluster = mock(&["poison"]);
     let bridge = TestBridge::start_connected(&config(&cluster.bootstrap_servers(), "poison", &folder)).await;
@@ -220,7 +220,7 @@ async fn a_record_whose_dead_letter_has_no_room_stays_and_is_not_counted_as_one(
 
 /// "Dead letter" is logged when one is kept, not each time that one finds no room.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_that_finds_no_room_is_not_logged_as_one() {
+async fn a_dead_letter_without_room_is_not_logged_as_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let cluster = mock(&["anything"]);
     let settings = config(&cluster.bootstrap_servers(), "anything", &folder).set("dead_letters.max_bytes = '100B'");
@@ -259,7 +259,7 @@ async fn every_kind_of_kafkas_errors_ends_in_the_spool_or_in_a_dead_letter() {
         assert_eq!(bridge.metric(&format!(r#"apsara_bridge_dead_letters_total{{reason="{kind}"}}"#)), 1.0, "{kind}");
     }
     assert_eq!(bridge.metric("apsara_bridge_spool_events"), 0.0);
-    // What somebody must fix is spooled, and published when it is fixed.
+    // An error that an operator must fix: the event is spooled, and published when it is fixed.
     for (answer, kind) in [
         (Answer::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "unauthorized"),
         (Answer::RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS, "misconfigured"),
@@ -409,7 +409,7 @@ async fn post_until_full(bridge: &Program, prefix: &str) -> usize {
     panic!("the disk is full by now");
 }
 
-/// Filled by the spool itself: when the bus is back it drains and events are taken again, with nothing done by anyone.
+/// Filled by the spool itself: when the bus is back it drains, and events are accepted again. No action is needed.
 /// More than once, because the database keeps its size; and by a bridge that starts on the full disk.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_the_spool_filled_drains_by_itself() {
@@ -476,10 +476,10 @@ async fn a_small_disk_full_of_small_records_drains() {
     }
 }
 
-/// Filled by somebody else: events are published directly while the bus is up, also past those in the spool; what was
+/// Filled by something else: events are published directly while the bus is up, also past those in the spool; what was
 /// published and cannot be removed is not published again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_somebody_else_filled_does_not_stop_a_bus_that_is_up() {
+async fn a_disk_that_something_else_filled_does_not_stop_publishing() {
     let folder = tempfile::tempdir().expect("a folder");
     let kafka = Kafka::start(KafkaOptions::default()).await;
     kafka.create_topic("anything", 1, &[]).await;
@@ -516,7 +516,7 @@ async fn a_disk_that_somebody_else_filled_does_not_stop_a_bus_that_is_up() {
 
 /// A copy needs room. Without it the bridge does not start, says so, and has changed nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_spool_on_a_disk_without_room_for_a_copy_is_left_as_it_is() {
+async fn a_damaged_spool_without_room_for_a_copy_is_not_changed() {
     let folder = tempfile::tempdir().expect("a folder");
     let Some(disk) = Disk::new(folder.path(), "40m") else { return };
     let bridge = Program::start_on(Some(&disk), folder.path(), on_disk(NOWHERE, &disk));
@@ -706,7 +706,7 @@ async fn a_record_that_was_changed_on_the_disk_is_not_published() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_newer_database_is_refused_with_words_and_left_alone() {
+async fn a_newer_database_is_refused_and_not_changed() {
     let folder = tempfile::tempdir().expect("a folder");
     let settings = config(NOWHERE, "newer", &folder);
     TestBridge::start(&settings).await.stop().await;
@@ -760,7 +760,7 @@ async fn a_stop_does_not_wait_for_a_bus_that_hangs_while_the_spool_drains() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_commands_read_the_spool_beside_the_service_and_without_it() {
+async fn the_commands_read_the_spool_with_and_without_the_service() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("spool");
     let run = |arguments: &[&str]| {
@@ -795,7 +795,7 @@ async fn the_commands_read_the_spool_beside_the_service_and_without_it() {
 }
 
 #[test]
-fn a_folder_that_is_in_use_is_known_by_its_lock_and_not_by_its_file() {
+fn a_spool_is_in_use_while_its_lock_is_held() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("lock"), "process 1\n").expect("written");
     assert!(!apsara_bridge::store::is_running(folder.path()), "a file that was left behind");
@@ -911,7 +911,7 @@ async fn a_store_that_does_not_answer_is_not_waited_for() {
 /// While another process holds the database, replays that were published cannot be noted as ended. That is done later,
 /// by itself, and nothing is published twice.
 #[tokio::test(flavor = "multi_thread")]
-async fn replays_whose_end_cannot_be_written_end_later() {
+async fn replays_whose_end_cannot_be_written_are_completed_later() {
     let folder = tempfile::tempdir().expect("a folder");
     let cluster = mock(&["replayed"]);
     let settings = config(&cluster.bootstrap_servers(), "replayed", &folder);
@@ -992,7 +992,7 @@ async fn a_spool_is_drained_without_its_bridge() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_are_given_to_another_output() {
+async fn records_are_moved_to_another_output() {
     let commands = Commands { folder: tempfile::tempdir().expect("a folder") };
     let settings = config(NOWHERE, "old.topic", &commands.folder);
     let bridge = TestBridge::start(&settings).await;

@@ -450,12 +450,12 @@ async fn every_panel_shows_something_while_it_all_happens() {
     for output in ["kafka", "nats"] {
         prometheus.sees(&format!(r#"rate(apsara_bridge_published_total{{output="{output}"}}[5s]) > 0"#)).await;
     }
-    // A record that the bus refuses, and a body that is no callback and too large to be kept.
+    // A record that the bus refuses, and a body that is not a callback and too large to be kept.
     cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD]);
     Client::connect(input).await.post("/callbacks", vec![b'x'; 1_200_000], &signed_headers("VOD")).await;
     prometheus.sees(r#"apsara_bridge_dead_letters_total{reason="rejected"} > 0"#).await;
 
-    // A bus goes away; the spool fills, and is full. A message is held by its lease, and then deleted too late.
+    // A bus is down; the spool fills, and is full. A message is held by its lease, and then deleted too late.
     nats.kill();
     prometheus.sees("apsara_bridge_output_up == 0").await;
     let late = mns.put(QUEUE, event("late", "success"));
@@ -464,7 +464,7 @@ async fn every_panel_shows_something_while_it_all_happens() {
     prometheus.sees(r#"rate(apsara_bridge_callbacks_total{outcome="refused"}[5s]) > 0"#).await;
     prometheus.sees(r#"rate(apsara_bridge_spool_failures_total{reason="spool_full"}[5s]) > 0"#).await;
 
-    // It is back, and somebody mends what can be mended.
+    // It is back, and an operator replays what can be replayed.
     nats.restart().await;
     prometheus.sees("apsara_bridge_spool_events == 0").await;
     prometheus.sees("apsara_bridge_mns_late_deletes_total > 0").await;

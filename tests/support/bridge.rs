@@ -127,14 +127,14 @@ impl TestBridge {
         self.metric(&format!(r#"apsara_bridge_callbacks_total{{input="{input}",outcome="{outcome}"}}"#))
     }
 
-    /// Tells it to stop and goes on.
+    /// Begins to stop it, and does not wait.
     pub fn begin_stop(&mut self) {
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(());
         }
     }
 
-    /// Stops it and gives back how many callbacks were left without an outcome.
+    /// Stops it, and returns how many callbacks were left without an outcome.
     pub async fn stop(mut self) -> usize {
         self.begin_stop();
         tokio::time::timeout(SOON, self.running).await.expect("it stops").expect("without panic")

@@ -4,7 +4,7 @@
 //! brought (Prometheus operator, KEDA, Gateway API); kubectl and helm see this server only, and none of the user's own
 //! settings; a namespace of [`Kubernetes::namespace`] enforces the pod security standard "restricted".
 //!
-//! No controller, scheduler or kubelet runs beside it: objects are validated, defaulted, admitted and stored, and that
+//! No controller, scheduler or kubelet runs with it: objects are validated, defaulted, admitted and stored, and that
 //! is all. A Deployment gets no pods, a claim no volume, and a namespace that is deleted never goes.
 
 use std::io::Write as _;

@@ -8,7 +8,7 @@
 //! - Nothing is shared unless the name says so (`Kafka::shared`, `Nats::shared`, the judges). Who stops, kills or
 //!   restarts a broker starts one of their own.
 //!
-//! Taken in by `#[path = "../support/mod.rs"] mod support;` so that tests and benchmarks need no crate for it.
+//! Included by `#[path = "../support/mod.rs"] mod support;` so that tests and benchmarks need no crate for it.
 //!
 //! Layout: [`process`] children that die with us; [`kafka`] and [`nats`] the brokers, alone or as clusters of three;
 //! [`toxiproxy`] a bad network; [`disk`] a disk that can be filled; [`mns`] a server that plays Alibaba's queue;
@@ -16,7 +16,7 @@
 //! configurations of the bridge; [`bridge`] and [`program`] the bridge, in this process or as one of its own; [`sender`] a load as Alibaba makes it; [`read`] what is on the
 //! buses; [`judges`] the CloudEvents SDKs of other languages; [`wait`] waiting, and for how long; here, ports and tools.
 
-#![allow(dead_code)] // each binary that takes this in uses its own part of it
+#![allow(dead_code)] // each binary that includes this uses its own part of it
 
 pub mod bridge;
 pub mod certificates;
@@ -43,7 +43,7 @@ pub use wait::{eventually, wait_for};
 
 /// A TCP port on 127.0.0.1 that nothing listens on, handed out once in this process.
 ///
-/// It lies below the range from which the kernel takes the ports of outgoing connections. A port out of that range
+/// It is below the range from which the kernel takes the ports of outgoing connections. A port out of that range
 /// could be given to any client while its broker is down, and then the broker can't come back on it; worse, a client
 /// that keeps trying to connect to it can be given that very port and end up connected to itself.
 pub fn free_port() -> u16 {
@@ -120,7 +120,7 @@ pub fn installed(name: &str, part: &str) -> PathBuf {
     path
 }
 
-/// Runs blocking code beside the async tests; a panic in it becomes a panic of the caller.
+/// Runs blocking code on a thread for it; a panic in it becomes a panic of the caller.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

@@ -87,7 +87,7 @@ impl Default for NatsOptions {
     }
 }
 
-/// One message, as it lies in a stream.
+/// One message, as it is stored in a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     /// Its place in the stream.
@@ -230,7 +230,7 @@ impl Nats {
             .await
             .unwrap_or_else(|error| panic!("stream {stream} can't be read: {error}"));
         let state = eventually(&format!("{at_least} messages in stream {stream}"), timeout, async || {
-            // A server that is away for a moment is asked again; the deadline decides.
+            // A server that is unavailable for a moment is asked again; the limit decides.
             let state = &info.info().await.ok()?.state;
             (state.messages >= at_least as u64).then(|| state.clone())
         })
@@ -250,7 +250,7 @@ impl Nats {
         self.process().stop();
     }
 
-    /// Lets a frozen server go on.
+    /// Lets a frozen server continue.
     pub fn cont(&self) {
         self.process().cont();
     }

@@ -152,7 +152,7 @@ impl Process {
         });
     }
 
-    /// Lets a frozen child go on.
+    /// Lets a frozen child continue.
     pub fn cont(&self) {
         self.signal("CONT");
     }

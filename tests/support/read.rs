@@ -1,6 +1,6 @@
 //! What is on a bus, read from its beginning to its end, one record at a time: a million don't fit into memory at once.
 //!
-//! Promises: the end is asked for first, and what lies before it is read completely or the answer is an error; nothing
+//! Promises: the end is asked for first, and what is before it is read completely or the answer is an error; nothing
 //! is left on the broker. The bridge must not run any more, or the end wouldn't be one.
 
 use std::collections::HashMap;
@@ -35,7 +35,7 @@ impl Bus {
     }
 }
 
-/// A structured record or message, as it lies on a bus.
+/// A structured record or message, as it is on a bus.
 #[derive(Clone, Debug)]
 pub struct Record {
     pub bus: Bus,
@@ -53,7 +53,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Where it lies, for a person.
+    /// Where it is, for a person.
     pub fn place(&self) -> String {
         let partition = self.partition.map_or_else(String::new, |partition| format!("[{partition}]"));
         format!("{} {}{partition} at {}", self.bus.name(), self.topic, self.offset)
@@ -94,7 +94,7 @@ pub fn kafka(kafka: &KafkaCluster, topics: &[(&str, i32)], mut take: impl FnMut(
     consumer.assign(&assignment).expect("partitions can be assigned by hand");
     let mut last_record = Instant::now();
     while !ends.is_empty() {
-        // Errors, such as a broker that is away, librdkafka retries by itself; the limit decides.
+        // librdkafka retries errors by itself, for example when a broker is unavailable; the limit decides.
         let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
             if last_record.elapsed() > SETTLED {
                 return Err(format!("Kafka gave nothing for {SETTLED:?}, still to be read up to: {ends:?}"));

@@ -126,7 +126,7 @@ pub struct Tally {
     /// Tries without an answer, by what happened.
     pub unanswered: BTreeMap<&'static str, u64>,
     /// The time from the begin of a try to its answer, of every answer, in microseconds. At four bytes each they are the
-    /// largest part of what an hour's run remembers beside the count, and need no buckets.
+    /// largest part of what an hour's run remembers next to the count, and need no buckets.
     answer_times: Vec<u32>,
 }
 

@@ -25,7 +25,7 @@ const QUORUM: [(&str, &str); 2] =
 /// The ports by which a proxy stands between clients and one broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proxied {
-    /// Where the proxy listens, and so where the broker tells its clients to connect.
+    /// Where the proxy listens: the address that the broker advertises to its clients.
     pub proxy: u16,
     /// Where the broker listens.
     pub broker: u16,
@@ -70,7 +70,7 @@ impl KafkaCluster {
         self.brokers.iter().map(|broker| broker.brokers().to_owned()).collect()
     }
 
-    /// The same by the proxies. Whoever connects there is told to use the proxies from then on.
+    /// The same by the proxies. Clients that connect there use the proxies from then on.
     pub fn proxied_bootstrap(&self) -> Vec<String> {
         self.proxied.iter().map(|ports| format!("127.0.0.1:{}", ports.proxy)).collect()
     }
@@ -177,7 +177,7 @@ impl KafkaCluster {
         .await;
     }
 
-    /// Something about each partition of a topic; nothing where the cluster does not tell now.
+    /// Something about each partition of a topic; nothing where the cluster does not answer now.
     async fn partitions<T: Send + 'static>(
         &self,
         topic: &str,

@@ -27,7 +27,7 @@ const OPERATOR: (&str, &str) = ("operator", "of-the-tests");
 #[derive(Debug)]
 pub struct NatsCluster {
     servers: Vec<Nats>,
-    /// Ports that tell about each server.
+    /// Ports of the monitoring of each server.
     monitors: Vec<u16>,
     /// Whether each server should answer.
     answers: Mutex<Vec<bool>>,
@@ -260,7 +260,7 @@ fn configuration(place: usize, monitor: u16, routes: &[u16]) -> String {
             "name": "tests",
             "listen": format!("127.0.0.1:{}", routes[place]),
             "routes": routes.iter().map(url).collect::<Vec<_>>(),
-            // Or clients behind a proxy would be told of ways around it.
+            // Or clients behind a proxy would learn of ways around it.
             "no_advertise": true,
         });
     }
