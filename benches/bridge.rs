@@ -1,6 +1,6 @@
 //! The bridge's own program as the benchmarks start it: signatures checked, one route, its spool in a folder.
 
-#![allow(dead_code)] // each benchmark that takes this in uses its own part of it
+#![allow(dead_code)] // each benchmark that includes this uses its own part of it
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,21 +8,23 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::load;
+use crate::support::config::Config;
 use crate::support::process::Process;
+use crate::support::wait::START;
 use crate::support::{free_port, wait_for};
 
-/// What the route does when it publishes; the topic is the one of [`crate::broker::Broker::start`].
-pub(crate) const PUBLISH: &str = "to = { output = 'bus', topic = 'bench.bridge' }";
+/// Adds a route that publishes to the topic of [`crate::broker::Broker::start`].
+pub(crate) fn publish(config: Config) -> Config {
+    config.to("bus", "bench.bridge")
+}
 
-/// The same with a topic for each media id, of which each event has its own.
-pub(crate) const PUBLISH_BY_ID: &str = "to = { output = 'bus', topic = 'bench.bridge.{mediaid}' }";
+/// Adds one that publishes to a topic for each media id, of which each event has its own.
+pub(crate) fn publish_by_id(config: Config) -> Config {
+    config.to("bus", "bench.bridge.{mediaid}")
+}
 
 /// The database inside the folder that a bridge is started with.
 pub(crate) const DATABASE: &str = "spool/spool.db";
-
-/// How long a bridge may take to be ready, to connect and to stop.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a bridge that starts is asked whether it is ready: a start is timed by that.
 const ASK_EVERY: Duration = Duration::from_millis(1);
@@ -38,34 +40,25 @@ pub(crate) struct Bridge {
 }
 
 impl Bridge {
-    /// Starts a bridge with an output, what its route does, and further settings, and waits until it is ready.
-    pub(crate) fn start(folder: &Path, output: &str, route: &str, more: &str) -> Bridge {
-        Bridge::start_program(Path::new(env!("CARGO_BIN_EXE_apsara-bridge")), folder, output, route, more)
+    /// Starts a bridge with a spool in a folder, and waits until it is ready.
+    pub(crate) fn start(folder: &Path, config: Config) -> Bridge {
+        Bridge::start_program(Path::new(env!("CARGO_BIN_EXE_apsara-bridge")), folder, config)
     }
 
     /// The same with the program of another build.
-    pub(crate) fn start_program(program: &Path, folder: &Path, output: &str, route: &str, more: &str) -> Bridge {
+    pub(crate) fn start_program(program: &Path, folder: &Path, config: Config) -> Bridge {
         let [input, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
-        let (url, key) = (load::URL, load::KEY);
-        let config = format!(
-            "[inputs.http]\nkind = 'http'\nlisten = '{input}'\n\
-             [[inputs.http.endpoints]]\npath = '/callbacks'\nurls = ['{url}']\nkeys = ['{key}']\n\
-             [outputs.bus]\n{output}\n\
-             [[routes]]\nname = 'all'\n{route}\n\
-             [spool]\npath = '{}'\nmax_bytes = '8GiB'\n\
-             [admin]\nlisten = '{admin}'\n\
-             [log]\nfilter = 'warn'\n{more}",
-            folder.join("spool").display()
-        );
         let file = folder.join("bridge.toml");
-        std::fs::write(&file, config).expect("the temporary folder is writable");
+        let config = config.spool(folder.join("spool")).set("spool.max_bytes = '8GiB'\nlog.filter = 'warn'");
+        config.listen(input, admin).write(&file);
         let mut command = Command::new(program);
         command.arg("serve").arg("--config").arg(&file);
         let start = Instant::now();
         let process = Process::start("the bridge", &command, &folder.join("bridge.log"), None);
         while get(admin, "/readyz").is_none() {
-            let is_over = process.exit_code().is_some() || start.elapsed() > PATIENCE;
+            let is_over = process.exit_code().is_some() || start.elapsed() > START;
             assert!(!is_over, "the bridge isn't ready:\n{}", process.log_tail());
+            // Not the shared loop: the time of the start is measured, and its pauses grow.
             std::thread::sleep(ASK_EVERY);
         }
         Bridge { input, process, took: start.elapsed(), admin, database: folder.join(DATABASE) }
@@ -73,7 +66,7 @@ impl Bridge {
 
     /// Waits until its output is connected and its spool empty: from then on it publishes directly.
     pub(crate) fn wait_direct(&self) {
-        wait_for("the bridge to publish directly", PATIENCE, || {
+        wait_for("the bridge to publish directly", START, || {
             let metrics = self.metrics();
             (metrics.value("output_up{output=\"bus\"}") == 1.0 && metrics.value("spool_events") == 0.0).then_some(())
         });
@@ -84,12 +77,12 @@ impl Bridge {
         Metrics(get(self.admin, "/metrics").expect("a bridge that runs tells its metrics"))
     }
 
-    /// Tells it to stop and waits until it has.
+    /// Stops it, and waits until it has ended.
     pub(crate) fn stop(self) {
         self.process.signal("TERM");
-        let code = self.process.wait(PATIENCE);
+        let code = self.process.wait(START);
         assert_eq!(code, Some(0), "the bridge didn't stop well:\n{}", self.process.log_tail());
-        // What was in the log beside the database is in it now, so that the file alone can be copied.
+        // What was in the log next to the database is in it now, so that the file alone can be copied.
         assert!(!self.database.with_extension("db-wal").exists(), "a stop closes the database");
     }
 }

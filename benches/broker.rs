@@ -1,10 +1,10 @@
 //! The brokers that the benchmarks publish to: real ones, each with a topic or stream for every service.
 
-#![allow(dead_code)] // each benchmark that takes this in uses its own part of it
+#![allow(dead_code)] // each benchmark that includes this uses its own part of it
 
-use async_nats::jetstream::stream;
 use tokio::runtime::Runtime;
 
+use crate::support::config::Config;
 use crate::support::kafka::{Kafka, KafkaOptions};
 use crate::support::nats::{Nats, NatsOptions};
 
@@ -84,11 +84,11 @@ impl Broker {
         }
     }
 
-    /// What a bridge's configuration says of it.
-    pub(crate) fn output(&self) -> String {
+    /// The configuration of a bridge whose output `bus` is this broker.
+    pub(crate) fn output(&self) -> Config {
         match self {
-            Broker::Kafka(kafka) => format!("kind = 'kafka'\nbrokers = ['{}']", kafka.brokers()),
-            Broker::Nats(nats) => format!("kind = 'nats'\nservers = ['{}']", nats.url()),
+            Broker::Kafka(kafka) => Config::http().output("bus", "kafka", &[kafka.brokers()]),
+            Broker::Nats(nats) => Config::http().output("bus", "nats", &[nats.url()]),
         }
     }
 
@@ -102,11 +102,6 @@ impl Broker {
 }
 
 async fn create_stream(nats: &Nats, name: &str) {
-    let config = stream::Config {
-        name: name.to_owned(),
-        subjects: vec![format!("bench.{name}"), format!("bench.{name}.>")],
-        max_bytes: KEPT_BYTES,
-        ..stream::Config::default()
-    };
-    nats.jetstream().await.create_stream(config).await.expect("a stream can be made");
+    let subjects = [format!("bench.{name}"), format!("bench.{name}.>")];
+    nats.create_stream_with(name, &[&subjects[0], &subjects[1]], |config| config.max_bytes = KEPT_BYTES).await;
 }

@@ -1,4 +1,4 @@
-//! The whole service beside the raw [`forwarder`]: the same load, the same broker, one after the other in rounds.
+//! The whole service compared with the raw [`forwarder`]: the same load, the same broker, in turns.
 //!
 //! Per bus, a real broker is started and both services in front of it: the bridge's own binary, signatures checked,
 //! one route to one topic, and the forwarder. 64 connections drive one of the two at a time, taking turns. First the
@@ -34,12 +34,10 @@ use load::{Figures, drive};
 use observe::{cpu_time, median, number, peak_memory, seconds};
 use support::free_port;
 use support::process::Process;
+use support::wait::START;
 
 /// Turns in the warm-up: short, so that both services are warm, too.
 const WARM_UP_TURN: Duration = Duration::from_secs(5);
-
-/// How long the forwarder may take to be ready.
-const START: Duration = Duration::from_secs(20);
 
 /// How long and how hard.
 #[derive(Clone, Copy, Debug)]
@@ -185,7 +183,7 @@ fn print_table(bus: Bus, plan: Plan, [bridge, forwarder]: &[Vec<Figures>; 2], pe
 // --- the parts of a run -------------------------------------------------------------------------------------------
 
 fn start_bridge(broker: &Broker, folder: &Path) -> Service {
-    let bridge = Bridge::start(folder, &broker.output(), bridge::PUBLISH, "");
+    let bridge = Bridge::start(folder, bridge::publish(broker.output()));
     bridge.wait_direct();
     Service { name: "bridge", address: bridge.input, process: bridge.process }
 }

@@ -12,11 +12,7 @@ use apsara_bridge::input::http::signature::sign;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The URL that is signed; nobody connects to it.
-pub(crate) const URL: &str = "https://media.example.com/callbacks";
-
-/// The key it is signed with.
-pub(crate) const KEY: &str = "benchmark-key";
+use crate::support::bridge::{KEY, URL};
 
 /// The callback, a sample of Alibaba's, and the id in it that every request changes: no two events are the same.
 const BODY: &str = include_str!("../src/cli/samples/vod-TranscodeComplete.json");

@@ -1,10 +1,10 @@
-//! The queue as an input, beside HTTP: the same callbacks to the same warm Kafka, in turns.
+//! The queue as an input, compared with HTTP: the same callbacks to the same warm Kafka, in turns.
 //!
 //! - `throughput`: messages per second from a full queue through to Kafka with acknowledgements, until the last is
 //!   deleted, and the bridge's CPU time for each; 64 connections that post do the same by HTTP. The queue's server
-//!   runs in this process, on a thread of its own whose CPU time is told apart: it shares the two cores with the
+//!   runs in this process, on a thread of its own whose CPU time is measured separately: it shares the two cores with the
 //!   bridge and the broker, so that what it takes is missing to them.
-//! - `idle`: the bridge's CPU time while it polls an empty queue, beside a bridge without that input.
+//! - `idle`: the bridge's CPU time while it polls an empty queue, compared with a bridge without that input.
 //!
 //! Figures are medians over the rounds, ratios medians of the rounds' ratios. A goal that is missed is marked.
 //!
@@ -26,10 +26,11 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 
-use bridge::{Bridge, PUBLISH};
+use bridge::{Bridge, publish};
 use broker::{Broker, Bus};
 use load::{Figures, drive};
 use observe::{cpu_time, median, number, run_time, seconds, thread_times};
+use support::config::Config;
 use support::mns::queue::QueueAttributes;
 use support::mns::{Mns, MnsOptions};
 
@@ -37,9 +38,6 @@ const QUEUE: &str = "ice-callback-bench";
 
 /// How long a queue may take to become empty.
 const EMPTIED: Duration = Duration::from_secs(300);
-
-/// How often it is looked whether the queue is empty: seldom, for looking takes its lock.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// Events per second and CPU µs for each, of one turn; and one of the two.
 type Turn = (f64, f64);
@@ -60,17 +58,6 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// An MNS input that reads a queue of the server.
-fn input(mns: &Mns) -> String {
-    format!(
-        "[inputs.queue]\nkind = 'mns'\nendpoint = '{}'\nqueue = '{QUEUE}'\n\
-         credentials = {{ access_key_id = '{}', access_key_secret = '{}' }}\n",
-        mns.endpoint(),
-        Mns::KEY_ID,
-        Mns::KEY_SECRET
-    )
-}
-
 /// CPU time of the server's thread so far.
 fn server_time() -> Duration {
     thread_times(std::process::id()).remove("mns").expect("the server's thread runs")
@@ -86,7 +73,7 @@ fn throughput(runtime: &Runtime) -> usize {
     let mns = Mns::start(MnsOptions::default());
     mns.create_queue(QUEUE, QueueAttributes { visibility_timeout: EMPTIED, ..QueueAttributes::default() });
     let folder = tempfile::tempdir().expect("a folder");
-    let bridge = Bridge::start(folder.path(), &kafka.output(), PUBLISH, &input(&mns));
+    let bridge = Bridge::start(folder.path(), publish(kafka.output()).mns(&mns, QUEUE));
     bridge.wait_direct();
     runtime.block_on(drive(bridge.input, connections, warm_up, None));
     let (mut http, mut queue, mut server) = (Vec::new(), Vec::new(), Vec::new());
@@ -102,11 +89,7 @@ fn throughput(runtime: &Runtime) -> usize {
                 mns.put_all(QUEUE, bodies);
                 support::wait_for("the queue to be empty", EMPTIED, || {
                     let counts = mns.counts(QUEUE);
-                    let is_empty = counts.active + counts.inactive == 0;
-                    if !is_empty {
-                        std::thread::sleep(LOOK);
-                    }
-                    is_empty.then_some(())
+                    (counts.active + counts.inactive == 0).then_some(())
                 });
                 let cpu = cpu_time(bridge.process.id()) - before;
                 queue.push((messages as f64 / start.elapsed().as_secs_f64(), per(cpu, messages)));
@@ -157,10 +140,11 @@ fn idle(runtime: &Runtime) -> usize {
     let kafka = Broker::start(Bus::Kafka, runtime, &["bridge"]);
     let mns = Mns::start(MnsOptions::default());
     mns.create_queue(QUEUE, QueueAttributes::default());
-    let share = |more: &str| {
+    let share = |config: Config| {
         let folder = tempfile::tempdir().expect("a folder");
-        let bridge = Bridge::start(folder.path(), &kafka.output(), PUBLISH, more);
+        let bridge = Bridge::start(folder.path(), config);
         bridge.wait_direct();
+        // Time is what is measured: nothing happens that could be waited for.
         std::thread::sleep(SETTLE);
         let (start, before) = (Instant::now(), run_time(bridge.process.id()));
         std::thread::sleep(time);
@@ -168,7 +152,7 @@ fn idle(runtime: &Runtime) -> usize {
         bridge.stop();
         share * 100.0
     };
-    let (without, with) = (share(""), share(&input(&mns)));
+    let (without, with) = (share(publish(kafka.output())), share(publish(kafka.output()).mns(&mns, QUEUE)));
     let polling = (with - without).max(0.0);
     println!("\nidle: {} s, an empty queue, two receivers", time.as_secs());
     println!("{:<34}{with:>12.3}", "% of a core, with the queue");

@@ -3,14 +3,14 @@
 //!
 //! Seven parts, each with a table; `cargo bench --bench spool -- drain` takes those whose name holds the word:
 //!
-//! - `accept`: callbacks taken durably with the bus down, beside the direct path to a warm Kafka, in turns.
+//! - `accept`: callbacks stored durably with the bus down, next to the direct path to a warm Kafka, in turns.
 //! - `outage`: the answers in an outage, from its first moment on, at a moderate rate: Kafka frozen, and killed. The
 //!   load is open (a late answer delays no other request) and includes the second that is spent on the deadline.
 //! - `drain`: a spool on its way out to a warm Kafka and to JetStream, and what the time goes into. It is the bridge
 //!   that comes back here, not the broker: a JVM that has just started would be what is measured.
 //! - `topics`: the same number of events for one topic, and each for a topic of its own, on their way out to JetStream.
-//! - `full`: what taking an event costs on top of a million spooled ones, beside an empty spool; the same for memory
-//!   and for the time until the bridge is ready; the size of the file. The million is taken by HTTP.
+//! - `full`: what storing an event costs on top of a million spooled ones, compared with an empty spool; the same for
+//!   memory and for the time until the bridge is ready; the size of the file. The million comes by HTTP.
 //! - `ids`: memory of the window of ids. The events are dropped by a route, so that nothing else grows.
 //! - `baseline`: the figures that must not get worse, next to those of another build of the program, in turns. Only if
 //!   BENCH_BASELINE names that program; it must read the same spool.
@@ -45,21 +45,19 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use bridge::{Bridge, DATABASE, PUBLISH, PUBLISH_BY_ID};
+use bridge::{Bridge, DATABASE, publish, publish_by_id};
 use broker::{Broker, Bus};
 use load::{Figures, Tally, drive};
 use observe::{cpu_time, idle_time, median, memory, number, peak_memory, seconds, thread_times};
+use support::config::{Config, Route};
 use support::free_port;
 use support::kafka::Kafka;
 
 /// The name of the topic that the bridge publishes to, as [`Broker::start`] wants it.
 const TOPIC: &str = "bridge";
 
-/// What a bridge that only counts does.
-const DROP: &str = "drop = true";
-
 /// No memory for ids: they would be taken for the spool's.
-const NO_IDS: &str = "[dedupe]\nwindow = '0s'\n";
+const NO_IDS: &str = "dedupe.window = '0s'";
 
 /// How long the disk is timed.
 const DISK: Duration = Duration::from_secs(2);
@@ -188,7 +186,7 @@ impl Bench {
         let Plan { rounds, turn, connections, .. } = self.plan;
         let kafka = self.kafka();
         let direct_folder = folder();
-        let direct = Bridge::start(direct_folder.path(), &kafka.output(), PUBLISH, "");
+        let direct = Bridge::start(direct_folder.path(), publish(kafka.output()));
         direct.wait_direct();
         let (mut down, mut up, mut shared) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..rounds {
@@ -198,7 +196,7 @@ impl Bench {
                 write_out();
                 if is_down {
                     let folder = folder();
-                    let bridge = Bridge::start(folder.path(), &nowhere(), PUBLISH, "");
+                    let bridge = Bridge::start(folder.path(), publish(nowhere()));
                     down.push(self.turn(&bridge, turn, "spooled"));
                     let metrics = bridge.metrics();
                     shared.push(metrics.value("spool_events") / metrics.value(WRITES));
@@ -229,7 +227,7 @@ impl Bench {
         let kafka = self.kafka();
         let Broker::Kafka(broker) = &*kafka else { unreachable!("Kafka was asked for") };
         let folder = folder();
-        let bridge = Bridge::start(folder.path(), &kafka.output(), PUBLISH, "");
+        let bridge = Bridge::start(folder.path(), publish(kafka.output()));
         type Deed = fn(&Kafka);
         let deeds: [(&str, Deed); 2] = [("frozen", Kafka::stop), ("killed", Kafka::kill)];
         let mut columns = Vec::new();
@@ -278,7 +276,7 @@ impl Bench {
     fn drain(&mut self) {
         let Plan { rounds, drained: events, .. } = self.plan;
         let filled = folder();
-        let bridge = Bridge::start(filled.path(), &nowhere(), PUBLISH, "");
+        let bridge = Bridge::start(filled.path(), publish(nowhere()));
         self.fill(&bridge, events);
         let events = bridge.metrics().value("spool_events");
         bridge.stop();
@@ -337,9 +335,9 @@ impl Bench {
     fn topics(&mut self) {
         let Plan { rounds, topics, .. } = self.plan;
         let broker = Broker::start(Bus::Jetstream, &self.runtime, &[TOPIC]);
-        let filled = [PUBLISH, PUBLISH_BY_ID].map(|route| {
+        let filled = [publish, publish_by_id].map(|route| {
             let folder = folder();
-            let bridge = Bridge::start(folder.path(), &nowhere(), route, "");
+            let bridge = Bridge::start(folder.path(), route(nowhere()));
             self.fill(&bridge, topics);
             bridge.stop();
             folder
@@ -363,7 +361,7 @@ impl Bench {
     fn full(&mut self) {
         let Plan { rounds, turn, spooled, .. } = self.plan;
         let filled = folder();
-        let bridge = Bridge::start(filled.path(), &nowhere(), PUBLISH, NO_IDS);
+        let bridge = Bridge::start(filled.path(), publish(nowhere()).set(NO_IDS));
         self.fill(&bridge, spooled / 10);
         let a_tenth = memory(&bridge.process);
         self.fill(&bridge, spooled);
@@ -382,10 +380,10 @@ impl Bench {
                 let new = folder();
                 if !is_full {
                     // As old as the other: in the run that makes the file SQLite gives its pages more memory.
-                    Bridge::start(new.path(), &nowhere(), PUBLISH, NO_IDS).stop();
+                    Bridge::start(new.path(), publish(nowhere()).set(NO_IDS)).stop();
                 }
                 let folder = if is_full { filled.path() } else { new.path() };
-                let bridge = Bridge::start(folder, &nowhere(), PUBLISH, NO_IDS);
+                let bridge = Bridge::start(folder, publish(nowhere()).set(NO_IDS));
                 let took = bridge.took.as_secs_f64();
                 let started = memory(&bridge.process);
                 let figures = self.turn(&bridge, turn, "spooled");
@@ -402,7 +400,7 @@ impl Bench {
         let cold: Vec<f64> = (0..rounds)
             .filter_map(|_| {
                 forget_pages(&filled.path().join(DATABASE))?;
-                let bridge = Bridge::start(filled.path(), &nowhere(), PUBLISH, NO_IDS);
+                let bridge = Bridge::start(filled.path(), publish(nowhere()).set(NO_IDS));
                 let took = bridge.took.as_secs_f64();
                 bridge.stop();
                 Some(took)
@@ -437,8 +435,10 @@ impl Bench {
     fn ids(&mut self) {
         let ids = self.plan.ids;
         let folder = folder();
-        let more = format!("[dedupe]\nwindow = '1d'\nmax_ids = {}\n", 2 * ids);
-        let bridge = Bridge::start(folder.path(), &nowhere(), DROP, &more);
+        let config = nowhere()
+            .route(Route::new("all").set("drop = true"))
+            .set(&format!("dedupe = {{ window = '1d', max_ids = {} }}", 2 * ids));
+        let bridge = Bridge::start(folder.path(), config);
         let mut fill = |target: usize| {
             self.load_until(&bridge, target, |metrics| metrics.value("dedupe_ids"));
             let metrics = bridge.metrics();
@@ -470,7 +470,7 @@ impl Bench {
         let (drainable, large) = (folder(), folder());
         // By the other program: a file that it wrote suits both, because a later one adapts the indexes.
         for (folder, events) in [(&drainable, drained), (&large, spooled)] {
-            let bridge = Bridge::start_program(&baseline, folder.path(), &nowhere(), PUBLISH, NO_IDS);
+            let bridge = Bridge::start_program(&baseline, folder.path(), publish(nowhere()).set(NO_IDS));
             self.fill(&bridge, events);
             bridge.stop();
         }
@@ -482,13 +482,13 @@ impl Bench {
             for side in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
                 write_out();
                 let folder = folder();
-                let bridge = Bridge::start_program(programs[side], folder.path(), &nowhere(), PUBLISH, "");
+                let bridge = Bridge::start_program(programs[side], folder.path(), publish(nowhere()));
                 let figures = self.turn(&bridge, turn, "spooled");
                 bridge.stop();
                 kafka.forget(&self.runtime, TOPIC);
                 let drain = drain_once(programs[side], &kafka, drainable.path());
                 eprintln!("  drained {:.0} records/s", drain.rate);
-                let bridge = Bridge::start_program(programs[side], large.path(), &nowhere(), PUBLISH, NO_IDS);
+                let bridge = Bridge::start_program(programs[side], large.path(), publish(nowhere()).set(NO_IDS));
                 let start = (bridge.took.as_secs_f64(), memory(&bridge.process));
                 bridge.stop();
                 // The first round is for the broker to warm up.
@@ -581,7 +581,7 @@ fn drain_once(program: &Path, broker: &Broker, filled: &Path) -> Drain {
     std::fs::create_dir(database.parent().expect("it lies in a folder")).expect("the temporary folder is writable");
     std::fs::copy(filled.join(DATABASE), &database).expect("there is room for a copy");
     write_out();
-    let bridge = Bridge::start_program(program, folder.path(), &broker.output(), PUBLISH, "");
+    let bridge = Bridge::start_program(program, folder.path(), publish(broker.output()));
     let mut first = Moment::now(&bridge, broker);
     let deadline = Instant::now() + DRAINED;
     let last = loop {
@@ -593,6 +593,7 @@ fn drain_once(program: &Path, broker: &Broker, filled: &Path) -> Drain {
             break now;
         }
         assert!(Instant::now() < deadline, "{} records are left:\n{}", first.spooled, bridge.process.log_tail());
+        // Not the shared loop: what is measured is when the spool is empty, and its pauses grow.
         std::thread::sleep(LOOK);
     };
     let published = bridge.metrics().value("published_total{output=\"bus\"}");
@@ -630,7 +631,7 @@ impl Bench {
         eprintln!("kafka: starting and warming up for {} s", warm_up.as_secs());
         let kafka = Rc::new(Broker::start(Bus::Kafka, &self.runtime, &[TOPIC]));
         let folder = folder();
-        let bridge = Bridge::start(folder.path(), &kafka.output(), PUBLISH, "");
+        let bridge = Bridge::start(folder.path(), publish(kafka.output()));
         bridge.wait_direct();
         for _ in 0..warm_up.as_secs().div_ceil(WARM_UP_TURN.as_secs()) {
             let tally = self.drive(&bridge, self.plan.connections, WARM_UP_TURN, None);
@@ -800,7 +801,7 @@ fn write_out() {
     let _ = Command::new("sync").status();
 }
 
-/// Makes the system forget what it has in memory of a file; none when it can't be told so.
+/// Makes the system forget what it has in memory of a file; none when it can't.
 fn forget_pages(file: &Path) -> Option<()> {
     let mut dd = Command::new("dd");
     dd.arg(format!("of={}", file.display())).args(["oflag=nocache", "conv=notrunc,fdatasync", "count=0"]);
@@ -817,6 +818,6 @@ fn folder() -> TempDir {
 }
 
 /// An output whose bus is down.
-fn nowhere() -> String {
-    format!("kind = 'kafka'\nbrokers = ['127.0.0.1:{}']", free_port())
+fn nowhere() -> Config {
+    Config::http().output("bus", "kafka", &[format!("127.0.0.1:{}", free_port())])
 }

@@ -5,27 +5,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::stream::DiscardPolicy;
 use futures_util::future::join_all;
 use tokio::task::block_in_place;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep_until;
 
 use crate::plan::{Deed, Step, Target};
-use crate::stage::{Stage, kafka_topics, routes, safe_copies, streams, topic_settings};
+use crate::stage::{Stage, is_split, kafka_topics, routes, safe_copies, streams, topic_settings};
 use crate::support::program::Program;
+use crate::support::wait::{AT_ONCE, SETTLED, let_pass, try_eventually};
 use crate::support::{eventually, on_thread};
-
-/// How long something that is asked of servers may take, while others of them have just come back.
-const SETTLED: Duration = Duration::from_secs(60);
 
 /// How long the bridge may take to read its configuration again.
 const RELOADED: Duration = Duration::from_secs(20);
 
 /// Between two signals.
 const SECOND_SIGNAL: Duration = Duration::from_millis(200);
-
-/// How long the bridge may take to end by a second signal: what is being answered may be written first.
-const AT_ONCE: Duration = Duration::from_secs(8);
 
 /// What takes the room on the disk.
 const BALLAST: &str = "ballast";
@@ -38,6 +32,7 @@ pub async fn play(stage: Arc<Stage>, steps: Vec<Step>, length: Duration) {
         let stage = stage.clone();
         on_thread(move || async move {
             for step in steps {
+                // The plan says when.
                 sleep_until((started + step.at).into()).await;
                 // Late steps of a slow machine are left out when nothing is sent any more.
                 if started.elapsed() >= length {
@@ -84,7 +79,7 @@ async fn perform(stage: &Stage, step: Step) {
         Target::Mns => {
             let queue = stage.queue.as_ref().expect("the plan knows that there is one");
             block_in_place(|| queue.down());
-            sleep(lasting).await;
+            let_pass(lasting).await;
             block_in_place(|| queue.up());
             "MNS is back"
         }
@@ -98,17 +93,17 @@ async fn to_kafka(stage: &Stage, step: Step) {
     match step.deed {
         Deed::KillKafka => {
             kafka.kill(place).await;
-            sleep(step.lasting).await;
+            let_pass(step.lasting).await;
             kafka.start_again(place).await;
         }
         Deed::FreezeKafka => {
             kafka.freeze(place).await;
-            sleep(step.lasting).await;
+            let_pass(step.lasting).await;
             kafka.thaw(place).await;
         }
         Deed::KillAllKafka => {
             join_all((0..kafka.brokers().len()).map(|place| kafka.kill(place))).await;
-            sleep(step.lasting).await;
+            let_pass(step.lasting).await;
             join_all((0..kafka.brokers().len()).map(|place| kafka.start_again(place))).await;
         }
         Deed::RefuseKafka => {
@@ -116,7 +111,7 @@ async fn to_kafka(stage: &Stage, step: Step) {
             let all = kafka.brokers().len().to_string();
             configure(stage, topic, &all).await;
             kafka.kill(place).await;
-            sleep(step.lasting).await;
+            let_pass(step.lasting).await;
             configure(stage, topic, safe_copies(stage.servers)).await;
             kafka.start_again(place).await;
         }
@@ -139,17 +134,17 @@ async fn to_nats(stage: &Stage, step: Step) {
     match step.deed {
         Deed::KillNats => {
             nats.kill(place).await;
-            sleep(step.lasting).await;
+            let_pass(step.lasting).await;
             nats.start_again(place).await;
         }
         Deed::FreezeNats => {
             nats.freeze(place).await;
-            sleep(step.lasting).await;
+            let_pass(step.lasting).await;
             nats.thaw(place).await;
         }
         Deed::KillAllNats => {
             join_all((0..nats.servers().len()).map(|place| nats.kill(place))).await;
-            sleep(step.lasting).await;
+            let_pass(step.lasting).await;
             join_all((0..nats.servers().len()).map(|place| nats.start_again(place))).await;
         }
         Deed::StepDownNats => {
@@ -160,7 +155,7 @@ async fn to_nats(stage: &Stage, step: Step) {
         }
         Deed::RefuseNats => {
             limit(stage, stream, true).await;
-            sleep(step.lasting).await;
+            let_pass(step.lasting).await;
             limit(stage, stream, false).await;
         }
         other => unreachable!("{other:?} is not done to NATS"),
@@ -169,16 +164,8 @@ async fn to_nats(stage: &Stage, step: Step) {
 
 /// Makes a stream as large as it may be, so that it refuses new messages; or gives it room.
 async fn limit(stage: &Stage, stream: &str, is_full: bool) {
-    eventually(&format!("stream {stream} to be changed"), SETTLED, async || {
-        let jetstream = stage.nats.jetstream().await;
-        let mut handle = jetstream.get_stream(stream).await.ok()?;
-        let info = handle.info().await.ok()?;
-        let mut config = info.config.clone();
-        config.discard = DiscardPolicy::New;
-        config.max_bytes = if is_full { i64::try_from(info.state.bytes.max(1)).ok()? } else { -1 };
-        jetstream.update_stream(config).await.ok()
-    })
-    .await;
+    eventually(&format!("stream {stream} to be changed"), SETTLED, async || stage.nats.set_full(stream, is_full).await)
+        .await;
 }
 
 async fn to_bridge(stage: &Stage, step: Step) {
@@ -199,7 +186,7 @@ async fn to_bridge(stage: &Stage, step: Step) {
         }
         Deed::FreezeBridge => {
             block_in_place(|| bridge.process().stop());
-            sleep(step.lasting).await;
+            let_pass(step.lasting).await;
             bridge.process().cont();
         }
         Deed::ReloadBridge => reload(stage, bridge).await,
@@ -211,7 +198,8 @@ async fn to_bridge(stage: &Stage, step: Step) {
 async fn stop_twice(stage: &Stage, bridge: &Program) {
     stage.before_end(bridge).await;
     bridge.process().signal("TERM");
-    sleep(SECOND_SIGNAL).await;
+    // The first signal has begun the end by then, and has not finished it.
+    let_pass(SECOND_SIGNAL).await;
     let begun = Instant::now();
     let code = block_in_place(|| {
         let process = bridge.process();
@@ -228,15 +216,13 @@ async fn reload(stage: &Stage, bridge: &Program) {
         Some(metrics.sum("config_reloads_total", &[&format!("result=\"{result}\"")]))
     };
     let before = eventually("the metrics of the bridge", RELOADED, async || reloads("success").await).await;
-    let (one, split) = (routes(false), routes(true));
-    bridge.reload(|text| if text.contains(&one) { text.replace(&one, &split) } else { text.replace(&split, &one) });
-    let deadline = Instant::now() + RELOADED;
-    while reloads("success").await.is_none_or(|times| times == before) {
-        if Instant::now() >= deadline {
-            let log = bridge.process().log_tail();
-            return stage.fault(format!("{RELOADED:?} after SIGHUP the configuration is not reloaded:\n{log}"));
-        }
-        sleep(Duration::from_millis(100)).await;
+    let config = bridge.configuration();
+    let is_split = is_split(&config);
+    bridge.reload(&config.routes(routes(!is_split)).to_string());
+    let reloaded = async || reloads("success").await.filter(|&times| times != before);
+    if try_eventually(RELOADED, reloaded).await.is_none() {
+        let log = bridge.process().log_tail();
+        stage.fault(format!("{RELOADED:?} after SIGHUP the configuration is not reloaded:\n{log}"));
     }
 }
 
@@ -244,6 +230,6 @@ async fn reload(stage: &Stage, bridge: &Program) {
 async fn fill_disk(stage: &Stage, lasting: Duration) {
     let disk = stage.disk.as_ref().expect("asked for before");
     block_in_place(|| disk.fill(BALLAST));
-    sleep(lasting).await;
+    let_pass(lasting).await;
     std::fs::remove_file(disk.path(BALLAST)).expect("the ballast is there");
 }

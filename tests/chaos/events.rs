@@ -13,7 +13,7 @@ use crate::support::sender::{Callback, Dialect};
 /// One event in so many is sent twice at once, as by a sender that didn't hear the answer.
 const TWINS: u64 = 50;
 
-/// One event in so many tells of a failure, and so takes another topic.
+/// One event in so many reports a failure, and so goes to another topic.
 const FAILURES: u64 = 10;
 
 /// Where the bridge publishes, without the last part, the status.

@@ -1,6 +1,6 @@
 //! Chaos: the bridge's own program under a steady load, between a real Kafka and a real NATS, of one server or of three,
 //! while servers and bridge are killed, frozen, stopped and brought back at random, a topic refuses, the disk of the spool
-//! fills and the configuration is reloaded; then both buses are read to their end, and counted.
+//! fills and the configuration was reloaded; then both buses are read to their end, and counted.
 //!
 //! What must hold, or the run fails:
 //! - what was answered with 200, or put into the queue, is on both buses, and there are no dead letters;

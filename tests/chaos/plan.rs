@@ -13,7 +13,7 @@ use crate::events::{Mode, Run, Servers};
 /// Between the begins of two steps, in milliseconds.
 const PAUSE: RangeInclusive<u64> = 2_000..=8_000;
 
-/// How long a bus or MNS is away, in milliseconds.
+/// How long a bus or MNS is down, in milliseconds.
 const ABSENCE: RangeInclusive<u64> = 1_000..=12_000;
 
 /// What can be done, and how often each is drawn.

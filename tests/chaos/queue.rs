@@ -11,6 +11,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::support::config::Config;
 use crate::support::mns::queue::{Counts, QueueAttributes};
 use crate::support::mns::{Mns, MnsOptions};
 use crate::support::sender::{Callback, Sender};
@@ -53,15 +54,12 @@ impl Queue {
         Queue { mns, puts: AtomicUsize::new(0), longest: AtomicUsize::new(0) }
     }
 
-    /// What the bridge's configuration has for it.
-    pub fn input(&self) -> String {
-        let (endpoint, lease) = (self.mns.endpoint(), LEASE.as_secs());
-        let (id, secret) = (Mns::KEY_ID, Mns::KEY_SECRET);
-        format!(
-            "[inputs.queue]\nkind = 'mns'\nendpoint = '{endpoint}'\nqueue = '{NAME}'\n\
-             credentials = {{ access_key_id = '{id}', access_key_secret = '{secret}' }}\n\
-             receivers = 2\nwait = '5s'\nvisibility = '{lease}s'\nmax_in_flight = 512\ndeadline = '5s'\n"
-        )
+    /// Adds it to a bridge's configuration.
+    pub fn input(&self, config: Config) -> Config {
+        config.mns(&self.mns, NAME).set(&format!(
+            "inputs.queue = {{ receivers = 2, wait = '5s', visibility = '{}s', max_in_flight = 512, deadline = '5s' }}",
+            LEASE.as_secs()
+        ))
     }
 
     /// Breaks all connections to the server, and refuses new ones. Blocks the thread.

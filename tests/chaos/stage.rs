@@ -2,28 +2,27 @@
 //! disk for their spools and, where the mode has one, a queue.
 //!
 //! Promises: what the bridges count is added up over all their lives; a bridge that ends by itself, or ends otherwise
-//! than it should when it is told to stop, is a fault.
+//! than it should after SIGTERM, is a fault.
 //!
 //! Layout: here the processes and what is awaited of them; `deeds` what is done to them.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::task::block_in_place;
-use tokio::time::sleep;
 
 use crate::events::{KAFKA_TOPIC, Mode, NATS_SUBJECT, Run, STATUSES, Servers};
 use crate::plan::Deed;
 use crate::queue::Queue;
-use crate::support::bridge::{KEY, URL};
+use crate::support::config::{Config, Route};
 use crate::support::disk::Disk;
 use crate::support::kafka::KafkaOptions;
 use crate::support::kafka::cluster::KafkaCluster;
 use crate::support::nats::cluster::NatsCluster;
 use crate::support::program::Program;
+use crate::support::wait::{STOPPED, try_eventually};
 
 /// Partitions of each topic.
 pub const PARTITIONS: i32 = 4;
@@ -34,17 +33,14 @@ pub const DEADLINE: Duration = Duration::from_secs(1);
 /// Room for the spools: what they hold at most, their logs and their copies, several times.
 const DISK: &str = "192m";
 
-/// How long it may take to stop: its drain and time to write down what is left.
-const STOP: Duration = Duration::from_secs(20);
-
 /// How long it may take until the queue is empty, when all is back, and then the spool.
 const DRAINED: Duration = Duration::from_secs(180);
 
-/// How many messages are told that are left in a queue.
-const LEFT_TOLD: usize = 10;
+/// Name of a route that only one form of the routes has.
+const FIRST_OF_SPLIT: &str = "to-kafka";
 
-/// How often the bridge is asked while something is awaited of it.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// How many of the messages left in a queue are printed.
+const LEFT_TOLD: usize = 10;
 
 /// What is added up of the bridges' metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,11 +134,11 @@ impl Stage {
         let spools = disk.as_ref().map_or(folder, |disk| disk.mount());
         let mut bridges = Vec::new();
         for number in 1..=run.mode.bridges() {
-            let of_queue = queue.as_deref().map(Queue::input).unwrap_or_default();
-            let spool = spools.join(format!("spool-{number}"));
-            let write = |input, admin| configuration(input, admin, &kafka, &nats, &spool) + &of_queue;
+            let config = config(&kafka, &nats).spool(spools.join(format!("spool-{number}")));
+            let config = config.set("spool.max_bytes = '1GiB'");
+            let config = queue.iter().fold(config, |config, queue| queue.input(config));
             let folder = folder.join(format!("bridge-{number}"));
-            bridges.push(block_in_place(|| Program::start(&folder, disk.clone(), write)));
+            bridges.push(block_in_place(|| Program::start_on(disk.as_deref(), &folder, config)));
         }
         for bridge in &bridges {
             bridge.ready().await;
@@ -162,12 +158,12 @@ impl Stage {
         }
     }
 
-    /// Tells something with its time.
+    /// Prints something with its time.
     pub fn tell(&self, what: &str) {
         println!("{:>9.1} s  {what}", self.started.elapsed().as_secs_f64());
     }
 
-    /// Remembers what must not happen, and tells it.
+    /// Remembers what must not happen, and prints it.
     pub fn fault(&self, what: String) {
         self.tell(&format!("FAULT: {what}"));
         lock(&self.faults).push(what);
@@ -199,12 +195,12 @@ impl Stage {
         let code = block_in_place(|| {
             let process = bridge.process();
             process.signal("TERM");
-            process.wait(STOP)
+            process.wait(STOPPED)
         });
-        self.ended(bridge, code, &[0], STOP);
+        self.ended(bridge, code, &[0], STOPPED);
     }
 
-    /// Judges the exit code of a bridge that was told to stop.
+    /// Judges the exit code of a bridge that was to stop.
     pub fn ended(&self, bridge: &Program, code: Option<i32>, allowed: &[i32], limit: Duration) {
         match code {
             Some(code) if allowed.contains(&code) => {}
@@ -246,17 +242,12 @@ impl Stage {
     pub async fn emptied(&self) {
         let Some(queue) = &self.queue else { return };
         self.tell(&format!("{} messages are in the queue", queue.left()));
-        let deadline = Instant::now() + DRAINED;
-        while queue.left() > 0 {
-            if Instant::now() >= deadline {
-                let (left, examples) = (queue.left(), queue.examples(LEFT_TOLD).join("\n"));
-                self.fault(format!(
-                    "{DRAINED:?} after all was back {left} messages are in the queue:\n{examples}\n{}",
-                    self.log_tails()
-                ));
-                return;
-            }
-            sleep(LOOK_AGAIN).await;
+        if try_eventually(DRAINED, async || (queue.left() == 0).then_some(())).await.is_none() {
+            let (left, examples) = (queue.left(), queue.examples(LEFT_TOLD).join("\n"));
+            return self.fault(format!(
+                "{DRAINED:?} after all was back {left} messages are in the queue:\n{examples}\n{}",
+                self.log_tails()
+            ));
         }
         self.tell("the queue is empty");
     }
@@ -266,26 +257,26 @@ impl Stage {
         let deadline = Instant::now() + DRAINED;
         let mut dead_letters = 0;
         for bridge in &self.bridges {
-            loop {
-                let state = match bridge.metrics().await {
-                    Ok(metrics) => {
-                        let spooled = metrics.values("spool_events", &[]);
-                        let up = metrics.values("output_up", &[]);
-                        if !spooled.is_empty() && spooled.iter().all(|&events| events == 0.0) && up == [1.0, 1.0] {
-                            dead_letters += metrics.sum("dead_letters_stored", &[]);
-                            break;
-                        }
-                        format!("spool_events {spooled:?}, output_up {up:?}")
+            let mut state = String::new();
+            let stored = try_eventually(deadline.saturating_duration_since(Instant::now()), async || {
+                let metrics = match bridge.metrics().await {
+                    Ok(metrics) => metrics,
+                    Err(error) => {
+                        state = format!("/metrics can't be read: {error}");
+                        return None;
                     }
-                    Err(error) => format!("/metrics can't be read: {error}"),
                 };
-                if Instant::now() >= deadline {
-                    let tails = self.log_tails();
-                    self.fault(format!("{DRAINED:?} after all was back the spool isn't empty: {state}\n{tails}"));
-                    return dead_letters;
-                }
-                sleep(LOOK_AGAIN).await;
-            }
+                let (spooled, up) = (metrics.values("spool_events", &[]), metrics.values("output_up", &[]));
+                state = format!("spool_events {spooled:?}, output_up {up:?}");
+                let is_empty = !spooled.is_empty() && spooled.iter().all(|&events| events == 0.0);
+                (is_empty && up == [1.0, 1.0]).then(|| metrics.sum("dead_letters_stored", &[]))
+            });
+            let Some(stored) = stored.await else {
+                let tails = self.log_tails();
+                self.fault(format!("{DRAINED:?} after all was back the spool isn't empty: {state}\n{tails}"));
+                return dead_letters;
+            };
+            dead_letters += stored;
         }
         self.tell("the spool is empty");
         dead_letters
@@ -321,41 +312,28 @@ pub fn safe_copies(servers: Servers) -> &'static str {
     }
 }
 
-/// The routes, written in one of two ways that mean the same: a reload changes them.
-pub fn routes(is_split: bool) -> String {
-    let kafka = format!("{{ output = 'kafka', topic = '{KAFKA_TOPIC}.{{status}}' }}");
-    let nats = format!("{{ output = 'nats', topic = '{NATS_SUBJECT}.{{dialect}}.{{status}}' }}");
+/// The routes, in one of two forms that mean the same: a reload changes them.
+pub fn routes(is_split: bool) -> Vec<Route> {
+    let (topic, subject) = (format!("{KAFKA_TOPIC}.{{status}}"), format!("{NATS_SUBJECT}.{{dialect}}.{{status}}"));
     if is_split {
-        return format!(
-            "[[routes]]\nname = 'to-kafka'\ncontinue = true\nto = {kafka}\n\
-             [[routes]]\nname = 'to-nats'\nto = {nats}\n"
-        );
+        let to_kafka = Route::new(FIRST_OF_SPLIT).set("continue = true").to("kafka", &topic);
+        return vec![to_kafka, Route::new("to-nats").to("nats", &subject)];
     }
-    format!("[[routes]]\nname = 'everything'\nto = [{kafka}, {nats}]\n")
+    vec![Route::new("everything").to("kafka", &topic).to("nats", &subject)]
 }
 
-fn configuration(
-    input: SocketAddr,
-    admin: SocketAddr,
-    kafka: &KafkaCluster,
-    nats: &NatsCluster,
-    spool: &Path,
-) -> String {
-    let deadline = DEADLINE.as_millis();
-    let (brokers, servers, routes) = (kafka.bootstrap(), nats.urls(), routes(false));
-    format!(
-        "[inputs.http]\nkind = 'http'\nlisten = '{input}'\n\
-         [[inputs.http.endpoints]]\npath = '/callbacks'\nurls = ['{URL}']\nkeys = ['{KEY}']\n\
-         [outputs.kafka]\nkind = 'kafka'\nbrokers = {brokers:?}\n\
-         [outputs.nats]\nkind = 'nats'\nservers = {servers:?}\n\
-         {routes}\
-         [spool]\nenabled = true\npath = {spool:?}\nmax_bytes = '1GiB'\n\
-         [delivery]\ndeadline = '{deadline}ms'\n\
-         [dedupe]\nwindow = '15m'\n\
-         [shutdown]\ndrain = '5s'\n\
-         [admin]\nlisten = '{admin}'\n\
-         [log]\nformat = 'text'\nfilter = 'info'\n"
-    )
+/// Whether a configuration has the routes that are split.
+pub fn is_split(config: &Config) -> bool {
+    config.to_string().contains(FIRST_OF_SPLIT)
+}
+
+fn config(kafka: &KafkaCluster, nats: &NatsCluster) -> Config {
+    Config::http()
+        .output("kafka", "kafka", &kafka.bootstrap())
+        .output("nats", "nats", &nats.urls())
+        .routes(routes(false))
+        .set(&format!("delivery.deadline = '{}ms'", DEADLINE.as_millis()))
+        .set("dedupe.window = '15m'\nshutdown.drain = '5s'\nlog = { format = 'text', filter = 'info' }")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,4 +1,4 @@
-//! The life of a release on a real server: installed, changed, rolled back, taken away.
+//! The life of a release on a real server: installed, upgraded, rolled back, uninstalled.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ const CHANGE: &[&str] = &["--set-string", "podAnnotations.changed=by-the-upgrade
 const TIMEOUT: &str = "--timeout=30s";
 
 #[test]
-fn every_values_file_is_installed_changed_rolled_back_and_taken_away() {
+fn every_values_file_is_installed_upgraded_rolled_back_and_uninstalled() {
     let kubernetes = Kubernetes::shared();
     for_all(|values| live(kubernetes, values));
 }
@@ -69,7 +69,7 @@ fn live(kubernetes: &Kubernetes, values: &Values) -> Result<(), String> {
 
 /// What the bridge is asked for in one file is switched on, and off again with the next, while it runs.
 #[test]
-fn one_release_takes_all_values_files_in_turn() {
+fn one_release_is_upgraded_with_each_values_file() {
     // What a StatefulSet can't change: see `refused`.
     const SAME: &str =
         "persistence.enabled=true,persistence.size=20Gi,persistence.storageClassName=,persistence.annotations=null";
@@ -116,7 +116,7 @@ fn are_told(urls: &[String], notes: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Everything that lies in a namespace.
+/// Everything that is in a namespace.
 fn left(kubernetes: &Kubernetes, namespace: &str) -> Result<BTreeSet<String>, String> {
     let kinds = kubernetes.resources()?.join(",");
     let listed = kubernetes.kubectl(&["get", &kinds, "--namespace", namespace, "--output=name", "--ignore-not-found"]);

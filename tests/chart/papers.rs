@@ -1,4 +1,4 @@
-//! What stands beside the templates: lint, unit tests, README, schema, rules and dashboards.
+//! What is next to the templates: lint, unit tests, README, schema, rules and dashboards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

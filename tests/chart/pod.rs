@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::rendered::of_kind;
 use crate::support::certificates::Certificates;
+use crate::support::program;
 
 /// What stands in a Secret that the user is to make, where nothing else is wanted.
 const SECRET: &str = "MadeUp4TheTests";
@@ -175,7 +176,7 @@ impl<'a> Pod<'a> {
         self.rewrite(path, std::iter::once(container))
     }
 
-    /// Whether a path of ours lies on a volume that the container may write to and that outlives the pod.
+    /// Whether a path of ours is on a volume that the container may write to and that outlives the pod.
     pub fn is_kept(&self, container: &Value, path: &str) -> bool {
         list(&container["volumeMounts"]).any(|mount| {
             let name = mount["name"].as_str().unwrap_or_default();
@@ -202,7 +203,7 @@ impl<'a> Pod<'a> {
         container: &Value,
         arguments: impl IntoIterator<Item = OsString>,
     ) -> Result<Command, String> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
+        let mut command = program::command(&[]);
         command.args(arguments).current_dir(self.root.path());
         if self.has_role {
             // In place of the variables of a role, by which Alibaba would be asked for a key.

@@ -69,7 +69,7 @@ const MISTAKES: &[(&str, &[&str], &str)] = &[
 ];
 
 #[test]
-fn every_mistake_is_told_at_the_rendering() {
+fn every_mistake_fails_the_rendering() {
     let good = Values::named("kafka");
     good.template(NAMESPACE, &[]).quietly().expect("the file is good");
     let mut wrong = Vec::new();
@@ -99,13 +99,13 @@ fn without_an_input_an_output_or_a_route_nothing_is_rendered() {
 }
 
 #[test]
-fn without_values_the_chart_tells_what_is_missing() {
+fn without_values_the_chart_reports_what_is_missing() {
     let error = helm(&["template", RELEASE, CHART]).refused().expect("nothing to run");
     assert!(error.contains("config is empty: "), "{error}");
 }
 
 #[test]
-fn a_volume_is_neither_given_nor_taken_away_by_an_upgrade() {
+fn an_upgrade_neither_adds_nor_removes_a_volume() {
     let kubernetes = Kubernetes::shared();
     let with = "persistence.enabled is true, but the release runs as a Deployment";
     let without = "persistence.enabled is false, but the release runs as a StatefulSet";
@@ -132,7 +132,7 @@ fn a_volume_is_neither_given_nor_taken_away_by_an_upgrade() {
                 assert!(error.contains(said), "{error}");
             }
         }
-        // And what runs goes on as if nothing had been asked.
+        // And the running release has not changed.
         helm("upgrade", before, &[]).quietly().expect("upgraded");
         let manifest =
             kubernetes.helm(&["get", "manifest", RELEASE, "--namespace", &namespace]).quietly().expect("told");

@@ -22,7 +22,7 @@ pub const NAMESPACE: &str = "media-events";
 pub struct Values {
     /// Its name without the ending `-values.yaml`.
     pub name: String,
-    /// Where it lies.
+    /// Where it is.
     pub path: PathBuf,
 }
 

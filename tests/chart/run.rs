@@ -17,9 +17,7 @@ use crate::rendered::{NAMESPACE, RELEASE, for_several, identity, of_kind, worklo
 use crate::support::free_port;
 use crate::support::kubernetes::{Kubernetes, Ran, run};
 use crate::support::process::Process;
-
-/// Until a probe answers. The program is there at once; a busy machine may take its time.
-const START: Duration = Duration::from_secs(60);
+use crate::support::wait::{ANSWER, START};
 
 #[test]
 fn what_every_values_file_renders_runs() {
@@ -75,7 +73,7 @@ fn runs(objects: &[Value]) -> Result<usize, String> {
         }
         set("spool.path", path);
     }
-    // No bus is there, so it takes callbacks if the disk does, or if the console is all that it writes to.
+    // There is no bus, so it accepts callbacks if it has a spool, or if the console is its only output.
     let mut outputs = settings["outputs"].as_object().into_iter().flatten();
     let is_ready = has_spool || outputs.all(|(_, output)| output["kind"] == "console");
 
@@ -138,7 +136,7 @@ impl Ports {
         }
     }
 
-    /// Our port for the pod's, which a probe or a Service tells by its number or its name.
+    /// Our port for the pod's, which a probe or a Service refers to by number or name.
     fn ours(&self, container: &Value, port: &Value) -> Result<u16, String> {
         let number = number(container, port)?;
         self.0.get(&number).copied().ok_or_else(|| format!("nothing listens on {port}"))
@@ -202,7 +200,7 @@ fn services_lead_somewhere(objects: &[Value], container: &Value) -> Result<(), S
 /// The status of the answer to a GET.
 fn get(port: u16, path: &str) -> Option<u16> {
     let mut connection = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    connection.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    connection.set_read_timeout(Some(ANSWER)).ok()?;
     write!(connection, "GET {path} HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer).ok()?;

@@ -35,7 +35,7 @@ fn a_pod_below_the_standard_is_refused_and_a_workload_warned_of() {
 }
 
 #[test]
-fn an_unknown_field_is_refused_also_of_a_kind_of_others() {
+fn an_unknown_field_is_refused_in_custom_resources_too() {
     let kubernetes = Kubernetes::shared();
     let namespace = kubernetes.namespace("server");
     let monitor = |field: &str| {

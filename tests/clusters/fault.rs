@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::Form;
 use crate::side::{SERVERS, Side};
@@ -14,15 +14,13 @@ use crate::support::eventually;
 use crate::support::read::Bus;
 use crate::support::sender::Times;
 use crate::support::toxiproxy::Toxic;
+use crate::support::wait::{SETTLED, let_pass};
 
 /// Between two step-downs.
 const STEP_DOWN_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a network resets connections, and how long it then lets them be.
 const RESETS: Duration = Duration::from_millis(1_500);
-
-/// How long an election may take while the machine is busy.
-const ELECTED: Duration = Duration::from_secs(60);
 
 /// A scenario with a fault.
 #[derive(Debug)]
@@ -154,14 +152,14 @@ impl Scenario {
             Fault::Frozen(who) => {
                 let places = who.places(side, name).await;
                 join_all(places.iter().map(|&place| side.freeze(place))).await;
-                sleep(lasting).await;
+                let_pass(lasting).await;
                 join_all(places.iter().map(|&place| side.thaw(place))).await;
                 0
             }
             Fault::Rolling => rolling(side, name).await,
             Fault::Network(toxic) => {
                 side.add_toxic(toxic).await;
-                sleep(lasting).await;
+                let_pass(lasting).await;
                 side.clear_toxics().await;
                 0
             }
@@ -169,9 +167,9 @@ impl Scenario {
                 let begun = Instant::now();
                 while begun.elapsed() < lasting {
                     side.add_toxic(Toxic::Reset).await;
-                    sleep(RESETS).await;
+                    let_pass(RESETS).await;
                     side.clear_toxics().await;
-                    sleep(RESETS).await;
+                    let_pass(RESETS).await;
                 }
                 0
             }
@@ -255,13 +253,13 @@ async fn killed(side: &Side, name: &str, who: Who, lasting: Duration) -> u32 {
     let begun = Instant::now();
     let mut changes = 0;
     if who.one_may_follow() {
-        eventually("another server to take over", ELECTED, async || {
+        eventually("another server to take over", SETTLED, async || {
             who.one(side, name).await.filter(|place| !places.contains(place))
         })
         .await;
         changes = 1;
     }
-    sleep(lasting.saturating_sub(begun.elapsed())).await;
+    let_pass(lasting.saturating_sub(begun.elapsed())).await;
     join_all(places.iter().map(|&place| side.start_again(place))).await;
     changes
 }

@@ -47,7 +47,7 @@ enum Form {
 }
 
 /// Longer than any scenario takes: one that hangs is reported, and the next one runs.
-const PATIENCE: Duration = Duration::from_secs(300);
+const LONGEST: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
     let form = match std::env::var("CLUSTERS_FORM").as_deref() {
@@ -157,8 +157,8 @@ impl Scenario {
                     Play::Typo => typo::play(stage).await,
                 }
             };
-            let late = Report::broken(&format!("still running after {PATIENCE:?}"));
-            tokio::time::timeout(PATIENCE, play).await.unwrap_or(late)
+            let late = Report::broken(&format!("still running after {LONGEST:?}"));
+            tokio::time::timeout(LONGEST, play).await.unwrap_or(late)
         });
         let report = playing.await.unwrap_or_else(|_| Report::broken("broken off: see the panic above"));
         let title = self.title();

@@ -5,25 +5,17 @@
 
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::stream::DiscardPolicy;
-use tokio::time::sleep;
-
 use crate::side::{SAFE, Side, stream};
 use crate::stage::{Load, Report, Served, Stage, milliseconds};
 use crate::support::eventually;
+use crate::support::wait::{ARRIVED, SOON, try_eventually};
 use crate::verdict::Arrivals;
 
 /// How long it refuses.
 const LASTING: Duration = Duration::from_secs(10);
 
-/// How long an event may take to the destination that works, while the other one refuses.
-const ARRIVED: Duration = Duration::from_secs(5);
-
 /// The same for the first of them where a broker was killed: the topic that works lacks leaders as well at first.
 const ELECTED: Duration = Duration::from_secs(20);
-
-/// How long it may take until the first event for the destination that refuses is in the spool.
-const SPOOLED: Duration = Duration::from_secs(30);
 
 /// The prefixes of the media ids.
 const SICK: &str = "sick";
@@ -66,7 +58,7 @@ pub async fn play(stage: Stage) -> Report {
 /// While one destination refuses: what must hold for the other one. Gives back what does not, and how many answers
 /// there were when the election was over that killing a broker causes: it concerns both destinations.
 async fn still_well(side: &Side, served: &Served, sick: &str, well: &str, load: &Load) -> (Vec<String>, usize) {
-    eventually("events of the topic that refuses to be in the spool", SPOOLED, async || {
+    eventually("events of the topic that refuses to be in the spool", SOON, async || {
         (served.spooled().await > 0).then_some(())
     })
     .await;
@@ -94,20 +86,19 @@ async fn still_well(side: &Side, served: &Served, sick: &str, well: &str, load: 
 
 /// Waits until all that was answered up to now has arrived. What is wrong if it takes too long.
 async fn late(side: &Side, well: &str, load: &Load, limit: Duration) -> Option<String> {
-    let (begun, answered) = (Instant::now(), load.sender.accepted());
-    loop {
-        let there = arrived(side, WELL, well).await;
-        if there >= answered {
-            return None;
-        }
-        if begun.elapsed() >= limit {
-            return Some(format!(
-                "{limit:?} after {answered} callbacks for the topic that works were answered with 200, {there} of them \
-                 had arrived, while another topic refused"
-            ));
-        }
-        sleep(Duration::from_millis(100)).await;
+    let answered = load.sender.accepted();
+    let mut there = 0;
+    let all = try_eventually(limit, async || {
+        there = arrived(side, WELL, well).await;
+        (there >= answered).then_some(())
+    });
+    if all.await.is_some() {
+        return None;
     }
+    Some(format!(
+        "{limit:?} after {answered} callbacks for the topic that works were answered with 200, {there} of them had \
+         arrived, while another topic refused"
+    ))
 }
 
 /// How many events of a load are at its destination now.
@@ -144,15 +135,8 @@ async fn accept(side: &Side, sick: &str, broken: Option<usize>) {
     }
 }
 
-/// Makes a stream as large as it may be, so that it refuses new messages (10077); or gives it room.
+/// Makes a stream refuse new messages (10077), or accept them again.
 async fn limit(side: &Side, sick: &str, is_full: bool) {
-    let nats = side.nats().expect("a stream");
-    let jetstream = nats.jetstream().await;
-    let stream = stream(sick);
-    let mut handle = jetstream.get_stream(&stream).await.unwrap_or_else(|error| panic!("no stream {stream}: {error}"));
-    let info = handle.info().await.unwrap_or_else(|error| panic!("no info about {stream}: {error}"));
-    let mut config = info.config.clone();
-    config.discard = DiscardPolicy::New;
-    config.max_bytes = if is_full { i64::try_from(info.state.bytes).expect("a few") } else { -1 };
-    jetstream.update_stream(config).await.unwrap_or_else(|error| panic!("stream {stream} is not changed: {error}"));
+    let (nats, stream) = (side.nats().expect("a stream"), stream(sick));
+    nats.set_full(&stream, is_full).await.unwrap_or_else(|| panic!("stream {stream} is not changed"));
 }

@@ -4,13 +4,13 @@
 
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use crate::support::kafka::KafkaOptions;
 use crate::support::kafka::cluster::KafkaCluster;
 use crate::support::nats::cluster::NatsCluster;
 use crate::support::read::{self, Bus, Record};
 use crate::support::toxiproxy::{Toxic, Toxiproxy};
+use crate::support::wait::SETTLED;
 use crate::support::{eventually, free_port};
 
 /// How many servers there are.
@@ -21,9 +21,6 @@ const PARTITIONS: i32 = 3;
 
 /// The name under which the bridge connects to NATS.
 const CLIENT: &str = "apsara-bridge";
-
-/// How long an election may take while the machine is busy.
-const ELECTED: Duration = Duration::from_secs(60);
 
 /// What a topic of Kafka is configured with so that one broker may be lost.
 pub const SAFE: [(&str, &str); 1] = [("min.insync.replicas", "2")];
@@ -98,14 +95,13 @@ impl Side {
         if let Cluster::Kafka(kafka) = &self.cluster { Some(kafka) } else { None }
     }
 
-    /// What the bridge's configuration has for its output `bus`.
-    pub fn output(&self, is_proxied: bool) -> String {
-        let (kind, key, direct) = match &self.cluster {
-            Cluster::Nats(nats) => ("nats", "servers", nats.urls()),
-            Cluster::Kafka(kafka) => ("kafka", "brokers", kafka.bootstrap()),
+    /// The kind and the addresses of an output that publishes here.
+    pub fn output(&self, is_proxied: bool) -> (&'static str, Vec<String>) {
+        let (kind, direct) = match &self.cluster {
+            Cluster::Nats(nats) => ("nats", nats.urls()),
+            Cluster::Kafka(kafka) => ("kafka", kafka.bootstrap()),
         };
-        let addresses = if is_proxied { &self.proxied } else { &direct };
-        format!("[outputs.bus]\nkind = '{kind}'\n{key} = {addresses:?}\n")
+        (kind, if is_proxied { self.proxied.clone() } else { direct })
     }
 
     /// Makes a topic, or a stream of one subject, with a copy on each server.
@@ -124,7 +120,7 @@ impl Side {
 
     /// The server that leads a stream, or the first partition of a topic.
     pub async fn leader(&self, name: &str) -> usize {
-        eventually(&format!("a leader of {name}"), ELECTED, async || match &self.cluster {
+        eventually(&format!("a leader of {name}"), SETTLED, async || match &self.cluster {
             Cluster::Nats(nats) => nats.leader(&stream(name)).await,
             Cluster::Kafka(kafka) => kafka.leaders(name).await.first().copied().flatten(),
         })
@@ -133,7 +129,7 @@ impl Side {
 
     /// The server that leads JetStream, or the active controller.
     pub async fn controller(&self) -> usize {
-        eventually("a leader of the cluster", ELECTED, async || match &self.cluster {
+        eventually("a leader of the cluster", SETTLED, async || match &self.cluster {
             Cluster::Nats(nats) => nats.meta_leader().await,
             Cluster::Kafka(kafka) => kafka.controller(),
         })
@@ -143,7 +139,7 @@ impl Side {
     /// A server that the bridge uses: the one that it is connected to, or one that leads a partition and is not the
     /// controller.
     pub async fn used(&self, name: &str) -> usize {
-        eventually("a server that the bridge uses", ELECTED, async || match &self.cluster {
+        eventually("a server that the bridge uses", SETTLED, async || match &self.cluster {
             Cluster::Nats(nats) => nats.servers_of(CLIENT).await.first().copied(),
             Cluster::Kafka(kafka) => {
                 let controller = kafka.controller()?;

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use tokio::task::{JoinHandle, block_in_place};
 
 use crate::side::Side;
-use crate::support::bridge::{KEY, URL};
+use crate::support::config::{Config, Route};
 use crate::support::eventually;
 use crate::support::program::{Metrics, Program};
 use crate::support::sender::{Alibaba, Callback, Dialect, send_all};
+use crate::support::wait::{SOON, STOPPED, try_eventually};
 use crate::verdict::{Arrivals, Verdict};
 
 /// Events per second.
@@ -23,14 +24,8 @@ const RATE: u32 = 100;
 /// How many answers a scenario waits for before its fault begins, and after it has ended.
 const CALM: usize = 100;
 
-/// How long those may take.
-const CALM_IS_THERE: Duration = Duration::from_secs(60);
-
 /// How long after the end of a fault the spool must be empty. Operator's errors are retried every 30 s.
 const DRAINED: Duration = Duration::from_secs(60);
-
-/// How long the bridge may take to stop.
-const STOP: Duration = Duration::from_secs(20);
 
 /// What a scenario came to.
 #[derive(Clone, Debug, Default)]
@@ -110,28 +105,15 @@ impl Stage {
     /// Starts a bridge with these routes, each the beginning of media ids and their destination, and waits until it is
     /// connected.
     pub async fn start(&self, is_proxied: bool, routes: &[(&str, &str)]) -> Served {
-        let output = self.side.output(is_proxied);
-        let routes: String = routes
-            .iter()
-            .map(|(prefix, destination)| {
-                format!(
-                    "[[routes]]\nname = '{prefix}'\nmatch = {{ mediaid = '{prefix}-*' }}\n\
-                     to = {{ output = 'bus', topic = '{destination}' }}\n"
-                )
-            })
-            .collect();
-        let spool = self.folder.join("spool");
-        let program = block_in_place(|| {
-            Program::start(&self.folder, None, |input, admin| {
-                format!(
-                    "[inputs.http]\nkind = 'http'\nlisten = '{input}'\n\
-                     [[inputs.http.endpoints]]\npath = '/callbacks'\nurls = ['{URL}']\nkeys = ['{KEY}']\n\
-                     {output}{routes}[spool]\nenabled = true\npath = {spool:?}\nmax_bytes = '256MiB'\n\
-                     [shutdown]\ndrain = '5s'\n[admin]\nlisten = '{admin}'\n\
-                     [log]\nformat = 'text'\nfilter = 'info'\n"
-                )
-            })
-        });
+        let (kind, addresses) = self.side.output(is_proxied);
+        let config = Config::http()
+            .output("bus", kind, &addresses)
+            .routes(routes.iter().map(|(prefix, destination)| {
+                Route::new(prefix).when(&format!("mediaid = '{prefix}-*'")).to("bus", destination)
+            }))
+            .spool(self.folder.join("spool"))
+            .set("spool.max_bytes = '256MiB'\nshutdown.drain = '5s'\nlog = { format = 'text', filter = 'info' }");
+        let program = block_in_place(|| Program::start(&self.folder, config));
         program.ready().await;
         Served { program }
     }
@@ -152,7 +134,7 @@ impl Served {
 
     /// What the bridge says on `/metrics`.
     pub async fn metrics(&self) -> Metrics {
-        eventually("the metrics of the bridge", CALM_IS_THERE, async || self.program.metrics().await.ok()).await
+        eventually("the metrics of the bridge", SOON, async || self.program.metrics().await.ok()).await
     }
 
     /// What it has counted so far.
@@ -173,15 +155,14 @@ impl Served {
     /// Waits until the spool is empty: how long that took, or what is wrong.
     pub async fn drained(&self) -> Result<Duration, String> {
         let begun = Instant::now();
-        loop {
-            let left = self.spooled().await;
-            if left == 0 {
-                return Ok(begun.elapsed());
-            }
-            if begun.elapsed() > DRAINED {
-                return Err(format!("{DRAINED:?} after the fault {left} records are still in the spool"));
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        let mut left = 0;
+        let is_empty = try_eventually(DRAINED, async || {
+            left = self.spooled().await;
+            (left == 0).then_some(())
+        });
+        match is_empty.await {
+            Some(()) => Ok(begun.elapsed()),
+            None => Err(format!("{DRAINED:?} after the fault {left} records are still in the spool")),
         }
     }
 
@@ -193,10 +174,10 @@ impl Served {
                 return Some(format!("the bridge has ended by itself with exit code {code}"));
             }
             process.signal("TERM");
-            match process.wait(STOP) {
+            match process.wait(STOPPED) {
                 Some(0) => None,
                 Some(code) => Some(format!("the bridge ended with exit code {code} after SIGTERM: expected 0")),
-                None => Some(format!("the bridge still runs {STOP:?} after SIGTERM")),
+                None => Some(format!("the bridge still runs {STOPPED:?} after SIGTERM")),
             }
         })
     }
@@ -268,7 +249,7 @@ impl Load {
     /// Waits for some more answers with 200.
     pub async fn calm(&self) {
         let enough = self.sender.accepted() + CALM;
-        eventually(&format!("{CALM} more callbacks to be answered with 200"), CALM_IS_THERE, async || {
+        eventually(&format!("{CALM} more callbacks to be answered with 200"), SOON, async || {
             (self.sender.accepted() >= enough).then_some(())
         })
         .await;

@@ -8,13 +8,11 @@ use std::time::{Duration, Instant};
 
 use crate::stage::{Report, Stage};
 use crate::support::eventually;
+use crate::support::wait::{ARRIVED, try_eventually};
 use crate::verdict::Arrivals;
 
 /// How long it may take until the log names the destination: the bridge reports it after 60 s.
 const REPORTED: Duration = Duration::from_secs(75);
-
-/// How long an event for the destination that works may take meanwhile.
-const ARRIVED: Duration = Duration::from_secs(5);
 
 /// The prefixes of the media ids.
 const LOST: &str = "typo";
@@ -29,16 +27,14 @@ pub async fn play(stage: Stage) -> Report {
     let (typo_load, well_load) = tokio::join!(served.load(LOST), served.load(WELL));
     let lost = typo_load.stop().await;
     let mut faults = Vec::new();
-    let reported = loop {
+    let reported = try_eventually(REPORTED, async || {
         if is_reported(&served.program.process().log(), &typo) {
-            break Some(begun.elapsed());
+            return Some(Some(begun.elapsed()));
         }
         // What has become a dead letter will not be reported, and nobody has to wait for it.
-        if begun.elapsed() > REPORTED || served.figures().await.dead_letters > 0 {
-            break None;
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    };
+        (served.figures().await.dead_letters > 0).then_some(None)
+    });
+    let reported = reported.await.flatten();
     if reported.is_none() {
         faults.push(format!("after {:.0?} no line of level ERROR names {typo}", begun.elapsed()));
     }

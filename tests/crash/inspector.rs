@@ -10,7 +10,7 @@ use crate::check::Found;
 use crate::stage::ITSELF;
 
 /// How long opening and reading a folder may take before it counts as a hang.
-const PATIENCE: Duration = Duration::from_secs(15);
+const HANGS: Duration = Duration::from_secs(15);
 
 /// Opens what is in a folder and reads all of it.
 pub type Inspect = fn(&Path) -> Result<Found, String>;
@@ -38,9 +38,9 @@ impl Inspector {
     pub fn inspect(&mut self, folder: &Path) -> Result<Result<Found, String>, String> {
         // A process that is gone gives no answer either.
         let _ = writeln!(self.folders, "{}", folder.display());
-        match self.answers.recv_timeout(PATIENCE) {
+        match self.answers.recv_timeout(HANGS) {
             Ok(line) => Ok(parse(&line)),
-            Err(RecvTimeoutError::Timeout) => Err(format!("the store hangs: no answer in {PATIENCE:?}")),
+            Err(RecvTimeoutError::Timeout) => Err(format!("the store hangs: no answer in {HANGS:?}")),
             Err(RecvTimeoutError::Disconnected) => Err(format!("the store broke its process: {:?}", self.child.wait())),
         }
     }

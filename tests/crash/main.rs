@@ -41,6 +41,8 @@ mod points;
 mod random;
 mod recording;
 mod stage;
+#[path = "../support/wait.rs"]
+mod wait;
 mod workload;
 
 use std::collections::BTreeMap;

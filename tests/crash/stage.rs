@@ -13,6 +13,7 @@ use crate::inspector::Inspector;
 use crate::points::{Part, Pick, Points};
 use crate::random::Random;
 use crate::recording::{self, Op, Recording};
+use crate::wait::try_wait_for;
 
 /// This test's own program, even if it was built anew meanwhile.
 pub const ITSELF: &str = "/proc/self/exe";
@@ -22,7 +23,7 @@ pub const STORE: &str = "inspect-store";
 pub const SQLITE: &str = "inspect-sqlite";
 
 /// How long a child under the recorder may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+const CHILD_ENDS: Duration = Duration::from_secs(120);
 
 /// How often a state that was opened too slowly is opened again.
 const SLOW_AGAIN: usize = 2;
@@ -410,12 +411,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Waits for a child; one that takes too long is killed.
 fn wait(mut child: Child) -> Option<ExitStatus> {
-    let start = Instant::now();
-    while start.elapsed() < PATIENCE {
-        if let Some(status) = child.try_wait().expect("a child can be waited for") {
-            return Some(status);
-        }
-        std::thread::sleep(Duration::from_millis(2));
+    let status = try_wait_for(CHILD_ENDS, || child.try_wait().expect("a child can be waited for"));
+    if status.is_some() {
+        return status;
     }
     child.kill().expect("a child can be killed");
     child.wait().expect("a child can be waited for");

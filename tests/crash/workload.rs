@@ -26,13 +26,14 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::check::Found;
 use crate::random::Random;
+use crate::wait::try_eventually;
 
 /// Name of the store's file, and the bytes of a page of it.
 pub const FILE: &str = "spool.db";
 const PAGE: u64 = 16 << 10;
 
 /// How long a store that failed is given to work again.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WORKS_AGAIN: Duration = Duration::from_secs(20);
 
 const OUTPUTS: [&str; 2] = ["kafka", "nats"];
 
@@ -298,21 +299,20 @@ impl Run {
     }
 
     async fn open(&mut self) -> Result<(), String> {
-        let start = Instant::now();
-        loop {
-            // The store that was dropped just now may still hold the folder.
-            let is_held = |error: &OpenError| matches!(error, OpenError::Lock(LockError::InUse { .. }));
+        let mut error = String::new();
+        let opened = try_eventually(WORKS_AGAIN, async || {
             match open(&self.folder) {
-                Ok(store) => {
-                    self.store = Some(store);
-                    return Ok(());
+                Ok(store) => Some(Ok(store)),
+                Err(failure) => {
+                    // The store that was dropped just now may still hold the folder.
+                    let is_held = matches!(failure, OpenError::Lock(LockError::InUse { .. }));
+                    error = format!("the store doesn't open: {failure}");
+                    (!(self.is_tolerant || is_held)).then(|| Err(error.clone()))
                 }
-                Err(error) if start.elapsed() > PATIENCE || !(self.is_tolerant || is_held(&error)) => {
-                    return Err(format!("the store doesn't open: {error}"));
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
-        }
+        });
+        self.store = Some(opened.await.unwrap_or(Err(error))?);
+        Ok(())
     }
 
     async fn close(&mut self) {
@@ -416,8 +416,8 @@ impl Run {
 
     /// Waits until an event is kept.
     async fn recovered(&mut self) -> Result<(), String> {
-        let start = Instant::now();
-        loop {
+        let mut error = String::new();
+        let kept = try_eventually(WORKS_AGAIN, async || {
             let numbers = self.numbers(1);
             self.mark("keep", &numbers);
             let (records, letters) = match is_letter(numbers[0]) {
@@ -427,14 +427,15 @@ impl Run {
             match self.store().keep(records, letters).await {
                 Ok(()) => {
                     self.mark("kept", &numbers);
-                    return Ok(());
+                    Some(())
                 }
-                Err(error) if start.elapsed() > PATIENCE => {
-                    return Err(format!("the store doesn't work again after a failure: {error}"));
+                Err(failure) => {
+                    error = format!("the store doesn't work again after a failure: {failure}");
+                    None
                 }
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
-        }
+        });
+        kept.await.ok_or(error)
     }
 
     /// Closes the store, damages an index of its database, and opens it again: it must copy all events from the table.

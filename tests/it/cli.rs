@@ -1,39 +1,35 @@
 //! The program as a user runs it: commands, exit codes, what goes to which stream.
 
 use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use rdkafka::mocking::MockCluster;
-
-use crate::support::bridge::{Client, KEY, URL, callback, signed_headers};
-use crate::support::process::Process;
+use crate::support::bridge::{Client, KEY, URL, callback};
+use crate::support::config::Config;
+use crate::support::kafka::mock;
+use crate::support::program::{self, Program, command, ended};
+use crate::support::wait::SOON;
 use crate::support::{free_port, tool};
 
 fn program(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
-    command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("RUST_BACKTRACE");
+    let mut command = command(arguments);
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("RUST_BACKTRACE").stdin(Stdio::null());
     command
 }
 
 fn run(arguments: &[&str]) -> (i32, String, String) {
-    told(program(arguments).stdin(Stdio::null()).output().expect("the program runs"))
+    program::run(program(arguments))
 }
 
 fn run_with_input(arguments: &[&str], input: &[u8]) -> (i32, String, String) {
-    let mut child = program(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program runs");
-    child.stdin.take().expect("piped").write_all(input).expect("written");
-    told(child.wait_with_output().expect("it ends"))
+    with_input(program(arguments), input)
 }
 
-fn told(output: Output) -> (i32, String, String) {
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    (output.status.code().expect("no signal"), text(output.stdout), text(output.stderr))
+fn with_input(mut command: Command, input: &[u8]) -> (i32, String, String) {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program runs");
+    child.stdin.take().expect("piped").write_all(input).expect("written");
+    ended(child.wait_with_output().expect("it ends"))
 }
 
 #[test]
@@ -165,65 +161,55 @@ fn the_demo_shows_every_sample_arrive() {
     assert!(!out.contains("MISSING"), "{out}");
 }
 
-/// A configuration file for `serve`, and the ports of its input and admin listener.
-fn served(brokers: &str) -> (tempfile::TempDir, String, u16, u16) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (input, admin) = (free_port(), free_port());
-    let path = folder.path().join("bridge.toml");
-    let text = format!(
-        "[inputs.http]\nkind = 'http'\nlisten = '127.0.0.1:{input}'\n[[inputs.http.endpoints]]\nurls = ['{URL}']\n\
-         keys = [{{ env = 'CALLBACK_KEY' }}]\n[outputs.kafka]\nkind = 'kafka'\nbrokers = ['{brokers}']\n\
-         [[routes]]\nname = 'all'\nto = {{ output = 'kafka', topic = 'served' }}\n\
-         [spool]\npath = '{}'\n[admin]\nlisten = '127.0.0.1:{admin}'\n",
-        folder.path().join("spool").display()
-    );
-    std::fs::write(&path, text).expect("written");
-    let path = path.to_str().expect("UTF-8").to_owned();
-    (folder, path, input, admin)
+/// A bridge whose key is in the environment.
+fn serve(folder: &Path, brokers: &str, change: &str) -> Program {
+    let config = Config::http()
+        .keys("[{ env = 'CALLBACK_KEY' }]")
+        .kafka(brokers)
+        .to("kafka", "served")
+        .spool(folder.join("spool"))
+        .set(change);
+    Program::launch(None, folder, config, |command| {
+        command.env("CALLBACK_KEY", KEY);
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn serve_runs_until_it_is_told_to_stop() {
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("served", 1, 1).expect("created");
-    let (folder, path, input, admin) = served(&cluster.bootstrap_servers());
-    let mut command = program(&["serve", "--config", &path]);
-    command.env("CALLBACK_KEY", KEY);
-    let bridge = Process::start("apsara-bridge", &command, &folder.path().join("log"), None);
-    bridge.wait_log("output is connected", Duration::from_secs(20));
-    let address = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
-    let mut client = Client::connect(address(input)).await;
-    let answer = client.post("/callbacks", callback("a"), &signed_headers("VOD")).await;
-    assert_eq!(answer.status.as_u16(), 200);
+async fn serve_runs_until_sigterm() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cluster = mock(&["served"]);
+    let bridge = serve(folder.path(), &cluster.bootstrap_servers(), "");
+    bridge.process().wait_log("output is connected", SOON);
+    assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
 
-    let metrics = Client::connect(address(admin)).await.request("GET", "/metrics", "", &[]).await;
-    let mut check = Command::new(tool("promtool", "promtool"))
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("promtool runs");
-    check.stdin.take().expect("piped").write_all(&metrics.body).expect("written");
-    let (code, out, error) = told(check.wait_with_output().expect("it ends"));
+    let metrics = Client::connect(bridge.admin).await.request("GET", "/metrics", "", &[]).await;
+    let mut check = Command::new(tool("promtool", "promtool"));
+    check.args(["check", "metrics"]);
+    let (code, out, error) = with_input(check, &metrics.body);
     assert_eq!((code, out.as_str(), error.as_str()), (0, "", ""), "promtool finds nothing to say");
 
+    let file = bridge.configuration_file();
+    let path = file.to_str().expect("UTF-8");
     // A callback as Alibaba sends it, and the question that a container's health check asks.
-    let (target, metrics_url) =
-        (format!("http://127.0.0.1:{input}/callbacks"), format!("http://127.0.0.1:{admin}/metrics"));
+    let target = format!("http://{}/callbacks", bridge.input);
+    let metrics_url = format!("http://{}/metrics", bridge.admin);
+    let with_key = |arguments: &[&str], key: &str| {
+        let mut command = program(arguments);
+        command.env("CALLBACK_KEY", key);
+        program::run(command)
+    };
     let send = ["send", &target, "--url", URL, "--key-env", "CALLBACK_KEY", "--metrics", &metrics_url];
-    let (code, out, error) = told(program(&send).env("CALLBACK_KEY", KEY).output().expect("the program runs"));
+    let (code, out, error) = with_key(&send, KEY);
     assert_eq!((code, error.as_str()), (0, ""));
     assert_eq!(out, "answered with 200, and counted: 1 before, 2 after\n");
     let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples/ims-FileUploadComplete.json");
     let send = ["send", &target, fixture, "--url", URL, "--key-env", "CALLBACK_KEY"];
-    let (code, out, _) = told(program(&send).env("CALLBACK_KEY", KEY).output().expect("the program runs"));
+    let (code, out, _) = with_key(&send, KEY);
     assert_eq!((code, out.as_str()), (0, "answered with 200\n"));
-    let (code, _, error) = told(program(&send).env("CALLBACK_KEY", "AnotherKey1").output().expect("the program runs"));
+    let (code, _, error) = with_key(&send, "AnotherKey1");
     assert!(code == 1 && error.contains("answered with 401") && error.contains("signature-wrong"), "{error}");
     for (arguments, expected) in [(&[][..], "ok\n"), (&["--ready"][..], "ready\n")] {
-        let arguments = [&["health", "--config", &path], arguments].concat();
-        let (code, out, _) = told(program(&arguments).output().expect("the program runs"));
+        let (code, out, _) = run(&[&["health", "--config", path], arguments].concat());
         assert_eq!((code, out.as_str()), (0, expected));
     }
     let elsewhere = format!("admin.listen=127.0.0.1:{}", free_port());
@@ -231,34 +217,31 @@ async fn serve_runs_until_it_is_told_to_stop() {
     assert!(code == 1 && error.contains("/healthz: "), "{error}");
 
     // A second service can't have the spool, nor the port, and says which key it is about.
-    let (code, _, error) = told(command.output().expect("the program runs"));
+    let (code, _, error) = with_key(&["serve", "--config", path], KEY);
     assert_eq!(code, 1);
-    let owner = format!("belongs to another bridge that is running (process {})", bridge.id());
+    let owner = format!("belongs to another bridge that is running (process {})", bridge.process().id());
     assert!(error.contains("spool.path: ") && error.contains(&owner), "{error}");
-    let (code, _, error) = told(command.args(["--set", "spool.enabled=false"]).output().expect("the program runs"));
+    let (code, _, error) = with_key(&["serve", "--config", path, "--set", "spool.enabled=false"], KEY);
     assert_eq!(code, 1);
     assert!(error.contains("cannot be bound: Address already in use"), "{error}");
 
-    let log = bridge.log();
+    let log = bridge.process().log();
     let line: serde_json::Value = serde_json::from_str(log.lines().next().expect("a line")).expect("a line of JSON");
     assert_eq!(line["level"], "INFO");
     assert!(!log.contains(KEY));
-    bridge.signal("TERM");
-    assert_eq!(bridge.wait(Duration::from_secs(20)), Some(0));
-    assert!(!bridge.log().contains("output is down"), "{}", bridge.log());
+    bridge.stop();
+    assert!(!bridge.process().log().contains("output is down"), "{}", bridge.process().log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_stops_it_at_once() {
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("served", 1, 1).expect("created");
-    let (folder, path, _, _) = served(&cluster.bootstrap_servers());
-    let mut command = program(&["serve", "--config", &path, "--set", "shutdown.delay=1h"]);
-    command.env("CALLBACK_KEY", KEY);
-    let bridge = Process::start("apsara-bridge", &command, &folder.path().join("log"), None);
-    bridge.wait_log("accepting callbacks", Duration::from_secs(20));
-    bridge.signal("INT");
-    bridge.wait_log("not ready any more", Duration::from_secs(10));
-    bridge.signal("INT");
-    assert_eq!(bridge.wait(Duration::from_secs(20)), Some(0));
+    let folder = tempfile::tempdir().expect("a folder");
+    let cluster = mock(&["served"]);
+    let bridge = serve(folder.path(), &cluster.bootstrap_servers(), "shutdown.delay = '1h'");
+    let process = bridge.process();
+    process.wait_log("accepting callbacks", SOON);
+    process.signal("INT");
+    process.wait_log("not ready any more", SOON);
+    process.signal("INT");
+    assert_eq!(process.wait(SOON), Some(0));
 }

@@ -1,8 +1,8 @@
-//! The configuration: every mistake told at once, with file and key; every key documented.
-
-use std::path::{Path, PathBuf};
+//! The configuration: all mistakes are reported at once, with file and key; every key is documented.
 
 use apsara_bridge::config::{self, Layer};
+
+use crate::support::{repository, repository_text};
 
 fn errors(text: &str) -> Vec<String> {
     let layer = Layer::Text("bridge.toml".to_owned(), text.to_owned());
@@ -17,10 +17,6 @@ fn errors(text: &str) -> Vec<String> {
         .collect();
     told.sort();
     told
-}
-
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 const GOOD: &str = "
@@ -38,7 +34,7 @@ to = { output = 'kafka', topic = 'media.{status}' }
 ";
 
 #[test]
-fn every_kind_of_mistake_is_told_at_once() {
+fn every_kind_of_mistake_is_reported_at_once() {
     let told = errors(
         r#"
         colour = "blue"
@@ -135,7 +131,7 @@ fn every_kind_of_mistake_is_told_at_once() {
 }
 
 #[test]
-fn an_empty_configuration_is_told_what_it_lacks() {
+fn an_empty_configuration_is_refused_with_what_is_missing() {
     assert_eq!(
         errors(""),
         [
@@ -149,7 +145,7 @@ fn an_empty_configuration_is_told_what_it_lacks() {
 }
 
 #[test]
-fn what_is_valid_but_dangerous_is_warned_of() {
+fn dangerous_settings_cause_warnings() {
     let text = GOOD.replace("kind = 'nats'", "kind = 'nats'\ndelivery = 'core'")
         + "[[routes]]\nname = 'late'\ndead_letter = true\n[spool]\nenabled = false\n";
     let loaded = config::load(&[Layer::Text("bridge.toml".to_owned(), text)]).expect("valid");
@@ -213,7 +209,7 @@ fn secrets_do_not_show_in_what_the_configuration_amounts_to() {
 
 /// The documented file with every `#key = value` line turned into a key.
 fn documented() -> (String, String) {
-    let text = std::fs::read_to_string(repository("config/apsara-bridge.toml")).expect("the documented file");
+    let text = repository_text("config/apsara-bridge.toml");
     let all = text
         .lines()
         .map(|line| match line.trim_start().strip_prefix('#') {

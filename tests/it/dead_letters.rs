@@ -1,21 +1,21 @@
-//! Dead letters, kept with their reason, listed, replayed and deleted beside the running service; repeats; reloading.
+//! Dead letters: kept with their reason, listed, replayed and deleted while the service runs; repeats; reloading.
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
-use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::bridge::{Client, KEY, TestBridge, URL, callback, headers_signed_at, http_input, signed_headers};
+use crate::support::blocking;
+use crate::support::bridge::{
+    Client, KEY, TestBridge, URL, callback, headers_signed_at, large_callback, now, signed_headers,
+};
+use crate::support::config::{Config, Route};
 use crate::support::judges::{self, Message};
-use crate::support::kafka::{Kafka, KafkaOptions};
-use crate::support::process::Process;
-use crate::support::{eventually, free_port};
-
-const SOON: Duration = Duration::from_secs(30);
+use crate::support::kafka::{Kafka, KafkaOptions, mock};
+use crate::support::program::{self, Program};
+use crate::support::wait::SOON;
 
 /// A folder with the spool of a test, and the program run on it.
 struct Letters {
@@ -31,21 +31,16 @@ impl Letters {
         self.folder.path().join("spool")
     }
 
-    fn configuration(&self, brokers: &str, routes: &str, more: &str) -> String {
-        format!(
-            "{}[outputs.kafka]\nkind = 'kafka'\nbrokers = ['{brokers}']\n{routes}\n[spool]\npath = '{}'\n{more}\n",
-            http_input(""),
-            self.path().display()
-        )
+    /// Has the spool and one output, `kafka`.
+    fn config(&self, brokers: &str) -> Config {
+        Config::http().kafka(brokers).spool(self.path())
     }
 
     /// Runs `dead-letters`; exit code, standard output and standard error.
     async fn run(&self, arguments: &[&str]) -> (i32, String, String) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
-        command.arg("dead-letters").args(arguments).arg("--path").arg(self.path());
-        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("it ends").expect("it runs");
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-        (output.status.code().expect("a code"), text(output.stdout), text(output.stderr))
+        let mut command = program::command(&["dead-letters"]);
+        command.args(arguments).arg("--path").arg(self.path());
+        blocking(move || program::run(command)).await
     }
 
     async fn list(&self, conditions: &[&str]) -> Vec<Value> {
@@ -55,20 +50,20 @@ impl Letters {
     }
 }
 
-const TO_IMS: &str = "[[routes]]\nname = 'ims'\nmatch = { dialect = 'ims' }\nto = { output = 'kafka', topic = 'ims' }\n\
-                      [[routes]]\nname = 'audits'\nmatch = { type = '*Audit*' }\ndead_letter = true\n";
-
-fn everything(topic: &str) -> String {
-    format!("[[routes]]\nname = 'all'\nto = {{ output = 'kafka', topic = '{topic}' }}\n")
+/// Only events of IMS are published; audits become dead letters by a route, everything else because no route matches.
+fn to_ims() -> [Route; 2] {
+    [
+        Route::new("ims").when("dialect = 'ims'").to("kafka", "ims"),
+        Route::new("audits").when("type = '*Audit*'").set("dead_letter = true"),
+    ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_is_kept_with_what_a_person_needs_and_a_retry_is_counted() {
     let letters = Letters::new();
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("ims", 1, 1).expect("created");
-    let configuration = letters.configuration(&cluster.bootstrap_servers(), TO_IMS, "");
-    let bridge = TestBridge::start_connected(&configuration).await;
+    let cluster = mock(&["ims"]);
+    let config = letters.config(&cluster.bootstrap_servers()).routes(to_ims());
+    let bridge = TestBridge::start_connected(&config).await;
     // No route, three times; a route that says so; no callback at all, twice, the second time with another body.
     for _ in 0..3 {
         assert_eq!(bridge.post(callback("nowhere")).await.status.as_u16(), 200);
@@ -146,10 +141,7 @@ async fn every_kind_is_kept_with_what_a_person_needs_and_a_retry_is_counted() {
     assert!(code == 2 && error.contains("say which"), "{error}");
     let (code, _, error) = letters.run(&["delete", "1", "99"]).await;
     assert!(code == 1 && error.contains("there is no such dead letter: 99"), "{error}");
-    eventually("the service knows", SOON, async || {
-        (bridge.metric("apsara_bridge_dead_letters_stored") == 3.0).then_some(())
-    })
-    .await;
+    bridge.wait_metric("apsara_bridge_dead_letters_stored", |value| value == 3.0).await;
     bridge.stop().await;
 }
 
@@ -158,7 +150,7 @@ async fn a_replay_goes_by_the_present_routes_with_the_same_id_past_the_window() 
     let letters = Letters::new();
     let kafka = Kafka::shared().await;
     kafka.create_topic("replayed", 1, &[]).await;
-    let bridge = TestBridge::start_connected(&letters.configuration(kafka.brokers(), TO_IMS, "")).await;
+    let bridge = TestBridge::start_connected(&letters.config(kafka.brokers()).routes(to_ims())).await;
     for id in ["a", "b"] {
         assert_eq!(bridge.post(callback(id)).await.status.as_u16(), 200);
     }
@@ -174,8 +166,7 @@ async fn a_replay_goes_by_the_present_routes_with_the_same_id_past_the_window() 
     // Without a bridge a replay waits for one.
     let (code, out, _) = letters.run(&["replay", "1"]).await;
     assert_eq!((code, out.as_str()), (0, "1 dead letter: no bridge is running; they are replayed when one starts\n"));
-    let bridge =
-        TestBridge::start_connected(&letters.configuration(kafka.brokers(), &everything("replayed"), "")).await;
+    let bridge = TestBridge::start_connected(&letters.config(kafka.brokers()).to("kafka", "replayed")).await;
     let (code, out, error) = letters.run(&["replay", "--reason", "unrouted"]).await;
     assert_eq!((code, error.as_str()), (0, ""), "{out}");
     let records = kafka.consume("replayed", 2, SOON).await;
@@ -195,13 +186,12 @@ async fn a_replay_in_an_outage_keeps_the_letter() {
     let letters = Letters::new();
     let kafka = Kafka::start(KafkaOptions { message_max_bytes: Some(2000), ..Default::default() }).await;
     kafka.create_topic("outage", 1, &[]).await;
-    let configuration = letters.configuration(kafka.brokers(), &everything("outage"), "");
-    let bridge = TestBridge::start_connected(&configuration).await;
-    let long = callback("long").replace("\"42\"", &format!("\"{}\"", "4".repeat(4000)));
+    let bridge = TestBridge::start_connected(&letters.config(kafka.brokers()).to("kafka", "outage")).await;
+    let long = large_callback("long", 4000);
     assert_eq!(bridge.post(long).await.status.as_u16(), 200);
     assert_eq!(letters.list(&[]).await[0]["reason"], "too_large");
     kafka.kill();
-    eventually("known to be down", SOON, async || (!bridge.bridge.is_connected()).then_some(())).await;
+    bridge.disconnected().await;
     let (code, _, error) = letters.run(&["replay", "1"]).await;
     assert!(code == 1 && error.contains("kafka/outage: unavailable"), "{error}");
     assert_eq!(letters.list(&[]).await.len(), 1);
@@ -214,12 +204,11 @@ async fn a_replay_in_an_outage_keeps_the_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_that_find_the_dead_letters_full_wait_in_the_spool() {
+async fn events_wait_in_the_spool_while_the_dead_letters_are_full() {
     let letters = Letters::new();
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    let more = "[dead_letters]\nmax_bytes = '4KiB'\n";
-    let configuration = letters.configuration(&cluster.bootstrap_servers(), TO_IMS, more);
-    let bridge = TestBridge::start_connected(&configuration).await;
+    let cluster = mock(&[]);
+    let config = letters.config(&cluster.bootstrap_servers()).routes(to_ims()).set("dead_letters.max_bytes = '4KiB'");
+    let bridge = TestBridge::start_connected(&config).await;
     let unrouted = r#"apsara_bridge_dead_letters_total{reason="unrouted"}"#;
     let mut kept = 0.0;
     while bridge.metric("apsara_bridge_spool_events") == 0.0 {
@@ -240,9 +229,8 @@ async fn events_that_find_the_dead_letters_full_wait_in_the_spool() {
     letters.run(&["delete", "1"]).await;
     // With room again it becomes a dead letter by itself; a restart looks at once.
     bridge.stop().await;
-    let bridge = TestBridge::start(&configuration).await;
-    eventually("no more waits", SOON, async || (bridge.metric("apsara_bridge_spool_events") == 0.0).then_some(()))
-        .await;
+    let bridge = TestBridge::start(&config).await;
+    bridge.spooled(0.0).await;
     assert_eq!(bridge.metric(unrouted), 1.0);
     let listed = letters.list(&[]).await;
     assert_eq!((listed.len() as f64, &listed[1]["reason"]), (kept, &"unrouted".into()));
@@ -250,13 +238,14 @@ async fn events_that_find_the_dead_letters_full_wait_in_the_spool() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_finds_no_room_anywhere_is_refused() {
+async fn an_event_without_room_anywhere_is_refused() {
     let letters = Letters::new();
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    let more = "[dead_letters]\nmax_bytes = '100B'\n";
-    let configuration = letters.configuration(&cluster.bootstrap_servers(), TO_IMS, more);
-    let configuration = configuration.replace("[spool]\n", "[spool]\nmax_bytes = '100B'\n");
-    let bridge = TestBridge::start_connected(&configuration).await;
+    let cluster = mock(&[]);
+    let config = letters
+        .config(&cluster.bootstrap_servers())
+        .routes(to_ims())
+        .set("dead_letters.max_bytes = '100B'\nspool.max_bytes = '100B'");
+    let bridge = TestBridge::start_connected(&config).await;
     let (problem, detail) = bridge.post(callback("more")).await.problem();
     assert_eq!(problem, "refused");
     assert_eq!(detail, "the event cannot be published, and neither the dead letters nor the spool have room for it");
@@ -269,8 +258,8 @@ async fn a_dead_letter_is_published_too_at_once_or_later() {
     let letters = Letters::new();
     let kafka = Kafka::start(KafkaOptions::default()).await;
     kafka.create_topic("letters", 1, &[]).await;
-    let more = "[dead_letters]\nto = { output = 'kafka', topic = 'letters' }\n";
-    let bridge = TestBridge::start_connected(&letters.configuration(kafka.brokers(), TO_IMS, more)).await;
+    let config = letters.config(kafka.brokers()).routes(to_ims()).dead_letters_to("kafka", "letters");
+    let bridge = TestBridge::start_connected(&config).await;
     assert_eq!(bridge.post(callback("at-once")).await.status.as_u16(), 200);
     kafka.kill();
     assert_eq!(bridge.post(callback("later")).await.status.as_u16(), 200);
@@ -290,41 +279,30 @@ async fn a_dead_letter_is_published_too_at_once_or_later() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_copies_at_once_are_published_once_and_answered_alike() {
     let letters = Letters::new();
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("copies", 1, 1).expect("created");
-    let configuration = letters.configuration(&cluster.bootstrap_servers(), &everything("copies"), "");
-    let bridge = TestBridge::start_connected(&configuration).await;
+    let cluster = mock(&["copies"]);
+    // Time enough on a busy machine: what was spooled would not be counted as published.
+    let config = letters.config(&cluster.bootstrap_servers()).to("kafka", "copies").set("delivery.deadline = '2900ms'");
+    let bridge = TestBridge::start_connected(&config).await;
     cluster.broker_round_trip_time(1, Duration::from_millis(200)).expect("set");
     let post = async |body: &str| bridge.post(body.to_owned()).await.status.as_u16();
     let spaced = callback("a").replace("\":\"", "\" : \"");
     let plain = callback("a");
     assert_eq!(tokio::join!(post(&plain), post(&plain), post(&spaced)), (200, 200, 200));
-    let outcome =
-        |outcome: &str| bridge.metric(&format!(r#"apsara_bridge_callbacks_total{{input="http",outcome="{outcome}"}}"#));
-    assert_eq!((outcome("published"), outcome("duplicate")), (1.0, 2.0));
+    assert_eq!((bridge.outcomes("http", "published"), bridge.outcomes("http", "duplicate")), (1.0, 2.0));
     assert_eq!(bridge.metric("apsara_bridge_dedupe_ids"), 1.0);
     bridge.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_of_a_refused_one_is_tried_for_real() {
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("refused", 1, 1).expect("created");
+async fn a_copy_of_a_refused_callback_is_published() {
+    let cluster = mock(&["refused"]);
     // Without a spool, so that there is such a thing as a refusal.
-    let bridge = TestBridge::start_connected(&format!(
-        "{}[outputs.kafka]\nkind = 'kafka'\nbrokers = ['{}']\n{}",
-        http_input(""),
-        cluster.bootstrap_servers(),
-        everything("refused")
-    ))
-    .await;
+    let config = Config::http().kafka(&cluster.bootstrap_servers()).to("kafka", "refused");
+    let bridge = TestBridge::start_connected(&config).await;
     cluster.broker_round_trip_time(1, Duration::from_secs(3)).expect("set");
     assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 503);
     cluster.broker_round_trip_time(1, Duration::from_millis(1)).expect("set");
-    eventually("the broker answers again", SOON, async || {
-        (bridge.post(callback("a")).await.status.as_u16() == 200).then_some(())
-    })
-    .await;
+    bridge.accepted("a").await;
     assert_eq!(bridge.metric(r#"apsara_bridge_callbacks_total{input="http",outcome="published"}"#), 1.0);
     assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
     assert_eq!(bridge.metric(r#"apsara_bridge_callbacks_total{input="http",outcome="duplicate"}"#), 1.0);
@@ -332,66 +310,51 @@ async fn a_copy_of_a_refused_one_is_tried_for_real() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_takes_over_routes_and_keys_all_or_nothing() {
+async fn sighup_applies_routes_and_keys_all_or_nothing() {
     let letters = Letters::new();
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    for topic in ["one", "two"] {
-        cluster.create_topic(topic, 1, 1).expect("created");
-    }
-    let (input, admin) = (free_port(), free_port());
-    let file = letters.folder.path().join("bridge.toml");
-    let write = |keys: &str, topic: &str, more: &str| {
-        let text = format!(
-            "[inputs.http]\nkind = 'http'\nlisten = '127.0.0.1:{input}'\n{more}\n[[inputs.http.endpoints]]\n\
-             urls = ['{URL}']\nkeys = {keys}\n[outputs.kafka]\nkind = 'kafka'\nbrokers = ['{}']\n{}\
-             [spool]\npath = '{}'\n[admin]\nlisten = '127.0.0.1:{admin}'\n",
-            cluster.bootstrap_servers(),
-            everything(topic),
-            letters.path().display()
-        );
-        std::fs::write(&file, text).expect("written");
-    };
-    write(&format!("['{KEY}']"), "one", "");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
-    command.args(["serve", "--config"]).arg(&file);
-    let bridge = Process::start("apsara-bridge", &command, &letters.folder.path().join("log"), None);
-    bridge.wait_log("output is connected", SOON);
-    let address = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
-    let mut client = Client::connect(address(input)).await;
-    let with_new_key = || {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
-        headers_signed_at("VOD", URL, now, "AnotherKey1")
-    };
+    let cluster = mock(&["one", "two"]);
+    let config = letters.config(&cluster.bootstrap_servers()).to("kafka", "one");
+    let bridge = Program::start(letters.folder.path(), config);
+    bridge.ready().await;
+    let mut client = Client::connect(bridge.input).await;
+    let with_new_key = || headers_signed_at("VOD", URL, now(), "AnotherKey1");
     assert_eq!(client.post("/callbacks", callback("a"), &signed_headers("VOD")).await.status.as_u16(), 200);
     assert_eq!(client.post("/callbacks", callback("b"), &with_new_key()).await.status.as_u16(), 401);
 
-    write(&format!("['{KEY}', 'AnotherKey1']"), "two", "max_body = '1KiB'\nheader_timeout = '6s'");
-    bridge.signal("HUP");
-    bridge.wait_log("the configuration was reloaded", SOON);
-    bridge.wait_log("inputs.http.header_timeout", SOON);
+    let to = |topic| [Route::new("all").to("kafka", topic)];
+    let changed = bridge
+        .configuration()
+        .keys(&format!("['{KEY}', 'AnotherKey1']"))
+        .routes(to("two"))
+        .set("inputs.http.max_body = '1KiB'\ninputs.http.header_timeout = '6s'");
+    bridge.reload(&changed.to_string());
+    bridge.process().wait_log("the configuration was reloaded", SOON);
+    bridge.process().wait_log("inputs.http.header_timeout", SOON);
     assert_eq!(client.post("/callbacks", callback("b"), &with_new_key()).await.status.as_u16(), 200);
     let long = callback("long").replace("42", &"4".repeat(2000));
     assert_eq!(client.post("/callbacks", long, &signed_headers("VOD")).await.status.as_u16(), 413);
     // The answer to a body that was not read closes its connection.
-    let mut client = Client::connect(address(input)).await;
+    let mut client = Client::connect(bridge.input).await;
 
     // Wrong in one place: nothing of it holds.
-    write("['ThirdKey1']", "{status}", "");
-    bridge.signal("HUP");
-    bridge.wait_log("nothing has changed", SOON);
-    assert!(bridge.log().contains("starts with an attribute"), "{}", bridge.log());
+    let changed = bridge.configuration().keys("['ThirdKey1']").without("inputs.http.max_body");
+    bridge.reload(&changed.clone().routes(to("{status}")).to_string());
+    bridge.process().wait_log("nothing has changed", SOON);
+    assert!(bridge.process().log().contains("starts with an attribute"), "{}", bridge.process().log());
     assert_eq!(client.post("/callbacks", callback("c"), &with_new_key()).await.status.as_u16(), 200);
     // An output that doesn't run can't be routed to.
-    let text = std::fs::read_to_string(&file).expect("readable").replace("'{status}'", "'two'");
-    std::fs::write(&file, text.replace("outputs.kafka]", "outputs.other]").replace("'kafka', topic", "'other', topic"))
-        .expect("written");
-    bridge.signal("HUP");
-    bridge.wait_log("events are to go to output `other`, which is not running: restart to add it", SOON);
-    let metrics = Client::connect(address(admin)).await.request("GET", "/metrics", "", &[]).await.body;
-    let metrics = String::from_utf8(metrics.to_vec()).expect("UTF-8");
-    assert!(metrics.contains("apsara_bridge_config_reloads_total{result=\"success\"} 1\n"), "{metrics}");
-    assert!(metrics.contains("apsara_bridge_config_reloads_total{result=\"failure\"} 2\n"), "{metrics}");
-    assert!(metrics.contains("apsara_bridge_published_total{output=\"kafka\"} 3\n"), "{metrics}");
-    bridge.signal("TERM");
-    assert_eq!(bridge.wait(SOON), Some(0));
+    let changed = changed
+        .without("outputs.kafka")
+        .output("other", "kafka", &[cluster.bootstrap_servers()])
+        .routes([Route::new("all").to("other", "two")]);
+    bridge.reload(&changed.to_string());
+    bridge.process().wait_log("events are to go to output `other`, which is not running: restart to add it", SOON);
+    for (metric, value) in [
+        (r#"apsara_bridge_config_reloads_total{result="success"}"#, 1.0),
+        (r#"apsara_bridge_config_reloads_total{result="failure"}"#, 2.0),
+        (r#"apsara_bridge_published_total{output="kafka"}"#, 3.0),
+    ] {
+        assert_eq!(bridge.metric(metric).await, value, "{metric}");
+    }
+    bridge.stop();
 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use apsara_bridge::dialect::{Catalogue, Normalizer, Origin};
 use apsara_bridge::event::DEFAULT_TYPE_PREFIX;
 use serde_json::Value;
+
+use crate::support::program::command;
 
 /// The most lines of the README: a newcomer should read all of it.
 const README_LINES: usize = 150;
@@ -144,8 +145,7 @@ fn the_configuration_of_the_readme_is_valid() {
     let [configuration] = blocks(&readme, "toml")[..] else { panic!("one configuration") };
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("bridge.toml"), configuration).expect("written");
-    let output = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"))
-        .args(["check", "--config", "bridge.toml"])
+    let output = command(&["check", "--config", "bridge.toml"])
         .current_dir(folder.path())
         .env("CALLBACK_KEY", "Choose1ByYourself")
         .output()

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -13,20 +13,23 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::support::bridge::{
-    Client, KEY, TestBridge, URL, callback, headers_signed_at, http_input, raw, signed_headers,
+    Client, KEY, TestBridge, URL, callback, headers_signed_at, now, raw, signed_head, signed_headers,
 };
 use crate::support::certificates::Certificates;
+use crate::support::config::{Config, Route};
 use crate::support::eventually;
+use crate::support::wait::{SOON, let_pass};
 
-/// Routes that need no broker: everything is dropped, which is answered with 200 too.
-const DROP: &str = "[outputs.console]\nkind = 'console'\n[[routes]]\nname = 'all'\ndrop = true\n";
-
-async fn dropping(http: &str) -> TestBridge {
-    TestBridge::start(&format!("{}{DROP}", http_input(http))).await
+/// Needs no broker: everything is dropped, which is answered with 200 too. `http` is set in the HTTP input.
+fn config(http: &str) -> Config {
+    Config::http()
+        .set(&format!("[inputs.http]\n{http}"))
+        .output("console", "console", &[""; 0])
+        .route(Route::new("all").set("drop = true"))
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs()
+async fn dropping(http: &str) -> TestBridge {
+    TestBridge::start(&config(http)).await
 }
 
 #[tokio::test]
@@ -42,7 +45,7 @@ async fn a_signed_callback_is_answered_with_200_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_answered_in_a_problem_document() {
+async fn errors_are_answered_with_problem_documents() {
     let bridge = dropping("max_body = '1KiB'").await;
     let signed = signed_headers("VOD");
     let with = |name: &str, value: &str| {
@@ -110,14 +113,11 @@ async fn what_is_wrong_is_answered_in_a_problem_document() {
 }
 
 #[tokio::test]
-async fn a_body_of_unknown_length_is_capped_while_it_comes() {
+async fn a_body_of_unknown_length_is_limited_while_it_is_received() {
     let bridge = dropping("max_body = '1KiB'").await;
-    let headers: String = signed_headers("VOD").iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head = signed_head();
     let chunk = format!("400\r\n{}\r\n", "x".repeat(1024));
-    let request = format!(
-        "POST /callbacks HTTP/1.1\r\nhost: x\r\n{headers}transfer-encoding: chunked\r\n\r\n{}0\r\n\r\n",
-        chunk.repeat(3)
-    );
+    let request = format!("{head}transfer-encoding: chunked\r\n\r\n{}0\r\n\r\n", chunk.repeat(3));
     let answer = raw(bridge.input, &request).await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     bridge.stop().await;
@@ -136,12 +136,12 @@ async fn connections_are_kept_alive() {
 }
 
 #[tokio::test]
-async fn slow_requests_are_ended_and_told() {
+async fn slow_requests_are_ended_with_408() {
     let bridge = dropping("header_timeout = '300ms'\nbody_timeout = '300ms'").await;
-    let headers: String = signed_headers("VOD").iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head = signed_head();
     let slow_head = raw(bridge.input, "POST /callbacks HTTP/1.1\r\nhost: x\r\n").await;
     assert!(slow_head.starts_with("HTTP/1.1 408 "), "{slow_head}");
-    let body = format!("POST /callbacks HTTP/1.1\r\nhost: x\r\n{headers}content-length: 10\r\n\r\n{{");
+    let body = format!("{head}content-length: 10\r\n\r\n{{");
     let slow_body = raw(bridge.input, &body).await;
     assert!(slow_body.starts_with("HTTP/1.1 408 "), "{slow_body}");
     assert_eq!(raw(bridge.input, "").await, "", "a connection that says nothing is closed without a word");
@@ -150,8 +150,7 @@ async fn slow_requests_are_ended_and_told() {
     // A slow head on a connection that was used before, and a connection that only is idle.
     let mut stream = TcpStream::connect(bridge.input).await.expect("the bridge listens");
     let callback = callback("a");
-    let good =
-        format!("POST /callbacks HTTP/1.1\r\nhost: x\r\n{headers}content-length: {}\r\n\r\n{callback}", callback.len());
+    let good = format!("{head}content-length: {}\r\n\r\n{callback}", callback.len());
     let mut answer = [0; 512];
     for round in 0..2 {
         stream.write_all(good.as_bytes()).await.expect("written");
@@ -159,7 +158,7 @@ async fn slow_requests_are_ended_and_told() {
         assert!(answer[..length].starts_with(b"HTTP/1.1 200 "), "round {round}");
         if round == 0 {
             // Longer than the time a head may take: an idle connection is not a slow one.
-            tokio::time::sleep(Duration::from_millis(700)).await;
+            let_pass(Duration::from_millis(700)).await;
         }
     }
     stream.write_all(b"POST /call").await.expect("written");
@@ -171,9 +170,8 @@ async fn slow_requests_are_ended_and_told() {
 /// Opens a request whose body never ends, and waits until it has its place.
 async fn occupy(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.expect("the bridge listens");
-    let headers: String = signed_headers("VOD").iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let head =
-        format!("POST /callbacks HTTP/1.1\r\nhost: x\r\n{headers}expect: 100-continue\r\ncontent-length: 10\r\n\r\n");
+    let head = signed_head();
+    let head = format!("{head}expect: 100-continue\r\ncontent-length: 10\r\n\r\n");
     stream.write_all(head.as_bytes()).await.expect("written");
     let mut answer = [0; 64];
     let length = stream.read(&mut answer).await.expect("read");
@@ -189,10 +187,8 @@ async fn too_many_requests_are_refused() {
     assert_eq!((answer.status.as_u16(), answer.problem().0.as_str()), (503, "too-many-requests"));
     assert_eq!(answer.headers["retry-after"], "1");
     drop(occupant);
-    eventually("room again", Duration::from_secs(5), async || {
-        (bridge.post(callback("a")).await.status.as_u16() == 200).then_some(())
-    })
-    .await;
+    eventually("room again", SOON, async || (bridge.post(callback("a")).await.status.as_u16() == 200).then_some(()))
+        .await;
     bridge.stop().await;
 }
 
@@ -203,7 +199,7 @@ async fn too_many_connections_are_refused() {
     let answer = raw(bridge.input, "").await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("too-many-requests"), "{answer}");
     drop(occupant);
-    eventually("room again", Duration::from_secs(5), async || {
+    eventually("room again", SOON, async || {
         raw(bridge.input, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
             .await
             .starts_with("HTTP/1.1 404 ")
@@ -214,13 +210,13 @@ async fn too_many_connections_are_refused() {
 }
 
 #[tokio::test]
-async fn a_stop_finishes_what_is_under_way_and_takes_nothing_new() {
+async fn a_stop_finishes_requests_in_flight_and_refuses_new_ones() {
     let mut bridge = dropping("").await;
     let mut occupant = occupy(bridge.input).await;
     let mut idle = Client::connect(bridge.input).await;
     assert_eq!(idle.post("/callbacks", callback("a"), &signed_headers("VOD")).await.status.as_u16(), 200);
     bridge.begin_stop();
-    eventually("new requests are refused", Duration::from_secs(5), async || {
+    eventually("new requests are refused", SOON, async || {
         let answer = bridge.post(callback("b")).await;
         (answer.status.as_u16() == 503).then(|| {
             assert_eq!(answer.problem().0, "stopping");
@@ -239,25 +235,19 @@ async fn a_stop_finishes_what_is_under_way_and_takes_nothing_new() {
 async fn a_key_in_a_file_is_changed_without_a_restart() {
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(b"OldKey1\n").expect("written");
-    let bridge = TestBridge::start(&format!(
-        "[inputs.http]\nkind = 'http'\nlisten = '127.0.0.1:0'\n[[inputs.http.endpoints]]\nurls = ['{URL}']\n\
-         keys = [{{ file = '{}' }}]\n{DROP}",
-        file.path().display()
-    ))
-    .await;
+    let bridge = TestBridge::start(&config("").keys(&format!("[{{ file = '{}' }}]", file.path().display()))).await;
     let status = async |key: &str| {
         bridge.post_with(callback("a"), &headers_signed_at("VOD", URL, now(), key)).await.status.as_u16()
     };
     assert_eq!((status("OldKey1").await, status("NewKey2").await), (200, 401));
     std::fs::write(file.path(), "NewKey2").expect("written");
-    eventually("the new key is read", Duration::from_secs(10), async || (status("NewKey2").await == 200).then_some(()))
-        .await;
+    eventually("the new key is read", SOON, async || (status("NewKey2").await == 200).then_some(())).await;
     assert_eq!(status("OldKey1").await, 401);
     bridge.stop().await;
 }
 
 #[tokio::test]
-async fn https_is_taken_and_the_certificate_is_renewed_without_a_restart() {
+async fn https_works_and_the_certificate_is_renewed_without_a_restart() {
     let folder = tempfile::tempdir().expect("a folder");
     let certificates = Certificates::make(folder.path());
     let (cert, key) = (folder.path().join("serving.pem"), folder.path().join("serving.key"));
@@ -286,7 +276,7 @@ async fn https_is_taken_and_the_certificate_is_renewed_without_a_restart() {
     assert!(post(&renewed.authority).await.is_err(), "another authority is not what it serves");
     std::fs::copy(&renewed.server, &cert).expect("copied");
     std::fs::copy(&renewed.server_key, &key).expect("copied");
-    eventually("the new certificate serves", Duration::from_secs(10), async || {
+    eventually("the new certificate serves", SOON, async || {
         post(&renewed.authority).await.ok().filter(|status| *status == 200).map(|_| ())
     })
     .await;
@@ -307,7 +297,7 @@ async fn probes_and_metrics_have_a_listener_of_their_own() {
     assert_eq!(client.request("GET", "/callbacks", "", &[]).await.status.as_u16(), 404);
     let occupant = occupy(bridge.input).await;
     bridge.begin_stop();
-    eventually("not ready any more", Duration::from_secs(5), async || {
+    eventually("not ready any more", SOON, async || {
         let answer = client.request("GET", "/readyz", "", &[]).await;
         (answer.status.as_u16() == 503).then(|| assert_eq!(answer.body.as_ref(), b"stopping\n"))
     })

@@ -1,20 +1,15 @@
 //! The container image, as far as it can be checked without an engine: its text is linted, what it copies is there,
 //! and the commands that fill it are run for a folder, in which the program then runs with nothing else around it.
 
-use std::path::Path;
 use std::process::Command;
 
-use crate::support::tool;
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use crate::support::{repository, repository_text, tool};
 
 fn dockerfile() -> String {
-    std::fs::read_to_string(root().join("Dockerfile")).expect("there is a Dockerfile")
+    repository_text("Dockerfile")
 }
 
-/// The instructions, lines that go on joined to one.
+/// The instructions, each on one line.
 fn instructions() -> Vec<String> {
     let text = dockerfile().lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n");
     let joined = text.replace("\\\n", " ");
@@ -22,10 +17,10 @@ fn instructions() -> Vec<String> {
 }
 
 #[test]
-fn the_linter_has_nothing_to_say() {
+fn the_linter_finds_nothing() {
     let output = Command::new(tool("hadolint", "hadolint"))
         .args(["--failure-threshold", "style"])
-        .arg(root().join("Dockerfile"))
+        .arg(repository("Dockerfile"))
         .output()
         .expect("hadolint runs");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -34,14 +29,14 @@ fn the_linter_has_nothing_to_say() {
 
 #[test]
 fn what_is_copied_is_there_and_reaches_the_builder() {
-    let ignored = std::fs::read_to_string(root().join(".dockerignore")).expect("readable");
+    let ignored = repository_text(".dockerignore");
     for instruction in instructions() {
         let Some(paths) = instruction.strip_prefix("COPY ").filter(|paths| !paths.starts_with("--from")) else {
             continue;
         };
         let paths: Vec<&str> = paths.split_whitespace().collect();
         for source in &paths[..paths.len() - 1] {
-            assert!(root().join(source).exists(), "{source}");
+            assert!(repository(source).exists(), "{source}");
             assert!(ignored.lines().any(|line| line == format!("!{source}")), "{source} is ignored");
         }
     }

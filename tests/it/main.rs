@@ -23,6 +23,7 @@ mod nats_output;
 mod normalize;
 mod shutdown;
 mod spool;
+mod support_config;
 mod support_judges;
 mod support_kafka;
 mod support_mns;

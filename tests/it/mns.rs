@@ -1,23 +1,24 @@
-//! Callbacks from a queue: what becomes of each message, its lease kept meanwhile, and every way the queue can fail.
+//! Callbacks from a queue: what becomes of each message, how its lease is extended, and every way the queue can fail.
 
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rdkafka::mocking::MockCluster;
 use tempfile::TempDir;
 
-use crate::support::bridge::{Client, TestBridge, callback, http_input};
+use crate::support::bridge::{Client, TestBridge, callback};
+use crate::support::config::{Config, Route};
 use crate::support::eventually;
-use crate::support::kafka::{Kafka, KafkaOptions};
+use crate::support::kafka::{Kafka, KafkaOptions, mock};
 use crate::support::mns::queue::{Put, QueueAttributes};
 use crate::support::mns::signature::{Key, SignatureVersion};
 use crate::support::mns::{Fault, Mns, MnsOptions, Operation};
+use crate::support::program::{self, Program};
+use crate::support::wait::SOON;
 
-/// Longer than librdkafka's time-out of a connection: one that the mock cluster closes can be held open by a process
-/// that was started meanwhile.
-const SOON: Duration = Duration::from_secs(90);
+/// Where nothing listens.
+const NOWHERE: &str = "127.0.0.1:9";
 
 const QUEUE: &str = "ice-callback-media";
 
@@ -27,36 +28,18 @@ fn queue(visibility: Duration) -> Mns {
     mns
 }
 
-fn input(mns: &Mns, more: &str) -> String {
-    format!(
-        "{}[inputs.queue]\nkind = 'mns'\nendpoint = '{}'\nqueue = '{QUEUE}'\n{}{more}\n",
-        http_input(""),
-        mns.endpoint(),
-        if more.contains("credentials") {
-            String::new()
-        } else {
-            format!(
-                "credentials = {{ access_key_id = '{}', access_key_secret = '{}' }}\n",
-                Mns::KEY_ID,
-                Mns::KEY_SECRET
-            )
-        },
-    )
+/// Messages of the queue, and callbacks by HTTP, go to a topic of the output `kafka`.
+fn config(mns: &Mns, brokers: &str, topic: &str) -> Config {
+    Config::http().mns(mns, QUEUE).kafka(brokers).to("kafka", topic)
 }
 
-fn to_kafka(brokers: &str, topic: &str) -> String {
-    format!(
-        "[outputs.kafka]\nkind = 'kafka'\nbrokers = ['{brokers}']\n\
-         [[routes]]\nname = 'all'\nto = {{ output = 'kafka', topic = '{topic}' }}\n"
-    )
+fn spool(folder: &TempDir) -> PathBuf {
+    folder.path().join("spool")
 }
 
-fn spool(folder: &TempDir) -> String {
-    format!("[spool]\npath = '{}'\n", folder.path().join("spool").display())
-}
-
+/// The outcomes of the messages.
 fn outcome(bridge: &TestBridge, outcome: &str) -> f64 {
-    bridge.metric(&format!(r#"apsara_bridge_callbacks_total{{input="queue",outcome="{outcome}"}}"#))
+    bridge.outcomes("queue", outcome)
 }
 
 fn receives(bridge: &TestBridge, result: &str) -> f64 {
@@ -76,8 +59,8 @@ async fn messages_are_published_and_deleted_in_batches_by_both_signatures() {
         let topic = format!("mns.{version:?}");
         kafka.create_topic(&topic, 1, &[]).await;
         let mns = queue(Duration::from_secs(30));
-        let bridge =
-            TestBridge::start_connected(&format!("{}{}", input(&mns, more), to_kafka(kafka.brokers(), &topic))).await;
+        let config = config(&mns, kafka.brokers(), &topic).set(&format!("[inputs.queue]\n{more}"));
+        let bridge = TestBridge::start_connected(&config).await;
         mns.put_all(QUEUE, (0..100).map(|number| callback(&format!("v{number}"))));
         emptied(&mns).await;
         assert_eq!(kafka.consume(&topic, 100, SOON).await.len(), 100);
@@ -97,8 +80,7 @@ async fn the_same_event_by_http_and_by_queue_in_every_shape_is_published_once() 
     let kafka = Kafka::shared().await;
     kafka.create_topic("mns.once", 1, &[]).await;
     let mns = queue(Duration::from_secs(30));
-    let bridge =
-        TestBridge::start_connected(&format!("{}{}", input(&mns, ""), to_kafka(kafka.brokers(), "mns.once"))).await;
+    let bridge = TestBridge::start_connected(&config(&mns, kafka.brokers(), "mns.once")).await;
     let plain = callback("once");
     assert_eq!(bridge.post(plain.clone()).await.status.as_u16(), 200);
     let quoted = serde_json::to_string(&plain).expect("JSON");
@@ -122,20 +104,17 @@ async fn the_same_event_by_http_and_by_queue_in_every_shape_is_published_once() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lease_is_kept_while_the_bus_is_away() {
+async fn a_lease_is_extended_while_the_bus_is_down() {
     let mns = queue(Duration::from_secs(2));
     let kafka = Kafka::start(KafkaOptions::default()).await;
     kafka.create_topic("mns.lease", 1, &[]).await;
-    let configuration = format!("{}{}", input(&mns, "visibility = '2s'"), to_kafka(kafka.brokers(), "mns.lease"));
-    let bridge = TestBridge::start_connected(&configuration).await;
+    let config = config(&mns, kafka.brokers(), "mns.lease").set("inputs.queue.visibility = '2s'");
+    let bridge = TestBridge::start_connected(&config).await;
     kafka.kill();
-    eventually("known to be down", SOON, async || (!bridge.bridge.is_connected()).then_some(())).await;
+    bridge.disconnected().await;
     let ids = mns.put_all(QUEUE, (0..20).map(|number| callback(&format!("v{number}"))));
     // Longer than three leases.
-    eventually("extended", SOON, async || {
-        (bridge.metric("apsara_bridge_mns_lease_extensions_total") >= 100.0).then_some(())
-    })
-    .await;
+    bridge.wait_metric("apsara_bridge_mns_lease_extensions_total", |value| value >= 100.0).await;
     kafka.restart().await;
     emptied(&mns).await;
     let received = mns.received(QUEUE);
@@ -146,24 +125,19 @@ async fn a_lease_is_kept_while_the_bus_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_buses_the_one_that_is_away_does_not_slow_the_other() {
+async fn of_two_buses_the_one_that_is_down_does_not_slow_the_other() {
     let folder = tempfile::tempdir().expect("a folder");
     let mns = queue(Duration::from_secs(30));
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("one", 1, 1).expect("created");
-    let bridge = TestBridge::start(&format!(
-        "{}[outputs.kafka]\nkind = 'kafka'\nbrokers = ['{}']\n[outputs.away]\nkind = 'kafka'\nbrokers = ['127.0.0.1:9']\n\
-         [[routes]]\nname = 'all'\n\
-         to = [{{ output = 'kafka', topic = 'one' }}, {{ output = 'away', topic = 'other' }}]\n{}",
-        input(&mns, "max_in_flight = 16"),
-        cluster.bootstrap_servers(),
-        spool(&folder)
-    ))
-    .await;
-    eventually("one is up", SOON, async || {
-        (bridge.metric(r#"apsara_bridge_output_up{output="kafka"}"#) == 1.0).then_some(())
-    })
-    .await;
+    let cluster = mock(&["one"]);
+    let config = Config::http()
+        .mns(&mns, QUEUE)
+        .set("inputs.queue.max_in_flight = 16")
+        .kafka(&cluster.bootstrap_servers())
+        .output("away", "kafka", &[NOWHERE])
+        .route(Route::new("all").to("kafka", "one").to("away", "other"))
+        .spool(spool(&folder));
+    let bridge = TestBridge::start(&config).await;
+    bridge.wait_metric(r#"apsara_bridge_output_up{output="kafka"}"#, |value| value == 1.0).await;
     mns.put_all(QUEUE, (0..200).map(|number| callback(&format!("v{number}"))));
     emptied(&mns).await;
     assert_eq!(bridge.metric(r#"apsara_bridge_published_total{output="kafka"}"#), 200.0);
@@ -174,14 +148,12 @@ async fn of_two_buses_the_one_that_is_away_does_not_slow_the_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn polling_pauses_when_the_bridge_is_full() {
     let mns = queue(Duration::from_secs(30));
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("full", 1, 1).expect("created");
-    let configuration =
-        format!("{}{}", input(&mns, "max_in_flight = 32"), to_kafka(&cluster.bootstrap_servers(), "full"));
-    let bridge = TestBridge::start_connected(&configuration).await;
+    let cluster = mock(&["full"]);
+    let config = config(&mns, &cluster.bootstrap_servers(), "full").set("inputs.queue.max_in_flight = 32");
+    let bridge = TestBridge::start_connected(&config).await;
     cluster.broker_down(1).expect("down");
     mns.put_all(QUEUE, (0..200).map(|number| callback(&format!("v{number}"))));
-    eventually("full", SOON, async || (bridge.metric("apsara_bridge_in_flight") == 32.0).then_some(())).await;
+    bridge.wait_metric("apsara_bridge_in_flight", |value| value == 32.0).await;
     let counts = mns.counts(QUEUE);
     assert_eq!((counts.inactive, counts.active), (32, 168));
     cluster.broker_up(1).expect("up");
@@ -192,10 +164,8 @@ async fn polling_pauses_when_the_bridge_is_full() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_queue_costs_one_request_per_receiver_and_poll() {
     let mns = queue(Duration::from_secs(30));
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    let bridge =
-        TestBridge::start_connected(&format!("{}{}", input(&mns, ""), to_kafka(&cluster.bootstrap_servers(), "idle")))
-            .await;
+    let cluster = mock(&[]);
+    let bridge = TestBridge::start_connected(&config(&mns, &cluster.bootstrap_servers(), "idle")).await;
     eventually("both poll", SOON, async || (mns.waiting() == 2).then_some(())).await;
     for round in 1..=3 {
         mns.advance(Duration::from_secs(30));
@@ -213,14 +183,12 @@ async fn an_empty_queue_costs_one_request_per_receiver_and_poll() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_callback_is_a_dead_letter_and_a_broken_body_stays() {
+async fn a_message_that_is_not_a_callback_becomes_a_dead_letter_and_a_corrupted_body_stays() {
     let folder = tempfile::tempdir().expect("a folder");
     let mns = queue(Duration::from_secs(1));
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("odd", 1, 1).expect("created");
-    let configuration =
-        format!("{}{}{}", input(&mns, ""), to_kafka(&cluster.bootstrap_servers(), "odd"), spool(&folder));
-    let bridge = TestBridge::start_connected(&configuration).await;
+    let cluster = mock(&["odd"]);
+    let config = config(&mns, &cluster.bootstrap_servers(), "odd").spool(spool(&folder));
+    let bridge = TestBridge::start_connected(&config).await;
     mns.put(QUEUE, "no callback at all");
     emptied(&mns).await;
     assert_eq!(outcome(&bridge, "dead_lettered"), 1.0);
@@ -237,17 +205,15 @@ async fn what_is_no_callback_is_a_dead_letter_and_a_broken_body_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_came_too_often_and_cant_be_published_becomes_a_dead_letter() {
+async fn a_message_received_too_often_becomes_a_dead_letter() {
     let folder = tempfile::tempdir().expect("a folder");
     let mns = queue(Duration::from_secs(1));
     // A spool without room, so that the first time it is refused.
-    let configuration = format!(
-        "{}{}{}max_bytes = '300B'\n",
-        input(&mns, "deadline = '1s'\nmax_receives = 1\nvisibility = '1s'"),
-        to_kafka("127.0.0.1:9", "exhausted"),
-        spool(&folder)
-    );
-    let bridge = TestBridge::start(&configuration).await;
+    let config = config(&mns, NOWHERE, "exhausted")
+        .set("inputs.queue = { deadline = '1s', max_receives = 1, visibility = '1s' }")
+        .spool(spool(&folder))
+        .set("spool.max_bytes = '300B'");
+    let bridge = TestBridge::start(&config).await;
     mns.put(QUEUE, callback("exhausted"));
     emptied(&mns).await;
     assert_eq!(bridge.metric(r#"apsara_bridge_dead_letters_total{reason="exhausted"}"#), 1.0);
@@ -258,15 +224,14 @@ async fn what_came_too_often_and_cant_be_published_becomes_a_dead_letter() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_stays_in_the_queue_and_what_is_spooled_does_not() {
     let mns = queue(Duration::from_secs(1));
-    let more = "deadline = '1s'\nvisibility = '1s'";
-    let bridge = TestBridge::start(&format!("{}{}", input(&mns, more), to_kafka("127.0.0.1:9", "refused"))).await;
+    let config = config(&mns, NOWHERE, "refused").set("inputs.queue = { deadline = '1s', visibility = '1s' }");
+    let bridge = TestBridge::start(&config).await;
     mns.put(QUEUE, callback("refused"));
     eventually("refused twice", SOON, async || (outcome(&bridge, "refused") >= 2.0).then_some(())).await;
     assert_eq!((mns.left(QUEUE).len(), mns.deleted(QUEUE).len()), (1, 0));
     bridge.stop().await;
     let folder = tempfile::tempdir().expect("a folder");
-    let configuration = format!("{}{}{}", input(&mns, more), to_kafka("127.0.0.1:9", "refused"), spool(&folder));
-    let bridge = TestBridge::start(&configuration).await;
+    let bridge = TestBridge::start(&config.spool(spool(&folder))).await;
     emptied(&mns).await;
     assert_eq!(outcome(&bridge, "spooled"), 1.0);
     assert_eq!(bridge.metric("apsara_bridge_spool_events"), 1.0);
@@ -274,12 +239,12 @@ async fn what_is_refused_stays_in_the_queue_and_what_is_spooled_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_of_the_service_are_told_and_passed() {
+async fn errors_of_the_service_are_counted_and_survived() {
     let kafka = Kafka::shared().await;
     kafka.create_topic("mns.errors", 1, &[]).await;
     let mns = queue(Duration::from_secs(30));
-    let configuration = format!("{}{}", input(&mns, "receivers = 1"), to_kafka(kafka.brokers(), "mns.errors"));
-    let bridge = TestBridge::start_connected(&configuration).await;
+    let config = config(&mns, kafka.brokers(), "mns.errors").set("inputs.queue.receivers = 1");
+    let bridge = TestBridge::start_connected(&config).await;
     eventually("it polls", SOON, async || (mns.waiting() == 1).then_some(())).await;
     let faults = [Fault::throttled(), Fault::bad_gateway(), Fault::code("InternalError"), Fault::Reset];
     for fault in faults {
@@ -313,14 +278,13 @@ async fn errors_of_the_service_are_told_and_passed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_misconfigured_input_makes_it_unready() {
+async fn misconfiguration_makes_the_bridge_unready() {
     let mns = queue(Duration::from_secs(30));
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("mend", 1, 1).expect("created");
+    let cluster = mock(&["mend"]);
     for code in ["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "QueueNotExist"] {
         mns.fail_next(Operation::RECEIVES, usize::MAX, Fault::code(code));
-        let configuration = format!("{}{}", input(&mns, ""), to_kafka(&cluster.bootstrap_servers(), "mend"));
-        let bridge = TestBridge::start_connected(&configuration).await;
+        let config = config(&mns, &cluster.bootstrap_servers(), "mend");
+        let bridge = TestBridge::start_connected(&config).await;
         let mut admin = Client::connect(bridge.admin).await;
         eventually("not ready", SOON, async || {
             let ready = admin.request("GET", "/readyz", "", &[]).await;
@@ -342,11 +306,9 @@ async fn temporary_keys_are_sent_with_their_token_and_a_clock_that_is_off_shows(
     let mns = queue(Duration::from_secs(30));
     mns.set_keys(&[Key::with_token("STS.1", "secret", "a+token/=")]);
     mns.set_clock_offset(120);
-    let credentials =
-        "credentials = { access_key_id = 'STS.1', access_key_secret = 'secret', security_token = 'a+token/=' }";
-    let bridge =
-        TestBridge::start_connected(&format!("{}{}", input(&mns, credentials), to_kafka(kafka.brokers(), "mns.token")))
-            .await;
+    let credentials = "{ access_key_id = 'STS.1', access_key_secret = 'secret', security_token = 'a+token/=' }";
+    let config = config(&mns, kafka.brokers(), "mns.token").set(&format!("inputs.queue.credentials = {credentials}"));
+    let bridge = TestBridge::start_connected(&config).await;
     mns.put(QUEUE, callback("token"));
     emptied(&mns).await;
     let offset = bridge.metric(&format!(r#"apsara_bridge_mns_clock_offset_seconds{{queue="{QUEUE}"}}"#));
@@ -357,15 +319,14 @@ async fn temporary_keys_are_sent_with_their_token_and_a_clock_that_is_off_shows(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_finishes_and_deletes_what_is_in_flight() {
     let mns = queue(Duration::from_secs(30));
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("stop", 1, 1).expect("created");
-    let configuration = format!("{}{}", input(&mns, ""), to_kafka(&cluster.bootstrap_servers(), "stop"));
-    let mut bridge = TestBridge::start_connected(&configuration).await;
+    let cluster = mock(&["stop"]);
+    let config = config(&mns, &cluster.bootstrap_servers(), "stop");
+    let mut bridge = TestBridge::start_connected(&config).await;
     mns.put(QUEUE, callback("first"));
     emptied(&mns).await;
     cluster.broker_round_trip_time(1, Duration::from_millis(500)).expect("set");
     let ids = mns.put_all(QUEUE, (0..16).map(|number| callback(&format!("v{number}"))));
-    eventually("under way", SOON, async || (bridge.metric("apsara_bridge_in_flight") > 0.0).then_some(())).await;
+    bridge.wait_metric("apsara_bridge_in_flight", |value| value > 0.0).await;
     bridge.begin_stop();
     assert_eq!(bridge.stop().await, 0);
     let received = mns.received(QUEUE);
@@ -426,32 +387,27 @@ async fn the_chain_gives_keys_of_the_environment_a_service_account_and_an_instan
         let mns = queue(Duration::from_secs(30));
         mns.set_keys(&[Key::with_token(id, "secret", "session")]);
         mns.put(QUEUE, callback("chain"));
-        let file = folder.path().join("bridge.toml");
-        let text = format!(
-            "[inputs.queue]\nkind = 'mns'\nendpoint = '{}'\nqueue = '{QUEUE}'\n[outputs.console]\nkind = 'console'\n\
-             [[routes]]\nname = 'all'\nto = {{ output = 'console' }}\n[spool]\nenabled = false\n\
-             [admin]\nlisten = '127.0.0.1:0'\n",
-            mns.endpoint()
-        );
-        std::fs::write(&file, text).expect("written");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
-        command.args(["serve", "--config"]).arg(&file);
-        let known = ["ACCESS_KEY_ID", "ACCESS_KEY_SECRET", "SECURITY_TOKEN", "ROLE_ARN", "OIDC_PROVIDER_ARN"];
-        for name in known {
-            command.env_remove(format!("ALIBABA_CLOUD_{name}"));
-        }
-        command.envs(variables);
-        let log = folder.path().join(format!("log-{id}"));
-        let bridge = crate::support::process::Process::start("apsara-bridge", &command, &log, None);
-        eventually("deleted", SOON, async || mns.left(QUEUE).is_empty().then_some(())).await;
-        assert!(bridge.log().contains(r#""subject":"chain""#), "{}", bridge.log());
-        bridge.signal("TERM");
-        assert_eq!(bridge.wait(SOON), Some(0), "{}", bridge.log_tail());
+        let config = Config::new()
+            .mns(&mns, QUEUE)
+            .without("inputs.queue.credentials")
+            .output("console", "console", &[""; 0])
+            .route(Route::new("all").set("to = { output = 'console' }"));
+        let bridge = Program::launch(None, &folder.path().join(id), config, |command| {
+            let known = ["ACCESS_KEY_ID", "ACCESS_KEY_SECRET", "SECURITY_TOKEN", "ROLE_ARN", "OIDC_PROVIDER_ARN"];
+            for name in known {
+                command.env_remove(format!("ALIBABA_CLOUD_{name}"));
+            }
+            command.envs(variables);
+        });
+        emptied(&mns).await;
+        let log = bridge.process().log();
+        assert!(log.contains(r#""subject":"chain""#), "{log}");
+        bridge.stop();
     }
 }
 
 #[test]
-fn mistakes_are_told_by_check_with_key_and_reason() {
+fn check_reports_mistakes_with_key_and_reason() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("bridge.toml");
     let text = "[inputs.queue]\nkind = 'mns'\nendpoint = 'mns.aliyuncs.com/queues'\nqueue = '-media_'\nwait = '31s'\n\
@@ -460,14 +416,10 @@ fn mistakes_are_told_by_check_with_key_and_reason() {
                 [outputs.console]\nkind = 'console'\n[[routes]]\nname = 'all'\nto = { output = 'console' }\n\
                 [delivery]\ndeadline = '2s'\n";
     std::fs::write(&file, text).expect("written");
-    let output = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"))
-        .args(["check", "--config"])
-        .arg(&file)
-        .env("ALIBABA_CLOUD_ROLE_ARN", "acs:ram::1:role/bridge")
-        .output()
-        .expect("the program runs");
-    assert_eq!(output.status.code(), Some(2));
-    let told = String::from_utf8(output.stderr).expect("UTF-8");
+    let mut command = program::command(&["check", "--config"]);
+    command.arg(&file).env("ALIBABA_CLOUD_ROLE_ARN", "acs:ram::1:role/bridge");
+    let (code, _, told) = program::run(command);
+    assert_eq!(code, 2);
     for expected in [
         "inputs.queue.endpoint: invalid endpoint `mns.aliyuncs.com/queues`",
         "inputs.queue.queue: invalid name `-media_`",
@@ -487,8 +439,7 @@ async fn the_trace_context_of_a_message_travels_on() {
     let kafka = Kafka::shared().await;
     kafka.create_topic("mns.trace", 1, &[]).await;
     let mns = queue(Duration::from_secs(30));
-    let bridge =
-        TestBridge::start_connected(&format!("{}{}", input(&mns, ""), to_kafka(kafka.brokers(), "mns.trace"))).await;
+    let bridge = TestBridge::start_connected(&config(&mns, kafka.brokers(), "mns.trace")).await;
     let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let extra = format!(
         "<SystemProperties><SystemPropertyValue><Name>traceparent</Name><Type>STRING</Type>\

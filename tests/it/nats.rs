@@ -1,47 +1,32 @@
-//! Callbacks to a real NATS: what lands there, judged by foreign readers, who is let in, and every way it can fail.
+//! Callbacks to a real NATS: what arrives there, judged by foreign readers, who may connect, and every way it can fail.
 
 use std::time::{Duration, Instant};
 
-use crate::support::bridge::{Client, TestBridge, callback, http_input, signed_headers};
-use crate::support::eventually;
+use crate::support::bridge::{Client, TestBridge, callback, large_callback, signed_headers};
+use crate::support::config::{Config, Route};
 use crate::support::judges::{self, Message, Mode};
+use crate::support::kafka::mock;
 use crate::support::nats::{Auth, Nats, NatsOptions, PASSWORD, TOKEN, Tls, USER};
+use crate::support::wait::SOON;
+use crate::support::{eventually, samples};
 
-const SOON: Duration = Duration::from_secs(20);
-
-fn output(url: &str, more: &str) -> String {
-    format!("[outputs.nats]\nkind = 'nats'\nservers = ['{url}']\n{more}\n")
-}
-
-fn route(subject: &str) -> String {
-    format!("[[routes]]\nname = 'all'\nto = {{ output = 'nats', topic = '{subject}' }}\n")
-}
-
-fn configuration(url: &str, more: &str, subject: &str) -> String {
-    format!("{}{}{}", http_input(""), output(url, more), route(subject))
+fn config(nats: &Nats, subject: &str) -> Config {
+    Config::http().nats(nats.url()).to("nats", subject)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn foreign_readers_see_the_same_event_in_both_modes() {
     let nats = Nats::shared().await;
-    let bridge = TestBridge::start_connected(&format!(
-        "{}{}[[routes]]\nname = 'both'\nto = [{{ output = 'nats', topic = 'modes.structured.{{status}}' }}, \
-         {{ output = 'nats', topic = 'modes.binary.{{status}}', mode = 'binary' }}]\n",
-        http_input(""),
-        output(nats.url(), "stream = { name = 'MODES', subjects = ['modes.>'], create = true }")
-    ))
-    .await;
-    let mut client = Client::connect(bridge.input).await;
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples");
-    // Samples with the same content are one event, which the stream keeps once.
-    let mut bodies: Vec<Vec<u8>> = std::fs::read_dir(folder)
-        .expect("the samples")
-        .map(|file| std::fs::read(file.expect("a file").path()).expect("readable"))
-        .collect();
-    bodies.push(
-        r#"{"EventType":"Ünïcode 100%","EventTime":"2026-01-01T00:00:00Z","VideoId":"Euro € 😀 \"x\"\n"}"#.into(),
+    let both = Route::new("both").to("nats", "modes.structured.{status}").destination(
+        "nats",
+        "modes.binary.{status}",
+        "mode = 'binary'",
     );
-    for body in bodies {
+    let config = Config::http().nats(nats.url()).stream("MODES", "modes.>").route(both);
+    let bridge = TestBridge::start_connected(&config).await;
+    let mut client = Client::connect(bridge.input).await;
+    // Samples with the same content are one event, which the stream keeps once.
+    for body in samples() {
         assert_eq!(client.post("/callbacks", body, &signed_headers("ICE")).await.status.as_u16(), 200);
     }
     let messages = nats.messages("MODES", 2, SOON).await;
@@ -63,13 +48,9 @@ async fn foreign_readers_see_the_same_event_in_both_modes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeat_is_dropped_by_the_stream_and_two_subjects_are_not_repeats() {
     let nats = Nats::shared().await;
-    let bridge = TestBridge::start_connected(&format!(
-        "{}{}[[routes]]\nname = 'both'\nto = [{{ output = 'nats', topic = 'repeat.a' }}, \
-         {{ output = 'nats', topic = 'repeat.b' }}]\n",
-        http_input(""),
-        output(nats.url(), "stream = { name = 'REPEAT', subjects = ['repeat.*'], create = true }")
-    ))
-    .await;
+    let both = Route::new("both").to("nats", "repeat.a").to("nats", "repeat.b");
+    let config = Config::http().nats(nats.url()).stream("REPEAT", "repeat.*").route(both);
+    let bridge = TestBridge::start_connected(&config).await;
     for _ in 0..3 {
         assert_eq!(bridge.post(callback("same")).await.status.as_u16(), 200);
     }
@@ -92,22 +73,22 @@ async fn every_way_to_log_in_and_tls_work() {
         (Auth::None, Tls::Mutual),
     ] {
         let nats = Nats::start(NatsOptions { auth, tls, ..Default::default() }).await;
-        let mut more = match auth {
+        let login = match auth {
             Auth::None => String::new(),
             Auth::UserPassword => format!("user = '{USER}'\npassword = '{PASSWORD}'"),
             Auth::Token => format!("token = '{TOKEN}'"),
             Auth::Nkey => format!("nkey = '{}'", nats.nkey_seed()),
             Auth::Credentials => format!("credentials_file = '{}'", nats.credentials_file().display()),
         };
+        let mut config = config(&nats, "login").set(&format!("[outputs.nats]\n{login}")).stream("LOGIN", "login");
         if let Some(files) = nats.certificates() {
-            more.push_str(&format!("\n[outputs.nats.tls]\nca_file = '{}'\n", files.authority.display()));
+            config = config.set(&format!("outputs.nats.tls.ca_file = '{}'", files.authority.display()));
             if matches!(tls, Tls::Mutual) {
                 let (cert, key) = (files.client.display(), files.client_key.display());
-                more.push_str(&format!("cert_file = '{cert}'\nkey_file = '{key}'\n"));
+                config = config.set(&format!("outputs.nats.tls = {{ cert_file = '{cert}', key_file = '{key}' }}"));
             }
         }
-        more.push_str("\n[outputs.nats.stream]\nname = 'LOGIN'\nsubjects = ['login']\ncreate = true\n");
-        let bridge = TestBridge::start_connected(&configuration(nats.url(), &more, "login")).await;
+        let bridge = TestBridge::start_connected(&config).await;
         assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
         assert_eq!(nats.messages("LOGIN", 1, SOON).await.len(), 1);
         bridge.stop().await;
@@ -115,16 +96,16 @@ async fn every_way_to_log_in_and_tls_work() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_not_publish_is_told_so() {
+async fn a_user_who_may_not_publish_causes_an_error() {
     let nats = Nats::start(NatsOptions {
         config: "authorization { users = [ { user: limited, password: x, permissions: { publish: { deny: 'secret.>' } } } ] }"
             .to_owned(),
         ..Default::default()
     })
     .await;
-    let login = "user = 'limited'\npassword = 'x'";
-    let stream = "\nstream = { name = 'ALL', subjects = ['secret.>'], create = true }";
-    let bridge = TestBridge::start_connected(&configuration(nats.url(), &format!("{login}{stream}"), "secret.a")).await;
+    let config =
+        config(&nats, "secret.a").set("outputs.nats = { user = 'limited', password = 'x' }").stream("ALL", "secret.>");
+    let bridge = TestBridge::start_connected(&config).await;
     let (_, detail) = bridge.post(callback("a")).await.problem();
     assert_eq!(detail, "1 of 1 destination did not acknowledge the event in time: nats");
     assert!(bridge.metric(r#"apsara_bridge_publish_failures_total{kind="unauthorized",output="nats"}"#) >= 1.0);
@@ -132,9 +113,9 @@ async fn who_may_not_publish_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_is_not_there_is_told_and_waited_for() {
+async fn a_missing_stream_is_reported_and_waited_for() {
     let nats = Nats::start(NatsOptions::default()).await;
-    let bridge = TestBridge::start(&configuration(nats.url(), "stream = { name = 'LATER' }", "later")).await;
+    let bridge = TestBridge::start(&config(&nats, "later").set("outputs.nats.stream.name = 'LATER'")).await;
     let answer = bridge.post(callback("a")).await;
     assert_eq!((answer.status.as_u16(), answer.problem().0.as_str()), (503, "refused"));
     nats.create_stream("LATER", &["later"]).await;
@@ -142,7 +123,7 @@ async fn a_stream_that_is_not_there_is_told_and_waited_for() {
     assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
     bridge.stop().await;
 
-    let elsewhere = TestBridge::start_connected(&configuration(nats.url(), "", "no.stream.takes.this")).await;
+    let elsewhere = TestBridge::start_connected(&config(&nats, "no.stream.takes.this")).await;
     let (_, detail) = elsewhere.post(callback("a")).await.problem();
     assert_eq!(detail, "1 of 1 destination did not acknowledge the event in time: nats");
     let missing = r#"apsara_bridge_publish_failures_total{kind="no_such_destination",output="nats"}"#;
@@ -153,23 +134,11 @@ async fn a_stream_that_is_not_there_is_told_and_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_over_the_limit_becomes_a_dead_letter() {
     let nats = Nats::start(NatsOptions::default()).await;
-    let jetstream = nats.jetstream().await;
-    for (name, subject, max_message_size) in [("SMALL", "small.events", 2000), ("DEAD", "small.dead", -1)] {
-        let subjects = vec![subject.to_owned()];
-        let config = async_nats::jetstream::stream::Config {
-            name: name.to_owned(),
-            subjects,
-            max_message_size,
-            ..Default::default()
-        };
-        jetstream.create_stream(config).await.expect("created");
-    }
-    let configuration = format!(
-        "{}[dead_letters]\nto = {{ output = 'nats', topic = 'small.dead' }}\n",
-        configuration(nats.url(), "", "small.events")
-    );
-    let bridge = TestBridge::start_connected(&configuration).await;
-    let long = callback("kept").replace("\"42\"", &format!("\"{}\"", "4".repeat(4000)));
+    nats.create_stream_with("SMALL", &["small.events"], |config| config.max_message_size = 2000).await;
+    nats.create_stream("DEAD", &["small.dead"]).await;
+    let config = config(&nats, "small.events").dead_letters_to("nats", "small.dead");
+    let bridge = TestBridge::start_connected(&config).await;
+    let long = large_callback("kept", 4000);
     assert_eq!(bridge.post(long).await.status.as_u16(), 200);
     let letters = nats.messages("DEAD", 1, SOON).await;
     let letter = judges::accepted(&Message::nats(&letters[0]));
@@ -181,8 +150,7 @@ async fn a_message_over_the_limit_becomes_a_dead_letter() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_dies_means_503_until_it_is_back() {
     let nats = Nats::start(NatsOptions::default()).await;
-    let stream = "stream = { name = 'OUTAGE', subjects = ['outage'], create = true }";
-    let bridge = TestBridge::start_connected(&configuration(nats.url(), stream, "outage")).await;
+    let bridge = TestBridge::start_connected(&config(&nats, "outage").stream("OUTAGE", "outage")).await;
     assert_eq!(bridge.post(callback("before")).await.status.as_u16(), 200);
 
     nats.stop();
@@ -200,10 +168,7 @@ async fn a_server_that_dies_means_503_until_it_is_back() {
     .await;
     nats.restart().await;
     bridge.connected().await;
-    eventually("taken again", SOON, async || {
-        (bridge.post(callback("after")).await.status.as_u16() == 200).then_some(())
-    })
-    .await;
+    bridge.accepted("after").await;
     let found = nats.messages("OUTAGE", 2, SOON).await;
     for id in ["before", "after"] {
         let is_it = |payload: &[u8]| String::from_utf8_lossy(payload).contains(&format!("\"subject\":\"{id}\""));
@@ -218,7 +183,8 @@ async fn core_nats_delivers_to_who_listens() {
     let client = nats.client().await;
     let mut listener = client.subscribe("core.>").await.expect("subscribed");
     client.flush().await.expect("flushed");
-    let bridge = TestBridge::start_connected(&configuration(nats.url(), "delivery = 'core'", "core.{status}")).await;
+    let config = config(nats, "core.{status}").set("outputs.nats.delivery = 'core'");
+    let bridge = TestBridge::start_connected(&config).await;
     assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
     let message = tokio::time::timeout(SOON, futures_util::StreamExt::next(&mut listener)).await;
     let message = message.expect("in time").expect("a message");
@@ -231,18 +197,15 @@ async fn core_nats_delivers_to_who_listens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_buses_the_one_that_fails_is_told_by_name() {
+async fn of_two_buses_the_one_that_fails_is_named() {
     let nats = Nats::start(NatsOptions::default()).await;
-    let cluster = rdkafka::mocking::MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("both", 1, 1).expect("created");
-    let bridge = TestBridge::start_connected(&format!(
-        "{}{}[outputs.kafka]\nkind = 'kafka'\nbrokers = ['{}']\n[[routes]]\nname = 'both'\n\
-         to = [{{ output = 'kafka', topic = 'both' }}, {{ output = 'nats', topic = 'both' }}]\n",
-        http_input(""),
-        output(nats.url(), "stream = { name = 'BOTH', subjects = ['both'], create = true }"),
-        cluster.bootstrap_servers()
-    ))
-    .await;
+    let cluster = mock(&["both"]);
+    let config = Config::http()
+        .nats(nats.url())
+        .stream("BOTH", "both")
+        .kafka(&cluster.bootstrap_servers())
+        .route(Route::new("both").to("kafka", "both").to("nats", "both"));
+    let bridge = TestBridge::start_connected(&config).await;
     assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
     nats.kill();
     let answer = bridge.post(callback("b")).await;
@@ -258,18 +221,19 @@ async fn a_secret_in_a_file_is_read_again_and_a_wrong_one_breaks_nothing() {
     let nats = Nats::start(NatsOptions { auth: Auth::Token, ..Default::default() }).await;
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), "not-the-token").expect("written");
-    let more = format!(
-        "token = {{ file = '{}' }}\nstream = {{ name = 'SECRET', subjects = ['secret'], create = true }}",
-        file.path().display()
-    );
-    let bridge = TestBridge::start(&configuration(nats.url(), &more, "secret")).await;
+    let config = config(&nats, "secret")
+        .set(&format!("outputs.nats.token = {{ file = '{}' }}", file.path().display()))
+        .stream("SECRET", "secret");
+    let bridge = TestBridge::start(&config).await;
     assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 503);
     std::fs::write(file.path(), TOKEN).expect("written");
     bridge.connected().await;
     assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
+    let refused =
+        || std::fs::read_to_string(nats.log_file()).expect("the server's log").matches("authentication error").count();
+    let before = refused();
     std::fs::write(file.path(), "wrong-again").expect("written");
-    // Long enough for the change to be seen and the login to be tried.
-    tokio::time::sleep(Duration::from_secs(7)).await;
+    eventually("a login with the wrong secret", SOON, async || (refused() > before).then_some(())).await;
     assert_eq!(bridge.post(callback("b")).await.status.as_u16(), 200, "the connection goes on");
     bridge.stop().await;
 }

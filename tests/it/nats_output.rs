@@ -9,16 +9,16 @@ use apsara_bridge::common::watch::Reread;
 use apsara_bridge::event::{Attribute, Event, Mode};
 use apsara_bridge::output::{ErrorKind, KINDS, Output, OutputContext, PublishError, Record};
 use apsara_bridge::telemetry::metrics::Metrics;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
+use async_nats::jetstream::stream::{DiscardPolicy, StorageType};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::support::bridge::{TestBridge, callback, http_input};
+use crate::support::bridge::{TestBridge, callback};
+use crate::support::config::{Config, Route};
 use crate::support::eventually;
 use crate::support::nats::{Auth, Nats, NatsOptions, TOKEN, Tls};
-use crate::support::process::Process;
-
-const SOON: Duration = Duration::from_secs(20);
+use crate::support::program::Program;
+use crate::support::wait::SOON;
 
 /// A server that stopped answering is known to be down after 2 to 3 seconds; the rest is for a busy machine.
 const FOUND: Duration = Duration::from_secs(6);
@@ -109,7 +109,7 @@ async fn a_deadline_is_kept_by_each_publish_while_nothing_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_server_is_found_with_and_without_traffic_and_used_again_when_thawed() {
+async fn a_frozen_server_is_detected_with_and_without_traffic_and_used_again_afterwards() {
     let nats = Nats::start(NatsOptions::default()).await;
     let output = start(nats.url(), "stream = { name = 'S', subjects = ['s'], create = true }");
     for has_traffic in [true, false] {
@@ -122,7 +122,7 @@ async fn a_frozen_server_is_found_with_and_without_traffic_and_used_again_when_t
             let _ = publish(&output, "during", "s", Duration::from_millis(200)).await;
         }
         down(&output).await;
-        // Known to be down: nobody waits.
+        // An output that is down is not waited for.
         let asked = Instant::now();
         let error = publish(&output, "down", "s", SOON).await.expect_err("down");
         assert_eq!(error.kind, ErrorKind::Unavailable);
@@ -159,9 +159,7 @@ async fn what_was_sent_over_a_connection_that_is_lost_is_answered_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_silent_does_not_take_the_output_down() {
     let nats = Nats::start(NatsOptions::default()).await;
-    let silent =
-        Config { name: "SILENT".to_owned(), subjects: vec!["silent".to_owned()], no_ack: true, ..Default::default() };
-    nats.jetstream().await.create_stream(silent).await.expect("created");
+    nats.create_stream_with("SILENT", &["silent"], |config| config.no_ack = true).await;
     let output = start(nats.url(), "stream = { name = 'S', subjects = ['s'], create = true }");
     up(&output).await;
     let until = Instant::now() + Duration::from_secs(5);
@@ -200,7 +198,7 @@ async fn a_subject_without_a_stream_works_as_soon_as_there_is_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn somebody_else_who_answers_is_not_taken_for_a_stream() {
+async fn another_subscriber_that_answers_is_not_mistaken_for_a_stream() {
     use futures_util::StreamExt as _;
     let nats = Nats::start(NatsOptions::default()).await;
     let client = nats.client().await;
@@ -226,7 +224,7 @@ fn user(permissions: &str) -> NatsOptions {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_right_is_named_at_once() {
+async fn a_missing_permission_is_named_at_once() {
     const LOGIN: &str = "user = 'u'\npassword = 'p'";
     // Publishing, with the rights that the documentation names.
     let nats = Nats::start(user(
@@ -264,7 +262,7 @@ async fn a_missing_right_is_named_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_right_that_is_taken_away_and_given_back() {
+async fn a_permission_that_is_removed_and_restored() {
     let nats = Nats::start(user("publish: '>', subscribe: ['_INBOX.>']")).await;
     let output =
         start(nats.url(), "user = 'u'\npassword = 'p'\nstream = { name = 'S', subjects = ['s'], create = true }");
@@ -321,7 +319,7 @@ async fn a_connection_whose_writes_are_stuck_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_of_the_account_makes_the_message_too_large_and_not_the_connection_useless() {
+async fn a_message_over_the_limit_of_the_account_is_too_large_and_the_connection_recovers() {
     let config = "accounts { A { jetstream: enabled, users = [ { user: u, password: p } ], \
                   limits { max_payload: 2000 } } }";
     let nats = Nats::start(NatsOptions { config: config.to_owned(), ..Default::default() }).await;
@@ -420,22 +418,13 @@ async fn two_dead_letters_of_one_event_are_both_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_fails_at_two_destinations_leaves_two_dead_letters() {
     let nats = Nats::start(NatsOptions::default()).await;
-    let small = Config {
-        name: "SMALL".to_owned(),
-        subjects: vec!["small.>".to_owned()],
-        max_message_size: 100,
-        ..Default::default()
-    };
-    nats.jetstream().await.create_stream(small).await.expect("created");
+    nats.create_stream_with("SMALL", &["small.>"], |config| config.max_message_size = 100).await;
     nats.create_stream("DEAD", &["dead"]).await;
-    let bridge = TestBridge::start_connected(&format!(
-        "{}[outputs.nats]\nkind = 'nats'\nservers = ['{}']\n[[routes]]\nname = 'both'\n\
-         to = [{{ output = 'nats', topic = 'small.a' }}, {{ output = 'nats', topic = 'small.b' }}]\n\
-         [dead_letters]\nto = {{ output = 'nats', topic = 'dead' }}\n",
-        http_input(""),
-        nats.url()
-    ))
-    .await;
+    let config = Config::http()
+        .nats(nats.url())
+        .route(Route::new("both").to("nats", "small.a").to("nats", "small.b"))
+        .dead_letters_to("nats", "dead");
+    let bridge = TestBridge::start_connected(&config).await;
     assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
     assert_eq!(nats.messages("DEAD", 2, SOON).await.len(), 2);
     bridge.stop().await;
@@ -456,11 +445,7 @@ async fn a_server_that_comes_back_with_another_secret_is_logged_in_to_when_the_f
     up(&output).await;
     old.restart_with_token("another").await;
     down(&output).await;
-    eventually("the reason is known", SOON, async || {
-        let error = publish(&output, "x", "s", SOON).await.expect_err("not connected");
-        error.message.contains("authorization violation").then_some(())
-    })
-    .await;
+    not_connected(&output, "authorization violation").await;
     std::fs::write(file.path(), "another").expect("written");
     secrets.iter().for_each(|secret| secret.reread().expect("readable"));
     up(&output).await;
@@ -470,30 +455,20 @@ async fn a_server_that_comes_back_with_another_secret_is_logged_in_to_when_the_f
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_protects_less_is_logged_when_the_output_connects() {
     let nats = Nats::start(NatsOptions::default()).await;
-    let weak = Config {
-        name: "WEAK".to_owned(),
-        subjects: vec!["weak.a".to_owned()],
-        max_messages: 10,
-        storage: StorageType::Memory,
-        ..Default::default()
-    };
-    nats.jetstream().await.create_stream(weak).await.expect("created");
+    nats.create_stream_with("WEAK", &["weak.a"], |config| {
+        config.max_messages = 10;
+        config.storage = StorageType::Memory;
+    })
+    .await;
     let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("bridge.toml");
-    let configuration = format!(
-        "{}[outputs.nats]\nkind = 'nats'\nservers = ['{}']\n\
-         stream = {{ name = 'WEAK', subjects = ['weak.>'], create = true, replicas = 3, duplicate_window = '1h' }}\n\
-         [[routes]]\nname = 'all'\nto = {{ output = 'nats', topic = 'weak.a' }}\n\
-         [spool]\nenabled = false\n[admin]\nlisten = '127.0.0.1:0'\n",
-        http_input(""),
-        nats.url()
-    );
-    std::fs::write(&file, configuration).expect("written");
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
-    command.args(["serve", "--config"]).arg(&file);
-    let bridge = Process::start("apsara-bridge", &command, &folder.path().join("log"), None);
-    bridge.wait_log("output is connected", SOON);
-    let log = bridge.log();
+    let config = Config::http()
+        .nats(nats.url())
+        .stream("WEAK", "weak.>")
+        .set("outputs.nats.stream = { replicas = 3, duplicate_window = '1h' }")
+        .to("nats", "weak.a");
+    let bridge = Program::start(folder.path(), config);
+    bridge.ready().await;
+    let log = bridge.process().log();
     for sentence in [
         "stream `WEAK` has 1 replicas, configured are 3",
         "stream `WEAK` keeps its messages in memory only: a restart of its servers loses them",

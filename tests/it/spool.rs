@@ -1,53 +1,39 @@
-//! The spool: what a bus doesn't take is on the disk, and on the bus later, in order and once per destination; and
-//! every way that the disk can fail.
+//! The spool: events that could not be published are on the disk, and on the bus later, in order and once per
+//! destination; and every way that the disk can fail.
 
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use apsara_bridge::output::ErrorKind;
 use apsara_bridge::store::database::{Access, Database, FILE};
-use rdkafka::mocking::MockCluster;
+use async_nats::jetstream::stream::DiscardPolicy;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use tempfile::TempDir;
 
-use crate::support::bridge::{Client, KEY, TestBridge, URL, callback, http_input, signed_headers};
+use crate::support::bridge::{Client, TestBridge, callback, large_callback, signed_head, signed_headers};
+use crate::support::config::{Config, Route};
 use crate::support::disk::Disk;
-use crate::support::kafka::{Kafka, KafkaOptions};
+use crate::support::eventually;
+use crate::support::kafka::{Kafka, KafkaOptions, mock};
 use crate::support::nats::{Nats, NatsOptions};
-use crate::support::process::Process;
-use crate::support::{eventually, free_port};
-
-/// Longer than librdkafka's time-out of a connection: one that the mock cluster closes can be held open by a process
-/// that was started meanwhile.
-const SOON: Duration = Duration::from_secs(90);
+use crate::support::program::{self, Program};
+use crate::support::wait::SOON;
 
 /// Where nothing listens.
 const NOWHERE: &str = "127.0.0.1:9";
 
-fn spool(folder: &TempDir, more: &str) -> String {
-    format!("[spool]\npath = '{}'\n{more}\n", folder.path().join("spool").display())
+fn spool(folder: &TempDir) -> PathBuf {
+    folder.path().join("spool")
 }
 
-fn kafka_output(brokers: &str) -> String {
-    format!("[outputs.kafka]\nkind = 'kafka'\nbrokers = ['{brokers}']\n")
+/// Everything goes to a topic of the output `kafka`, by the spool if need be.
+fn config(brokers: &str, topic: &str, folder: &TempDir) -> Config {
+    Config::http().kafka(brokers).to("kafka", topic).spool(spool(folder))
 }
 
-fn to_kafka(topic: &str) -> String {
-    format!("[[routes]]\nname = 'all'\nto = {{ output = 'kafka', topic = '{topic}' }}\n")
-}
-
-fn configuration(brokers: &str, topic: &str, folder: &TempDir, more: &str) -> String {
-    format!("{}{}{}{}", http_input(""), kafka_output(brokers), to_kafka(topic), spool(folder, more))
-}
-
-async fn spooled(bridge: &TestBridge, records: f64) {
-    let what = format!("{records} records in the spool");
-    eventually(&what, SOON, async || (bridge.metric("apsara_bridge_spool_events") == records).then_some(())).await;
-}
-
+/// The answers that callbacks by HTTP have had.
 fn outcomes(bridge: &TestBridge, outcome: &str) -> f64 {
-    bridge.metric(&format!(r#"apsara_bridge_callbacks_total{{input="http",outcome="{outcome}"}}"#))
+    bridge.outcomes("http", outcome)
 }
 
 /// Posts callbacks with these ids, all of which must be answered with 200.
@@ -72,14 +58,14 @@ async fn an_outage_is_bridged_in_order_across_a_restart() {
     let folder = tempfile::tempdir().expect("a folder");
     let kafka = Kafka::start(KafkaOptions::default()).await;
     kafka.create_topic("bridged", 1, &[]).await;
-    let settings = configuration(kafka.brokers(), "bridged", &folder, "");
+    let settings = config(kafka.brokers(), "bridged", &folder);
     let bridge = TestBridge::start_connected(&settings).await;
     post_all(&bridge, numbered(0..10)).await;
     assert_eq!(outcomes(&bridge, "published"), 10.0);
 
     kafka.kill();
     post_all(&bridge, numbered(10..300)).await;
-    eventually("known to be down", SOON, async || (!bridge.bridge.is_connected()).then_some(())).await;
+    bridge.disconnected().await;
     // An output known to be down is not waited for.
     let start = Instant::now();
     post_all(&bridge, numbered(300..310)).await;
@@ -99,7 +85,7 @@ async fn an_outage_is_bridged_in_order_across_a_restart() {
     assert!(bridge.metric("apsara_bridge_spool_events") > 200.0, "what lay in the spool is there after a restart");
     post_all(&bridge, numbered(310..320)).await;
     kafka.restart().await;
-    spooled(&bridge, 0.0).await;
+    bridge.spooled(0.0).await;
     post_all(&bridge, numbered(320..321)).await;
     assert_eq!(outcomes(&bridge, "published"), 1.0, "once the spool is empty it is not in the way");
     assert_eq!(bridge.metric("apsara_bridge_spool_oldest_seconds"), 0.0);
@@ -121,22 +107,19 @@ async fn of_two_destinations_only_the_one_that_failed_is_sent_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let (kafka, nats) = (Kafka::shared().await, Nats::start(NatsOptions::default()).await);
     kafka.create_topic("pair", 1, &[]).await;
-    let bridge = TestBridge::start_connected(&format!(
-        "{}{}[outputs.nats]\nkind = 'nats'\nservers = ['{}']\n\
-         stream = {{ name = 'PAIR', subjects = ['pair.>'], create = true }}\n\
-         [[routes]]\nname = 'both'\nto = [{{ output = 'kafka', topic = 'pair' }}, {{ output = 'nats', topic = 'pair.all' }}]\n{}",
-        http_input(""),
-        kafka_output(kafka.brokers()),
-        nats.url(),
-        spool(&folder, "")
-    ))
-    .await;
+    let config = Config::http()
+        .kafka(kafka.brokers())
+        .nats(nats.url())
+        .stream("PAIR", "pair.>")
+        .route(Route::new("both").to("kafka", "pair").to("nats", "pair.all"))
+        .spool(spool(&folder));
+    let bridge = TestBridge::start_connected(&config).await;
     nats.kill();
     post_all(&bridge, numbered(0..5)).await;
     assert_eq!(outcomes(&bridge, "spooled"), 5.0);
     assert_eq!(bridge.metric("apsara_bridge_spool_events"), 5.0, "a record for NATS, none for Kafka");
     nats.restart().await;
-    spooled(&bridge, 0.0).await;
+    bridge.spooled(0.0).await;
     assert_eq!(nats.messages("PAIR", 5, SOON).await.len(), 5);
     assert_eq!(kafka.consume("pair", 5, SOON).await.len(), 5, "what had it didn't get it again");
     bridge.stop().await;
@@ -145,9 +128,8 @@ async fn of_two_destinations_only_the_one_that_failed_is_sent_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_answer_never_takes_longer_than_the_deadline_and_one_write() {
     let folder = tempfile::tempdir().expect("a folder");
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("late", 1, 1).expect("created");
-    let settings = configuration(&cluster.bootstrap_servers(), "late", &folder, "[delivery]\ndeadline = '700ms'\n");
+    let cluster = mock(&["late"]);
+    let settings = config(&cluster.bootstrap_servers(), "late", &folder).set("delivery.deadline = '700ms'");
     let bridge = TestBridge::start_connected(&settings).await;
     post_all(&bridge, numbered(0..1)).await;
     // Slow by seconds, an acknowledgement that comes after the deadline included.
@@ -162,7 +144,7 @@ async fn the_answer_never_takes_longer_than_the_deadline_and_one_write() {
     post_all(&bridge, numbered(2..3)).await;
     assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
     // A bus that takes seconds for each record still empties the spool.
-    spooled(&bridge, 0.0).await;
+    bridge.spooled(0.0).await;
     assert_eq!(bridge.stop().await, 0);
 }
 
@@ -171,12 +153,12 @@ async fn an_acknowledgement_after_the_deadline_makes_a_repeat_with_the_same_id_a
     let folder = tempfile::tempdir().expect("a folder");
     let kafka = Kafka::start(KafkaOptions::default()).await;
     kafka.create_topic("repeat", 1, &[]).await;
-    let bridge = TestBridge::start_connected(&configuration(kafka.brokers(), "repeat", &folder, "")).await;
+    let bridge = TestBridge::start_connected(&config(kafka.brokers(), "repeat", &folder)).await;
     kafka.stop();
     post_all(&bridge, numbered(0..3)).await;
     assert_eq!(outcomes(&bridge, "spooled"), 3.0);
     kafka.cont();
-    spooled(&bridge, 0.0).await;
+    bridge.spooled(0.0).await;
     let records = kafka.consume("repeat", 3, SOON).await;
     let mut ids: Vec<(Vec<u8>, String)> = records
         .iter()
@@ -189,19 +171,18 @@ async fn an_acknowledgement_after_the_deadline_makes_a_repeat_with_the_same_id_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_bus_will_never_take_becomes_a_dead_letter_and_stops_nothing() {
+async fn a_record_that_the_bus_rejects_becomes_a_dead_letter_and_stops_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("poison", 1, 1).expect("created");
-    let bridge = TestBridge::start_connected(&configuration(&cluster.bootstrap_servers(), "poison", &folder, "")).await;
+    let cluster = mock(&["poison"]);
+    let bridge = TestBridge::start_connected(&config(&cluster.bootstrap_servers(), "poison", &folder)).await;
     post_all(&bridge, numbered(0..1)).await;
     cluster.broker_down(1).expect("down");
     post_all(&bridge, numbered(1..4)).await;
-    spooled(&bridge, 3.0).await;
+    bridge.spooled(3.0).await;
     // The whole first batch is refused for good; what comes behind it isn't.
     cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD]);
     cluster.broker_up(1).expect("up");
-    spooled(&bridge, 0.0).await;
+    bridge.spooled(0.0).await;
     let letters = bridge.metric(r#"apsara_bridge_dead_letters_total{reason="rejected"}"#);
     assert!(letters >= 1.0);
     assert_eq!(bridge.metric("apsara_bridge_dead_letters_stored"), letters);
@@ -214,10 +195,8 @@ async fn what_the_bus_will_never_take_becomes_a_dead_letter_and_stops_nothing() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_whose_dead_letter_has_no_room_stays_and_is_not_counted_as_one() {
     let folder = tempfile::tempdir().expect("a folder");
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("stays", 1, 1).expect("created");
-    let settings =
-        configuration(&cluster.bootstrap_servers(), "stays", &folder, "[dead_letters]\nmax_bytes = '100B'\n");
+    let cluster = mock(&["stays"]);
+    let settings = config(&cluster.bootstrap_servers(), "stays", &folder).set("dead_letters.max_bytes = '100B'");
     let bridge = TestBridge::start_connected(&settings).await;
     post_all(&bridge, numbered(0..1)).await;
     cluster.broker_down(1).expect("down");
@@ -234,43 +213,41 @@ async fn a_record_whose_dead_letter_has_no_room_stays_and_is_not_counted_as_one(
     let metrics = middle.metrics_text().expect("metrics can be written");
     assert!(metrics.contains("apsara_bridge_dead_letters_total{reason=\"rejected\"} 0\n"), "{metrics}");
     let bridge = TestBridge::start(&settings).await;
-    spooled(&bridge, 0.0).await;
+    bridge.spooled(0.0).await;
     assert_eq!(bridge.metric(r#"apsara_bridge_published_total{output="kafka"}"#), 1.0, "it stayed, and is taken now");
     bridge.stop().await;
 }
 
 /// "Dead letter" is logged when one is kept, not each time that one finds no room.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_that_finds_no_room_is_not_logged_as_one() {
+async fn a_dead_letter_without_room_is_not_logged_as_one() {
     let folder = tempfile::tempdir().expect("a folder");
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("anything", 1, 1).expect("created");
-    let more = "[dead_letters]\nmax_bytes = '100B'\n";
-    let path = folder.path().join("spool");
-    let bridge = Served::start_with(&folder, &path, &cluster.bootstrap_servers(), more, Served::plainly);
-    bridge.taking();
-    eventually("connected", SOON, async || (bridge.ready().await == 200).then_some(())).await;
+    let cluster = mock(&["anything"]);
+    let settings = config(&cluster.bootstrap_servers(), "anything", &folder).set("dead_letters.max_bytes = '100B'");
+    let bridge = Program::start(folder.path(), settings);
+    bridge.ready().await;
     cluster.broker_down(1).expect("down");
-    assert_eq!(bridge.post("v1", 2).await, 200);
+    assert_eq!(bridge.post(callback("v1")).await.status.as_u16(), 200);
     cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD]);
     cluster.broker_up(1).expect("up");
-    bridge.process.wait_log("events wait in the spool because the dead letters are full", SOON);
-    assert!(!bridge.process.log().contains("\"message\":\"dead letter\""), "{}", bridge.process.log_tail());
+    bridge.process().wait_log("events wait in the spool because the dead letters are full", SOON);
+    let log = bridge.process().log();
+    assert!(!log.contains("\"message\":\"dead letter\""), "{log}");
     assert_eq!(bridge.metric("apsara_bridge_spool_events").await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_kafkas_errors_ends_in_the_spool_or_in_a_dead_letter() {
     let folder = tempfile::tempdir().expect("a folder");
-    let cluster = MockCluster::new(1).expect("a mock cluster");
+    let cluster = mock(&[]);
     // A topic each: the client remembers for a while that one is not allowed.
     for kind in ErrorKind::ALL {
         cluster.create_topic(&format!("kinds.{}", kind.as_str()), 1, 1).expect("created");
     }
     // A queue of one record, so that a second one finds it full.
-    let settings =
-        configuration(&cluster.bootstrap_servers(), "kinds.{mediaid}", &folder, "[delivery]\ndeadline = '500ms'\n")
-            .replace("kind = 'kafka'\n", "kind = 'kafka'\nclient = { \"queue.buffering.max.messages\" = 1 }\n");
+    let settings = config(&cluster.bootstrap_servers(), "kinds.{mediaid}", &folder)
+        .set("delivery.deadline = '500ms'")
+        .set("outputs.kafka.client = { 'queue.buffering.max.messages' = 1 }");
     let bridge = TestBridge::start_connected(&settings).await;
     use RDKafkaRespErr as Answer;
     for (answer, kind) in [
@@ -282,7 +259,7 @@ async fn every_kind_of_kafkas_errors_ends_in_the_spool_or_in_a_dead_letter() {
         assert_eq!(bridge.metric(&format!(r#"apsara_bridge_dead_letters_total{{reason="{kind}"}}"#)), 1.0, "{kind}");
     }
     assert_eq!(bridge.metric("apsara_bridge_spool_events"), 0.0);
-    // What somebody must fix is spooled, and published when it is fixed.
+    // An error that an operator must fix: the event is spooled, and published when it is fixed.
     for (answer, kind) in [
         (Answer::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "unauthorized"),
         (Answer::RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS, "misconfigured"),
@@ -298,7 +275,7 @@ async fn every_kind_of_kafkas_errors_ends_in_the_spool_or_in_a_dead_letter() {
         let failures = format!(r#"apsara_bridge_publish_failures_total{{kind="{kind}",output="kafka"}}"#);
         assert!(bridge.metric(&failures) >= 1.0, "{kind}");
         cluster.clear_request_errors(RDKafkaApiKey::Produce);
-        spooled(&bridge, 0.0).await;
+        bridge.spooled(0.0).await;
         assert_eq!(bridge.metric(&format!(r#"apsara_bridge_dead_letters_total{{reason="{kind}"}}"#)), 0.0, "{kind}");
     }
     // No answer in time, and meanwhile no room in the queue.
@@ -311,12 +288,12 @@ async fn every_kind_of_kafkas_errors_ends_in_the_spool_or_in_a_dead_letter() {
     }
     assert_eq!(outcomes(&bridge, "spooled"), 4.0);
     cluster.broker_round_trip_time(1, Duration::from_millis(1)).expect("set");
-    spooled(&bridge, 0.0).await;
+    bridge.spooled(0.0).await;
     cluster.broker_down(1).expect("down");
     post_all(&bridge, ["unavailable".to_owned()]).await;
     assert_eq!(outcomes(&bridge, "spooled"), 5.0);
     cluster.broker_up(1).expect("up");
-    spooled(&bridge, 0.0).await;
+    bridge.spooled(0.0).await;
     bridge.stop().await;
 }
 
@@ -324,64 +301,46 @@ async fn every_kind_of_kafkas_errors_ends_in_the_spool_or_in_a_dead_letter() {
 async fn every_kind_of_natss_errors_ends_in_the_spool_or_in_a_dead_letter() {
     let folder = tempfile::tempdir().expect("a folder");
     let nats = Nats::start(NatsOptions { max_payload: Some(4000), ..NatsOptions::default() }).await;
-    let jetstream = nats.jetstream().await;
-    let config = async_nats::jetstream::stream::Config {
-        name: "KINDS".to_owned(),
-        subjects: vec!["kinds.>".to_owned()],
-        max_messages: 2,
-        discard: async_nats::jetstream::stream::DiscardPolicy::New,
-        ..Default::default()
-    };
-    let mut stream = jetstream.create_stream(config.clone()).await.expect("created");
-    let route = |name: &str, media: &str, topic: &str| {
-        format!(
-            "[[routes]]\nname = '{name}'\nmatch = {{ mediaid = '{media}' }}\n\
-             to = {{ output = 'nats', topic = '{topic}' }}\n"
-        )
-    };
-    let bridge = TestBridge::start_connected(&format!(
-        "{}[outputs.nats]\nkind = 'nats'\nservers = ['{}']\n{}{}{}",
-        http_input(""),
-        nats.url(),
-        route("elsewhere", "elsewhere", "no.stream.has.this"),
-        route("all", "*", "kinds.{status}"),
-        spool(&folder, "")
-    ))
-    .await;
-    let long = callback("long").replace("\"42\"", &format!("\"{}\"", "4".repeat(6000)));
+    let mut stream = nats
+        .create_stream_with("KINDS", &["kinds.>"], |config| {
+            config.max_messages = 2;
+            config.discard = DiscardPolicy::New;
+        })
+        .await;
+    let config = Config::http()
+        .nats(nats.url())
+        .route(Route::new("elsewhere").when("mediaid = 'elsewhere'").to("nats", "no.stream.has.this"))
+        .to("nats", "kinds.{status}")
+        .spool(spool(&folder));
+    let bridge = TestBridge::start_connected(&config).await;
+    let long = large_callback("long", 6000);
     assert_eq!(bridge.post(long).await.status.as_u16(), 200);
     assert_eq!(bridge.metric(r#"apsara_bridge_dead_letters_total{reason="too_large"}"#), 1.0);
     // No stream has the subject: it waits until one does, and holds up no other subject.
     post_all(&bridge, ["elsewhere".to_owned()]).await;
     assert_eq!(outcomes(&bridge, "spooled"), 1.0);
     assert!(bridge.metric(r#"apsara_bridge_publish_failures_total{kind="no_such_destination",output="nats"}"#) >= 1.0);
-    let elsewhere = async_nats::jetstream::stream::Config {
-        name: "ELSEWHERE".to_owned(),
-        subjects: vec!["no.stream.has.>".to_owned()],
-        ..Default::default()
-    };
     // A stream that is full: the third message waits until there is room.
     post_all(&bridge, numbered(0..3)).await;
     assert_eq!(outcomes(&bridge, "spooled"), 2.0);
     stream.purge().await.expect("purged");
-    spooled(&bridge, 1.0).await;
-    let mut late = jetstream.create_stream(elsewhere).await.expect("created");
-    spooled(&bridge, 0.0).await;
+    bridge.spooled(1.0).await;
+    let mut late = nats.create_stream("ELSEWHERE", &["no.stream.has.>"]).await;
+    bridge.spooled(0.0).await;
     assert_eq!(late.info().await.expect("an answer").state.messages, 1);
     assert_eq!(stream.info().await.expect("an answer").state.messages, 1);
     // Accepting and never answering, and then gone.
     nats.stop();
     post_all(&bridge, ["frozen".to_owned()]).await;
     nats.cont();
-    spooled(&bridge, 0.0).await;
+    bridge.spooled(0.0).await;
     nats.kill();
-    eventually("known to be down", SOON, async || (!bridge.bridge.is_connected()).then_some(())).await;
-    stream = jetstream.get_stream_no_info("KINDS").await.map(|_| stream).expect("a handle");
+    bridge.disconnected().await;
     post_all(&bridge, ["gone".to_owned()]).await;
     nats.restart().await;
     bridge.connected().await;
     stream.purge().await.expect("purged");
-    spooled(&bridge, 0.0).await;
+    bridge.spooled(0.0).await;
     bridge.stop().await;
 }
 
@@ -390,7 +349,7 @@ async fn a_full_spool_means_503_until_there_is_room() {
     let folder = tempfile::tempdir().expect("a folder");
     let kafka = Kafka::start(KafkaOptions::default()).await;
     kafka.create_topic("full", 1, &[]).await;
-    let settings = configuration(kafka.brokers(), "full", &folder, "max_bytes = '20KiB'");
+    let settings = config(kafka.brokers(), "full", &folder).set("spool.max_bytes = '20KiB'");
     let bridge = TestBridge::start_connected(&settings).await;
     kafka.kill();
     let mut taken = 0;
@@ -413,105 +372,44 @@ async fn a_full_spool_means_503_until_there_is_room() {
     let mut admin = Client::connect(bridge.admin).await;
     assert_eq!(admin.request("GET", "/readyz", "", &[]).await.status.as_u16(), 503);
     kafka.restart().await;
-    spooled(&bridge, 0.0).await;
+    bridge.spooled(0.0).await;
     assert_eq!(admin.request("GET", "/readyz", "", &[]).await.status.as_u16(), 200);
     post_all(&bridge, [format!("v{taken:04}")]).await;
     assert!(kafka.consume("full", taken + 1, SOON).await.len() > taken);
     bridge.stop().await;
 }
 
-/// The bridge as a process of its own, in whatever surroundings the command gives it.
-struct Served {
-    process: Process,
-    input: std::net::SocketAddr,
-    admin: std::net::SocketAddr,
+/// Everything goes to the topic `anything`, by a spool on a disk.
+fn on_disk(brokers: &str, disk: &Disk) -> Config {
+    Config::http().kafka(brokers).to("kafka", "anything").spool(disk.mount().join("spool"))
 }
 
-impl Served {
-    fn start(folder: &TempDir, path: &Path, wrap: impl FnOnce(&Path) -> Command) -> Served {
-        Served::start_with(folder, path, NOWHERE, "", wrap)
-    }
-
-    fn start_with(
-        folder: &TempDir,
-        path: &Path,
-        brokers: &str,
-        more: &str,
-        wrap: impl FnOnce(&Path) -> Command,
-    ) -> Served {
-        let (input, admin) = (free_port(), free_port());
-        let file = folder.path().join("bridge.toml");
-        let text = format!(
-            "[inputs.http]\nkind = 'http'\nlisten = '127.0.0.1:{input}'\n[[inputs.http.endpoints]]\nurls = ['{URL}']\n\
-             keys = ['{KEY}']\n{}{}[spool]\npath = '{}'\n[admin]\nlisten = '127.0.0.1:{admin}'\n{more}",
-            kafka_output(brokers),
-            to_kafka("anything"),
-            path.display()
-        );
-        std::fs::write(&file, text).expect("written");
-        let process = Process::start("apsara-bridge", &wrap(&file), &folder.path().join(format!("log-{input}")), None);
-        let address = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
-        Served { process, input: address(input), admin: address(admin) }
-    }
-
-    fn plainly(file: &Path) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
-        command.args(["serve", "--config"]).arg(file);
-        command
-    }
-
-    fn on(disk: &Disk, file: &Path) -> Command {
-        let mut command = disk.command(env!("CARGO_BIN_EXE_apsara-bridge"));
-        command.args(["serve", "--config"]).arg(file);
-        command
-    }
-
-    fn taking(&self) {
-        self.process.wait_log("accepting callbacks", SOON);
-    }
-
-    async fn post(&self, id: &str, size: usize) -> u16 {
-        let body = callback(id).replace("\"42\"", &format!("\"{}\"", "4".repeat(size)));
-        Client::connect(self.input).await.post("/callbacks", body, &signed_headers("VOD")).await.status.as_u16()
-    }
+/// Starts a bridge that ends with exit code 1 because of its disk, and returns its log.
+fn ends_by_itself(disk: &Disk, folder: &Path) -> String {
+    let bridge = Program::launch(Some(disk), folder, on_disk(NOWHERE, disk), |_| {});
+    let process = bridge.process();
+    assert_eq!(process.wait(SOON), Some(1), "{}", process.log_tail());
+    process.log()
 }
 
-impl Served {
-    /// What the metric is, as the admin listener says it.
-    async fn metric(&self, name: &str) -> f64 {
-        let mut admin = Client::connect(self.admin).await;
-        let text = admin.request("GET", "/metrics", "", &[]).await.body;
-        let text = std::str::from_utf8(&text).expect("UTF-8");
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-        line.map_or(0.0, |value| value.parse().expect("a number"))
-    }
+/// Posts a callback about a medium, of so many bytes.
+async fn post(bridge: &Program, id: &str, bytes: usize) -> u16 {
+    bridge.post(large_callback(id, bytes)).await.status.as_u16()
+}
 
-    async fn ready(&self) -> u16 {
-        Client::connect(self.admin).await.request("GET", "/readyz", "", &[]).await.status.as_u16()
-    }
-
-    async fn drained(&self) {
-        let until = Instant::now() + SOON;
-        while self.metric("apsara_bridge_spool_events").await > 0.0 {
-            assert!(Instant::now() < until, "the spool is not empty:\n{}", self.process.log_tail());
-            tokio::time::sleep(Duration::from_millis(50)).await;
+/// Posts until the answer is not 200, and returns how many were.
+async fn post_until_full(bridge: &Program, prefix: &str) -> usize {
+    for taken in 0..2000 {
+        match post(bridge, &format!("{prefix}{taken}"), 20_000).await {
+            200 => {}
+            503 => return taken,
+            other => panic!("{other}"),
         }
     }
-
-    /// Posts until the answer is not 200, and returns how many were.
-    async fn post_until_full(&self, prefix: &str) -> usize {
-        for taken in 0..2000 {
-            match self.post(&format!("{prefix}{taken}"), 20_000).await {
-                200 => {}
-                503 => return taken,
-                other => panic!("{other}"),
-            }
-        }
-        panic!("the disk is full by now");
-    }
+    panic!("the disk is full by now");
 }
 
-/// Filled by the spool itself: when the bus is back it drains and events are taken again, with nothing done by anyone.
+/// Filled by the spool itself: when the bus is back it drains, and events are accepted again. No action is needed.
 /// More than once, because the database keeps its size; and by a bridge that starts on the full disk.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_the_spool_filled_drains_by_itself() {
@@ -519,36 +417,31 @@ async fn a_disk_that_the_spool_filled_drains_by_itself() {
     let kafka = Kafka::start(KafkaOptions::default()).await;
     kafka.create_topic("anything", 1, &[]).await;
     let Some(disk) = Disk::new(folder.path(), "40m") else { return };
-    let spool = disk.mount().join("spool");
-    let start = || Served::start_with(&folder, &spool, kafka.brokers(), "", |file| Served::on(&disk, file));
-    let mut bridge = start();
+    let bridge = Program::start_on(Some(&disk), folder.path(), on_disk(kafka.brokers(), &disk));
     let mut sent = 0;
     for round in 0..3 {
-        bridge.taking();
-        eventually("connected", SOON, async || (bridge.ready().await == 200).then_some(())).await;
+        bridge.ready().await;
         kafka.kill();
-        let taken = bridge.post_until_full(&format!("r{round}-")).await;
+        let taken = post_until_full(&bridge, &format!("r{round}-")).await;
         assert!(taken > 500, "{taken} callbacks of 20 KB, stored twice, on a disk of 40 MB");
         sent += taken;
-        assert_eq!(bridge.ready().await, 503);
+        assert!(!bridge.is_ready().await);
         let reason = r#"apsara_bridge_spool_failures_total{reason="disk_full"}"#;
-        assert!(bridge.metric(reason).await >= 1.0, "{}", bridge.process.log_tail());
+        assert!(bridge.metric(reason).await >= 1.0, "{}", bridge.process().log_tail());
         if round == 1 {
-            bridge.process.kill();
-            bridge = start();
-            bridge.taking();
+            bridge.process().kill();
+            bridge.start_again();
         }
         kafka.restart().await;
         bridge.drained().await;
-        eventually("taken again", SOON, async || {
-            (bridge.post(&format!("again{round}"), 20_000).await == 200).then_some(())
+        eventually("a callback to be answered with 200", SOON, async || {
+            (post(&bridge, &format!("again{round}"), 20_000).await == 200).then_some(())
         })
         .await;
         sent += 1;
         bridge.drained().await;
     }
-    bridge.process.signal("TERM");
-    assert_eq!(bridge.process.wait(SOON), Some(0), "{}", bridge.process.log_tail());
+    bridge.stop();
     let mut found = keys(&kafka.consume("anything", sent, SOON).await);
     found.sort();
     found.dedup();
@@ -563,15 +456,11 @@ async fn a_small_disk_full_of_small_records_drains() {
     for (size, bytes) in [("3m", 2000), ("10m", 2), ("10m", 2000), ("24m", 2000)] {
         let folder = tempfile::tempdir().expect("a folder");
         let Some(disk) = Disk::new(folder.path(), size) else { return };
-        let spool = disk.mount().join("spool");
-        let bridge = Served::start_with(&folder, &spool, kafka.brokers(), "", |file| Served::on(&disk, file));
-        bridge.taking();
-        eventually("connected", SOON, async || (bridge.ready().await == 200).then_some(())).await;
+        let bridge = Program::start_on(Some(&disk), folder.path(), on_disk(kafka.brokers(), &disk));
+        bridge.ready().await;
         kafka.kill();
         let mut client = Client::connect(bridge.input).await;
-        let body = |number: usize| {
-            callback(&format!("{size}-{bytes}-{number}")).replace("\"42\"", &format!("\"{}\"", "4".repeat(bytes)))
-        };
+        let body = |number: usize| large_callback(&format!("{size}-{bytes}-{number}"), bytes);
         let mut taken = 0;
         while client.post("/callbacks", body(taken), &signed_headers("VOD")).await.status.as_u16() == 200 {
             taken += 1;
@@ -580,41 +469,41 @@ async fn a_small_disk_full_of_small_records_drains() {
         assert!(taken > 100, "{size}: {taken}");
         kafka.restart().await;
         bridge.drained().await;
-        let again = || bridge.post("again", 2000);
-        eventually("taken again", SOON, async || (again().await == 200).then_some(())).await;
+        eventually("a callback to be answered with 200", SOON, async || {
+            (post(&bridge, "again", 2000).await == 200).then_some(())
+        })
+        .await;
     }
 }
 
-/// Filled by somebody else: events are published directly while the bus is up, also past those in the spool; what was
+/// Filled by something else: events are published directly while the bus is up, also past those in the spool; what was
 /// published and cannot be removed is not published again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_somebody_else_filled_does_not_stop_a_bus_that_is_up() {
+async fn a_disk_that_something_else_filled_does_not_stop_publishing() {
     let folder = tempfile::tempdir().expect("a folder");
     let kafka = Kafka::start(KafkaOptions::default()).await;
     kafka.create_topic("anything", 1, &[]).await;
     let Some(disk) = Disk::new(folder.path(), "40m") else { return };
-    let spool = disk.mount().join("spool");
-    let bridge = Served::start_with(&folder, &spool, kafka.brokers(), "", |file| Served::on(&disk, file));
-    bridge.taking();
-    eventually("connected", SOON, async || (bridge.ready().await == 200).then_some(())).await;
+    let bridge = Program::start_on(Some(&disk), folder.path(), on_disk(kafka.brokers(), &disk));
+    bridge.ready().await;
     kafka.kill();
     for number in 0..20 {
-        assert_eq!(bridge.post(&format!("before{number}"), 20_000).await, 200);
+        assert_eq!(post(&bridge, &format!("before{number}"), 20_000).await, 200);
     }
     disk.fill("ballast");
     // What the log has in reserve still takes some.
-    let taken = bridge.post_until_full("full").await;
+    let taken = post_until_full(&bridge, "full").await;
     kafka.restart().await;
     eventually("published", SOON, async || {
         (bridge.metric(r#"apsara_bridge_published_total{output="kafka"}"#).await >= 20.0 + taken as f64).then_some(())
     })
     .await;
     for number in 0..200 {
-        assert_eq!(bridge.post(&format!("after{number}"), 20_000).await, 200, "{}", bridge.process.log_tail());
+        assert_eq!(post(&bridge, &format!("after{number}"), 20_000).await, 200, "{}", bridge.process().log_tail());
     }
     std::fs::remove_file(disk.path("ballast")).expect("the ballast is there");
     bridge.drained().await;
-    eventually("ready", SOON, async || (bridge.ready().await == 200).then_some(())).await;
+    bridge.ready().await;
     let all = 20 + taken + 200;
     let mut found = keys(&kafka.consume("anything", all, SOON).await);
     let repeats = found.len() - all;
@@ -622,40 +511,33 @@ async fn a_disk_that_somebody_else_filled_does_not_stop_a_bus_that_is_up() {
     found.sort();
     found.dedup();
     assert_eq!(found.len(), all);
-    bridge.process.signal("TERM");
-    assert_eq!(bridge.process.wait(SOON), Some(0), "{}", bridge.process.log_tail());
+    bridge.stop();
 }
 
 /// A copy needs room. Without it the bridge does not start, says so, and has changed nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_spool_on_a_disk_without_room_for_a_copy_is_left_as_it_is() {
+async fn a_damaged_spool_without_room_for_a_copy_is_not_changed() {
     let folder = tempfile::tempdir().expect("a folder");
     let Some(disk) = Disk::new(folder.path(), "40m") else { return };
-    let spool = disk.mount().join("spool");
-    let start = || Served::start(&folder, &spool, |file| Served::on(&disk, file));
-    let bridge = start();
-    bridge.taking();
+    let bridge = Program::start_on(Some(&disk), folder.path(), on_disk(NOWHERE, &disk));
     for number in 0..200 {
-        assert_eq!(bridge.post(&format!("v{number}"), 20_000).await, 200);
+        assert_eq!(post(&bridge, &format!("v{number}"), 20_000).await, 200);
     }
-    bridge.process.signal("TERM");
-    assert_eq!(bridge.process.wait(SOON), Some(0));
+    bridge.stop();
     let file = disk.path("spool").join(FILE);
     let page = index_page(&file);
     let spoiled = std::fs::OpenOptions::new().write(true).open(&file).expect("there");
     std::os::unix::fs::FileExt::write_all_at(&spoiled, &[0xA5; 16 << 10], page).expect("written");
     disk.fill("ballast");
-    for _ in 0..2 {
-        let bridge = start();
-        assert_eq!(bridge.process.wait(SOON), Some(1), "{}", bridge.process.log_tail());
-        assert!(bridge.process.log().contains("there is no room to copy"), "{}", bridge.process.log_tail());
+    for attempt in ["first", "second"] {
+        let log = ends_by_itself(&disk, &folder.path().join(attempt));
+        assert!(log.contains("there is no room to copy"), "{log}");
         assert_eq!(files(&disk.path("spool"), "spool.db."), Vec::<String>::new());
     }
     std::fs::remove_file(disk.path("ballast")).expect("the ballast is there");
-    let bridge = start();
-    bridge.taking();
+    bridge.start_again();
     assert_eq!(bridge.metric("apsara_bridge_spool_events").await, 200.0);
-    assert!(bridge.process.log().contains("everything was copied"), "{}", bridge.process.log_tail());
+    assert!(bridge.process().log().contains("everything was copied"), "{}", bridge.process().log_tail());
 }
 
 /// Where the root page of the index of records is in a file.
@@ -674,22 +556,17 @@ fn index_page(file: &Path) -> u64 {
 async fn a_full_disk_at_the_start() {
     let folder = tempfile::tempdir().expect("a folder");
     let Some(disk) = Disk::new(folder.path(), "2m") else { return };
-    let spool = disk.mount().join("spool");
     std::fs::create_dir(disk.path("spool")).expect("made");
     disk.fill("ballast");
-    let bridge = Served::start(&folder, &spool, |file| Served::on(&disk, file));
-    assert_eq!(bridge.process.wait(SOON), Some(1));
-    let log = bridge.process.log();
+    let log = ends_by_itself(&disk, &folder.path().join("refused"));
     assert!(log.contains("spool.path: ") && log.contains("full"), "{log}");
     std::fs::remove_file(disk.path("ballast")).expect("the ballast is there");
-    let bridge = Served::start(&folder, &spool, |file| Served::on(&disk, file));
-    bridge.taking();
-    assert_eq!(bridge.post("one", 2).await, 200);
-    bridge.process.kill();
+    let bridge = Program::start_on(Some(&disk), folder.path(), on_disk(NOWHERE, &disk));
+    assert_eq!(post(&bridge, "one", 2).await, 200);
+    bridge.process().kill();
     disk.fill("ballast");
     // The reserve lets a bridge start that has events to publish.
-    let bridge = Served::start(&folder, &spool, |file| Served::on(&disk, file));
-    bridge.taking();
+    bridge.start_again();
     assert_eq!(bridge.metric("apsara_bridge_spool_events").await, 1.0);
 }
 
@@ -697,23 +574,19 @@ async fn a_full_disk_at_the_start() {
 async fn a_disk_that_cannot_be_written_is_refused_at_the_start_by_name() {
     let folder = tempfile::tempdir().expect("a folder");
     let Some(disk) = Disk::new(folder.path(), "2m,ro") else { return };
-    let bridge = Served::start(&folder, &disk.mount().join("spool"), |file| Served::on(&disk, file));
-    assert_eq!(bridge.process.wait(SOON), Some(1));
-    let log = bridge.process.log();
+    let log = ends_by_itself(&disk, folder.path());
     assert!(log.contains("spool.path: ") && log.contains("Read-only file system"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_with_200_survives_kill_9() {
     let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("spool");
-    let bridge = Served::start(&folder, &path, Served::plainly);
-    bridge.taking();
+    let bridge = Program::start(folder.path(), config(NOWHERE, "anything", &folder));
     for number in 0..20 {
-        assert_eq!(bridge.post(&format!("v{number}"), 2).await, 200);
+        assert_eq!(post(&bridge, &format!("v{number}"), 2).await, 200);
     }
-    bridge.process.kill();
-    let database = Database::open(&path, Access::Read).expect("it can be read");
+    bridge.process().kill();
+    let database = Database::open(&spool(&folder), Access::Read).expect("it can be read");
     assert_eq!(database.backlogs().expect("readable")[0].records, 20);
 }
 
@@ -730,11 +603,11 @@ async fn what_can_be_read_of_a_damaged_database_is_copied() {
     // nothing can be found; and among the records.
     for (place, at_least) in [(0usize, 0), (8000, 200), (16 << 10, 0), (200_000, 150), (0xF0F0F, 150)] {
         let folder = tempfile::tempdir().expect("a folder");
-        let settings = configuration(NOWHERE, "damaged", &folder, "");
+        let settings = config(NOWHERE, "damaged", &folder);
         let bridge = TestBridge::start(&settings).await;
         let mut client = Client::connect(bridge.input).await;
         for number in 0..200 {
-            let body = callback(&format!("v{number}")).replace("\"42\"", &format!("\"{}\"", "4".repeat(3000)));
+            let body = large_callback(&format!("v{number}"), 3000);
             assert_eq!(client.post("/callbacks", body, &signed_headers("VOD")).await.status.as_u16(), 200);
         }
         drop(client);
@@ -762,18 +635,17 @@ async fn a_log_ends_at_its_first_damaged_frame_and_nothing_is_invented() {
     // Killed before the log was moved into the database, as after most crashes.
     for place in [4, 100, 40_000, 300_000] {
         let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("spool");
-        let bridge = Served::start(&folder, &path, Served::plainly);
-        bridge.taking();
+        let path = spool(&folder);
+        let bridge = Program::start(folder.path(), config(NOWHERE, "anything", &folder));
         for number in 0..60 {
-            assert_eq!(bridge.post(&format!("v{number}"), 3000).await, 200);
+            assert_eq!(post(&bridge, &format!("v{number}"), 3000).await, 200);
         }
-        bridge.process.kill();
+        bridge.process().kill();
         let log = path.join(FILE).with_extension("db-wal");
         let mut bytes = std::fs::read(&log).expect("the log is there");
         bytes[place] ^= 0x55;
         std::fs::write(&log, bytes).expect("written");
-        let bridge = TestBridge::start(&configuration(NOWHERE, "damaged", &folder, "")).await;
+        let bridge = TestBridge::start(&config(NOWHERE, "damaged", &folder)).await;
         let mut found = Vec::new();
         let database = Database::open(&path, Access::Read).expect("it can be read");
         let visit = |spooled: apsara_bridge::store::Spooled| {
@@ -792,7 +664,7 @@ async fn a_log_ends_at_its_first_damaged_frame_and_nothing_is_invented() {
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_while_the_service_runs_is_repaired_without_a_restart() {
     let folder = tempfile::tempdir().expect("a folder");
-    let settings = configuration(NOWHERE, "damaged", &folder, "");
+    let settings = config(NOWHERE, "damaged", &folder);
     let bridge = TestBridge::start(&settings).await;
     post_all(&bridge, numbered(0..50)).await;
     let file = folder.path().join("spool").join(FILE);
@@ -816,7 +688,7 @@ async fn a_record_that_was_changed_on_the_disk_is_not_published() {
     let kafka = Kafka::start(KafkaOptions::default()).await;
     kafka.create_topic("changed", 1, &[]).await;
     kafka.kill();
-    let settings = configuration(kafka.brokers(), "changed", &folder, "");
+    let settings = config(kafka.brokers(), "changed", &folder);
     let bridge = TestBridge::start(&settings).await;
     post_all(&bridge, numbered(0..3)).await;
     bridge.stop().await;
@@ -827,16 +699,16 @@ async fn a_record_that_was_changed_on_the_disk_is_not_published() {
     std::fs::write(&file, bytes).expect("written");
     let bridge = TestBridge::start(&settings).await;
     kafka.restart().await;
-    spooled(&bridge, 0.0).await;
+    bridge.spooled(0.0).await;
     assert_eq!(keys(&kafka.consume("changed", 2, SOON).await), ["v0000", "v0002"]);
     assert_eq!(bridge.metric(r#"apsara_bridge_dead_letters_total{reason="damaged"}"#), 1.0);
     bridge.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_newer_database_is_refused_with_words_and_left_alone() {
+async fn a_newer_database_is_refused_and_not_changed() {
     let folder = tempfile::tempdir().expect("a folder");
-    let settings = configuration(NOWHERE, "newer", &folder, "");
+    let settings = config(NOWHERE, "newer", &folder);
     TestBridge::start(&settings).await.stop().await;
     let path = folder.path().join("spool");
     let connection = rusqlite::Connection::open(path.join(FILE)).expect("opened");
@@ -851,16 +723,16 @@ async fn a_newer_database_is_refused_with_words_and_left_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_flight_when_the_drain_time_ends_goes_to_the_spool() {
     let folder = tempfile::tempdir().expect("a folder");
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("hurry", 1, 1).expect("created");
-    let more = "[delivery]\ndeadline = '2900ms'\n[shutdown]\ndrain = '300ms'\n";
-    let settings = configuration(&cluster.bootstrap_servers(), "hurry", &folder, more);
+    let cluster = mock(&["hurry"]);
+    let settings = config(&cluster.bootstrap_servers(), "hurry", &folder)
+        .set("delivery.deadline = '2900ms'")
+        .set("shutdown.drain = '300ms'");
     let mut bridge = TestBridge::start_connected(&settings).await;
     post_all(&bridge, numbered(0..1)).await;
     cluster.broker_round_trip_time(1, Duration::from_secs(10)).expect("set");
     let mut client = Client::connect(bridge.input).await;
     let answer = tokio::spawn(async move { client.post("/callbacks", callback("last"), &signed_headers("VOD")).await });
-    eventually("under way", SOON, async || (bridge.metric("apsara_bridge_in_flight") == 1.0).then_some(())).await;
+    bridge.wait_metric("apsara_bridge_in_flight", |value| value == 1.0).await;
     let start = Instant::now();
     bridge.begin_stop();
     assert_eq!(answer.await.expect("answered").status.as_u16(), 200);
@@ -873,10 +745,8 @@ async fn what_is_in_flight_when_the_drain_time_ends_goes_to_the_spool() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_does_not_wait_for_a_bus_that_hangs_while_the_spool_drains() {
     let folder = tempfile::tempdir().expect("a folder");
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("hangs", 1, 1).expect("created");
-    let more = "[delivery]\ndeadline = '500ms'\n";
-    let settings = configuration(&cluster.bootstrap_servers(), "hangs", &folder, more);
+    let cluster = mock(&["hangs"]);
+    let settings = config(&cluster.bootstrap_servers(), "hangs", &folder).set("delivery.deadline = '500ms'");
     let bridge = TestBridge::start_connected(&settings).await;
     post_all(&bridge, numbered(0..1)).await;
     cluster.broker_round_trip_time(1, Duration::from_secs(20)).expect("set");
@@ -890,23 +760,17 @@ async fn a_stop_does_not_wait_for_a_bus_that_hangs_while_the_spool_drains() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_commands_read_the_spool_beside_the_service_and_without_it() {
+async fn the_commands_read_the_spool_with_and_without_the_service() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("spool");
     let run = |arguments: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"))
-            .arg("spool")
-            .args(arguments)
-            .arg("--path")
-            .arg(&path)
-            .output()
-            .expect("the program runs");
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-        (output.status.code().expect("a code"), text(output.stdout), text(output.stderr))
+        let mut command = program::command(&["spool"]);
+        command.args(arguments).arg("--path").arg(&path);
+        program::run(command)
     };
     let (code, _, error) = run(&["status"]);
     assert!(code == 1 && error.contains("there is no spool at"), "{error}");
-    let mut bridge = Some(TestBridge::start(&configuration(NOWHERE, "status", &folder, "")).await);
+    let mut bridge = Some(TestBridge::start(&config(NOWHERE, "status", &folder)).await);
     post_all(bridge.as_ref().expect("it runs"), numbered(0..7)).await;
     for is_running in [true, false] {
         let (code, out, error) = run(&["status", "--json"]);
@@ -931,7 +795,7 @@ async fn the_commands_read_the_spool_beside_the_service_and_without_it() {
 }
 
 #[test]
-fn a_folder_that_is_in_use_is_known_by_its_lock_and_not_by_its_file() {
+fn a_spool_is_in_use_while_its_lock_is_held() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("lock"), "process 1\n").expect("written");
     assert!(!apsara_bridge::store::is_running(folder.path()), "a file that was left behind");
@@ -948,10 +812,9 @@ async fn a_spool_of_an_earlier_version_is_read() {
         for name in files(&fixture, "") {
             std::fs::copy(fixture.join(&name), path.join(&name)).expect("copied");
         }
-        let cluster = MockCluster::new(1).expect("a mock cluster");
-        cluster.create_topic("media.success", 1, 1).expect("created");
-        let bridge = TestBridge::start(&configuration(&cluster.bootstrap_servers(), "any", &folder, "")).await;
-        spooled(&bridge, 0.0).await;
+        let cluster = mock(&["media.success"]);
+        let bridge = TestBridge::start(&config(&cluster.bootstrap_servers(), "any", &folder)).await;
+        bridge.spooled(0.0).await;
         assert_eq!(bridge.metric(r#"apsara_bridge_published_total{output="kafka"}"#), 3.0, "{stored}");
         assert_eq!(bridge.metric("apsara_bridge_dead_letters_stored"), 1.0, "{stored}");
         bridge.stop().await;
@@ -965,13 +828,13 @@ async fn a_spool_of_an_earlier_version_is_read() {
 async fn bytes_in_flight_are_bounded() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let folder = tempfile::tempdir().expect("a folder");
-    let more = "[delivery]\nmax_in_flight_bytes = '64KiB'\ndeadline = '300ms'\n";
-    let bridge = TestBridge::start(&configuration(NOWHERE, "bytes", &folder, more)).await;
-    let large = |id: &str| callback(id).replace("\"42\"", &format!("\"{}\"", "4".repeat(20_000)));
+    let settings =
+        config(NOWHERE, "bytes", &folder).set("delivery = { max_in_flight_bytes = '64KiB', deadline = '300ms' }");
+    let bridge = TestBridge::start(&settings).await;
+    let large = |id: &str| large_callback(id, 20_000);
     let body = large("slow");
     let mut slow = tokio::net::TcpStream::connect(bridge.input).await.expect("it listens");
-    let headers: String = signed_headers("VOD").iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let head = format!("POST /callbacks HTTP/1.1\r\nhost: x\r\n{headers}content-length: {}\r\n\r\n", body.len());
+    let head = format!("{}content-length: {}\r\n\r\n", signed_head(), body.len());
     let (first, rest) = body.split_at(19_000);
     slow.write_all(format!("{head}{first}").as_bytes()).await.expect("sent");
     let refused = eventually("refused", SOON, async || {
@@ -997,16 +860,13 @@ async fn bytes_in_flight_are_bounded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_is_bounded_by_the_bytes_in_flight() {
     let folder = tempfile::tempdir().expect("a folder");
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("anything", 1, 1).expect("created");
-    let path = folder.path().join("spool");
-    let bridge = Served::start_with(&folder, &path, &cluster.bootstrap_servers(), "", Served::plainly);
-    bridge.taking();
-    eventually("connected", SOON, async || (bridge.ready().await == 200).then_some(())).await;
-    assert_eq!(bridge.post("first", 2).await, 200);
+    let cluster = mock(&["anything"]);
+    let bridge = Program::start(folder.path(), config(&cluster.bootstrap_servers(), "anything", &folder));
+    bridge.ready().await;
+    assert_eq!(post(&bridge, "first", 2).await, 200);
     cluster.broker_round_trip_time(1, Duration::from_secs(10)).expect("set");
     let peak = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", bridge.process.id())).expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", bridge.process().id())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") >> 10
     };
@@ -1014,7 +874,7 @@ async fn memory_is_bounded_by_the_bytes_in_flight() {
     let posts = (0..1000).map(|number| {
         let (input, id) = (bridge.input, format!("large{number}"));
         tokio::spawn(async move {
-            let body = callback(&id).replace("\"42\"", &format!("\"{}\"", "4".repeat(250_000)));
+            let body = large_callback(&id, 250_000);
             Client::connect(input).await.post("/callbacks", body, &signed_headers("VOD")).await.status.as_u16()
         })
     });
@@ -1036,7 +896,7 @@ async fn memory_is_bounded_by_the_bytes_in_flight() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_does_not_answer_is_not_waited_for() {
     let folder = tempfile::tempdir().expect("a folder");
-    let bridge = TestBridge::start(&configuration(NOWHERE, "held", &folder, "")).await;
+    let bridge = TestBridge::start(&config(NOWHERE, "held", &folder)).await;
     post_all(&bridge, ["before".to_owned()]).await;
     let other = rusqlite::Connection::open(folder.path().join("spool").join(FILE)).expect("it opens");
     other.execute_batch("BEGIN IMMEDIATE").expect("locked");
@@ -1044,22 +904,18 @@ async fn a_store_that_does_not_answer_is_not_waited_for() {
     assert_eq!(bridge.post(callback("held")).await.status.as_u16(), 503);
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     other.execute_batch("ROLLBACK").expect("released");
-    eventually("taken again", SOON, async || {
-        (bridge.post(callback("after")).await.status.as_u16() == 200).then_some(())
-    })
-    .await;
+    bridge.accepted("after").await;
     bridge.stop().await;
 }
 
 /// While another process holds the database, replays that were published cannot be noted as ended. That is done later,
 /// by itself, and nothing is published twice.
 #[tokio::test(flavor = "multi_thread")]
-async fn replays_whose_end_cannot_be_written_end_later() {
+async fn replays_whose_end_cannot_be_written_are_completed_later() {
     let folder = tempfile::tempdir().expect("a folder");
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("replayed", 1, 1).expect("created");
-    let settings = configuration(&cluster.bootstrap_servers(), "replayed", &folder, "");
-    let narrow = settings.replace("name = 'all'\n", "name = 'all'\nmatch = { mediaid = 'nothing' }\n");
+    let cluster = mock(&["replayed"]);
+    let settings = config(&cluster.bootstrap_servers(), "replayed", &folder);
+    let narrow = settings.clone().routes([Route::new("all").when("mediaid = 'nothing'").to("kafka", "replayed")]);
     let bridge = TestBridge::start_connected(&narrow).await;
     post_all(&bridge, ["letter".to_owned()]).await;
     bridge.stop().await;
@@ -1073,13 +929,13 @@ async fn replays_whose_end_cannot_be_written_end_later() {
     let request = "UPDATE dead_letters SET replay_requested = 1; BEGIN IMMEDIATE";
     other.execute_batch(request).expect("requested and locked");
     let replayed = r#"apsara_bridge_dead_letters_replayed_total{result="success"}"#;
-    eventually("published", SOON, async || (bridge.metric(replayed) == 1.0).then_some(())).await;
+    bridge.wait_metric(replayed, |value| value == 1.0).await;
     // Longer than a connection waits for another.
     let failures = r#"apsara_bridge_spool_failures_total{reason="io"}"#;
-    eventually("given up", SOON, async || (bridge.metric(failures) >= 1.0).then_some(())).await;
+    bridge.wait_metric(failures, |value| value >= 1.0).await;
     other.execute_batch("ROLLBACK").expect("released");
     let stored = "apsara_bridge_dead_letters_stored";
-    eventually("removed", SOON, async || (bridge.metric(stored) == 0.0).then_some(())).await;
+    bridge.wait_metric(stored, |value| value == 0.0).await;
     assert_eq!(bridge.metric(replayed), 1.0);
     assert_eq!(bridge.metric(r#"apsara_bridge_published_total{output="kafka"}"#), 2.0);
     bridge.stop().await;
@@ -1091,25 +947,22 @@ struct Commands {
 }
 
 impl Commands {
-    fn run(&self, configuration: &str, arguments: &[&str]) -> (i32, String, String) {
+    fn run(&self, config: &Config, arguments: &[&str]) -> (i32, String, String) {
         let file = self.folder.path().join("commands.toml");
-        std::fs::write(&file, configuration).expect("written");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
-        let output = command.arg("spool").args(arguments).arg("--config").arg(&file).output().expect("it runs");
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-        (output.status.code().expect("a code"), text(output.stdout), text(output.stderr))
+        config.write(&file);
+        let mut command = program::command(&["spool"]);
+        command.args(arguments).arg("--config").arg(&file);
+        program::run(command)
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spool_is_drained_without_its_bridge() {
     let commands = Commands { folder: tempfile::tempdir().expect("a folder") };
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("drained", 1, 1).expect("created");
-    let away = configuration(NOWHERE, "drained", &commands.folder, "");
+    let cluster = mock(&["drained"]);
+    let away = config(NOWHERE, "drained", &commands.folder);
     // The inputs are not looked at: their secrets need not be there.
-    let there = configuration(&cluster.bootstrap_servers(), "drained", &commands.folder, "")
-        .replace(&format!("keys = ['{KEY}']"), "keys = [{ file = '/nowhere/key' }]");
+    let there = config(&cluster.bootstrap_servers(), "drained", &commands.folder).keys("[{ file = '/nowhere/key' }]");
     let bridge = TestBridge::start(&away).await;
     post_all(&bridge, numbered(0..5)).await;
     let (code, _, error) = commands.run(&there, &["drain", "--timeout", "1s"]);
@@ -1127,7 +980,11 @@ async fn a_spool_is_drained_without_its_bridge() {
     bridge.stop().await;
     let (code, _, error) = commands.run(&away, &["drain", "--timeout", "500ms"]);
     assert!(code == 1 && error.contains("3 records left in the spool (kafka: 3)"), "{error}");
-    let renamed = there.replace("outputs.kafka]", "outputs.other]").replace("output = 'kafka'", "output = 'other'");
+    let renamed = there
+        .clone()
+        .without("outputs.kafka")
+        .output("other", "kafka", &[cluster.bootstrap_servers()])
+        .routes([Route::new("all").to("other", "drained")]);
     let (code, _, error) = commands.run(&renamed, &["drain"]);
     assert!(code == 1 && error.contains("output `kafka` is not configured: `spool move --from kafka"), "{error}");
     let (code, out, error) = commands.run(&there, &["drain"]);
@@ -1135,18 +992,18 @@ async fn a_spool_is_drained_without_its_bridge() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_are_given_to_another_output() {
+async fn records_are_moved_to_another_output() {
     let commands = Commands { folder: tempfile::tempdir().expect("a folder") };
-    let settings = configuration(NOWHERE, "old.topic", &commands.folder, "");
+    let settings = config(NOWHERE, "old.topic", &commands.folder);
     let bridge = TestBridge::start(&settings).await;
     post_all(&bridge, numbered(0..5)).await;
     let (code, _, error) = commands.run(&settings, &["move", "--from", "kafka", "--to", "kafka2"]);
     assert!(code == 2 && error.contains("there is no output `kafka2`; did you mean `kafka`?"), "{error}");
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("new.topic", 1, 1).expect("created");
-    let new = configuration(&cluster.bootstrap_servers(), "new.topic", &commands.folder, "")
-        .replace("outputs.kafka]", "outputs.bus]")
-        .replace("output = 'kafka'", "output = 'bus'");
+    let cluster = mock(&["new.topic"]);
+    let new = Config::http()
+        .output("bus", "kafka", &[cluster.bootstrap_servers()])
+        .to("bus", "new.topic")
+        .spool(spool(&commands.folder));
     let (code, _, error) = commands.run(&new, &["move", "--from", "kafka", "--to", "bus"]);
     assert!(code == 1 && error.contains("belongs to another bridge that is running"), "{error}");
     bridge.stop().await;
@@ -1161,7 +1018,7 @@ async fn records_are_given_to_another_output() {
     let (code, out, error) = commands.run(&new, &["move", "--from", "kafka", "--to", "bus", "--topic", "new.topic"]);
     assert_eq!((code, out.as_str()), (0, "5 records moved from kafka to bus\n"), "{error}");
     let bridge = TestBridge::start(&new).await;
-    spooled(&bridge, 0.0).await;
+    bridge.spooled(0.0).await;
     assert_eq!(bridge.metric(r#"apsara_bridge_published_total{output="bus"}"#), 5.0);
     bridge.stop().await;
 }
@@ -1169,7 +1026,7 @@ async fn records_are_given_to_another_output() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_spools_file_is_imported() {
     let commands = Commands { folder: tempfile::tempdir().expect("a folder") };
-    let settings = configuration(NOWHERE, "imported", &commands.folder, "");
+    let settings = config(NOWHERE, "imported", &commands.folder);
     let bridge = TestBridge::start(&settings).await;
     post_all(&bridge, numbered(0..3)).await;
     bridge.stop().await;

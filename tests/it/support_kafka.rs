@@ -8,8 +8,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use crate::support::kafka::{Kafka, KafkaOptions, Mechanism, Received, Security};
-
-const SOON: Duration = Duration::from_secs(20);
+use crate::support::wait::SOON;
 
 async fn send(config: &ClientConfig, topic: &str, payload: Option<&[u8]>) -> Result<(), KafkaError> {
     let producer: FutureProducer = config.clone().set("message.timeout.ms", "10000").create()?;

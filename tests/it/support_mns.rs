@@ -21,9 +21,8 @@ use crate::support::mns::sdk::Sdk;
 use crate::support::mns::signature::{Key, Signable, SignatureVersion, http_date, parse_date};
 use crate::support::mns::xml::Element;
 use crate::support::mns::{Fault, Mns, MnsOptions, Operation};
+use crate::support::wait::SOON;
 use crate::support::wait_for;
-
-const SOON: Duration = Duration::from_secs(20);
 
 fn default_key() -> Key {
     Key::new(Mns::KEY_ID, Mns::KEY_SECRET)
@@ -40,7 +39,7 @@ fn text(value: &Value) -> &str {
 }
 
 #[test]
-fn handles_are_taken_bare_and_encoded() {
+fn handles_are_accepted_bare_and_encoded() {
     let mns = start("handles");
     for version in [SignatureVersion::V1, SignatureVersion::V4] {
         for encode in [encoded, str::to_owned] {
@@ -263,7 +262,7 @@ fn one_message_wakes_polls_but_only_one_gets_it() {
 // === what goes wrong ===
 
 #[test]
-fn a_client_that_leaves_takes_no_message_along() {
+fn a_client_that_leaves_gets_no_message() {
     let mns = start("leave");
     let mut stream = connect(&mns);
     let request = unsigned(&mns, "GET", "/queues/leave/messages?waitseconds=30");

@@ -5,8 +5,7 @@ use std::time::Duration;
 use async_nats::{ConnectOptions, HeaderMap};
 
 use crate::support::nats::{Auth, Nats, NatsOptions, Stored, Tls};
-
-const SOON: Duration = Duration::from_secs(20);
+use crate::support::wait::SOON;
 
 async fn publish(nats: &Nats, subject: &str, payload: &str) {
     let mut headers = HeaderMap::new();

@@ -3,12 +3,10 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use crate::support::process::{Process, exists, wait_gone};
+use crate::support::wait::SOON;
 use crate::support::wait_for;
-
-const SOON: Duration = Duration::from_secs(10);
 
 fn sh(script: &str) -> Command {
     let mut command = Command::new("sh");

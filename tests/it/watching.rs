@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,7 +12,6 @@ use std::time::{Duration, SystemTime};
 use apsara_bridge::telemetry::metrics::{METRICS, Metrics, PREFIX};
 use figment::providers::{Format as _, Yaml};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -20,14 +19,16 @@ use time::format_description::well_known::Rfc3339;
 use tokio::task::JoinSet;
 
 use crate::docs::anchors;
-use crate::support::bridge::{Client, KEY, URL, headers_signed_at, signed_headers};
+use crate::support::bridge::{Client, URL, headers_signed_at, now, signed_headers};
+use crate::support::config::{Config, Route};
+use crate::support::kafka::mock;
 use crate::support::mns::queue::QueueAttributes;
 use crate::support::mns::{Fault, Mns, MnsOptions, Operation};
 use crate::support::nats::{Nats, NatsOptions};
 use crate::support::process::Process;
-use crate::support::{eventually, free_port, tool};
-
-const SOON: Duration = Duration::from_secs(30);
+use crate::support::program::{self, Program};
+use crate::support::wait::SOON;
+use crate::support::{eventually, free_port, repository, repository_text, tool};
 
 const ALERTS: &str = "charts/apsara-bridge/files/alerts/apsara-bridge.yaml";
 const ALERTS_TEST: &str = "charts/apsara-bridge/files/alerts/tests/apsara-bridge_test.yaml";
@@ -46,16 +47,8 @@ const TARGET_LABELS: [&str; 5] = ["namespace", "pod", "job", "instance", "condit
 
 const QUEUE: &str = "ice-callback-watched";
 
-fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
-}
-
-fn text(name: &str) -> String {
-    std::fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
-}
-
 fn yaml(name: &str) -> Value {
-    Yaml::from_str(&text(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    Yaml::from_str(&repository_text(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 fn string<'v>(value: &'v Value, key: &str) -> &'v str {
@@ -211,7 +204,7 @@ fn variables(dashboard: &Value) -> Vec<&str> {
 }
 
 fn dashboard() -> Value {
-    serde_json::from_str(&text(DASHBOARD)).expect("JSON")
+    serde_json::from_str(&repository_text(DASHBOARD)).expect("JSON")
 }
 
 /// The rules, each with its name.
@@ -255,7 +248,7 @@ fn every_metric_that_is_named_is_there_and_all_are_shown() {
         Names::of(string(rule, "expr")).check(alert, &exported);
     }
 
-    let runbook = text(RUNBOOK);
+    let runbook = repository_text(RUNBOOK);
     for query in runbook_queries(&runbook) {
         Names::of(query).check("the runbook", &exported);
     }
@@ -268,7 +261,7 @@ fn every_metric_that_is_named_is_there_and_all_are_shown() {
 
 #[test]
 fn the_docs_list_every_metric_with_its_kind_and_labels() {
-    let docs = text(METRICS_DOCS);
+    let docs = repository_text(METRICS_DOCS);
     let quoted = |cell: &str| -> Vec<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
     let mut listed = BTreeMap::new();
     for row in docs.lines().filter(|line| line.starts_with(&format!("| `{PREFIX}"))) {
@@ -297,7 +290,7 @@ fn alerts_are_sound_explained_and_tested_both_ways() {
         let told = [output.stdout, output.stderr].map(|told| String::from_utf8_lossy(&told).into_owned()).concat();
         assert!(output.status.success(), "{told}");
     }
-    let (file, tests, runbook) = (yaml(ALERTS), yaml(ALERTS_TEST), text(RUNBOOK));
+    let (file, tests, runbook) = (yaml(ALERTS), yaml(ALERTS_TEST), repository_text(RUNBOOK));
     let anchors = anchors(&runbook);
     let cases: Vec<&Value> = items(&tests, "tests").iter().flat_map(|test| items(test, "alert_rule_test")).collect();
     let rules = rules(&file);
@@ -327,14 +320,14 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    async fn start(folder: &Path, target: u16) -> Prometheus {
+    async fn start(folder: &Path, target: SocketAddr) -> Prometheus {
         let port = free_port();
         let file = folder.join("prometheus.yaml");
         let configuration = format!(
             "global: {{ scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s }}\n\
              rule_files: ['{}']\nscrape_configs:\n- job_name: bridge\n  static_configs:\n\
-             \x20 - targets: ['127.0.0.1:{target}']\n    labels: {{ namespace: media, pod: bridge-0 }}\n",
-            path(ALERTS).display()
+             \x20 - targets: ['{target}']\n    labels: {{ namespace: media, pod: bridge-0 }}\n",
+            repository(ALERTS).display()
         );
         std::fs::write(&file, configuration).expect("the temporary folder is writable");
         let mut command = Command::new(tool("prometheus", "promtool"));
@@ -401,8 +394,7 @@ async fn load(worker: u32, input: SocketAddr, mns: Arc<Mns>) {
         match number % 8 {
             0 => drop(client.post("/callbacks", good, &signed_headers("VOD")).await),
             1 => {
-                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
-                client.post("/callbacks", good, &headers_signed_at("VOD", URL, now, "AnotherKey1")).await;
+                client.post("/callbacks", good, &headers_signed_at("VOD", URL, now(), "AnotherKey1")).await;
             }
             2 => drop(client.post("/callbacks", good, &[]).await),
             3 => drop(client.post("/elsewhere", good, &signed_headers("VOD")).await),
@@ -416,10 +408,10 @@ async fn load(worker: u32, input: SocketAddr, mns: Arc<Mns>) {
     }
 }
 
-fn dead_letters(folder: &Path, arguments: &[&str]) -> Option<i32> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
-    command.arg("dead-letters").args(arguments).arg("--path").arg(folder.join("spool"));
-    command.output().expect("it runs").status.code()
+fn dead_letters(folder: &Path, arguments: &[&str]) -> i32 {
+    let mut command = program::command(&["dead-letters"]);
+    command.args(arguments).arg("--path").arg(folder.join("spool"));
+    program::run(command).0
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -432,40 +424,25 @@ async fn every_panel_shows_something_while_it_all_happens() {
     // The queue is asked once a minute how many it has: now is the time to have some.
     mns.put_all(QUEUE, (0..40).map(|number| event(&format!("early-{number}"), "success")));
     mns.fail_next(Operation::RECEIVES, 1, Fault::bad_gateway());
-    let cluster = MockCluster::new(1).expect("a mock cluster");
-    cluster.create_topic("watched", 1, 1).expect("created");
+    let cluster = mock(&["watched"]);
     let nats = Nats::start(NatsOptions::default()).await;
-    let (input, admin) = (free_port(), free_port());
-    let file = folder.path().join("bridge.toml");
-    let configuration = format!(
-        "[inputs.http]\nkind = 'http'\nlisten = '127.0.0.1:{input}'\nmax_body = '2MiB'\n\
-         [[inputs.http.endpoints]]\nurls = ['{URL}']\nkeys = ['{KEY}']\n\
-         [inputs.queue]\nkind = 'mns'\nendpoint = '{}'\nqueue = '{QUEUE}'\nwait = '1s'\nvisibility = '2s'\n\
-         deadline = '3s'\ncredentials = {{ access_key_id = '{}', access_key_secret = '{}' }}\n\
-         [outputs.kafka]\nkind = 'kafka'\nbrokers = ['{}']\n[outputs.nats]\nkind = 'nats'\nservers = ['{}']\n\
-         stream = {{ name = 'WATCHED', subjects = ['watched.>'], create = true }}\n\
-         [[routes]]\nname = 'dropped'\nmatch = {{ mediaid = 'drop-*' }}\ndrop = true\n\
-         [[routes]]\nname = 'kept'\nmatch = {{ mediaid = 'letter-*' }}\ndead_letter = true\n\
-         [[routes]]\nname = 'all'\n\
-         to = [{{ output = 'kafka', topic = 'watched' }}, {{ output = 'nats', topic = 'watched.{{status}}' }}]\n\
-         [delivery]\ndeadline = '500ms'\n[spool]\npath = '{}'\nmax_bytes = '128KiB'\n\
-         [dead_letters]\nmax_bytes = '1MiB'\n[admin]\nlisten = '127.0.0.1:{admin}'\n",
-        mns.endpoint(),
-        Mns::KEY_ID,
-        Mns::KEY_SECRET,
-        cluster.bootstrap_servers(),
-        nats.url(),
-        folder.path().join("spool").display(),
-    );
-    std::fs::write(&file, &configuration).expect("the temporary folder is writable");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_apsara-bridge"));
-    command.args(["serve", "--config"]).arg(&file);
-    let bridge = Process::start("apsara-bridge", &command, &folder.path().join("bridge.log"), Some(folder.path()));
-    bridge.wait_log("serving metrics and probes", SOON);
+    let config = Config::http()
+        .set("inputs.http.max_body = '2MiB'")
+        .mns(&mns, QUEUE)
+        .set("inputs.queue = { wait = '1s', visibility = '2s', deadline = '3s' }")
+        .kafka(&cluster.bootstrap_servers())
+        .nats(nats.url())
+        .stream("WATCHED", "watched.>")
+        .route(Route::new("dropped").when("mediaid = 'drop-*'").set("drop = true"))
+        .route(Route::new("kept").when("mediaid = 'letter-*'").set("dead_letter = true"))
+        .route(Route::new("all").to("kafka", "watched").to("nats", "watched.{status}"))
+        .spool(folder.path().join("spool"))
+        .set("delivery.deadline = '500ms'\nspool.max_bytes = '128KiB'\ndead_letters.max_bytes = '1MiB'");
+    let bridge = Program::start(folder.path(), config);
+    let input = bridge.input;
     let began = SystemTime::now();
-    let prometheus = Prometheus::start(folder.path(), admin).await;
+    let prometheus = Prometheus::start(folder.path(), bridge.admin).await;
 
-    let input = SocketAddr::from(([127, 0, 0, 1], input));
     let mut workers = JoinSet::new();
     for worker in 0..4 {
         workers.spawn(load(worker, input, mns.clone()));
@@ -473,12 +450,12 @@ async fn every_panel_shows_something_while_it_all_happens() {
     for output in ["kafka", "nats"] {
         prometheus.sees(&format!(r#"rate(apsara_bridge_published_total{{output="{output}"}}[5s]) > 0"#)).await;
     }
-    // A record that the bus refuses, and a body that is no callback and too large to be kept.
+    // A record that the bus refuses, and a body that is not a callback and too large to be kept.
     cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD]);
     Client::connect(input).await.post("/callbacks", vec![b'x'; 1_200_000], &signed_headers("VOD")).await;
     prometheus.sees(r#"apsara_bridge_dead_letters_total{reason="rejected"} > 0"#).await;
 
-    // A bus goes away; the spool fills, and is full. A message is held by its lease, and then deleted too late.
+    // A bus is down; the spool fills, and is full. A message is held by its lease, and then deleted too late.
     nats.kill();
     prometheus.sees("apsara_bridge_output_up == 0").await;
     let late = mns.put(QUEUE, event("late", "success"));
@@ -487,17 +464,17 @@ async fn every_panel_shows_something_while_it_all_happens() {
     prometheus.sees(r#"rate(apsara_bridge_callbacks_total{outcome="refused"}[5s]) > 0"#).await;
     prometheus.sees(r#"rate(apsara_bridge_spool_failures_total{reason="spool_full"}[5s]) > 0"#).await;
 
-    // It is back, and somebody mends what can be mended.
+    // It is back, and an operator replays what can be replayed.
     nats.restart().await;
     prometheus.sees("apsara_bridge_spool_events == 0").await;
     prometheus.sees("apsara_bridge_mns_late_deletes_total > 0").await;
-    assert_eq!(dead_letters(folder.path(), &["replay", "--reason", "rejected"]), Some(0));
-    assert_eq!(dead_letters(folder.path(), &["replay", "--reason", "routed"]), Some(1));
-    bridge.signal("HUP");
-    bridge.wait_log("the configuration was reloaded", SOON);
-    std::fs::write(&file, configuration.replace("[[routes]]", "[[rutes]]")).expect("written");
-    bridge.signal("HUP");
-    bridge.wait_log("nothing has changed", SOON);
+    assert_eq!(dead_letters(folder.path(), &["replay", "--reason", "rejected"]), 0);
+    assert_eq!(dead_letters(folder.path(), &["replay", "--reason", "routed"]), 1);
+    let configuration = bridge.configuration().to_string();
+    bridge.reload(&configuration);
+    bridge.process().wait_log("the configuration was reloaded", SOON);
+    bridge.reload(&configuration.replace("[[routes]]", "[[rutes]]"));
+    bridge.process().wait_log("nothing has changed", SOON);
 
     let filled = |query: &str| {
         let query = query.replace("$namespace", "media").replace("$pod", "bridge-0").replace("$input", "http|queue");
@@ -525,7 +502,7 @@ async fn every_panel_shows_something_while_it_all_happens() {
         let values = prometheus.get(&format!("label/{label}/values"), &[("match[]", &filled(selector))]).await;
         assert!(!values.as_array().expect("an array").is_empty(), "{variable}");
     }
-    for query in runbook_queries(&text(RUNBOOK)) {
+    for query in runbook_queries(&repository_text(RUNBOOK)) {
         prometheus.get("query", &[("query", query)]).await;
     }
 
@@ -541,6 +518,5 @@ async fn every_panel_shows_something_while_it_all_happens() {
     prometheus.sees(r#"ALERTS{alertname="ApsaraBridgeConfigReloadFailed"}"#).await;
     assert!(workers.try_join_next().is_none(), "the load went on to the end");
     workers.shutdown().await;
-    bridge.signal("TERM");
-    assert_eq!(bridge.wait(SOON), Some(0), "{}", bridge.log_tail());
+    bridge.stop();
 }

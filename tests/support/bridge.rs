@@ -1,8 +1,9 @@
-//! The bridge in this process, from a configuration as a user writes it, and a client that sends as Alibaba does.
+//! The bridge in this process, and a client that sends as Alibaba does.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use apsara_bridge::bridge::Bridge;
 use apsara_bridge::config::{self, Layer};
@@ -19,7 +20,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::config::Config;
 use super::eventually;
+use super::wait::SOON;
 
 /// The URL that callbacks of the tests are signed for.
 pub const URL: &str = "https://media.example.com/callbacks?from=alibaba";
@@ -41,14 +44,6 @@ pub struct TestBridge {
     _reload: mpsc::Sender<()>,
 }
 
-/// An HTTP input on a port of the system's choice that takes signed callbacks on `/callbacks`.
-pub fn http_input(more: &str) -> String {
-    format!(
-        "[inputs.http]\nkind = 'http'\nlisten = '127.0.0.1:0'\n{more}\n\
-         [[inputs.http.endpoints]]\npath = '/callbacks'\nurls = ['{URL}']\nkeys = ['{KEY}']\n"
-    )
-}
-
 /// Loads a configuration again.
 fn load(layers: &[Layer]) -> LoadAttempt {
     let config::Attempt { result, files } = config::load_with_files(layers);
@@ -63,19 +58,16 @@ fn load(layers: &[Layer]) -> LoadAttempt {
 }
 
 impl TestBridge {
-    /// Starts with the given configuration, to which an admin listener is added, and that there is no spool if it
-    /// says nothing of one.
-    pub async fn start(configuration: &str) -> TestBridge {
-        TestBridge::try_start(configuration).await.unwrap_or_else(|error| panic!("the service starts: {error}"))
+    /// Starts with a configuration that has an HTTP input.
+    pub async fn start(config: &Config) -> TestBridge {
+        TestBridge::try_start(config).await.unwrap_or_else(|error| panic!("the service does not start: {error}"))
     }
 
-    /// Starts, or tells why a configuration that is valid can't be run.
-    pub async fn try_start(configuration: &str) -> Result<TestBridge, String> {
+    /// Starts, or returns why a valid configuration can't be run.
+    pub async fn try_start(config: &Config) -> Result<TestBridge, String> {
         let filter = std::env::var("TEST_LOG").unwrap_or_else(|_| "off".to_owned());
         let log_filter = logs::start(logs::Format::Text, &filter);
-        let spool = if configuration.contains("[spool]") { "" } else { "[spool]\nenabled = false\n" };
-        let text = format!("{configuration}\n{spool}[admin]\nlisten = '127.0.0.1:0'\n");
-        let layers = [Layer::Text("test".to_owned(), text)];
+        let layers = [Layer::Text("test".to_owned(), config.to_string())];
         let config::Attempt { result, files } = config::load_with_files(&layers);
         let loaded = result.unwrap_or_else(|errors| {
             panic!("{}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
@@ -92,16 +84,41 @@ impl TestBridge {
     }
 
     /// Starts, and waits until every output is connected.
-    pub async fn start_connected(configuration: &str) -> TestBridge {
-        let bridge = TestBridge::start(configuration).await;
+    pub async fn start_connected(config: &Config) -> TestBridge {
+        let bridge = TestBridge::start(config).await;
         bridge.connected().await;
         bridge
     }
 
     /// Waits until every output is connected.
     pub async fn connected(&self) {
-        eventually("all outputs connected", Duration::from_secs(30), async || self.bridge.is_connected().then_some(()))
-            .await;
+        eventually("all outputs to be connected", SOON, async || self.bridge.is_connected().then_some(())).await;
+    }
+
+    /// Waits until an output is known to be down.
+    pub async fn disconnected(&self) {
+        eventually("an output to be down", SOON, async || (!self.bridge.is_connected()).then_some(())).await;
+    }
+
+    /// Waits until a metric has a value that fits.
+    pub async fn wait_metric(&self, name_and_labels: &str, fits: impl Fn(f64) -> bool) {
+        eventually(&format!("a value of {name_and_labels}"), SOON, async || {
+            fits(self.metric(name_and_labels)).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until there are so many records in the spool.
+    pub async fn spooled(&self, records: f64) {
+        self.wait_metric("apsara_bridge_spool_events", |value| value == records).await;
+    }
+
+    /// Waits until a callback of this id is answered with 200.
+    pub async fn accepted(&self, id: &str) {
+        eventually("a callback to be answered with 200", SOON, async || {
+            (self.post(callback(id)).await.status == StatusCode::OK).then_some(())
+        })
+        .await;
     }
 
     /// Posts a body with a valid signature of VOD's.
@@ -121,33 +138,42 @@ impl TestBridge {
 
     /// The value of one metric, 0 where it is not there.
     pub fn metric(&self, name_and_labels: &str) -> f64 {
-        let text = self.metrics();
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name_and_labels} ")));
-        line.map_or(0.0, |value| value.parse().expect("a number"))
+        metric(&self.metrics(), name_and_labels)
     }
 
-    /// Tells it to stop and goes on.
+    /// How many callbacks of an input have had an outcome.
+    pub fn outcomes(&self, input: &str, outcome: &str) -> f64 {
+        self.metric(&format!(r#"apsara_bridge_callbacks_total{{input="{input}",outcome="{outcome}"}}"#))
+    }
+
+    /// Begins to stop it, and does not wait.
     pub fn begin_stop(&mut self) {
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(());
         }
     }
 
-    /// Stops it and gives back how many callbacks were left without an outcome.
+    /// Stops it, and returns how many callbacks were left without an outcome.
     pub async fn stop(mut self) -> usize {
         self.begin_stop();
-        tokio::time::timeout(Duration::from_secs(30), self.running)
-            .await
-            .expect("it stops")
-            .expect("without panic")
-            .without_outcome
+        tokio::time::timeout(SOON, self.running).await.expect("it stops").expect("without panic").without_outcome
     }
+}
+
+/// The value of one metric in a text of metrics, 0 where it is not there.
+pub fn metric(text: &str, name_and_labels: &str) -> f64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name_and_labels)?.strip_prefix(' '));
+    line.map_or(0.0, |value| value.parse().expect("a number"))
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs()
 }
 
 /// The headers of a signature made now.
 pub fn signed_headers(family: &str) -> Vec<(String, String)> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
-    headers_signed_at(family, URL, now, KEY)
+    headers_signed_at(family, URL, now(), KEY)
 }
 
 /// The headers of a signature made at a time.
@@ -157,11 +183,27 @@ pub fn headers_signed_at(family: &str, url: &str, time: u64, key: &str) -> Vec<(
     vec![(format!("X-{family}-TIMESTAMP"), time), (format!("X-{family}-SIGNATURE"), signature)]
 }
 
-/// A callback with an id of its own.
+/// The text of a signed request, up to its last header.
+pub fn signed_head() -> String {
+    let headers = signed_headers("VOD").into_iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+    format!("POST /callbacks HTTP/1.1\r\nhost: x\r\n{}", headers.collect::<String>())
+}
+
+/// A callback about a medium.
 pub fn callback(id: &str) -> String {
+    callback_with(id, "42")
+}
+
+/// One of several different callbacks about the same medium.
+pub fn callback_with(id: &str, size: impl Display) -> String {
     format!(
-        r#"{{"EventType":"FileUploadComplete","EventTime":"2026-01-01T00:00:00Z","Status":"success","VideoId":"{id}","Size":"42"}}"#
+        r#"{{"EventType":"FileUploadComplete","EventTime":"2026-01-01T00:00:00Z","Status":"success","VideoId":"{id}","Size":"{size}"}}"#
     )
+}
+
+/// A callback with so many bytes, and a few more.
+pub fn large_callback(id: &str, bytes: usize) -> String {
+    callback_with(id, "4".repeat(bytes))
 }
 
 /// An answer of the bridge.

@@ -3,13 +3,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use super::not_run;
 use super::process::Process;
-
-/// Mounting takes milliseconds; a busy machine may take many times that.
-const SOON: Duration = Duration::from_secs(20);
+use super::wait::SOON;
 
 /// A disk in memory that only processes in its namespace see. It is gone with its last process.
 #[derive(Debug)]

@@ -121,11 +121,6 @@ impl Judge {
         [Self::python(), Self::javascript()]
     }
 
-    /// The SDK's language.
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
     /// The event, or why this isn't one. Blocks the thread for about a millisecond.
     pub fn read(&self, message: &Message) -> Result<Event, String> {
         let mut process = self.process.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

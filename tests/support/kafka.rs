@@ -23,11 +23,14 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers, Message};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tempfile::TempDir;
 
 use super::certificates::Certificates;
 use super::process::Process;
+use super::wait::{CHANGE, RETRY, SOON, START};
 use super::{blocking, free_port, installed, tool, wait_for};
 
 /// The user that SASL listeners know.
@@ -35,8 +38,14 @@ pub const USER: &str = "bridge";
 /// Its password: with a space and an equals sign, which careless settings code cuts off.
 pub const PASSWORD: &str = "correct horse=battery";
 
-/// A start takes about 3 s; a busy machine may take ten times that.
-const START: Duration = Duration::from_secs(60);
+/// A cluster of one broker that librdkafka plays in this process, with topics of one partition: a test chooses how it fails.
+pub fn mock(topics: &[&str]) -> MockCluster<'static, DefaultProducerContext> {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    for topic in topics {
+        cluster.create_topic(topic, 1, 1).expect("a topic");
+    }
+    cluster
+}
 
 /// How clients get in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,8 +68,6 @@ pub enum Security {
 pub enum Mechanism {
     /// PLAIN.
     Plain,
-    /// SCRAM-SHA-256.
-    ScramSha256,
     /// SCRAM-SHA-512.
     ScramSha512,
 }
@@ -70,7 +77,6 @@ impl Mechanism {
     pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "PLAIN",
-            Self::ScramSha256 => "SCRAM-SHA-256",
             Self::ScramSha512 => "SCRAM-SHA-512",
         }
     }
@@ -103,7 +109,7 @@ impl Default for KafkaOptions {
     }
 }
 
-/// One record, as it lies in the log.
+/// One record, as it is stored in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Received {
     /// The partition.
@@ -199,11 +205,6 @@ impl Kafka {
         &self.brokers
     }
 
-    /// The TLS files, when the listener has TLS.
-    pub fn certificates(&self) -> Option<&Certificates> {
-        self.certificates.as_ref()
-    }
-
     /// What a librdkafka client has to set to get in through [`brokers`](Self::brokers), that included.
     pub fn client_settings(&self) -> Vec<(String, String)> {
         let mut settings = vec![("bootstrap.servers".to_owned(), self.brokers.clone())];
@@ -252,7 +253,7 @@ impl Kafka {
         self.process().stop();
     }
 
-    /// Lets a frozen broker go on.
+    /// Lets a frozen broker continue.
     pub fn cont(&self) {
         self.process().cont();
     }
@@ -422,7 +423,7 @@ fn format(options: &KafkaOptions, folder: &std::path::Path) {
     // The cluster's id: any 16 bytes in base64.
     java.args(["kafka.tools.StorageTool", "format", "-t", "YXBzYXJhLWJyaWRnZS10ZQ", "-c"]);
     java.arg(folder.join("server.properties"));
-    if let Some(mechanism @ (Mechanism::ScramSha256 | Mechanism::ScramSha512)) = options.security.mechanism() {
+    if let Some(mechanism @ Mechanism::ScramSha512) = options.security.mechanism() {
         java.arg("--add-scram").arg(format!("{}=[name={USER},password=\"{PASSWORD}\"]", mechanism.name()));
     }
     let output = java.output().expect("java runs");
@@ -444,7 +445,7 @@ fn run(options: &KafkaOptions, folder: &std::path::Path, internal: &str) -> Proc
     process.wait_ready(START, || TcpStream::connect(internal).ok());
     let consumer = consumer(internal);
     process.wait_ready(START, || {
-        let metadata = consumer.fetch_metadata(None, Duration::from_millis(500)).ok()?;
+        let metadata = consumer.fetch_metadata(None, RETRY).ok()?;
         (!metadata.brokers().is_empty()).then_some(())
     });
     process
@@ -474,7 +475,7 @@ async fn create_topic(internal: &str, name: &str, partitions: i32, replicas: i32
         topic = topic.set(key, value);
     }
     let results = admin
-        .create_topics([&topic], &AdminOptions::new().operation_timeout(Some(Duration::from_secs(10))))
+        .create_topics([&topic], &AdminOptions::new().operation_timeout(Some(CHANGE)))
         .await
         .unwrap_or_else(|error| panic!("topic {name} can't be made: {error}"));
     for result in results {
@@ -483,24 +484,24 @@ async fn create_topic(internal: &str, name: &str, partitions: i32, replicas: i32
     let (internal, name) = (internal.to_owned(), name.to_owned());
     blocking(move || {
         let consumer = consumer(&internal);
-        wait_for(&format!("leaders of topic {name}"), Duration::from_secs(10), || partitions_of(&consumer, &name));
+        wait_for(&format!("leaders of topic {name}"), SOON, || partitions_of(&consumer, &name));
     })
     .await;
 }
 
 /// The partitions of `topic`, once each has a leader; `None` before that, or when there is no such topic.
 fn partitions_of(consumer: &BaseConsumer, topic: &str) -> Option<Vec<i32>> {
-    let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(2)).ok()?;
+    let metadata = consumer.fetch_metadata(Some(topic), RETRY).ok()?;
     let topic = metadata.topics().first()?;
     let partitions = topic.partitions();
     let led = topic.error().is_none() && !partitions.is_empty() && partitions.iter().all(|each| each.leader() >= 0);
     led.then(|| partitions.iter().map(|each| each.id()).collect())
 }
 
-/// Whether the broker says that there is no such topic (not merely that it can't tell now).
+/// Whether the broker says that there is no such topic (not only that it does not know now).
 fn is_unknown(consumer: &BaseConsumer, topic: &str) -> bool {
     let unknown = RDKafkaErrorCode::UnknownTopicOrPartition;
-    consumer.fetch_metadata(Some(topic), Duration::from_secs(2)).is_ok_and(|metadata| {
+    consumer.fetch_metadata(Some(topic), RETRY).is_ok_and(|metadata| {
         metadata.topics().first().is_some_and(|topic| topic.error().map(RDKafkaErrorCode::from) == Some(unknown))
     })
 }
@@ -534,7 +535,7 @@ fn read(internal: &str, topic: &str, at_least: usize, timeout: Duration) -> Vec<
                 payload: message.payload().map(<[u8]>::to_vec),
             }),
             Some(Err(KafkaError::PartitionEOF(partition))) => drop(at_end.insert(partition)),
-            // Anything else, such as a broker that is away, librdkafka retries by itself; the deadline decides.
+            // librdkafka retries anything else by itself, for example when the broker is unavailable; the deadline decides.
             Some(Err(_)) | None => {}
         }
         assert!(

@@ -4,7 +4,7 @@
 //! brought (Prometheus operator, KEDA, Gateway API); kubectl and helm see this server only, and none of the user's own
 //! settings; a namespace of [`Kubernetes::namespace`] enforces the pod security standard "restricted".
 //!
-//! No controller, scheduler or kubelet runs beside it: objects are validated, defaulted, admitted and stored, and that
+//! No controller, scheduler or kubelet runs with it: objects are validated, defaulted, admitted and stored, and that
 //! is all. A Deployment gets no pods, a claim no volume, and a namespace that is deleted never goes.
 
 use std::io::Write as _;
@@ -12,17 +12,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::certificates::Certificates;
 use super::process::Process;
+use super::wait::START;
 use super::{free_port, installed, tool};
-
-/// The server is there within seconds; a busy machine may take many times that.
-const START: Duration = Duration::from_secs(120);
 
 /// What the server lets do everything.
 const TOKEN: &str = "token-of-the-tests";

@@ -1,25 +1,26 @@
-//! What the integration tests and the benchmarks stand on: real brokers, foreign readers, child processes.
+//! What the integration tests and the benchmarks use: real brokers, foreign readers, child processes.
 //!
 //! Promises to whoever uses it:
 //! - Nothing is skipped. A missing tool panics with the command that installs it (`tests/support/setup PART`). What the
 //!   machine itself does not allow is noted ([`not_run`]).
 //! - Nothing outlives the test process, however that ends: see [`process`].
-//! - Nothing sleeps for luck. Whatever has to happen is polled for, against a deadline that names it.
+//! - No test sleeps where it can wait for an event: see [`wait`].
 //! - Nothing is shared unless the name says so (`Kafka::shared`, `Nats::shared`, the judges). Who stops, kills or
 //!   restarts a broker starts one of their own.
 //!
-//! Taken in by `#[path = "../support/mod.rs"] mod support;` so that tests and benchmarks need no crate for it.
+//! Included by `#[path = "../support/mod.rs"] mod support;` so that tests and benchmarks need no crate for it.
 //!
 //! Layout: [`process`] children that die with us; [`kafka`] and [`nats`] the brokers, alone or as clusters of three;
 //! [`toxiproxy`] a bad network; [`disk`] a disk that can be filled; [`mns`] a server that plays Alibaba's queue;
-//! [`kubernetes`] an API server with its clients; [`certificates`] the TLS material for all of them; [`bridge`] and
-//! [`program`] the bridge, in this process or as one; [`sender`] a load as Alibaba makes it; [`read`] what is on the
-//! buses; [`judges`] the CloudEvents SDKs of other languages; here, ports, tools and waiting.
+//! [`kubernetes`] an API server with its clients; [`certificates`] the TLS material for all of them; [`config`]
+//! configurations of the bridge; [`bridge`] and [`program`] the bridge, in this process or as one of its own; [`sender`] a load as Alibaba makes it; [`read`] what is on the
+//! buses; [`judges`] the CloudEvents SDKs of other languages; [`wait`] waiting, and for how long; here, ports and tools.
 
-#![allow(dead_code)] // each binary that takes this in uses its own part of it
+#![allow(dead_code)] // each binary that includes this uses its own part of it
 
 pub mod bridge;
 pub mod certificates;
+pub mod config;
 pub mod disk;
 pub mod judges;
 pub mod kafka;
@@ -31,19 +32,18 @@ pub mod program;
 pub mod read;
 pub mod sender;
 pub mod toxiproxy;
+pub mod wait;
 
 use std::collections::HashSet;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
 
-/// How often something awaited is looked at again. Short against a broker's start, long against one look.
-const POLL: Duration = Duration::from_millis(20);
+pub use wait::{eventually, wait_for};
 
 /// A TCP port on 127.0.0.1 that nothing listens on, handed out once in this process.
 ///
-/// It lies below the range from which the kernel takes the ports of outgoing connections. A port out of that range
+/// It is below the range from which the kernel takes the ports of outgoing connections. A port out of that range
 /// could be given to any client while its broker is down, and then the broker can't come back on it; worse, a client
 /// that keeps trying to connect to it can be given that very port and end up connected to itself.
 pub fn free_port() -> u16 {
@@ -74,9 +74,27 @@ pub fn not_run(what: &str) {
     file.and_then(|mut file| writeln!(file, "{what}")).expect("NOT_RUN_FILE can be written");
 }
 
+/// A file or folder of this repository.
+pub fn repository(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+/// The text of a file of this repository.
+pub fn repository_text(name: &str) -> String {
+    std::fs::read_to_string(repository(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The bodies of Alibaba's sample callbacks, and one with characters that need care in headers and JSON.
+pub fn samples() -> Vec<Vec<u8>> {
+    let files = std::fs::read_dir(repository("tests/fixtures/callbacks")).expect("the samples");
+    let samples = files.map(|file| std::fs::read(file.expect("a file").path()).expect("readable"));
+    let odd = r#"{"EventType":"Ünïcode 100%","EventTime":"2026-01-01T00:00:00Z","VideoId":"Euro € 😀 \"x\"\n"}"#;
+    samples.chain([odd.into()]).collect()
+}
+
 /// Where `tests/support/setup` puts things.
 pub fn tools() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools")
+    repository(".tools")
 }
 
 /// The program `name`, from `.tools/bin` or else from PATH.
@@ -102,38 +120,8 @@ pub fn installed(name: &str, part: &str) -> PathBuf {
     path
 }
 
-/// Looks until `look` gives something, and gives that. Blocks the thread: for async code there is [`eventually`].
-///
-/// # Panics
-/// When `timeout` passes first, with `what` in the message.
-pub fn wait_for<T>(what: &str, timeout: Duration, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + timeout;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited {timeout:?} in vain for {what}");
-        std::thread::sleep(POLL);
-    }
-}
-
-/// Looks until `look` gives something, and gives that.
-///
-/// # Panics
-/// When `timeout` passes first, with `what` in the message.
-pub async fn eventually<T>(what: &str, timeout: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + timeout;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited {timeout:?} in vain for {what}");
-        tokio::time::sleep(POLL).await;
-    }
-}
-
-/// Runs blocking code beside the async tests; a panic in it becomes a panic of the caller.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+/// Runs blocking code on a thread for it; a panic in it becomes a panic of the caller.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 

@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::stream::{Config as StreamConfig, Stream};
 use async_nats::{Client, ConnectOptions};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -28,6 +28,7 @@ use tempfile::TempDir;
 
 use super::certificates::Certificates;
 use super::process::Process;
+use super::wait::{RETRY, START};
 use super::{blocking, eventually, free_port, installed};
 
 /// The user of [`Auth::UserPassword`].
@@ -36,9 +37,6 @@ pub const USER: &str = "bridge";
 pub const PASSWORD: &str = "correct horse=battery";
 /// The token of [`Auth::Token`].
 pub const TOKEN: &str = "token-of-the-tests";
-
-/// A start takes a fraction of a second; a busy machine may take many times that.
-const START: Duration = Duration::from_secs(20);
 
 /// How a client proves who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -89,7 +87,7 @@ impl Default for NatsOptions {
     }
 }
 
-/// One message, as it lies in a stream.
+/// One message, as it is stored in a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     /// Its place in the stream.
@@ -208,13 +206,17 @@ impl Nats {
 
     /// Makes a stream of these subjects, kept in files and otherwise with the server's defaults.
     pub async fn create_stream(&self, name: &str, subjects: &[&str]) -> Stream {
-        let config = jetstream::stream::Config {
-            name: name.to_owned(),
-            subjects: subjects.iter().map(|&subject| subject.to_owned()).collect(),
-            ..Default::default()
-        };
-        let made = self.jetstream().await.create_stream(config).await;
-        made.unwrap_or_else(|error| panic!("stream {name} can't be made: {error}"))
+        self.create_stream_with(name, subjects, |_| {}).await
+    }
+
+    /// The same; `change` sets what is not the default.
+    pub async fn create_stream_with(
+        &self,
+        name: &str,
+        subjects: &[&str],
+        change: impl FnOnce(&mut StreamConfig),
+    ) -> Stream {
+        create_stream(&self.jetstream().await, name, subjects, change).await
     }
 
     /// All messages of `stream`, in its order, once there are at least `at_least`.
@@ -228,7 +230,7 @@ impl Nats {
             .await
             .unwrap_or_else(|error| panic!("stream {stream} can't be read: {error}"));
         let state = eventually(&format!("{at_least} messages in stream {stream}"), timeout, async || {
-            // A server that is away for a moment is asked again; the deadline decides.
+            // A server that is unavailable for a moment is asked again; the limit decides.
             let state = &info.info().await.ok()?.state;
             (state.messages >= at_least as u64).then(|| state.clone())
         })
@@ -248,7 +250,7 @@ impl Nats {
         self.process().stop();
     }
 
-    /// Lets a frozen server go on.
+    /// Lets a frozen server continue.
     pub fn cont(&self) {
         self.process().cont();
     }
@@ -311,6 +313,22 @@ impl Nats {
     fn process(&self) -> MutexGuard<'_, Process> {
         self.process.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+async fn create_stream(
+    jetstream: &jetstream::Context,
+    name: &str,
+    subjects: &[&str],
+    change: impl FnOnce(&mut StreamConfig),
+) -> Stream {
+    let mut config = StreamConfig {
+        name: name.to_owned(),
+        subjects: subjects.iter().map(|&subject| subject.to_owned()).collect(),
+        ..StreamConfig::default()
+    };
+    change(&mut config);
+    let made = jetstream.create_stream(config).await;
+    made.unwrap_or_else(|error| panic!("stream {name} can't be created: {error}"))
 }
 
 /// The message of that sequence, or `None` where one was deleted.
@@ -439,7 +457,7 @@ fn run(folder: &Path, port: u16) -> Process {
     process.wait_ready(START, || {
         // The greeting comes in the clear, before any TLS.
         let connection = TcpStream::connect(("127.0.0.1", port)).ok()?;
-        connection.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+        connection.set_read_timeout(Some(RETRY)).ok()?;
         let mut greeting = String::new();
         BufReader::new(connection).read_line(&mut greeting).ok()?;
         greeting.starts_with("INFO ").then_some(())

@@ -13,9 +13,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{POLL, wait_for};
+use super::wait::{SOON, try_wait_for};
+use super::wait_for;
 
 /// The shell in between. `$1` is the log, `$2` a folder to remove when we are gone ('' for none), the rest the child.
 ///
@@ -144,14 +145,14 @@ impl Process {
     /// that, and a server could answer once more. Linux only, like the tests that freeze.
     pub fn stop(&self) {
         self.signal("STOP");
-        wait_for(&format!("{} to freeze", self.name), Duration::from_secs(10), || {
+        wait_for(&format!("{} to freeze", self.name), SOON, || {
             let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid)).ok()?;
             let stopped = |thread: &Path| state(&thread.join("stat")).is_none_or(|state| state == 'T');
             threads.flatten().all(|thread| stopped(&thread.path())).then_some(())
         });
     }
 
-    /// Lets a frozen child go on.
+    /// Lets a frozen child continue.
     pub fn cont(&self) {
         self.signal("CONT");
     }
@@ -173,14 +174,7 @@ impl Process {
     /// Waits for the child to end by itself: its exit code as of [`exit_code`](Self::exit_code), or `None` if it
     /// still runs after `timeout`. Blocks the thread.
     pub fn wait(&self, timeout: Duration) -> Option<i32> {
-        let deadline = Instant::now() + timeout;
-        loop {
-            let code = self.exit_code();
-            if code.is_some() || Instant::now() >= deadline {
-                return code;
-            }
-            std::thread::sleep(POLL);
-        }
+        try_wait_for(timeout, || self.exit_code())
     }
 
     /// Waits until `ready` gives something. Blocks the thread.
@@ -188,18 +182,16 @@ impl Process {
     /// # Panics
     /// When the child ends, or `timeout` passes, before that: with the log's tail.
     pub fn wait_ready<T>(&self, timeout: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
-        let deadline = Instant::now() + timeout;
-        loop {
-            if let Some(found) = ready() {
-                return found;
+        let found = try_wait_for(timeout, || {
+            let ended = || self.exit_code().map(Err);
+            ready().map(Ok).or_else(ended)
+        });
+        match found {
+            Some(Ok(found)) => found,
+            Some(Err(code)) => {
+                panic!("{} ended with exit code {code} before it was ready:\n{}", self.name, self.log_tail())
             }
-            if let Some(code) = self.exit_code() {
-                panic!("{} ended with exit code {code} before it was ready:\n{}", self.name, self.log_tail());
-            }
-            if Instant::now() >= deadline {
-                panic!("{} isn't ready after {timeout:?}:\n{}", self.name, self.log_tail());
-            }
-            std::thread::sleep(POLL);
+            None => panic!("{} isn't ready after {timeout:?}:\n{}", self.name, self.log_tail()),
         }
     }
 

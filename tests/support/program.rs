@@ -1,57 +1,90 @@
-//! The bridge's own program as a child process, with its files in a folder that the caller keeps or removes.
+//! The bridge's own program: run to its end, or as a child process that serves, with its files in a folder that the caller
+//! keeps or removes.
 //!
-//! Promises: started means that the admin listener accepts connections; a start after a kill
-//! has the same ports, configuration and spool. Nothing removes the folder when this process is killed: it is evidence.
+//! Promises: started means that the admin listener, and with it the HTTP input, accept connections; a start after a kill has
+//! the same ports, configuration and spool. Nothing removes the folder when this process is killed: it is evidence.
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::bridge::{Answer, Client, metric, signed_headers};
+use super::config::Config;
 use super::disk::Disk;
+use super::free_port;
 use super::process::Process;
-use super::{eventually, free_port};
+use super::wait::{ANSWER, SOON, START, eventually, try_eventually};
 
-/// How long the bridge may take to listen, with a spool of any size, while brokers start on the same machine.
-const START: Duration = Duration::from_secs(60);
+const PROGRAM: &str = env!("CARGO_BIN_EXE_apsara-bridge");
 
-/// How long it may take to answer on its admin listener.
-const ANSWER: Duration = Duration::from_secs(5);
+/// The program with its arguments.
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.args(arguments);
+    command
+}
 
-/// The bridge.
+/// Runs a command to its end; exit code, standard output and standard error. Blocks the thread.
+pub fn run(mut command: Command) -> (i32, String, String) {
+    ended(command.output().expect("the program runs"))
+}
+
+/// Exit code, standard output and standard error of a program that has ended.
+pub fn ended(output: Output) -> (i32, String, String) {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code().expect("no signal"), text(output.stdout), text(output.stderr))
+}
+
+/// The bridge that serves.
 #[derive(Debug)]
 pub struct Program {
     /// Address of the HTTP input, should the configuration have one.
     pub input: SocketAddr,
-    admin: SocketAddr,
+    /// Address of the admin listener.
+    pub admin: SocketAddr,
     folder: PathBuf,
-    disk: Option<Arc<Disk>>,
+    command: Command,
     process: Mutex<Process>,
 }
 
 impl Program {
-    /// Starts it with the configuration that `configuration` makes for the addresses of its input and its admin listener.
-    /// With a disk, it runs where that disk can be seen. Blocks the thread.
-    pub fn start(
-        folder: &Path,
-        disk: Option<Arc<Disk>>,
-        configuration: impl FnOnce(SocketAddr, SocketAddr) -> String,
-    ) -> Program {
+    /// Starts it. Blocks the thread.
+    pub fn start(folder: &Path, config: Config) -> Program {
+        Program::start_on(None, folder, config)
+    }
+
+    /// Starts it where a disk can be seen. Blocks the thread.
+    pub fn start_on(disk: Option<&Disk>, folder: &Path, config: Config) -> Program {
+        let program = Program::launch(disk, folder, config, |_| {});
+        program.wait_listening();
+        program
+    }
+
+    /// Starts it with a changed command, and does not wait: it may end by itself.
+    pub fn launch(disk: Option<&Disk>, folder: &Path, config: Config, change: impl FnOnce(&mut Command)) -> Program {
         let [input, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         std::fs::create_dir_all(folder).expect("the temporary folder is writable");
-        write_configuration(folder, &configuration(input, admin));
-        let process = Mutex::new(run(folder, disk.as_deref(), admin));
-        Program { input, admin, folder: folder.to_owned(), disk, process }
+        let file = folder.join(CONFIGURATION);
+        config.listen(input, admin).write(&file);
+        let mut command = disk.map_or_else(|| Command::new(PROGRAM), |disk| disk.command(PROGRAM));
+        command.arg("serve").arg("--config").arg(file);
+        change(&mut command);
+        let process = Mutex::new(run_in(folder, &command));
+        Program { input, admin, folder: folder.to_owned(), command, process }
     }
 
     /// Starts it again, after it has ended. Blocks the thread.
     pub fn start_again(&self) {
-        let process = run(&self.folder, self.disk.as_deref(), self.admin);
-        *self.process() = process;
+        *self.process() = run_in(&self.folder, &self.command);
+        self.wait_listening();
+    }
+
+    fn wait_listening(&self) {
+        self.process().wait_ready(START, || TcpStream::connect(self.admin).ok());
     }
 
     /// Its process: the latest one.
@@ -59,19 +92,29 @@ impl Program {
         self.process.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// The folder of its configuration and its log.
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    /// Its configuration file.
+    pub fn configuration_file(&self) -> PathBuf {
+        self.folder.join(CONFIGURATION)
     }
 
-    /// Changes the configuration file and sends SIGHUP.
-    pub fn reload(&self, change: impl FnOnce(String) -> String) {
-        let text = std::fs::read_to_string(self.folder.join(CONFIGURATION)).expect("written at the start");
-        write_configuration(&self.folder, &change(text));
+    /// What is in its configuration file.
+    pub fn configuration(&self) -> Config {
+        let text = std::fs::read_to_string(self.configuration_file()).expect("written at the start");
+        text.parse().expect("it was written as TOML")
+    }
+
+    /// Writes another configuration, right or wrong, and sends SIGHUP.
+    pub fn reload(&self, text: &str) {
+        std::fs::write(self.configuration_file(), text).expect("the temporary folder is writable");
         self.process().signal("HUP");
     }
 
-    /// What the admin listener answers, head and body.
+    /// Posts a body with a valid signature of VOD's.
+    pub async fn post(&self, body: String) -> Answer {
+        Client::connect(self.input).await.post("/callbacks", body, &signed_headers("VOD")).await
+    }
+
+    /// The head and the body of an answer of the admin listener.
     ///
     /// # Errors
     /// When it cannot be reached, or does not answer in time.
@@ -95,13 +138,42 @@ impl Program {
         self.ask("/metrics").await.map(Metrics)
     }
 
+    /// The value of one metric, 0 where it is not there.
+    ///
+    /// # Panics
+    /// When the admin listener does not answer.
+    pub async fn metric(&self, name_and_labels: &str) -> f64 {
+        metric(&self.ask("/metrics").await.expect("the admin listener answers"), name_and_labels)
+    }
+
+    /// Whether it says now that it is ready.
+    pub async fn is_ready(&self) -> bool {
+        self.ask("/readyz").await.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    }
+
     /// Waits until it says that it is ready.
     pub async fn ready(&self) {
-        eventually("the bridge to be connected to all outputs", START, async || {
-            let answer = self.ask("/readyz").await.ok()?;
-            answer.starts_with("HTTP/1.1 200").then_some(())
-        })
-        .await;
+        eventually("the bridge to be ready", START, async || self.is_ready().await.then_some(())).await;
+    }
+
+    /// Waits until its spool is empty.
+    ///
+    /// # Panics
+    /// When that takes too long: with the log's tail.
+    pub async fn drained(&self) {
+        let look = async || (self.metric("apsara_bridge_spool_events").await == 0.0).then_some(());
+        let is_empty = try_eventually(SOON, look).await.is_some();
+        assert!(is_empty, "the spool is not empty:\n{}", self.process().log_tail());
+    }
+
+    /// Stops it by SIGTERM. Blocks the thread.
+    ///
+    /// # Panics
+    /// When it does not end well: with the log's tail.
+    pub fn stop(&self) {
+        let process = self.process();
+        process.signal("TERM");
+        assert_eq!(process.wait(SOON), Some(0), "{}", process.log_tail());
     }
 }
 
@@ -127,15 +199,6 @@ impl Metrics {
 
 const CONFIGURATION: &str = "bridge.toml";
 
-fn write_configuration(folder: &Path, text: &str) {
-    std::fs::write(folder.join(CONFIGURATION), text).expect("the temporary folder is writable");
-}
-
-fn run(folder: &Path, disk: Option<&Disk>, admin: SocketAddr) -> Process {
-    let program = env!("CARGO_BIN_EXE_apsara-bridge");
-    let mut command = disk.map_or_else(|| Command::new(program), |disk| disk.command(program));
-    command.arg("serve").arg("--config").arg(folder.join(CONFIGURATION));
-    let process = Process::start("the bridge", &command, &folder.join("bridge.log"), None);
-    process.wait_ready(START, || TcpStream::connect(admin).ok());
-    process
+fn run_in(folder: &Path, command: &Command) -> Process {
+    Process::start("the bridge", command, &folder.join("bridge.log"), None)
 }

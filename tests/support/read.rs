@@ -1,6 +1,6 @@
 //! What is on a bus, read from its beginning to its end, one record at a time: a million don't fit into memory at once.
 //!
-//! Promises: the end is asked for first, and what lies before it is read completely or the answer is an error; nothing
+//! Promises: the end is asked for first, and what is before it is read completely or the answer is an error; nothing
 //! is left on the broker. The bridge must not run any more, or the end wouldn't be one.
 
 use std::collections::HashMap;
@@ -14,10 +14,8 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::kafka::cluster::KafkaCluster;
 use super::nats::cluster::NatsCluster;
+use super::wait::{RETRY, SETTLED};
 use super::wait_for;
-
-/// How long a broker may take for the next record. It may just have come back from being killed.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where an event has to be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +35,7 @@ impl Bus {
     }
 }
 
-/// A structured record or message, as it lies on a bus.
+/// A structured record or message, as it is on a bus.
 #[derive(Clone, Debug)]
 pub struct Record {
     pub bus: Bus,
@@ -55,7 +53,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Where it lies, for a person.
+    /// Where it is, for a person.
     pub fn place(&self) -> String {
         let partition = self.partition.map_or_else(String::new, |partition| format!("[{partition}]"));
         format!("{} {}{partition} at {}", self.bus.name(), self.topic, self.offset)
@@ -76,11 +74,11 @@ pub fn kafka(kafka: &KafkaCluster, topics: &[(&str, i32)], mut take: impl FnMut(
     let mut assignment = TopicPartitionList::new();
     for &(topic, partitions) in topics {
         for partition in 0..partitions {
-            let (low, high) = wait_for(&format!("the end of {topic}[{partition}]"), PATIENCE, || {
-                let ends = consumer.fetch_watermarks(topic, partition, Duration::from_secs(2)).ok();
+            let (low, high) = wait_for(&format!("the end of {topic}[{partition}]"), SETTLED, || {
+                let ends = consumer.fetch_watermarks(topic, partition, RETRY).ok();
                 if ends.is_none() {
                     // The leader it knows may have been killed: it does not look for another one by itself.
-                    let _ = consumer.fetch_metadata(Some(topic), Duration::from_secs(2));
+                    let _ = consumer.fetch_metadata(Some(topic), RETRY);
                 }
                 ends
             });
@@ -96,10 +94,10 @@ pub fn kafka(kafka: &KafkaCluster, topics: &[(&str, i32)], mut take: impl FnMut(
     consumer.assign(&assignment).expect("partitions can be assigned by hand");
     let mut last_record = Instant::now();
     while !ends.is_empty() {
-        // Errors, such as a broker that is away, librdkafka retries by itself; the patience decides.
+        // librdkafka retries errors by itself, for example when a broker is unavailable; the limit decides.
         let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
-            if last_record.elapsed() > PATIENCE {
-                return Err(format!("Kafka gave nothing for {PATIENCE:?}, still to be read up to: {ends:?}"));
+            if last_record.elapsed() > SETTLED {
+                return Err(format!("Kafka gave nothing for {SETTLED:?}, still to be read up to: {ends:?}"));
             }
             continue;
         };
@@ -141,8 +139,8 @@ pub async fn nats(nats: &NatsCluster, stream: &str, mut take: impl FnMut(Record)
     let mut messages = consumer.messages().await.map_err(|error| told(&error))?;
     let mut count = 0;
     loop {
-        let next = tokio::time::timeout(PATIENCE, messages.next()).await;
-        let next = next.map_err(|_| format!("NATS gave nothing for {PATIENCE:?} after {count} messages"))?;
+        let next = tokio::time::timeout(SETTLED, messages.next()).await;
+        let next = next.map_err(|_| format!("NATS gave nothing for {SETTLED:?} after {count} messages"))?;
         let message = next.ok_or_else(|| told(&"it ended"))?.map_err(|error| told(&error))?;
         let info = message.info().map_err(|error| told(&error))?;
         // Not "nothing is pending": more may have come since the end was asked for.

@@ -126,7 +126,7 @@ pub struct Tally {
     /// Tries without an answer, by what happened.
     pub unanswered: BTreeMap<&'static str, u64>,
     /// The time from the begin of a try to its answer, of every answer, in microseconds. At four bytes each they are the
-    /// largest part of what an hour's run remembers beside the count, and need no buckets.
+    /// largest part of what an hour's run remembers next to the count, and need no buckets.
     answer_times: Vec<u32>,
 }
 
@@ -224,6 +224,7 @@ impl Sender for Alibaba {
     async fn deliver(&self, callback: &Callback) -> bool {
         for attempt in 0..TRIES {
             if attempt > 0 {
+                // Alibaba makes this pause, whatever happens.
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
             if self.attempt(callback).await {

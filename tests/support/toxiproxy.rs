@@ -4,19 +4,15 @@
 //! removes all of them. The proxies listen on ports that the caller has chosen, because a broker must advertise them.
 
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::bridge::Client;
 use super::process::Process;
+use super::wait::START;
 use super::{blocking, free_port, installed};
-
-/// A start takes a fraction of a second; a busy machine may take many times that.
-const START: Duration = Duration::from_secs(20);
 
 /// What is done to the bytes that pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,11 +87,6 @@ impl Toxiproxy {
     /// Removes all toxics of all proxies.
     pub async fn clear(&self) {
         self.call("POST", "/reset", &Value::Null, 204).await;
-    }
-
-    /// The log file.
-    pub fn log_file(&self) -> PathBuf {
-        self.process.log_file().to_owned()
     }
 
     async fn call(&self, method: &str, path: &str, body: &Value, expected: u16) {

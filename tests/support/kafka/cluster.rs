@@ -5,7 +5,6 @@
 //! broker.
 
 use std::sync::Mutex;
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use rdkafka::ClientConfig;
@@ -15,11 +14,9 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
 use serde_json::Value;
 
-use super::{Kafka, KafkaOptions, Member, consumer, create_topic, internal_config, is_unknown};
+use super::{Kafka, KafkaOptions, Member, consumer, create_topic, internal_config};
+use crate::support::wait::{CHANGE, RETRY, SETTLED};
 use crate::support::{blocking, eventually, free_port, wait_for};
-
-/// How long the cluster may take to elect leaders, or until copies have caught up, while the machine is busy.
-const SETTLED: Duration = Duration::from_secs(90);
 
 /// Timeouts of the quorum: by default it takes seconds to notice that a controller is gone.
 const QUORUM: [(&str, &str); 2] =
@@ -28,7 +25,7 @@ const QUORUM: [(&str, &str); 2] =
 /// The ports by which a proxy stands between clients and one broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proxied {
-    /// Where the proxy listens, and so where the broker tells its clients to connect.
+    /// Where the proxy listens: the address that the broker advertises to its clients.
     pub proxy: u16,
     /// Where the broker listens.
     pub broker: u16,
@@ -73,7 +70,7 @@ impl KafkaCluster {
         self.brokers.iter().map(|broker| broker.brokers().to_owned()).collect()
     }
 
-    /// The same by the proxies. Whoever connects there is told to use the proxies from then on.
+    /// The same by the proxies. Clients that connect there use the proxies from then on.
     pub fn proxied_bootstrap(&self) -> Vec<String> {
         self.proxied.iter().map(|ports| format!("127.0.0.1:{}", ports.proxy)).collect()
     }
@@ -104,7 +101,7 @@ impl KafkaCluster {
         for (key, value) in configs {
             change = change.set(key, value);
         }
-        let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(10)));
+        let options = AdminOptions::new().request_timeout(Some(CHANGE));
         let results = admin.alter_configs([&change], &options).await.map_err(|error| error.to_string())?;
         let refused = results.into_iter().find_map(Result::err);
         refused.map_or(Ok(()), |(_, code): (_, RDKafkaErrorCode)| Err(format!("topic {name}: {code}")))
@@ -162,7 +159,7 @@ impl KafkaCluster {
             blocking(move || {
                 let consumer = consumer(&internal);
                 wait_for(&format!("broker {internal} to see {size} brokers"), SETTLED, || {
-                    let metadata = consumer.fetch_metadata(None, Duration::from_secs(2)).ok()?;
+                    let metadata = consumer.fetch_metadata(None, RETRY).ok()?;
                     (metadata.brokers().len() == size).then_some(())
                 });
             })
@@ -180,13 +177,7 @@ impl KafkaCluster {
         .await;
     }
 
-    /// Whether the cluster says that there is no such topic.
-    pub async fn is_unknown(&self, topic: &str) -> bool {
-        let (reachable, topic) = (self.reachable(), topic.to_owned());
-        blocking(move || is_unknown(&consumer(&reachable), &topic)).await
-    }
-
-    /// Something about each partition of a topic; nothing where the cluster does not tell now.
+    /// Something about each partition of a topic; nothing where the cluster does not answer now.
     async fn partitions<T: Send + 'static>(
         &self,
         topic: &str,
@@ -194,7 +185,7 @@ impl KafkaCluster {
     ) -> Vec<T> {
         let (reachable, topic) = (self.reachable(), topic.to_owned());
         blocking(move || {
-            let metadata = consumer(&reachable).fetch_metadata(Some(&topic), Duration::from_secs(2));
+            let metadata = consumer(&reachable).fetch_metadata(Some(&topic), RETRY);
             let topics = metadata.iter().flat_map(|metadata| metadata.topics());
             topics.flat_map(|topic| topic.partitions()).map(look).collect()
         })

@@ -30,7 +30,7 @@ use super::{Answer, Command, Fault, Request, Shared, message_of, status_of};
 /// More than a batch of the largest messages, each letter of which is escaped.
 const MAX_BODY: usize = 16 * 65_536 * 6;
 
-/// Listens on `port` whenever it is told to, until nobody is left who could tell.
+/// Listens on `port` between commands to do so and not to, until the sender of commands is dropped.
 pub(super) async fn run(shared: Arc<Shared>, port: u16, mut commands: UnboundedReceiver<Command>) {
     let mut listener = None;
     let mut connections = JoinSet::new();
@@ -137,7 +137,6 @@ async fn answer(shared: &Shared, request: hyper::Request<Incoming>) -> Result<Re
     let (entry, fault) = {
         let mut state = shared.lock();
         let entry = state.log(Request {
-            at: started,
             operation: call.operation,
             queue: call.queue.clone(),
             target: signable.target.clone(),
@@ -181,6 +180,7 @@ async fn answer(shared: &Shared, request: hyper::Request<Incoming>) -> Result<Re
         }
     };
     if let Some(time) = delay {
+        // The fault is the delay.
         tokio::time::sleep(time).await;
     }
     if is_lost {

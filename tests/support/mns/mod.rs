@@ -160,8 +160,6 @@ impl Fault {
 /// A request that came in.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// When.
-    pub at: Instant,
     /// What for.
     pub operation: Operation,
     /// The queue that it names.
@@ -247,7 +245,7 @@ struct State {
     skipped: Duration,
 }
 
-/// What the server's thread is told to do, each with a channel to say that it is done.
+/// Commands to the server's thread, each with a channel to report that it is done.
 #[derive(Debug)]
 enum Command {
     Down(mpsc::Sender<()>),

@@ -229,6 +229,7 @@ async fn receive(shared: &Shared, call: &Call) -> Result<Reply, Refused> {
         waiting.get_or_insert_with(|| Waiting::new(&shared.polls));
         tokio::select! {
             () = changed => {}
+            // A long poll ends, or a lease does, when its time is over.
             () = tokio::time::sleep(sleep) => {}
         }
     }

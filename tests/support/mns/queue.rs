@@ -35,7 +35,7 @@ const HANDLE_BYTES: usize = HANDLE_START.len() + 4 + 8 + 8 + 8;
 pub struct Now {
     /// What leases are counted with.
     pub instant: Instant,
-    /// What is told to clients: milliseconds since 1970.
+    /// What clients see: milliseconds since 1970.
     pub millis: i64,
 }
 
@@ -54,7 +54,7 @@ pub struct QueueAttributes {
     pub retention: Duration,
     /// The bytes that a body may have, as it is transferred. Default: 65,536.
     pub maximum_message_size: usize,
-    /// Kept and told, without effect. Default: false.
+    /// Stored and returned, without effect. Default: false.
     pub logging: bool,
 }
 

@@ -9,22 +9,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::jetstream::stream::{Config, Stream};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Stream};
 use async_nats::{Client, ConnectOptions};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{Nats, NatsOptions};
+use super::{Nats, NatsOptions, create_stream};
+use crate::support::wait::{CHANGE, RETRY, SETTLED};
 use crate::support::{bridge, eventually, free_port};
-
-/// How long the cluster may take to elect leaders, or until copies have caught up, while the machine is busy.
-const SETTLED: Duration = Duration::from_secs(60);
-
-/// How long one answer may take before it is asked for anew.
-const ANSWER: Duration = Duration::from_secs(2);
 
 /// The user of the system account.
 const OPERATOR: (&str, &str) = ("operator", "of-the-tests");
@@ -33,7 +27,7 @@ const OPERATOR: (&str, &str) = ("operator", "of-the-tests");
 #[derive(Debug)]
 pub struct NatsCluster {
     servers: Vec<Nats>,
-    /// Ports that tell about each server.
+    /// Ports of the monitoring of each server.
     monitors: Vec<u16>,
     /// Whether each server should answer.
     answers: Mutex<Vec<bool>>,
@@ -76,21 +70,17 @@ impl NatsCluster {
     /// JetStream through a new client.
     pub async fn jetstream(&self) -> jetstream::Context {
         let mut jetstream = jetstream::new(self.client().await);
-        jetstream.set_timeout(Duration::from_secs(10));
+        jetstream.set_timeout(CHANGE);
         jetstream
     }
 
     /// Makes a stream with a copy on each server, kept in files; `change` sets what is not the default.
     pub async fn create_stream(&self, name: &str, subjects: &[&str], change: impl FnOnce(&mut Config)) -> Stream {
-        let mut config = Config {
-            name: name.to_owned(),
-            subjects: subjects.iter().map(|&subject| subject.to_owned()).collect(),
-            num_replicas: self.servers.len(),
-            ..Default::default()
-        };
-        change(&mut config);
-        let made = self.jetstream().await.create_stream(config).await;
-        made.unwrap_or_else(|error| panic!("stream {name} can't be made: {error}"))
+        create_stream(&self.jetstream().await, name, subjects, |config| {
+            config.num_replicas = self.servers.len();
+            change(config);
+        })
+        .await
     }
 
     /// The place in [`servers`](Self::servers) of the one that leads a stream, if one does now.
@@ -133,6 +123,18 @@ impl NatsCluster {
         let options = ConnectOptions::with_user_and_password(OPERATOR.0.to_owned(), OPERATOR.1.to_owned());
         let client = self.connect(options).await;
         is_done(&ask(&client, "$JS.API.META.LEADER.STEPDOWN".to_owned(), "").await)
+    }
+
+    /// Makes a stream as large as it may be, so that it refuses new messages; or gives it room. Nothing if the cluster does
+    /// not do it now.
+    pub async fn set_full(&self, stream: &str, is_full: bool) -> Option<()> {
+        let jetstream = self.jetstream().await;
+        let mut handle = jetstream.get_stream(stream).await.ok()?;
+        let info = handle.info().await.ok()?;
+        let mut config = info.config.clone();
+        config.discard = DiscardPolicy::New;
+        config.max_bytes = if is_full { i64::try_from(info.state.bytes.max(1)).ok()? } else { -1 };
+        jetstream.update_stream(config).await.ok().map(drop)
     }
 
     /// Kills a server with SIGKILL.
@@ -208,14 +210,14 @@ impl NatsCluster {
             let stream = tokio::net::TcpStream::connect(address).await.ok()?;
             Some(bridge::Client::over(stream).await.request("GET", path, "", &[]).await)
         };
-        serde_json::from_slice(&timeout(ANSWER, get).await.ok()??.body).ok()
+        serde_json::from_slice(&timeout(RETRY, get).await.ok()??.body).ok()
     }
 
     async fn connect(&self, options: ConnectOptions) -> Client {
         let urls: Vec<String> =
             self.answering().into_iter().map(|place| self.servers[place].url().to_owned()).collect();
         eventually("a connection to NATS", SETTLED, async || {
-            let options = options.clone().connection_timeout(ANSWER).request_timeout(Some(ANSWER));
+            let options = options.clone().connection_timeout(RETRY).request_timeout(Some(RETRY));
             options.connect(urls.as_slice()).await.ok()
         })
         .await
@@ -258,7 +260,7 @@ fn configuration(place: usize, monitor: u16, routes: &[u16]) -> String {
             "name": "tests",
             "listen": format!("127.0.0.1:{}", routes[place]),
             "routes": routes.iter().map(url).collect::<Vec<_>>(),
-            // Or clients behind a proxy would be told of ways around it.
+            // Or clients behind a proxy would learn of ways around it.
             "no_advertise": true,
         });
     }
@@ -273,7 +275,7 @@ fn is_current(copy: &Value) -> bool {
 }
 
 async fn ask(client: &Client, subject: String, question: &'static str) -> Option<Value> {
-    let reply = timeout(ANSWER, client.request(subject, question.into())).await.ok()?.ok()?;
+    let reply = timeout(RETRY, client.request(subject, question.into())).await.ok()?.ok()?;
     serde_json::from_slice(&reply.payload).ok()
 }
 
