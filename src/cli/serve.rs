@@ -47,7 +47,7 @@ impl Serve {
             Ok(runtime) => runtime,
             Err(error) => return fail(format!("cannot start the runtime: {error}")),
         };
-        runtime.block_on(async {
+        let code = runtime.block_on(async {
             let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
                 (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
             else {
@@ -82,7 +82,10 @@ impl Serve {
                 async move { drop(signals.wait_for(|count| *count >= nth).await.map(|_| ())) }
             };
             exit_code(service.run(nth(1), nth(2)).await)
-        })
+        });
+        // A file on a volume that does not answer may still be being read. Nothing waits for it.
+        runtime.shutdown_background();
+        code
     }
 }
 

@@ -21,6 +21,7 @@ mod mns;
 mod nats;
 mod nats_output;
 mod normalize;
+mod reload;
 mod shutdown;
 mod spool;
 mod support_config;
