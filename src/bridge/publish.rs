@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::Bridge;
 use super::output_handle::OutputHandle;
+use crate::common::backoff::Backoff;
 use crate::event::Attribute;
 use crate::output::{ErrorClass, ErrorKind, MAX_PUBLISH_TIME, PublishError, Record};
 use crate::store::{self, SpoolRecord};
@@ -97,7 +98,7 @@ impl Bridge {
             return failed(to, 0, PublishError::new(ErrorKind::QueueFull, "in-flight limit reached"));
         };
         let mut attempts = 0;
-        let mut pause = RETRY.0;
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let error = loop {
             if let Pace::Patient(deadline) = pace {
                 pace = self.wait_for_output(output, deadline).await;
@@ -116,6 +117,7 @@ impl Bridge {
                 }
             };
             let Err(error) = tried else { return Ok(()) };
+            let pause = backoff.pause();
             let is_over = Instant::now() + pause >= deadline || self.cancel_in_flight.is_cancelled();
             let can_retry = match error.kind.class() {
                 ErrorClass::Permanent => false,
@@ -127,7 +129,6 @@ impl Bridge {
                 break error;
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY.1);
         };
         let event = &to.record.event;
         tracing::debug!(
@@ -168,7 +169,7 @@ impl Bridge {
     /// Publishes a record past older ones of its output, because the store cannot take it. Tries until the deadline.
     pub(super) async fn publish_past_backlog(&self, failure: &Failure, deadline: Instant) -> bool {
         let Some(output) = self.outputs.get(&failure.output) else { return false };
-        let mut pause = RETRY.0;
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             if !output.is_up() || Instant::now() >= deadline || self.cancel_in_flight.is_cancelled() {
                 return false;
@@ -184,9 +185,8 @@ impl Bridge {
                     return true;
                 }
                 Err(error) if !error.kind.is_retriable() => return false,
-                Err(_) => tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await,
+                Err(_) => tokio::time::sleep_until(deadline.min(Instant::now() + backoff.pause())).await,
             }
-            pause = (pause * 2).min(RETRY.1);
         }
     }
 }

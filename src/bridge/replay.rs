@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::common::backoff::Backoff;
 use crate::dialect::{NotACallback, Origin, Sender};
 use crate::event::{Attribute, Event, NotAnEvent};
 
@@ -32,16 +33,18 @@ impl Bridge {
     /// the requested ones run at the next start. May be cancelled.
     pub async fn replay(self: Arc<Self>, stopping: CancellationToken) {
         let Some(store) = &self.store else { return };
-        let mut pause = PAUSE.0;
+        let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
         let mut is_done = true;
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
                 () = store.replays_requested() => {}
-                () = tokio::time::sleep(pause), if !is_done => {}
+                () = tokio::time::sleep(backoff.pause()), if !is_done => {}
             }
             is_done = self.replay_all(store, &stopping).await;
-            pause = if is_done { PAUSE.0 } else { (pause * 2).min(PAUSE.1) };
+            if is_done {
+                backoff.reset();
+            }
         }
     }
 
@@ -79,12 +82,12 @@ impl Bridge {
                 }
             }
             // Until that is written they count as requested, and would be published again.
-            let mut pause = PAUSE.0;
+            let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
             while let Err(error) = store.end_replays(ended.clone()).await {
                 tracing::warn!(%error, "the results of replays cannot be written; trying again");
                 tokio::select! {
                     () = stopping.cancelled() => return false,
-                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
+                    () = tokio::time::sleep(backoff.pause()) => {}
                 }
             }
             after = last;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::LaneId;
-use crate::common::backoff::jittered;
+use crate::common::backoff::Backoff;
 use crate::store::{Retained, Settled, StoreError};
 
 /// Most records that are removed together. More of them gain nothing from sharing an fsync.
@@ -22,13 +22,19 @@ const LETTERS_HELD: u64 = 16 << 20;
 pub(super) struct Unremoved {
     records: BTreeMap<i64, (LaneId, Settled)>,
     letter_bytes: u64,
-    /// When removing them is tried again, and the pause after that.
-    next_try: (Instant, Duration),
+    /// When removing them is tried again.
+    next_try: Instant,
+    backoff: Backoff,
 }
 
 impl Unremoved {
     pub(super) fn new() -> Unremoved {
-        Unremoved { records: BTreeMap::new(), letter_bytes: 0, next_try: (Instant::now(), PAUSE.0) }
+        Unremoved {
+            records: BTreeMap::new(),
+            letter_bytes: 0,
+            next_try: Instant::now(),
+            backoff: Backoff::new(PAUSE.0, PAUSE.1),
+        }
     }
 
     pub(super) fn add(&mut self, lane: LaneId, settled: Vec<Settled>) {
@@ -55,12 +61,12 @@ impl Unremoved {
 
     /// When to remove the next records; none if there are none.
     pub(super) fn next_try(&self) -> Option<Instant> {
-        (!self.is_empty()).then_some(self.next_try.0)
+        (!self.is_empty()).then_some(self.next_try)
     }
 
     /// The records to remove now.
     pub(super) fn due(&self) -> Vec<(LaneId, Settled)> {
-        if Instant::now() < self.next_try.0 {
+        if Instant::now() < self.next_try {
             return Vec::new();
         }
         self.records.values().take(TOGETHER).cloned().collect()
@@ -75,12 +81,12 @@ impl Unremoved {
                         self.letter_bytes -= letter_bytes(&gone);
                     }
                 }
-                self.next_try = (Instant::now(), PAUSE.0);
+                self.next_try = Instant::now();
+                self.backoff.reset();
             }
             Err(error) => {
                 tracing::debug!(%error, "published records cannot be removed from the disk");
-                let pause = self.next_try.1;
-                self.next_try = (Instant::now() + jittered(pause), (pause * 2).min(PAUSE.1));
+                self.next_try = Instant::now() + self.backoff.pause();
             }
         }
     }

@@ -6,7 +6,7 @@ use super::{Database, Writing, integer, lossy, raw, unsigned};
 use crate::store::error::StoreError;
 use crate::store::record::{DeadLetter, DeadLetterFilter, DeadLetterRow};
 
-/// Columns of a dead letter except the two large ones, in the order in which [`dead_letter`] reads them.
+/// Columns of a dead letter except the two large ones.
 const COLUMNS: &str = "id, first_at, last_at, count, attempts, replay_requested, replay_error, reason, code, input, \
     route, output, topic, record_key, event_id, event_type, subject, region, account_id, checksum";
 
@@ -32,7 +32,7 @@ impl Database {
         limit: usize,
         whole: bool,
     ) -> Result<Vec<DeadLetterRow>, StoreError> {
-        let blobs = if whole { "envelope, body" } else { "NULL, NULL" };
+        let blobs = if whole { "envelope, body" } else { "NULL AS envelope, NULL AS body" };
         let (condition, mut values) = filter.sql();
         let sql =
             format!("SELECT {COLUMNS}, {blobs} FROM dead_letters WHERE id > ? AND {condition} ORDER BY id LIMIT ?");
@@ -90,31 +90,31 @@ impl Database {
 
 /// A dead letter. Damaged values are replaced, and the checksum shows it.
 fn dead_letter(row: &Row<'_>, is_whole: bool) -> rusqlite::Result<DeadLetterRow> {
-    let event_id = lossy(row, 14)?;
-    let event_type = lossy(row, 15)?.unwrap_or_default();
-    let subject = lossy(row, 16)?;
+    let event_id = lossy(row, "event_id")?;
+    let event_type = lossy(row, "event_type")?.unwrap_or_default();
+    let subject = lossy(row, "subject")?;
     let letter = DeadLetter {
-        at: integer(row, 2)?,
-        attempts: u32::try_from(integer(row, 4)?).unwrap_or(u32::MAX),
-        reason: lossy(row, 7)?.unwrap_or_default(),
-        code: lossy(row, 8)?.unwrap_or_default(),
-        input: lossy(row, 9)?,
-        route: lossy(row, 10)?,
-        output: lossy(row, 11)?,
-        topic: lossy(row, 12)?,
-        key: lossy(row, 13)?,
+        at: integer(row, "last_at")?,
+        attempts: u32::try_from(integer(row, "attempts")?).unwrap_or(u32::MAX),
+        reason: lossy(row, "reason")?.unwrap_or_default(),
+        code: lossy(row, "code")?.unwrap_or_default(),
+        input: lossy(row, "input")?,
+        route: lossy(row, "route")?,
+        output: lossy(row, "output")?,
+        topic: lossy(row, "topic")?,
+        key: lossy(row, "record_key")?,
         event: event_id.map(|id| (id, event_type, subject)),
-        sender: (lossy(row, 17)?, lossy(row, 18)?),
-        envelope: raw(row, 20)?,
-        body: raw(row, 21)?.unwrap_or_default(),
+        sender: (lossy(row, "region")?, lossy(row, "account_id")?),
+        envelope: raw(row, "envelope")?,
+        body: raw(row, "body")?.unwrap_or_default(),
     };
     Ok(DeadLetterRow {
-        id: row.get(0)?,
-        first_at: integer(row, 1)?,
-        count: unsigned_or_zero(integer(row, 3)?),
-        replay_requested: integer(row, 5)? != 0,
-        replay_error: lossy(row, 6)?,
-        is_sound: !is_whole || letter.checksum() == integer(row, 19)?,
+        id: row.get("id")?,
+        first_at: integer(row, "first_at")?,
+        count: unsigned_or_zero(integer(row, "count")?),
+        replay_requested: integer(row, "replay_requested")? != 0,
+        replay_error: lossy(row, "replay_error")?,
+        is_sound: !is_whole || letter.checksum() == integer(row, "checksum")?,
         letter,
     })
 }

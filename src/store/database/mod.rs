@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, RowIndex, Transaction, TransactionBehavior};
 
 use super::error::{FailureKind, StoreError};
 pub use dead_letters::Kept;
@@ -219,12 +219,12 @@ impl Writing<'_> {
 }
 
 /// A count. SQLite stores it as a signed number.
-fn unsigned(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
+fn unsigned(row: &rusqlite::Row<'_>, column: impl RowIndex) -> rusqlite::Result<u64> {
     row.get::<_, i64>(column).map(|number| u64::try_from(number).unwrap_or(0))
 }
 
 /// Text of a column that may be damaged. Invalid UTF-8 is replaced, and other types give none.
-fn lossy(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+fn lossy(row: &rusqlite::Row<'_>, column: impl RowIndex) -> rusqlite::Result<Option<String>> {
     use rusqlite::types::ValueRef;
     Ok(match row.get_ref(column)? {
         ValueRef::Text(text) | ValueRef::Blob(text) => Some(String::from_utf8_lossy(text).into_owned()),
@@ -234,7 +234,7 @@ fn lossy(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<Stri
 }
 
 /// Bytes of a column that may be damaged. Other types give none.
-fn raw(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<bytes::Bytes>> {
+fn raw(row: &rusqlite::Row<'_>, column: impl RowIndex) -> rusqlite::Result<Option<bytes::Bytes>> {
     use rusqlite::types::ValueRef;
     Ok(match row.get_ref(column)? {
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(bytes::Bytes::copy_from_slice(bytes)),
@@ -243,7 +243,7 @@ fn raw(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<bytes:
 }
 
 /// A number of a column that may be damaged. Other types give 0.
-fn integer(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<i64> {
+fn integer(row: &rusqlite::Row<'_>, column: impl RowIndex) -> rusqlite::Result<i64> {
     use rusqlite::types::ValueRef;
     Ok(match row.get_ref(column)? {
         ValueRef::Integer(number) => number,
