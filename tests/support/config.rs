@@ -1,7 +1,7 @@
 //! A configuration of the bridge, built from calls that say what a test needs. Its text is TOML.
 //!
-//! Promises: only this file knows the shape of a configuration, so that a change of it is made in one place; a text that is
-//! no TOML fails where it is written. Unless a call says otherwise, listeners are on ports of the system's choice, and there
+//! Promises: only this file knows the shape of a configuration, so that a change of it is made in one place; text that is
+//! not TOML fails where it is written. Unless a call says otherwise, listeners are on ports of the system's choice, and there
 //! is no spool.
 //!
 //! Tests whose subject is the text of a configuration write it themselves.
@@ -185,7 +185,7 @@ impl Route {
 }
 
 fn table(text: &str) -> Table {
-    text.parse().unwrap_or_else(|error| panic!("{text}\nis no TOML: {error}"))
+    text.parse().unwrap_or_else(|error| panic!("{text}\nis not TOML: {error}"))
 }
 
 fn merge(into: &mut Table, from: Table) {
