@@ -19,7 +19,7 @@ FORM ?= short
 STATES ?=
 FAULTS ?= 40
 
-.PHONY: help demo check lint test release crash-states clusters chaos bench tools clean-tools
+.PHONY: help generate demo check lint test release crash-states clusters chaos bench tools clean-tools
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20

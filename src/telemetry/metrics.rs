@@ -1,4 +1,4 @@
-//! The metrics, in one table that registers them and that docs and tests read.
+//! The metrics, in one table: it registers them, and docs/metrics.md is generated from it.
 //!
 //! No label takes a value that a callback can invent: event types outside the catalogue are `other`.
 
@@ -10,22 +10,24 @@ use prometheus::{
 /// What every metric's name starts with.
 pub const PREFIX: &str = "apsara_bridge_";
 
-/// Bounds of latencies, in seconds: from a fast broker's ack to past the time IMS waits.
+/// Bounds of latencies in seconds: from a fast acknowledgement to beyond the time that IMS waits.
 const LATENCY: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 
-/// Bounds of an event's age, in seconds: from at once to a day in a queue.
+/// Bounds of the age of an event in seconds: from less than a second to a day in a queue.
 const AGE: &[f64] = &[0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0];
 
 /// One row of the table.
 #[derive(Debug)]
 pub struct Metric {
+    /// The section of the documentation that it is in.
+    pub section: &'static str,
     /// Name without [`PREFIX`].
     pub name: &'static str,
     /// `counter`, `gauge` or `histogram`.
     pub kind: &'static str,
     /// Its labels.
     pub labels: &'static [&'static str],
-    /// What it counts.
+    /// What it counts, readable alone.
     pub help: &'static str,
 }
 
@@ -95,26 +97,27 @@ impl Build for HistogramVec {
 }
 
 macro_rules! metrics {
-    ($($name:ident: $kind:ident [$($label:literal),*] $(in $bounds:ident)? = $help:literal;)*) => {
-        /// Every metric of the bridge, beside the process's own.
-        pub const METRICS: &[Metric] = &[$(Metric {
+    ($($section:literal { $($name:ident: $kind:ident [$($label:literal),*] $(in $bounds:ident)? = $help:literal;)* })*) => {
+        /// Every metric of the bridge, in addition to those of the process.
+        pub const METRICS: &[Metric] = &[$($(Metric {
+            section: $section,
             name: stringify!($name),
             kind: <$kind as Build>::KIND,
             labels: &[$($label),*],
             help: $help,
-        },)*];
+        },)*)*];
 
         /// The metrics of one running bridge.
         #[derive(Clone, Debug)]
         pub struct Metrics {
             registry: Registry,
-            $(#[doc = $help] pub $name: $kind,)*
+            $($(#[doc = $help] pub $name: $kind,)*)*
         }
 
         impl Metrics {
             fn registered(registry: Registry) -> prometheus::Result<Metrics> {
                 let mut rows = METRICS.iter();
-                $(
+                $($(
                     let $name = {
                         let bounds: &[f64] = [$($bounds)?].first().copied().unwrap_or(&[]);
                         let row = rows.next().ok_or(prometheus::Error::AlreadyReg)?;
@@ -122,49 +125,61 @@ macro_rules! metrics {
                         registry.register(Box::new(metric.clone()))?;
                         metric
                     };
-                )*
-                Ok(Metrics { registry, $($name,)* })
+                )*)*
+                Ok(Metrics { registry, $($($name,)*)* })
             }
         }
     };
 }
 
 metrics! {
-    callbacks_total: IntCounterVec ["input", "outcome"] = "Callbacks by what became of them; each is counted once.";
-    not_accepted_total: IntCounterVec ["input", "reason"] = "Requests answered without being taken as a callback, by reason.";
-    events_total: IntCounterVec ["dialect", "type", "status"] = "Events made of callbacks.";
-    callback_duration_seconds: HistogramVec ["input"] in LATENCY = "Time from a callback's receipt to its outcome.";
-    event_age_seconds: HistogramVec ["dialect"] in AGE = "Time from Alibaba's EventTime to the last bus acknowledgement.";
-    last_event_timestamp_seconds: GaugeVec ["input"] = "Unix time of the last callback taken: silence shows a broken input.";
-    unauthorized_total: IntCounterVec ["endpoint", "reason"] = "Requests whose signature was missing or wrong.";
-    route_matches_total: IntCounterVec ["route"] = "Events a route took.";
-    published_total: IntCounterVec ["output"] = "Records the bus has acknowledged.";
-    publish_failures_total: IntCounterVec ["output", "kind"] = "Records that could not be published, by kind of error.";
-    publish_duration_seconds: HistogramVec ["output"] in LATENCY = "Time from handing a record to the client to the bus's answer.";
-    output_up: GaugeVec ["output"] = "1 while the output is connected, 0 while it is not.";
-    in_flight: IntGauge [] = "Callbacks between receipt and outcome.";
-    spool_events: IntGauge [] = "Records in the spool: events, once for each destination that has yet to take them.";
-    spool_lanes: IntGaugeVec ["output", "state"] = "Topics of an output that have records in the spool: waiting, or failing.";
-    spool_bytes: IntGauge [] = "What they count against spool.max_bytes.";
-    spool_max_bytes: IntGauge [] = "The bound of spool_bytes.";
-    spool_oldest_seconds: Gauge [] = "How long the oldest record has been in the spool; 0 without any.";
-    spool_write_duration_seconds: Histogram [] in LATENCY = "Time of one durable write, which many callbacks may share.";
-    spool_failures_total: IntCounterVec ["reason"] = "Writes to the spool's database that failed or found no room.";
-    dead_letters_total: IntCounterVec ["reason"] = "Callbacks that could not be published as they are and were kept, by reason.";
-    dead_letters_not_kept_total: IntCounterVec ["reason"] = "Dead letters that were not stored, because there was no room or the disk failed, by reason.";
-    dead_letters_expired_total: IntCounter [] = "Dead letters deleted because they were older than dead_letters.max_age.";
-    dead_letters_replayed_total: IntCounterVec ["result"] = "Dead letters replayed, by whether that succeeded.";
-    dead_letters_stored: IntGauge [] = "Dead letters in the database.";
-    dead_letters_stored_bytes: IntGauge [] = "What they count against dead_letters.max_bytes.";
-    dead_letters_max_bytes: IntGauge [] = "The bound of dead_letters_stored_bytes.";
-    dedupe_ids: IntGauge [] = "Ids of accepted events that are remembered.";
-    mns_receives_total: IntCounterVec ["queue", "result"] = "Requests for messages of a queue, by what came.";
-    mns_messages: GaugeVec ["queue", "state"] = "Messages of a queue by its own count, asked once a minute.";
-    mns_lease_extensions_total: IntCounter [] = "Leases of messages that were extended.";
-    mns_late_deletes_total: IntCounter [] = "Messages that could not be deleted before their lease ended: they come again.";
-    mns_clock_offset_seconds: GaugeVec ["queue"] = "How far Alibaba's clock is ahead of the one here.";
-    config_reloads_total: IntCounterVec ["result"] = "Reloads of the configuration, by result.";
-    build_info: GaugeVec ["version"] = "Always 1; the label tells the version.";
+    "Callbacks and events" {
+        callbacks_total: IntCounterVec ["input", "outcome"] = "Callbacks by outcome: published, spooled, duplicate, dropped, dead_lettered, refused, not_accepted. Each callback is counted once.";
+        not_accepted_total: IntCounterVec ["input", "reason"] = "Requests, messages and lines that were not accepted as a callback, by reason. Bodies that are not callbacks are counted here as not_a_callback, also when they are kept as dead letters.";
+        unauthorized_total: IntCounterVec ["endpoint", "reason"] = "Requests whose signature was missing, malformed, wrong or too old, by reason.";
+        events_total: IntCounterVec ["dialect", "type", "status"] = "Events built from callbacks, including duplicates and refused ones. Types that the catalogue does not know are counted as other.";
+        callback_duration_seconds: HistogramVec ["input"] in LATENCY = "Time from the arrival of a callback to its outcome.";
+        event_age_seconds: HistogramVec ["dialect"] in AGE = "Time from Alibaba's EventTime to the last acknowledgement of a bus.";
+        last_event_timestamp_seconds: GaugeVec ["input"] = "Unix time of the last callback that became an event. A value that stays old may mean a wrong setting at Alibaba.";
+        route_matches_total: IntCounterVec ["route"] = "Events that a route matched.";
+        in_flight: IntGauge [] = "Callbacks between arrival and outcome.";
+        dedupe_ids: IntGauge [] = "Ids of accepted events in the dedupe window.";
+    }
+    "Outputs" {
+        published_total: IntCounterVec ["output"] = "Records that the bus has acknowledged.";
+        publish_failures_total: IntCounterVec ["output", "kind"] = "Attempts to publish a record that failed, by kind of error: unavailable, timed_out, queue_full, no_such_destination, unauthorized, misconfigured, too_large, rejected.";
+        publish_duration_seconds: HistogramVec ["output"] in LATENCY = "Time from handing a record to the client library to the acknowledgement or the error.";
+        output_up: GaugeVec ["output"] = "1 while the output is connected, 0 while it is not.";
+    }
+    "Spool" {
+        spool_events: IntGauge [] = "Records in the spool. An event has one record for each destination that has not acknowledged it yet.";
+        spool_lanes: IntGaugeVec ["output", "state"] = "Topics of an output that have records in the spool, by state: waiting, or failing if the last attempt failed.";
+        spool_bytes: IntGauge [] = "Bytes of the records in the spool, counted against spool.max_bytes.";
+        spool_max_bytes: IntGauge [] = "Limit of spool_bytes.";
+        spool_oldest_seconds: Gauge [] = "Age of the oldest record in the spool, 0 if there is none.";
+        spool_write_duration_seconds: Histogram [] in LATENCY = "Time of one durable write of the spool, which many callbacks can share.";
+        spool_failures_total: IntCounterVec ["reason"] = "Writes of the spool that failed or found no room, by reason: spool_full, lane_full, dead_letters_full, disk_full, read_only, sync_failed, io, damaged, foreign.";
+    }
+    "Dead letters" {
+        dead_letters_total: IntCounterVec ["reason"] = "Callbacks that became dead letters, by reason.";
+        dead_letters_not_kept_total: IntCounterVec ["reason"] = "Dead letters that were not stored, because storage was full or failed, by reason.";
+        dead_letters_expired_total: IntCounter [] = "Dead letters deleted because they were older than dead_letters.max_age.";
+        dead_letters_replayed_total: IntCounterVec ["result"] = "Replays of dead letters, by result: success, failure.";
+        dead_letters_stored: IntGauge [] = "Dead letters in the database.";
+        dead_letters_stored_bytes: IntGauge [] = "Bytes of the dead letters in the database, counted against dead_letters.max_bytes.";
+        dead_letters_max_bytes: IntGauge [] = "Limit of dead_letters_stored_bytes.";
+    }
+    "MNS queues" {
+        mns_receives_total: IntCounterVec ["queue", "result"] = "Requests for messages of a queue, by result: messages, empty, misconfigured, throttled, unavailable.";
+        mns_messages: GaugeVec ["queue", "state"] = "Messages by the queue's own count, requested once a minute, by state: active, inactive, delayed.";
+        mns_lease_extensions_total: IntCounter [] = "Leases of messages that were extended.";
+        mns_late_deletes_total: IntCounter [] = "Messages that could not be deleted before their lease ended. They come again, as duplicates.";
+        mns_clock_offset_seconds: GaugeVec ["queue"] = "How far Alibaba's clock is ahead of the clock of this machine. From 900 in either direction, Alibaba refuses requests.";
+    }
+    "Process" {
+        config_reloads_total: IntCounterVec ["result"] = "Reloads of the configuration, of a secret or of a certificate, by result: success, failure.";
+        build_info: GaugeVec ["version"] = "Always 1. The label is the version.";
+    }
 }
 
 impl Metrics {
@@ -182,7 +197,7 @@ impl Metrics {
     /// The text that Prometheus reads (exposition format 0.0.4).
     ///
     /// # Errors
-    /// When a collector gave a family that can't be written.
+    /// When a collector gave a family that cannot be written.
     pub fn text(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
@@ -206,7 +221,8 @@ mod tests {
         assert!(text.contains("# TYPE apsara_bridge_in_flight gauge\napsara_bridge_in_flight 3\n"), "{text}");
         assert!(text.contains("process_resident_memory_bytes"), "{text}");
         for metric in METRICS {
-            assert!(!metric.help.is_empty() && metric.kind != "counter" || metric.name.ends_with("_total"));
+            assert!(metric.help.ends_with('.'), "{}", metric.name);
+            assert_eq!(metric.kind == "counter", metric.name.ends_with("_total"), "{}", metric.name);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! panel is for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
@@ -28,7 +29,7 @@ use crate::support::nats::{Nats, NatsOptions};
 use crate::support::process::Process;
 use crate::support::program::{self, Program};
 use crate::support::wait::SOON;
-use crate::support::{eventually, free_port, repository, repository_text, tool};
+use crate::support::{eventually, free_port, generated, repository, repository_text, tool};
 
 const ALERTS: &str = "charts/apsara-bridge/files/alerts/apsara-bridge.yaml";
 const ALERTS_TEST: &str = "charts/apsara-bridge/files/alerts/tests/apsara-bridge_test.yaml";
@@ -259,23 +260,22 @@ fn every_metric_that_is_named_is_there_and_all_are_shown() {
     }
 }
 
+/// docs/metrics.md is generated from the table.
 #[test]
-fn the_docs_list_every_metric_with_its_kind_and_labels() {
-    let docs = repository_text(METRICS_DOCS);
-    let quoted = |cell: &str| -> Vec<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
-    let mut listed = BTreeMap::new();
-    for row in docs.lines().filter(|line| line.starts_with(&format!("| `{PREFIX}"))) {
-        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        let [name] = &quoted(cells[1])[..] else { panic!("one name in each row: {row}") };
-        assert!(!cells[4].is_empty(), "no meaning: {row}");
-        let is_new = listed.insert(name.clone(), (cells[2].to_owned(), quoted(cells[3]))).is_none();
-        assert!(is_new, "twice: {row}");
+fn generated_the_docs_list_every_metric() {
+    let mut docs = String::new();
+    let mut section = "";
+    for metric in METRICS {
+        if metric.section != section {
+            section = metric.section;
+            write!(docs, "\n## {section}\n\n| metric | kind | labels | meaning |\n|---|---|---|---|\n").expect("text");
+        }
+        let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let help = metric.help.trim_end_matches('.');
+        writeln!(docs, "| `{PREFIX}{}` | {} | {} | {help} |", metric.name, metric.kind, labels.join(", "))
+            .expect("text");
     }
-    let table = METRICS.iter().map(|metric| {
-        let labels = metric.labels.iter().map(ToString::to_string).collect();
-        (format!("{PREFIX}{}", metric.name), (metric.kind.to_owned(), labels))
-    });
-    assert_eq!(listed, table.collect());
+    generated::check_after(METRICS_DOCS, "<!-- generated", &docs);
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub mod bridge;
 pub mod certificates;
 pub mod config;
 pub mod disk;
+pub mod generated;
 pub mod judges;
 pub mod kafka;
 pub mod kubernetes;
