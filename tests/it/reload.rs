@@ -4,9 +4,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use apsara_bridge::input;
+use apsara_bridge::service::RELOADABLE;
+
 use crate::support::bridge::{Client, KEY, URL, callback, headers_signed_at, signed_headers};
 use crate::support::certificates::Certificates;
 use crate::support::config::{Config, Route};
+use crate::support::generated;
 use crate::support::program::Program;
 use crate::support::wait::{SOON, eventually};
 
@@ -237,4 +241,15 @@ async fn a_file_that_cannot_be_read_to_its_end_does_not_hold_up_a_stop() {
     assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
     bridge.process().signal("HUP");
     bridge.stop();
+}
+
+/// The list in docs/operations.md is that of the code.
+#[test]
+fn generated_the_docs_list_every_reloadable_key() {
+    let mut keys: Vec<String> = RELOADABLE.iter().map(|key| format!("- `{key}`\n")).collect();
+    for kind in input::KINDS.iter().filter(|kind| !kind.reloadable.is_empty()) {
+        let of_kind: Vec<String> = kind.reloadable.iter().map(|key| format!("`{key}`")).collect();
+        keys.push(format!("- of an input of kind `{}`: {}\n", kind.name, of_kind.join(", ")));
+    }
+    generated::check_part("docs/operations.md", &format!("\n{}\n", keys.concat()));
 }

@@ -22,13 +22,14 @@ pub fn check(path: &str, content: &str) {
     assert!(present == content, "{path} is stale: run `make generate`\nexpected:\n{content}");
 }
 
-/// The same for the part of a file after a line that contains `marker`.
+/// The same for the part of a file between a line that starts with `<!-- generated` and the next that is `<!-- end -->`.
 ///
 /// # Panics
-/// When it is stale, or there is no such line.
-pub fn check_after(path: &str, marker: &str, content: &str) {
+/// When it is stale, or a line is missing.
+pub fn check_part(path: &str, content: &str) {
     let present = std::fs::read_to_string(repository(path)).unwrap_or_default();
-    let start = present.find(marker).unwrap_or_else(|| panic!("{path} has no line with {marker}"));
-    let end = present[start..].find('\n').map_or(present.len(), |length| start + length + 1);
-    check(path, &format!("{}{content}", &present[..end]));
+    let marker = present.find("<!-- generated").unwrap_or_else(|| panic!("{path} has no generated part"));
+    let start = marker + present[marker..].find('\n').expect("a line") + 1;
+    let end = start + present[start..].find("<!-- end -->").unwrap_or_else(|| panic!("{path}: no end of the part"));
+    check(path, &format!("{}{content}{}", &present[..start], &present[end..]));
 }
