@@ -5,20 +5,18 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use hyper::Uri;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::HttpInput;
 use super::signature::Verifier;
 use super::tls::{Tls, TlsFiles};
 use crate::bridge::Sender;
 use crate::common::secret::SecretSource;
 use crate::common::units::{Size, Span, one_or_many};
-use crate::common::validation::{FieldError, Validation};
+use crate::common::validation::Validation;
 use crate::dialect::Dialect;
-use crate::input::{Input, InputConfig, InputContext, InputSettings};
+use crate::input::{InputConfig, InputContext, InputSettings};
 
 /// Settings of an HTTP input.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -242,21 +240,4 @@ pub(super) struct Endpoint {
     pub(super) path: String,
     pub(super) verifier: Verifier,
     pub(super) sender: Arc<Sender>,
-}
-
-impl InputSettings for HttpSettings {
-    fn senders(&self) -> Vec<(&str, &Sender)> {
-        self.reloadable.endpoints.iter().map(|endpoint| (endpoint.path.as_str(), &*endpoint.sender)).collect()
-    }
-
-    fn open(self: Box<Self>) -> BoxFuture<'static, Result<Box<dyn Input>, FieldError>> {
-        Box::pin(async move {
-            let key = format!("inputs.{}.listen", self.name);
-            let addresses = self.listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
-            match HttpInput::bind(*self).await {
-                Ok(input) => Ok(Box::new(input) as Box<dyn Input>),
-                Err(error) => Err(FieldError { key, message: format!("{addresses} cannot be bound: {error}") }),
-            }
-        })
-    }
 }

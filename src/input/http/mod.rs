@@ -36,8 +36,10 @@ use request::Service;
 pub use tls::TlsFiles;
 
 use super::{Input, InputHandle, InputKind, InputReload, InputSettings};
+use crate::bridge::Sender;
 use crate::common::kind::KindKeys;
 use crate::common::limit::Limit;
+use crate::common::validation::FieldError;
 use crate::telemetry::metrics::Metrics;
 
 /// The kind.
@@ -123,6 +125,23 @@ impl HttpInput {
             current: Arc::new(Current::new(settings.reloadable)),
             listener,
             address,
+        })
+    }
+}
+
+impl InputSettings for HttpSettings {
+    fn senders(&self) -> Vec<(&str, &Sender)> {
+        self.reloadable.endpoints.iter().map(|endpoint| (endpoint.path.as_str(), &*endpoint.sender)).collect()
+    }
+
+    fn open(self: Box<Self>) -> BoxFuture<'static, Result<Box<dyn Input>, FieldError>> {
+        Box::pin(async move {
+            let key = format!("inputs.{}.listen", self.name);
+            let addresses = self.listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
+            match HttpInput::bind(*self).await {
+                Ok(input) => Ok(Box::new(input) as Box<dyn Input>),
+                Err(error) => Err(FieldError { key, message: format!("{addresses} cannot be bound: {error}") }),
+            }
         })
     }
 }

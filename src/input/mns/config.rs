@@ -3,26 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use hyper::Uri;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::client::QueueAddress;
-use super::consume::MnsInput;
 use super::credentials::{CredentialsConfig, GivenKey};
+use super::lease::MAX_VISIBILITY;
 use super::signature::SignatureVersion;
 use crate::bridge::Sender;
 use crate::common::units::{Span, one_or_many};
-use crate::common::validation::{FieldError, Validation};
+use crate::common::validation::Validation;
 use crate::dialect::Dialect;
-use crate::input::{Input, InputConfig, InputContext, InputSettings};
+use crate::input::{InputConfig, InputContext, InputSettings};
 
 /// Longest that the server waits for a message (Alibaba's page on ReceiveMessage).
 const MAX_WAIT: Duration = Duration::from_secs(30);
-
-/// Longest lease (Alibaba's page on ChangeMessageVisibility).
-pub(super) const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
 
 /// Longest name of a queue (Alibaba's page on CreateQueue).
 const MAX_NAME: usize = 120;
@@ -206,20 +202,4 @@ pub(super) struct MnsSettings {
     pub(super) visibility: Duration,
     pub(super) deadline: Duration,
     pub(super) max_receives: u32,
-}
-
-impl InputSettings for MnsSettings {
-    fn senders(&self) -> Vec<(&str, &Sender)> {
-        vec![(self.address.queue.as_str(), &*self.sender)]
-    }
-
-    fn open(self: Box<Self>) -> BoxFuture<'static, Result<Box<dyn Input>, FieldError>> {
-        Box::pin(async move {
-            let key = format!("inputs.{}.endpoint", self.name);
-            match MnsInput::new(*self) {
-                Ok(input) => Ok(Box::new(input) as Box<dyn Input>),
-                Err(error) => Err(FieldError { key, message: error.to_string() }),
-            }
-        })
-    }
 }

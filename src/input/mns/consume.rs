@@ -27,6 +27,7 @@ use crate::bridge::{Callback, Outcome, Sender};
 use crate::common::backoff::{Backoff, jittered};
 use crate::common::http::{HttpClient, HttpError};
 use crate::common::limit::Limit;
+use crate::common::validation::FieldError;
 use crate::input::{Input, InputHandle, InputReload, InputSettings};
 use crate::telemetry::LogThrottle;
 use crate::telemetry::metrics::Metrics;
@@ -78,6 +79,22 @@ impl MnsInput {
     pub(super) fn new(settings: MnsSettings) -> Result<MnsInput, HttpError> {
         let room = Arc::new(Room(Limit::new(settings.max_in_flight)));
         Ok(MnsInput { http: HttpClient::new()?, settings, room })
+    }
+}
+
+impl InputSettings for MnsSettings {
+    fn senders(&self) -> Vec<(&str, &Sender)> {
+        vec![(self.address.queue.as_str(), &*self.sender)]
+    }
+
+    fn open(self: Box<Self>) -> BoxFuture<'static, Result<Box<dyn Input>, FieldError>> {
+        Box::pin(async move {
+            let key = format!("inputs.{}.endpoint", self.name);
+            match MnsInput::new(*self) {
+                Ok(input) => Ok(Box::new(input) as Box<dyn Input>),
+                Err(error) => Err(FieldError { key, message: error.to_string() }),
+            }
+        })
     }
 }
 

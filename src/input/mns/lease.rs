@@ -10,7 +10,9 @@ use tokio::time::Instant;
 
 use super::answer::{Message, MnsError};
 use super::client::Queue;
-use super::config::MAX_VISIBILITY;
+
+/// Longest lease (Alibaba's page on ChangeMessageVisibility).
+pub(super) const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
 
 /// Shortest time between two extensions: a lease that is nearly over is not worth more requests.
 const SHORTEST_EXTENSION: Duration = Duration::from_millis(100);

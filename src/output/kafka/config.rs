@@ -13,16 +13,12 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Kafka, binding};
 use crate::common::secret::{Secret, SecretSource};
 use crate::common::units::one_or_many;
-use crate::common::validation::{FieldError, Validation};
+use crate::common::validation::Validation;
 use crate::common::watch::{Fingerprint, ReadByLibrary};
 use crate::event::Mode;
-use crate::output::{
-    DestinationRules, Output, OutputConfig, OutputContext, OutputSettings, Record, Rendered, TopicRule, TopicSyntax,
-};
-use crate::telemetry::metrics::Metrics;
+use crate::output::{DestinationRules, OutputConfig, OutputContext, OutputSettings, TopicRule, TopicSyntax};
 
 /// Longest name of a topic.
 const MAX_TOPIC_BYTES: usize = 249;
@@ -226,7 +222,7 @@ fn refused_together(client: &ClientConfig) -> Result<(), String> {
     created.map(|_| ()).map_err(|error| rejected(&error))
 }
 
-fn rejected(error: &KafkaError) -> String {
+pub(super) fn rejected(error: &KafkaError) -> String {
     match error {
         KafkaError::ClientCreation(words) => format!("librdkafka rejects the properties: {words}"),
         other => format!("librdkafka rejects the properties: {other}"),
@@ -262,7 +258,7 @@ fn property_error(error: &KafkaError, value: &str) -> String {
 /// Checked settings of a Kafka output.
 pub struct KafkaSettings {
     pub(super) name: String,
-    mode: Mode,
+    pub(super) mode: Mode,
     client: ClientConfig,
     /// Properties whose values are in files or variables and may change.
     secrets: Vec<(String, Arc<Secret>)>,
@@ -297,26 +293,6 @@ impl KafkaSettings {
     }
 }
 
-impl OutputSettings for KafkaSettings {
-    fn start(self: Box<Self>, metrics: &Metrics) -> Result<Arc<dyn Output>, FieldError> {
-        let key = format!("outputs.{}.client", self.name);
-        match Kafka::start(*self, metrics) {
-            Ok(kafka) => Ok(Arc::new(kafka)),
-            Err(error) => Err(FieldError { key, message: rejected(&error) }),
-        }
-    }
-
-    fn render<'r>(&self, record: &'r Record) -> Rendered<'r> {
-        let mode = record.mode.unwrap_or(self.mode);
-        Rendered {
-            mode,
-            key: record.key.as_deref(),
-            headers: binding::headers(&record.event, mode),
-            payload: binding::payload(&record.event, mode),
-        }
-    }
-}
-
 impl fmt::Debug for KafkaSettings {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -330,6 +306,7 @@ impl fmt::Debug for KafkaSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::common::validation::FieldError;
 
     fn errors(client: &str) -> Vec<String> {
         let config: KafkaConfig = toml::from_str(&format!("[client]\n{client}")).expect("the form is right");

@@ -29,14 +29,16 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use company::Company;
-use config::PresentSecrets;
 pub use config::{KafkaConfig, KafkaSettings};
+use config::{PresentSecrets, rejected};
 use errors::{is_of_the_batch, kind_of};
 
 use super::{
-    ErrorKind, Health, MAX_PUBLISH_TIME, Output, OutputKind, OutputSettings, PublishError, Record, SECRETS_CHECK,
+    ErrorKind, Health, MAX_PUBLISH_TIME, Output, OutputKind, OutputSettings, PublishError, Record, Rendered,
+    SECRETS_CHECK,
 };
 use crate::common::kind::{AddressKey, KindKeys};
+use crate::common::validation::FieldError;
 use crate::telemetry::metrics::Metrics;
 
 /// The kind.
@@ -431,6 +433,26 @@ async fn watch(shared: Arc<Shared>, mut secrets: PresentSecrets) {
                     secrets = shared.settings.secrets();
                 }
             }
+        }
+    }
+}
+
+impl OutputSettings for KafkaSettings {
+    fn start(self: Box<Self>, metrics: &Metrics) -> Result<Arc<dyn Output>, FieldError> {
+        let key = format!("outputs.{}.client", self.name);
+        match Kafka::start(*self, metrics) {
+            Ok(kafka) => Ok(Arc::new(kafka)),
+            Err(error) => Err(FieldError { key, message: rejected(&error) }),
+        }
+    }
+
+    fn render<'r>(&self, record: &'r Record) -> Rendered<'r> {
+        let mode = record.mode.unwrap_or(self.mode);
+        Rendered {
+            mode,
+            key: record.key.as_deref(),
+            headers: binding::headers(&record.event, mode),
+            payload: binding::payload(&record.event, mode),
         }
     }
 }

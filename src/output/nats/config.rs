@@ -6,16 +6,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::stream_config::{StreamConfig, is_pattern};
-use super::{MESSAGE_ID, Nats, binding, message_id};
 use crate::common::secret::{Secret, SecretSource};
 use crate::common::units::one_or_many;
-use crate::common::validation::{FieldError, Validation};
+use crate::common::validation::Validation;
 use crate::common::watch::{Fingerprint, ReadByLibrary};
 use crate::event::Mode;
-use crate::output::{
-    DestinationRules, Output, OutputConfig, OutputContext, OutputSettings, Record, Rendered, TopicRule, TopicSyntax,
-};
-use crate::telemetry::metrics::Metrics;
+use crate::output::{DestinationRules, OutputConfig, OutputContext, OutputSettings, TopicRule, TopicSyntax};
 
 /// How messages are delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -289,7 +285,7 @@ impl Login {
 pub struct NatsSettings {
     pub(super) name: String,
     pub(super) servers: Vec<async_nats::ServerAddr>,
-    mode: Mode,
+    pub(super) mode: Mode,
     pub(super) delivery: NatsDelivery,
     login: Login,
     pub(super) inbox_prefix: String,
@@ -317,26 +313,12 @@ impl NatsSettings {
     }
 }
 
-impl OutputSettings for NatsSettings {
-    fn start(self: Box<Self>, metrics: &Metrics) -> Result<Arc<dyn Output>, FieldError> {
-        Ok(Arc::new(Nats::start(*self, metrics)))
-    }
-
-    fn render<'r>(&self, record: &'r Record) -> Rendered<'r> {
-        let mode = record.mode.unwrap_or(self.mode);
-        let mut headers = binding::headers(&record.event, mode);
-        if self.delivery == NatsDelivery::Jetstream {
-            headers.push((MESSAGE_ID, message_id(&record.event, &record.topic).into()));
-        }
-        Rendered { mode, key: None, headers, payload: binding::payload(&record.event, mode) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::common::validation::FieldError;
 
     fn errors(text: &str) -> String {
         let config: NatsConfig = toml::from_str(text).expect("the form is right");

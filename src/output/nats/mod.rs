@@ -39,8 +39,9 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{ErrorKind, Health, Output, OutputKind, OutputSettings, PublishError, Record};
+use super::{ErrorKind, Health, Output, OutputKind, OutputSettings, PublishError, Record, Rendered};
 use crate::common::kind::{AddressKey, KindKeys};
+use crate::common::validation::FieldError;
 use crate::event::{Attribute, Event, percent_encode};
 use crate::telemetry::metrics::Metrics;
 
@@ -183,6 +184,21 @@ fn message_id(event: &Event, subject: &str) -> String {
         }
     }
     percent_encode(&id).into_owned()
+}
+
+impl OutputSettings for NatsSettings {
+    fn start(self: Box<Self>, metrics: &Metrics) -> Result<Arc<dyn Output>, FieldError> {
+        Ok(Arc::new(Nats::start(*self, metrics)))
+    }
+
+    fn render<'r>(&self, record: &'r Record) -> Rendered<'r> {
+        let mode = record.mode.unwrap_or(self.mode);
+        let mut headers = binding::headers(&record.event, mode);
+        if self.delivery == NatsDelivery::Jetstream {
+            headers.push((MESSAGE_ID, message_id(&record.event, &record.topic).into()));
+        }
+        Rendered { mode, key: None, headers, payload: binding::payload(&record.event, mode) }
+    }
 }
 
 impl Output for Nats {
