@@ -7,7 +7,7 @@ use prometheus::IntCounter;
 use crate::dialect::Normalizer;
 use crate::event::Event;
 use crate::output::Record;
-use crate::route::{Action, Decision, Destination, Router};
+use crate::route::{Decision, Destination, Route, Router};
 use crate::telemetry::metrics::Metrics;
 
 /// How callbacks become events, and where events go.
@@ -31,10 +31,7 @@ impl Rules {
 
     /// Names of the outputs that events can go to. A name can occur several times.
     pub fn outputs(&self) -> impl Iterator<Item = &str> {
-        let destinations = self.router.routes().iter().flat_map(|route| match &route.action {
-            Action::To(destinations) => destinations.as_slice(),
-            Action::Drop | Action::DeadLetter => &[],
-        });
+        let destinations = self.router.routes().iter().flat_map(Route::destinations);
         destinations.chain(&self.dead_letters).map(|destination| destination.output.as_str())
     }
 

@@ -256,37 +256,38 @@ fn by_output(backlogs: &[Backlog]) -> BTreeMap<&str, OfOutput> {
     outputs
 }
 
-fn status(store: &StoreArgs, settings: &StoreSettings, as_json: bool) -> ExitCode {
-    let read = Database::open(&settings.path, Access::Read)
-        .and_then(|database| Ok((database.backlogs()?, database.dead_letter_totals()?)));
-    let (backlogs, (letters, letter_bytes)) = match read {
-        Ok(read) => read,
-        Err(error) => return fail(super::unreadable(settings, &error)),
-    };
-    let bytes: u64 = backlogs.iter().map(|backlog| backlog.bytes).sum();
-    let records: u64 = backlogs.iter().map(|backlog| backlog.records).sum();
-    let is_running = store::is_running(&settings.path);
-    let set_aside = store::set_aside(&settings.path);
-    // Without a configuration nothing can be said about its outputs.
-    let configured = store.config.is_given().then(|| config::load_output_kinds(&store.config.layers()).ok()).flatten();
-    let is_known = |output: &str| {
-        output == AWAITS_DEAD_LETTERS || configured.as_ref().is_none_or(|outputs| outputs.contains_key(output))
-    };
-    // What a bridge that ended has left says nothing about now.
-    let FailingLanes { lanes: mut failing, not_named } =
-        if is_running { FailingLanes::read(&settings.path) } else { FailingLanes::default() };
-    let records_of: HashMap<(&str, &str), u64> =
-        backlogs.iter().map(|backlog| ((backlog.output.as_str(), backlog.topic.as_str()), backlog.records)).collect();
-    failing.retain_mut(|lane| {
-        let records = records_of.get(&(lane.output.as_str(), lane.topic.as_str()));
-        records.inspect(|records| lane.records = **records).is_some()
-    });
-    let outputs = by_output(&backlogs);
-    if as_json {
-        let shown = outputs.iter().map(|(output, of_output)| {
+/// What is in the spool.
+struct Status<'s> {
+    settings: &'s StoreSettings,
+    is_running: bool,
+    backlogs: &'s [Backlog],
+    /// The configured outputs. Without a configuration nothing can be said about them.
+    configured: Option<BTreeMap<String, String>>,
+    failing: FailingLanes,
+    dead_letters: u64,
+    dead_letter_bytes: u64,
+    set_aside: Vec<PathBuf>,
+}
+
+impl Status<'_> {
+    fn is_known(&self, output: &str) -> bool {
+        output == AWAITS_DEAD_LETTERS || self.configured.as_ref().is_none_or(|known| known.contains_key(output))
+    }
+
+    fn bytes(&self) -> u64 {
+        self.backlogs.iter().map(|backlog| backlog.bytes).sum()
+    }
+
+    fn records(&self) -> u64 {
+        self.backlogs.iter().map(|backlog| backlog.records).sum()
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let FailingLanes { lanes: failing, not_named } = &self.failing;
+        let outputs = by_output(self.backlogs).into_iter().map(|(output, of_output)| {
             json!({
                 "output": output,
-                "is_configured": configured.is_some().then(|| is_known(output)),
+                "is_configured": self.configured.is_some().then(|| self.is_known(output)),
                 "topics": of_output.topics,
                 "records": of_output.records,
                 "bytes": of_output.bytes,
@@ -295,12 +296,12 @@ fn status(store: &StoreArgs, settings: &StoreSettings, as_json: bool) -> ExitCod
         });
         let failing: HashMap<(&str, &str), &FailingLane> =
             failing.iter().map(|lane| ((lane.output.as_str(), lane.topic.as_str()), lane)).collect();
-        let lanes = backlogs.iter().map(|backlog| {
+        let lanes = self.backlogs.iter().map(|backlog| {
             let failing = failing.get(&(backlog.output.as_str(), backlog.topic.as_str()));
             let state = match failing {
                 Some(_) => Some(LANE_STATES[1]),
                 // It may be one of those that are not named.
-                None if not_named > 0 => None,
+                None if *not_named > 0 => None,
                 None => Some(LANE_STATES[0]),
             };
             json!({
@@ -313,54 +314,88 @@ fn status(store: &StoreArgs, settings: &StoreSettings, as_json: bool) -> ExitCod
                 "failing": failing,
             })
         });
-        let status = json!({
-            "path": settings.path.display().to_string(),
-            "bridge_is_running": is_running,
-            "records": records,
-            "bytes": bytes,
-            "max_bytes": settings.bounds.spool_max_bytes,
-            "outputs": shown.collect::<Vec<_>>(),
+        json!({
+            "path": self.settings.path.display().to_string(),
+            "bridge_is_running": self.is_running,
+            "records": self.records(),
+            "bytes": self.bytes(),
+            "max_bytes": self.settings.bounds.spool_max_bytes,
+            "outputs": outputs.collect::<Vec<_>>(),
             "lanes": lanes.collect::<Vec<_>>(),
             "failing_lanes_not_named": not_named,
-            "dead_letters": letters,
-            "dead_letters_bytes": letter_bytes,
-            "dead_letters_max_bytes": settings.bounds.dead_letters_max_bytes,
-            "set_aside": set_aside.iter().map(|file| file.display().to_string()).collect::<Vec<_>>(),
-        });
-        print(format!("{status:#}\n"));
-        return ExitCode::SUCCESS;
+            "dead_letters": self.dead_letters,
+            "dead_letters_bytes": self.dead_letter_bytes,
+            "dead_letters_max_bytes": self.settings.bounds.dead_letters_max_bytes,
+            "set_aside": self.set_aside.iter().map(|file| file.display().to_string()).collect::<Vec<_>>(),
+        })
     }
-    let share = |bytes: u64, max: u64| format!("{bytes} of {} bytes ({:.1}%)", max, 100.0 * bytes as f64 / max as f64);
-    let mut rows = vec![
-        vec!["Path".to_owned(), store::file(&settings.path).display().to_string()],
-        vec!["Bridge".to_owned(), if is_running { "running" } else { "not running" }.to_owned()],
-        vec!["Spool".to_owned(), format!("{}, {}", counted(records), share(bytes, settings.bounds.spool_max_bytes))],
-        vec![
-            "Dead letters".to_owned(),
-            format!("{letters}, {}", share(letter_bytes, settings.bounds.dead_letters_max_bytes)),
-        ],
-    ];
-    for (output, of_output) in &outputs {
-        let oldest =
-            of_output.oldest.map_or_else(String::new, |at| format!(", the oldest waits for {}", seconds(age(at))));
-        let topics = if of_output.topics > 1 { format!(" of {} topics", of_output.topics) } else { String::new() };
-        let hint = if is_known(output) { "" } else { "; this output is not configured: see `spool move`" };
-        rows.push(vec![
-            format!("For {}", shown_output(output)),
-            format!("{}{topics}, {}{oldest}{hint}", counted(of_output.records), Size(of_output.bytes)),
-        ]);
+
+    fn table(&self) -> String {
+        let bounds = &self.settings.bounds;
+        let share =
+            |bytes: u64, max: u64| format!("{bytes} of {max} bytes ({:.1}%)", 100.0 * bytes as f64 / max as f64);
+        let letters =
+            format!("{}, {}", self.dead_letters, share(self.dead_letter_bytes, bounds.dead_letters_max_bytes));
+        let mut rows = vec![
+            vec!["Path".to_owned(), store::file(&self.settings.path).display().to_string()],
+            vec!["Bridge".to_owned(), if self.is_running { "running" } else { "not running" }.to_owned()],
+            vec![
+                "Spool".to_owned(),
+                format!("{}, {}", counted(self.records()), share(self.bytes(), bounds.spool_max_bytes)),
+            ],
+            vec!["Dead letters".to_owned(), letters],
+        ];
+        for (output, of_output) in by_output(self.backlogs) {
+            let oldest =
+                of_output.oldest.map_or_else(String::new, |at| format!(", the oldest waits for {}", seconds(age(at))));
+            let topics = if of_output.topics > 1 { format!(" of {} topics", of_output.topics) } else { String::new() };
+            let hint = if self.is_known(output) { "" } else { "; this output is not configured: see `spool move`" };
+            rows.push(vec![
+                format!("For {}", shown_output(output)),
+                format!("{}{topics}, {}{oldest}{hint}", counted(of_output.records), Size(of_output.bytes)),
+            ]);
+        }
+        for lane in self.failing.lanes.iter().take(LANES_SHOWN) {
+            rows.push(vec!["Failing".to_owned(), failing_lane(lane)]);
+        }
+        let more = self.failing.lanes.len().saturating_sub(LANES_SHOWN) + self.failing.not_named;
+        if more > 0 {
+            rows.push(vec!["Failing".to_owned(), format!("{more} more topics: see `spool status --json`")]);
+        }
+        for file in &self.set_aside {
+            rows.push(vec!["Set aside".to_owned(), format!("{}: damaged; see `spool import`", file.display())]);
+        }
+        table(&rows)
     }
-    for lane in failing.iter().take(LANES_SHOWN) {
-        rows.push(vec!["Failing".to_owned(), failing_lane(lane)]);
-    }
-    let more = failing.len().saturating_sub(LANES_SHOWN) + not_named;
-    if more > 0 {
-        rows.push(vec!["Failing".to_owned(), format!("{more} more topics: see `spool status --json`")]);
-    }
-    for file in &set_aside {
-        rows.push(vec!["Set aside".to_owned(), format!("{}: damaged; see `spool import`", file.display())]);
-    }
-    print(table(&rows));
+}
+
+fn status(store: &StoreArgs, settings: &StoreSettings, as_json: bool) -> ExitCode {
+    let read = Database::open(&settings.path, Access::Read)
+        .and_then(|database| Ok((database.backlogs()?, database.dead_letter_totals()?)));
+    let (backlogs, (dead_letters, dead_letter_bytes)) = match read {
+        Ok(read) => read,
+        Err(error) => return fail(super::unreadable(settings, &error)),
+    };
+    let is_running = store::is_running(&settings.path);
+    // The report of a bridge that has ended says nothing about now.
+    let mut failing = if is_running { FailingLanes::read(&settings.path) } else { FailingLanes::default() };
+    let records_of: HashMap<(&str, &str), u64> =
+        backlogs.iter().map(|backlog| ((backlog.output.as_str(), backlog.topic.as_str()), backlog.records)).collect();
+    failing.lanes.retain_mut(|lane| {
+        let records = records_of.get(&(lane.output.as_str(), lane.topic.as_str()));
+        records.inspect(|records| lane.records = **records).is_some()
+    });
+    let status = Status {
+        settings,
+        is_running,
+        backlogs: &backlogs,
+        configured: store.config.is_given().then(|| config::load_output_kinds(&store.config.layers()).ok()).flatten(),
+        failing,
+        dead_letters,
+        dead_letter_bytes,
+        set_aside: store::set_aside(&settings.path),
+    };
+    print(if as_json { format!("{:#}\n", status.json()) } else { status.table() });
     ExitCode::SUCCESS
 }
 

@@ -1,14 +1,17 @@
 //! The named inputs and outputs, each read by its kind.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use figment::value::{Dict, Value};
 
 use super::layers::Reader;
 use crate::common::kind::ReadSection;
 use crate::common::suggest::nearest;
-use crate::input::{self, InputConfig};
-use crate::output::{self, OutputConfig};
+use crate::common::validation::Validation;
+use crate::input::{self, CheckedInput, InputConfig, InputContext};
+use crate::output::{self, CheckedOutput, OutputConfig, OutputContext};
+use crate::route::Destination;
 
 /// An input or output as it is written.
 pub(super) struct Named<T: ?Sized> {
@@ -59,4 +62,43 @@ fn read<T: ?Sized>(
         found.extend(config.map(|config| Named { name: name.clone(), kind, config }));
     }
     found
+}
+
+/// Checks the inputs. Gives those that are valid.
+pub(super) fn check_inputs(
+    inputs: &[Named<dyn InputConfig>],
+    deadline: Duration,
+    validation: &mut Validation,
+) -> Vec<CheckedInput> {
+    let mut checked = Vec::new();
+    for input in inputs {
+        let mut section = Validation::of(&format!("inputs.{}", input.name));
+        let settings = input.config.validate(InputContext { name: &input.name, deadline }, &mut section);
+        checked.extend(settings.map(|settings| CheckedInput { name: input.name.clone(), settings }));
+        validation.append(section);
+    }
+    checked
+}
+
+/// Checks the outputs. Gives those that are valid, and what is valid but looks like a mistake. `destinations` are those
+/// of all routes and of the dead letters.
+pub(super) fn check_outputs(
+    outputs: &[Named<dyn OutputConfig>],
+    deadline: Duration,
+    destinations: &[&Destination],
+    validation: &mut Validation,
+) -> (Vec<CheckedOutput>, Vec<String>) {
+    let (mut checked, mut warnings) = (Vec::new(), Vec::new());
+    for output in outputs {
+        let Named { name, kind, config } = output;
+        let mut section = Validation::of(&format!("outputs.{name}"));
+        let settings = config.validate(OutputContext { name, deadline }, &mut section);
+        let rules = config.destination_rules();
+        checked.extend(settings.map(|settings| CheckedOutput { name: name.clone(), kind, rules, settings }));
+        validation.append(section);
+        let of_output = destinations.iter().filter(|to| to.output == *name);
+        let topics: Vec<String> = of_output.map(|to| to.topic.to_string()).collect();
+        warnings.append(&mut config.warnings(name, &topics));
+    }
+    (checked, warnings)
 }

@@ -27,14 +27,14 @@ use crate::common::secret::Secret;
 use crate::common::validation::{Validated, Validation};
 use crate::common::watch::{Fingerprint, Reread};
 use crate::dialect::Normalizer;
-use crate::input::{CheckedInput, InputContext};
-use crate::output::{CheckedOutput, OutputContext};
-use crate::route::{Action, Router};
+use crate::output::OutputConfig;
+use crate::route::{Destination, Route, Router};
 use crate::service::Settings;
 use crate::store::StoreSettings;
 use crate::telemetry::logs;
 use check::Destinations;
 pub use check::topic_fault;
+use kinds::Named;
 pub use layers::{ConfigError, ENV_PREFIX, Layer};
 use layers::{Reader, Unreadable};
 use raw::{Raw, RawAdmin, RawCatalogue, RawDeadLetters, RawEvent, RawSpool};
@@ -143,11 +143,9 @@ fn check_all(reader: &mut Reader, with_inputs: bool, files: &mut Vec<(PathBuf, F
     if let Err(error) = logs::check_filter(&raw.log.filter) {
         validation.wrong("log.filter", error.to_string());
     }
+    let rules = |output: &Named<dyn OutputConfig>| (output.kind, output.config.destination_rules());
     let destinations = Destinations {
-        rules: outputs
-            .iter()
-            .map(|output| (output.name.as_str(), (output.kind, output.config.destination_rules())))
-            .collect(),
+        rules: outputs.iter().map(|output| (output.name.as_str(), rules(output))).collect(),
         outputs: raw.outputs.keys().map(String::as_str).collect(),
         type_prefix: &type_prefix,
     };
@@ -156,33 +154,9 @@ fn check_all(reader: &mut Reader, with_inputs: bool, files: &mut Vec<(PathBuf, F
     let dead_letters = dead_letters.and_then(|to| destinations.check("dead_letters.to", to, &mut validation));
     check::presence(&raw, with_inputs, &mut validation);
 
-    let mut checked_inputs = Vec::new();
-    for input in &inputs {
-        let mut section = Validation::of(&format!("inputs.{}", input.name));
-        let context = InputContext { name: &input.name, deadline: delivery.deadline };
-        let settings = input.config.validate(context, &mut section);
-        checked_inputs.extend(settings.map(|settings| CheckedInput { name: input.name.clone(), settings }));
-        validation.append(section);
-    }
-    let mut warnings = Vec::new();
-    let mut checked_outputs = Vec::new();
-    for output in &outputs {
-        let mut section = Validation::of(&format!("outputs.{}", output.name));
-        let context = OutputContext { name: &output.name, deadline: delivery.deadline };
-        checked_outputs.extend(output.config.validate(context, &mut section).map(|settings| CheckedOutput {
-            name: output.name.clone(),
-            kind: output.kind,
-            rules: output.config.destination_rules(),
-            settings,
-        }));
-        validation.append(section);
-        let to = routes.iter().flat_map(|route| match &route.action {
-            Action::To(destinations) => destinations.as_slice(),
-            Action::Drop | Action::DeadLetter => &[],
-        });
-        let topics = to.chain(&dead_letters).filter(|to| to.output == output.name).map(|to| to.topic.to_string());
-        warnings.append(&mut output.config.warnings(&output.name, &topics.collect::<Vec<_>>()));
-    }
+    let checked_inputs = kinds::check_inputs(&inputs, delivery.deadline, &mut validation);
+    let to: Vec<&Destination> = routes.iter().flat_map(Route::destinations).chain(&dead_letters).collect();
+    let (checked_outputs, mut warnings) = kinds::check_outputs(&outputs, delivery.deadline, &to, &mut validation);
     let router = Router::new(routes).map_err(|error| validation.wrong("routes", error.to_string())).ok();
     let Validated { errors, secrets, mut rereads, unusable } = validation.finish();
     files.extend(unusable);

@@ -106,20 +106,8 @@ impl Normalizer {
         let (index, entry) = known.map_or((None, None), |(index, entry)| (Some(index), Some(entry)));
         let transform::Data { mut members, status } = transform::data(&self.catalogue, entry, payload);
 
-        let time = match values::time(event_time) {
-            Json::String(text) if values::rfc3339(&text).is_some() => Some(text),
-            odd => {
-                transform::insert(&mut members, "eventTime", odd);
-                None
-            }
-        };
-        let (r#type, dataschema) = match index {
-            Some(index) => self.names[index].clone(),
-            None => {
-                let name = format!("{}{event_type}", self.type_prefix);
-                (name.into(), dataschema(dialect, &event_type).into())
-            }
-        };
+        let time = time_of(event_time, &mut members);
+        let (r#type, dataschema) = self.names_of(index, dialect, &event_type);
         // The data keeps an alias, and a name that an attribute cannot hold as it is.
         let is_own_name = entry.is_some_and(|entry| entry.name == event_type);
         if !is_own_name && (index.is_some() || crate::event::clean(Cow::Borrowed(&r#type)) != *r#type) {
@@ -163,6 +151,28 @@ impl Normalizer {
         event.set(Attribute::RecordedTime, milliseconds(origin.received));
         event.set(Attribute::Traceparent, origin.traceparent.unwrap_or_default());
         Ok(Normalized { event, dialect, event_type: index, status })
+    }
+
+    /// The type and the data schema of an event.
+    fn names_of(&self, index: Option<usize>, dialect: Dialect, event_type: &str) -> (Arc<str>, Arc<str>) {
+        match index {
+            Some(index) => self.names[index].clone(),
+            None => {
+                let name = format!("{}{event_type}", self.type_prefix);
+                (name.into(), dataschema(dialect, event_type).into())
+            }
+        }
+    }
+}
+
+/// The time of an event in RFC 3339. A time that has no such form is added to the data.
+fn time_of<'a>(event_time: Json<'a>, members: &mut Members<'a>) -> Option<Cow<'a, str>> {
+    match values::time(event_time) {
+        Json::String(text) if values::rfc3339(&text).is_some() => Some(text),
+        odd => {
+            transform::insert(members, "eventTime", odd);
+            None
+        }
     }
 }
 

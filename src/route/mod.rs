@@ -59,6 +59,14 @@ pub struct Route {
 }
 
 impl Route {
+    /// The destinations that it publishes to.
+    pub fn destinations(&self) -> &[Destination] {
+        match &self.action {
+            Action::To(destinations) => destinations,
+            Action::Drop | Action::DeadLetter => &[],
+        }
+    }
+
     /// Whether the route matches the event. Tries its conditions one by one; [`Router::decide`] is faster.
     ///
     /// # Errors

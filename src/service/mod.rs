@@ -180,18 +180,15 @@ impl Service {
         ];
         tracing::info!(address = %self.admin.address(), "serving metrics and probes");
         let admin = tokio::spawn(self.admin.run(shutdown.token(Phase::NotReady), closed.clone()));
+        let handle = |name: &str| {
+            let (bridge, misconfigured) = (self.bridge.clone(), self.misconfigured.clone());
+            InputHandle::new(name, bridge, misconfigured, not_accepting.clone(), closed.clone(), callbacks.clone())
+        };
         let mut inputs = JoinSet::new();
         for (name, input) in self.inputs {
             tracing::info!(input = name, origin = input.origin(), "accepting callbacks");
-            let handle = InputHandle::new(
-                &name,
-                self.bridge.clone(),
-                self.misconfigured.clone(),
-                not_accepting.clone(),
-                closed.clone(),
-                callbacks.clone(),
-            );
-            inputs.spawn(async move { input.run(handle).await.map_err(|error| format!("input `{name}`: {error}")) });
+            let running = input.run(handle(&name));
+            inputs.spawn(async move { running.await.map_err(|error| format!("input `{name}`: {error}")) });
         }
         let mut failed_inputs = Vec::new();
         let mut inputs_have_ended = false;
