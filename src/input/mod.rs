@@ -60,6 +60,8 @@ pub struct InputContext<'a> {
     pub name: &'a str,
     /// `delivery.deadline`.
     pub deadline: Duration,
+    /// The names of earlier inputs of the same kind, for a kind that only one input can have.
+    pub same_kind: &'a [&'a str],
 }
 
 /// The settings of an input as they are written.
