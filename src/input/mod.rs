@@ -12,6 +12,7 @@
 mod handle;
 pub mod http;
 pub mod mns;
+pub mod stdin;
 
 use std::any::Any;
 use std::fmt;
@@ -31,7 +32,7 @@ use crate::common::validation::{FieldError, Validation};
 use crate::telemetry::metrics::Metrics;
 
 /// Every kind of input.
-pub const KINDS: &[InputKind] = &[http::KIND, mns::KIND];
+pub const KINDS: &[InputKind] = &[http::KIND, mns::KIND, stdin::KIND];
 
 /// A kind of input, as `kind` names it in the configuration.
 #[derive(Debug)]
