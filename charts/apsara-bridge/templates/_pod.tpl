@@ -92,7 +92,7 @@ metadata:
   annotations:
     kubectl.kubernetes.io/default-container: bridge
     {{- if .Values.rollOnConfigChange }}
-    checksum/config: {{ include "apsara-bridge.configData" . | sha256sum }}
+    checksum/config: {{ list (include "apsara-bridge.restartConfig" .) (include "apsara-bridge.ownConfig" .) | toJson | sha256sum }}
     {{- end }}
     {{- with .Values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
@@ -124,7 +124,7 @@ spec:
         {{- include "apsara-bridge.configArgs" . | nindent 8 }}
       {{- include "apsara-bridge.surroundings" . | nindent 6 }}
       ports:
-        {{- if $facts.http }}
+        {{- if $facts.listener }}
         - name: callbacks
           containerPort: {{ .Values.listen.callbacks }}
           protocol: TCP

@@ -16,24 +16,25 @@ What the values may not say. Every mistake is told at once, one a line, with its
 {{- $wrong := list -}}
 {{- $config := include "apsara-bridge.config" . | fromJson -}}
 {{- $facts := include "apsara-bridge.facts" . | fromJson -}}
+{{- $kinds := .Files.Get "files/kinds.yaml" | fromYaml -}}
 {{- if empty $config -}}
 {{- $wrong = append $wrong "config is empty: the bridge needs an input, an output and a route; the chart's README begins with an example" -}}
 {{- else -}}
 {{- if empty $config.inputs -}}
-{{- $wrong = append $wrong "config.inputs is empty: name at least one input, of kind http or mns" -}}
+{{- $wrong = append $wrong (printf "config.inputs is empty: name at least one input, of kind %s" (keys $kinds.inputs | sortAlpha | join ", ")) -}}
 {{- end -}}
 {{- if empty $config.outputs -}}
-{{- $wrong = append $wrong "config.outputs is empty: name at least one output, of kind kafka, nats or console" -}}
+{{- $wrong = append $wrong (printf "config.outputs is empty: name at least one output, of kind %s" (keys $kinds.outputs | sortAlpha | join ", ")) -}}
 {{- end -}}
 {{- if empty $config.routes -}}
 {{- $wrong = append $wrong "config.routes is empty: without a route no event goes anywhere; one with a name and `to` takes everything" -}}
 {{- end -}}
-{{- if gt (len $facts.httpNames) 1 -}}
-{{- $wrong = append $wrong (printf "config.inputs has several inputs of kind http (%s), and the Service leads to one: give one of them several endpoints" (join ", " $facts.httpNames)) -}}
+{{- if gt (len $facts.listeners) 1 -}}
+{{- $wrong = append $wrong (printf "config.inputs has several inputs that listen (%s), and the Service leads to one: give one of them several endpoints" (join ", " $facts.listeners)) -}}
 {{- end -}}
 
-{{- if and $facts.http (not $facts.http.endpoints) -}}
-{{- $wrong = append $wrong (printf "config.inputs.%s.endpoints is empty: name at least one, with its path, urls and keys" $facts.http.name) -}}
+{{- if and $facts.listener (not $facts.listener.endpoints) -}}
+{{- $wrong = append $wrong (printf "config.inputs.%s.endpoints is empty: name at least one, with its path, urls and keys" $facts.listener.name) -}}
 {{- end -}}
 
 {{- /* What chart.yaml sets, and objects outside of the configuration rely on. */ -}}
@@ -43,11 +44,12 @@ What the values may not say. Every mistake is told at once, one a line, with its
 {{- $wrong = append $wrong (printf "config.admin.listen is %s, but the chart sets it to %s, where probes and the Service look: leave it out, and set listen.admin" . $listen) -}}
 {{- end -}}
 {{- end -}}
-{{- if $facts.http -}}
-{{- $listen := include "apsara-bridge.listen" (list . "callbacks") -}}
-{{- with (get $config.inputs $facts.http.name).listen -}}
-{{- if ne . $listen -}}
-{{- $wrong = append $wrong (printf "config.inputs.%s.listen is %s, but the chart sets it to %s, where the Service leads: leave it out, and set listen.callbacks" $facts.http.name . $listen) -}}
+{{- with $facts.listener -}}
+{{- $listen := include "apsara-bridge.listen" (list $ "callbacks") -}}
+{{- $texts := include "apsara-bridge.texts" (list "" (get $config.inputs .name)) | fromJsonArray -}}
+{{- range (include "apsara-bridge.fitting" (list $texts .key) | fromJsonArray) -}}
+{{- if ne (toString .value) $listen -}}
+{{- $wrong = append $wrong (printf "config.inputs.%s.%s is %v, but the chart sets it to %s, where the Service leads: leave it out, and set listen.callbacks" $facts.listener.name .key .value $listen) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -71,36 +73,17 @@ What the values may not say. Every mistake is told at once, one a line, with its
 {{- end -}}
 
 {{- /* Secrets as text would lie in a ConfigMap for everyone to read. */ -}}
-{{- $texts := list -}}
-{{- range $name, $input := $config.inputs -}}
-{{- range $index, $endpoint := (include "apsara-bridge.list" $input.endpoints | fromJsonArray) -}}
-{{- range (include "apsara-bridge.list" $endpoint.keys | fromJsonArray) -}}
-{{- if not (kindIs "map" .) -}}
-{{- $texts = append $texts (printf "config.inputs.%s.endpoints[%d].keys" $name $index) -}}
+{{- range $plugin := (include "apsara-bridge.plugins" . | fromJsonArray) -}}
+{{- $texts := include "apsara-bridge.texts" (list "" .settings) | fromJsonArray -}}
+{{- $keys := list -}}
+{{- range .secrets -}}
+{{- range (include "apsara-bridge.fitting" (list $texts .) | fromJsonArray) -}}
+{{- $keys = append $keys .key -}}
 {{- end -}}
 {{- end -}}
+{{- range uniq $keys -}}
+{{- $wrong = append $wrong (printf "config.%s.%s.%s holds a secret as text, and the configuration becomes a ConfigMap: put it into a Secret, name that in `secrets`, and write {file: %s/NAME/KEY} here" $plugin.section $plugin.name . (include "apsara-bridge.secretsPath" $)) -}}
 {{- end -}}
-{{- range $key, $value := (default dict $input.credentials) -}}
-{{- if and $value (not (kindIs "map" $value)) -}}
-{{- $texts = append $texts (printf "config.inputs.%s.credentials.%s" $name $key) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- range $name, $output := $config.outputs -}}
-{{- range $key := (list "password" "token" "nkey") -}}
-{{- $value := get $output $key -}}
-{{- if and $value (not (kindIs "map" $value)) -}}
-{{- $texts = append $texts (printf "config.outputs.%s.%s" $name $key) -}}
-{{- end -}}
-{{- end -}}
-{{- range $key, $value := (default dict $output.client) -}}
-{{- if and (regexMatch "password|secret|key[.]pem" $key) (not (kindIs "map" $value)) -}}
-{{- $texts = append $texts (printf "config.outputs.%s.client.\"%s\"" $name $key) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- range uniq $texts -}}
-{{- $wrong = append $wrong (printf "%s holds a secret as text, and the configuration becomes a ConfigMap: put it into a Secret, name that in `secrets`, and write {file: %s/NAME/KEY} here" . (include "apsara-bridge.secretsPath" $)) -}}
 {{- end -}}
 {{- end -}}
 {{- toJson $wrong -}}
@@ -208,10 +191,16 @@ What the values may not say. Every mistake is told at once, one a line, with its
 {{- $wrong := list -}}
 {{- $facts := include "apsara-bridge.facts" . | fromJson -}}
 {{- $admin := include "apsara-bridge.adminName" . -}}
-{{- $noHttp := "but config has no input of kind http: nothing takes callbacks" -}}
+{{- $kinds := list -}}
+{{- range $kind, $known := (.Files.Get "files/kinds.yaml" | fromYaml).inputs -}}
+{{- if $known.listeners -}}
+{{- $kinds = append $kinds $kind -}}
+{{- end -}}
+{{- end -}}
+{{- $noListener := printf "but config has no input that listens: add one of kind %s" (join " or " $kinds) -}}
 {{- if .Values.ingress.enabled -}}
-{{- if not $facts.http -}}
-{{- $wrong = append $wrong (printf "ingress.enabled is true, %s" $noHttp) -}}
+{{- if not $facts.listener -}}
+{{- $wrong = append $wrong (printf "ingress.enabled is true, %s" $noListener) -}}
 {{- end -}}
 {{- if not (compact (default list .Values.ingress.hosts)) -}}
 {{- $wrong = append $wrong "ingress.hosts is empty: name the host of the URL that is typed at Alibaba" -}}
@@ -219,8 +208,8 @@ What the values may not say. Every mistake is told at once, one a line, with its
 {{- end -}}
 {{- range $name, $route := (default dict .Values.httpRoutes) -}}
 {{- if and $route $route.enabled -}}
-{{- if not $facts.http -}}
-{{- $wrong = append $wrong (printf "httpRoutes.%s.enabled is true, %s" $name $noHttp) -}}
+{{- if not $facts.listener -}}
+{{- $wrong = append $wrong (printf "httpRoutes.%s.enabled is true, %s" $name $noListener) -}}
 {{- end -}}
 {{- if not $route.parentRefs -}}
 {{- $wrong = append $wrong (printf "httpRoutes.%s.parentRefs is empty: name the Gateway that the route belongs to" $name) -}}
@@ -232,7 +221,7 @@ What the values may not say. Every mistake is told at once, one a line, with its
 {{- end -}}
 {{- $policy := .Values.networkPolicy -}}
 {{- if $policy.enabled -}}
-{{- if and $facts.http (not $policy.gatewayNamespaces) (not $policy.gatewayPeers) -}}
+{{- if and $facts.listener (not $policy.gatewayNamespaces) (not $policy.gatewayPeers) -}}
 {{- $wrong = append $wrong "networkPolicy lets nobody post callbacks: name the namespace of the gateway in networkPolicy.gatewayNamespaces, or addresses in networkPolicy.gatewayPeers" -}}
 {{- end -}}
 {{- if and .Values.serviceMonitor.enabled (not $policy.monitoringNamespaces) (not $policy.monitoringPeers) -}}
@@ -272,7 +261,7 @@ What the values may not say. Every mistake is told at once, one a line, with its
 {{- if lt (int $keda.maxReplicas) (int $keda.minReplicas) -}}
 {{- $wrong = append $wrong (printf "keda.maxReplicas is %v, less than keda.minReplicas, which is %v" $keda.maxReplicas $keda.minReplicas) -}}
 {{- end -}}
-{{- if and $facts.http (eq (int $keda.minReplicas) 0) -}}
+{{- if and $facts.listener (eq (int $keda.minReplicas) 0) -}}
 {{- $wrong = append $wrong "keda.minReplicas is 0, but callbacks come by HTTP, and would find nobody: set it to 1 at least" -}}
 {{- end -}}
 {{- $byBridge := or $keda.prometheus.callbacksPerReplica $keda.prometheus.messagesPerReplica -}}
@@ -285,7 +274,8 @@ What the values may not say. Every mistake is told at once, one a line, with its
 {{- if and $byBridge (eq (int $keda.minReplicas) 0) -}}
 {{- $wrong = append $wrong "keda.minReplicas is 0, but the triggers are metrics of the bridge, and with no replica there are none: set it to 1 at least" -}}
 {{- end -}}
-{{- if and $keda.prometheus.messagesPerReplica (not $facts.mns) -}}
+{{- /* That trigger asks for a metric of this kind. */ -}}
+{{- if and $keda.prometheus.messagesPerReplica (not (has "mns" $facts.inputKinds)) -}}
 {{- $wrong = append $wrong "keda.prometheus.messagesPerReplica is set, but config has no input of kind mns" -}}
 {{- end -}}
 {{- end -}}
