@@ -102,7 +102,10 @@ fn a_new_kind_needs_no_change_of_the_templates() {
     assert!(rendered.contains("cidr: 100.100.100.200/32"), "{rendered}");
 
     let refused = render(chart.path(), &with_plugin("outputs", "later", "headers.*", json!(TEXT))).refused();
-    assert!(refused.as_ref().is_ok_and(|error| error.contains("config.outputs.other.headers.x holds")), "{refused:?}");
+    assert!(
+        refused.as_ref().is_ok_and(|error| error.contains("config.outputs.other.headers.x is a secret")),
+        "{refused:?}"
+    );
 
     let mut values = with_plugin("inputs", "feed", "endpoints", json!([{ "path": "/feed" }]));
     values["config"]["inputs"]["http"] = Value::Null;

@@ -1,6 +1,6 @@
 {{/*
-Names, labels, images, and what the rest reads out of the values. What refuses values is in _validate.tpl, the pod in
-_pod.tpl.
+Names, labels, images, and facts that the other templates read from the values. _validate.tpl checks the values, _pod.tpl
+has the pod.
 */}}
 
 {{- define "apsara-bridge.name" -}}
@@ -8,7 +8,7 @@ _pod.tpl.
 {{- end -}}
 
 {{/*
-50 characters: a StatefulSet's name and a hash must fit into a label of its pods, of 63.
+At most 50 characters: the name and a hash form a label of the pods, which has at most 63.
 */}}
 {{- define "apsara-bridge.fullname" -}}
 {{- if .Values.fullnameOverride -}}
@@ -44,8 +44,8 @@ _pod.tpl.
 {{- end -}}
 
 {{/*
-Labels by which pods are selected: they never change, for a selector can't be changed. The component keeps the pod of
-the test apart.
+Labels that select the pods. They never change, because a selector cannot change. The component excludes the pod of the
+test.
 */}}
 {{- define "apsara-bridge.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "apsara-bridge.name" . }}
@@ -74,7 +74,7 @@ app.kubernetes.io/component: bridge
 {{- end -}}
 
 {{/*
-The image: registry/repository, then the digest if there is one, else the tag.
+The image: registry and repository, then the digest or else the tag.
 */}}
 {{- define "apsara-bridge.image" -}}
 {{- $image := .Values.image -}}
@@ -91,7 +91,7 @@ The image: registry/repository, then the digest if there is one, else the tag.
 {{- end -}}
 
 {{/*
-Names of the secrets to pull images with, the global ones first; each a text or an object with a name.
+Secrets for pulling images, the global ones first. Each is a text or an object with a name.
 */}}
 {{- define "apsara-bridge.imagePullSecrets" -}}
 {{- $names := list -}}
@@ -107,7 +107,7 @@ imagePullSecrets:
 {{- end -}}
 
 {{/*
-A list as JSON, of a value that may be a list, one item, or nothing.
+A value that may be a list, one item or null, as a JSON list.
 */}}
 {{- define "apsara-bridge.list" -}}
 {{- if kindIs "invalid" . -}}
@@ -120,8 +120,8 @@ A list as JSON, of a value that may be a list, one item, or nothing.
 {{- end -}}
 
 {{/*
-The configuration as JSON. A section, input or output that is null is left out: so a later values file takes away what
-an earlier one has.
+The configuration as JSON. A section, input or output that is null is left out, so that a later values file can remove
+it.
 */}}
 {{- define "apsara-bridge.config" -}}
 {{- $config := dict -}}
@@ -333,7 +333,7 @@ Removes a key from a table, and a table above it that is then empty: (list table
 {{- end -}}
 
 {{/*
-A time of the configuration, as "1m 30s", in milliseconds; "invalid" if it is none.
+A time of the configuration, for example "1m 30s", in milliseconds, or "invalid".
 */}}
 {{- define "apsara-bridge.milliseconds" -}}
 {{- $units := dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 "d" 86400000 -}}
@@ -358,7 +358,7 @@ A time of the configuration, as "1m 30s", in milliseconds; "invalid" if it is no
 {{- end -}}
 
 {{/*
-A size, of the bridge ("256MiB", "1GB") or of Kubernetes ("20Gi", "1e9"), in bytes; 0 if it is none that is known.
+A size of the bridge ("256MiB", "1GB") or of Kubernetes ("20Gi") in bytes, or 0 if it cannot be read.
 */}}
 {{- define "apsara-bridge.bytes" -}}
 {{- $factors := dict "" 1
@@ -376,7 +376,7 @@ A size, of the bridge ("256MiB", "1GB") or of Kubernetes ("20Gi", "1e9"), in byt
 {{- end -}}
 
 {{/*
-What the chart sets of the configuration, in a second file over the user's.
+The keys of the configuration that the chart sets, in a second file that overrides the user's.
 */}}
 {{- define "apsara-bridge.ownConfig" -}}
 {{- $facts := include "apsara-bridge.facts" . | fromJson -}}
@@ -425,7 +425,7 @@ shutdown:
 {{- end -}}
 
 {{/*
-Secrets that are mounted, as JSON: name of the folder → {existingSecret, keys}, with that of the quick start.
+Mounted Secrets as JSON, with that of the quick start: name of the folder → {existingSecret, keys}.
 */}}
 {{- define "apsara-bridge.secrets" -}}
 {{- $secrets := dict -}}
@@ -441,8 +441,8 @@ Secrets that are mounted, as JSON: name of the folder → {existingSecret, keys}
 {{- end -}}
 
 {{/*
-How long the bridge may take to stop, in seconds: what the configuration says, a sleep before it, and 12 s, of which
-the spool takes five at most for what no bus has confirmed; the rest is for a busy machine.
+How long the bridge may take to stop, in seconds: the times in the configuration, the sleep of the preStop hook, and
+12 s. Spooling unconfirmed events takes at most 5 s of these; the rest is a reserve for a busy machine.
 */}}
 {{- define "apsara-bridge.stopSeconds" -}}
 {{- $shutdown := default dict (include "apsara-bridge.config" . | fromJson).shutdown -}}
@@ -465,8 +465,8 @@ name: {{ include "apsara-bridge.fullname" . }}
 {{- end -}}
 
 {{/*
-Addresses to type at Alibaba, as a JSON list: those that the configuration checks signatures by, or, where it has none,
-what ingress and routes make of the endpoints' paths.
+URLs to enter at Alibaba, as a JSON list: those in the configuration, or, for an endpoint without urls, the hosts of
+Ingress and HTTPRoutes with the path of the endpoint.
 */}}
 {{- define "apsara-bridge.callbackUrls" -}}
 {{- $facts := include "apsara-bridge.facts" . | fromJson -}}
@@ -486,7 +486,7 @@ what ingress and routes make of the endpoints' paths.
 {{- end -}}
 
 {{/*
-Scheme and host of every way in, as a JSON list.
+Scheme and host of each Ingress and HTTPRoute, as a JSON list.
 */}}
 {{- define "apsara-bridge.bases" -}}
 {{- $bases := list -}}
@@ -506,7 +506,7 @@ Scheme and host of every way in, as a JSON list.
 {{- end -}}
 
 {{/*
-The endpoint that the test posts to, as JSON: path, url, secret and keyFile; empty if there is none that it can sign for.
+The endpoint that the test sends to, as JSON: path, url, secret and keyFile. Empty if the test can sign for none.
 */}}
 {{- define "apsara-bridge.tested" -}}
 {{- $facts := include "apsara-bridge.facts" . | fromJson -}}
@@ -534,7 +534,7 @@ The endpoint that the test posts to, as JSON: path, url, secret and keyFile; emp
 {{- end -}}
 
 {{/*
-Namespaces by their names, as a peer of a NetworkPolicy.
+Namespaces, by name, as a peer of a NetworkPolicy.
 */}}
 {{- define "apsara-bridge.namespacePeer" -}}
 - namespaceSelector:
