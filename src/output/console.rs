@@ -18,11 +18,8 @@ use crate::event::Mode;
 use crate::telemetry::metrics::Metrics;
 
 /// The kind.
-pub(super) const KIND: OutputKind = OutputKind {
-    name: "console",
-    keys: KindKeys { listeners: &[], addresses: &[], secrets: &[] },
-    read: super::read::<ConsoleConfig>,
-};
+pub(super) const KIND: OutputKind =
+    OutputKind { name: "console", keys: KindKeys::NONE, read: super::read::<ConsoleConfig> };
 
 /// Settings: none.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

@@ -13,6 +13,7 @@ mod cli;
 mod config;
 mod dead_letters;
 mod docs;
+mod generated;
 mod http;
 mod image;
 mod kafka;

@@ -13,8 +13,9 @@
 //! Layout: [`process`] children that die with us; [`kafka`] and [`nats`] the brokers, alone or as clusters of three;
 //! [`toxiproxy`] a bad network; [`disk`] a disk that can be filled; [`mns`] a server that plays Alibaba's queue;
 //! [`kubernetes`] an API server with its clients; [`certificates`] the TLS material for all of them; [`config`]
-//! configurations of the bridge; [`bridge`] and [`program`] the bridge, in this process or as one of its own; [`sender`] a load as Alibaba makes it; [`read`] what is on the
-//! buses; [`judges`] the CloudEvents SDKs of other languages; [`wait`] waiting, and for how long; here, ports and tools.
+//! configurations of the bridge; [`bridge`] and [`program`] the bridge, in this process or as one of its own; [`sender`]
+//! a load as Alibaba makes it; [`read`] what is on the buses; [`judges`] the CloudEvents SDKs of other languages;
+//! [`generated`] files that are generated from the code; [`wait`] waiting, and for how long; here, ports and tools.
 
 #![allow(dead_code)] // each binary that includes this uses its own part of it
 

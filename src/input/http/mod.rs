@@ -45,7 +45,7 @@ use crate::telemetry::metrics::Metrics;
 /// The kind.
 pub(super) const KIND: InputKind = InputKind {
     name: "http",
-    keys: KindKeys { listeners: &["listen"], addresses: &[], secrets: &["endpoints[].keys[]"] },
+    keys: KindKeys { listeners: &["listen"], secrets: &["endpoints[].keys[]"], ..KindKeys::NONE },
     reloadable: RELOADABLE,
     read: super::read::<HttpConfig>,
 };

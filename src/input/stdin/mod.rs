@@ -25,7 +25,7 @@ use crate::common::kind::KindKeys;
 /// The kind.
 pub(super) const KIND: InputKind = InputKind {
     name: "stdin",
-    keys: KindKeys { listeners: &[], addresses: &[], secrets: &[] },
+    keys: KindKeys::NONE,
     reloadable: &["max_line", "max_in_flight"],
     read: super::read::<StdinConfig>,
 };

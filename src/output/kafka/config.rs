@@ -60,12 +60,13 @@ impl Default for KafkaConfig {
     }
 }
 
-/// A property is a secret if its name contains one of these words.
-const SECRET_WORDS: [&str; 5] = ["password", "secret", "token", "pem", "jaas"];
+/// A property whose name contains one of these words is not shown. It may be a secret.
+const SECRET_WORDS: [&str; 6] = ["password", "passphrase", "secret", "token", "pem", "jaas"];
 
-/// The same as keys of the configuration.
+/// The properties that are secrets, as keys of the configuration. Certificates and the URL of a token endpoint are not:
+/// a deployment may have them as text.
 pub(super) const SECRET_KEYS: &[&str] =
-    &["client.*password*", "client.*secret*", "client.*token*", "client.*pem*", "client.*jaas*"];
+    &["client.*password*", "client.*passphrase*", "client.*secret*", "client.*key.pem*", "client.*jaas*"];
 
 /// Reads properties. From the environment and from flags, and from TOML without quotes, a name with dots arrives as
 /// tables in tables.

@@ -45,9 +45,9 @@ use crate::telemetry::metrics::Metrics;
 pub(super) const KIND: OutputKind = OutputKind {
     name: "kafka",
     keys: KindKeys {
-        listeners: &[],
         addresses: &[AddressKey { key: "brokers[]", port: 9092 }],
         secrets: config::SECRET_KEYS,
+        ..KindKeys::NONE
     },
     read: super::read::<KafkaConfig>,
 };

@@ -53,9 +53,9 @@ pub use stream_config::{StreamConfig, StreamStorage};
 pub(super) const KIND: OutputKind = OutputKind {
     name: "nats",
     keys: KindKeys {
-        listeners: &[],
         addresses: &[AddressKey { key: "servers[]", port: 4222 }],
         secrets: &["password", "token", "nkey"],
+        ..KindKeys::NONE
     },
     read: super::read::<NatsConfig>,
 };
