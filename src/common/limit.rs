@@ -43,10 +43,11 @@ impl Limit {
             let resized = self.resized.notified();
             let permits = u32::try_from(wanted.min(self.size())).unwrap_or(u32::MAX);
             tokio::select! {
-                // The semaphore is never closed.
-                permit = self.semaphore.clone().acquire_many_owned(permits) => return permit.ok(),
+                biased;
                 // More than the new size would never be available.
                 () = resized => {}
+                // The semaphore is never closed.
+                permit = self.semaphore.clone().acquire_many_owned(permits) => return permit.ok(),
             }
         }
     }
