@@ -39,8 +39,8 @@ fn the_chart_has_the_generated_list_of_reloadable_keys() {
     let mut text = "\
 # Written by `make generate` from the list of reloadable keys of the program. Do not edit.
 #
-# The keys that a running bridge takes over, each with all keys below it: those of the sections, and those of an input by
-# its kind. A change of any other key needs a restart.
+# The keys whose changes a running bridge applies. A key stands for all keys below it. `inputs` has the keys of an input
+# by its kind. A change of any other key needs a restart.
 reloadable:
 "
     .to_owned();

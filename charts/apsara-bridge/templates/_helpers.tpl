@@ -238,7 +238,7 @@ What the configuration says that other objects depend on, as JSON:
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- /* Without an access key the cloud is asked for one: by HTTPS, or, without RRSA, the instance. */ -}}
+{{- /* Without an access key, the input asks the cloud for one, over HTTPS. Without RRSA, it also asks the instance. */ -}}
 {{- if and .cloud_key (not (get .settings .cloud_key)) -}}
 {{- $_ := set $ports .section (append (get $ports .section) 443) -}}
 {{- $needsMetadata = or $needsMetadata (not $.Values.rrsa.roleName) -}}
@@ -299,7 +299,7 @@ The port of an address. An address without one has that of its scheme, http or h
 {{- end -}}
 
 {{/*
-That part of the configuration whose change needs a restart, as JSON. The running bridge takes over changes of all other
+The part of the configuration whose change needs a restart, as JSON. The running bridge applies changes of all other
 keys.
 */}}
 {{- define "apsara-bridge.restartConfig" -}}

@@ -150,7 +150,7 @@ Checks of the values. All errors are reported together, one per line, with the k
 {{- end -}}
 {{- end -}}
 
-{{- /* An upgrade cannot change the kind of the workload. Without a cluster, for example with helm template, `lookup` finds nothing. */ -}}
+{{- /* An upgrade cannot change the kind of the workload. `lookup` finds nothing without a cluster, for example in helm template. */ -}}
 {{- $other := .Values.persistence.enabled | ternary "Deployment" "StatefulSet" -}}
 {{- $found := lookup "apps/v1" $other $namespace $name -}}
 {{- if eq (dig "metadata" "annotations" "meta.helm.sh/release-name" "" (default dict $found)) .Release.Name -}}
