@@ -5,6 +5,7 @@
 
 mod catalogue;
 mod check;
+mod config_schema;
 mod dead_letters;
 mod demo;
 mod explain;
@@ -59,6 +60,8 @@ enum Command {
     Serve(serve::Serve),
     /// Check the configuration and print what it amounts to, secrets hidden.
     Check(check::Check),
+    /// Print the JSON Schema of the configuration, for editors.
+    ConfigSchema(config_schema::ConfigSchema),
     /// Turn callbacks into events, one envelope a line.
     Normalize(normalize::Normalize),
     /// Tell what would become of a callback: dialect, envelope, each route with why or why not, topic, key, headers.
@@ -168,6 +171,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(serve) => serve.run(),
         Command::Check(check) => check.run(),
+        Command::ConfigSchema(config_schema) => config_schema.run(),
         Command::Normalize(normalize) => normalize.run(),
         Command::Explain(explain) => explain.run(),
         Command::Send(send) => send.run(),

@@ -34,7 +34,7 @@ fn with_input(mut command: Command, input: &[u8]) -> (i32, String, String) {
 
 #[test]
 fn help_teaches_with_examples() {
-    for command in ["serve", "check", "normalize", "explain", "catalogue", "demo"] {
+    for command in ["serve", "check", "config-schema", "normalize", "explain", "catalogue", "demo"] {
         let (code, out, _) = run(&[command, "--help"]);
         assert!(code == 0 && out.contains("Examples:") && out.contains(&format!("apsara-bridge {command}")), "{out}");
         assert!(!out.contains('\u{1b}'), "no colours in a pipe");
@@ -137,6 +137,13 @@ fn explain_goes_to_the_final_topic_key_and_headers() {
     assert!(error.contains("--set: log.format: unknown value `xml`; expected one of auto, text, json"), "{error}");
     let (code, _, error) = run(&["serve", "--config", "no-such-file"]);
     assert!(code == 2 && error.starts_with("no-such-file: cannot be read"), "{error}");
+}
+
+#[test]
+fn the_schema_of_the_configuration_is_printed() {
+    let (code, out, error) = run(&["config-schema"]);
+    assert_eq!((code, error.as_str()), (0, ""));
+    assert!(out == crate::support::repository_text("config/apsara-bridge.schema.json"), "not the committed schema");
 }
 
 #[test]

@@ -207,8 +207,8 @@ fn secrets_do_not_show_in_what_the_configuration_amounts_to() {
     assert!(effective.contains("<hidden>") && !effective.contains("hunter2"), "{effective}");
 }
 
-/// The documented file with every `#key = value` line turned into a key.
-fn documented() -> (String, String) {
+/// The documented file, and the same with every `#key = value` line turned into a key.
+pub(crate) fn documented() -> (String, String) {
     let text = repository_text("config/apsara-bridge.toml");
     let all = text
         .lines()
