@@ -105,8 +105,8 @@ fn every_kind_of_mistake_is_reported_at_once() {
         "inputs.http.max_bdy: unknown key; did you mean `max_body`?",
         "inputs.http.max_body: invalid size `1 parsec`: expected a number with its unit, for example \"256KiB\" or \"1GiB\"",
         "inputs.http.tls: /nonexistent.pem cannot be read: ",
-        "inputs.nothing.kind: missing; expected one of http, mns",
-        "inputs.queue.kind: unknown kind `htp`; did you mean `http`?; expected one of http, mns",
+        "inputs.nothing.kind: missing; expected one of http, mns, stdin",
+        "inputs.queue.kind: unknown kind `htp`; did you mean `http`?; expected one of http, mns, stdin",
         "log.filter: invalid filter `nonsense==`: ",
         "log.format: unknown value `xml`; expected one of auto, text, json",
         "outputs.kafka.brokers: expected at least one host:port",
@@ -259,6 +259,8 @@ fn the_documented_file_is_valid_and_holds_every_key_with_its_default() {
         [inputs.http]
         kind = 'http'
         [[inputs.http.endpoints]]
+        [inputs.backfill]
+        kind = 'stdin'
         [outputs.kafka]
         kind = 'kafka'
         [outputs.nats]
@@ -277,6 +279,8 @@ fn the_documented_file_is_valid_and_holds_every_key_with_its_default() {
         "inputs.http.tls.key_file",
         "inputs.http.endpoints.region",
         "inputs.http.endpoints.account_id",
+        "inputs.backfill.region",
+        "inputs.backfill.account_id",
         "outputs.nats.user",
         "outputs.nats.token",
         "outputs.nats.credentials_file",

@@ -25,6 +25,7 @@ mod normalize;
 mod reload;
 mod shutdown;
 mod spool;
+mod stdin;
 mod support_config;
 mod support_judges;
 mod support_kafka;
