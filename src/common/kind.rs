@@ -1,11 +1,17 @@
-//! What kinds of inputs and outputs have in common: reading a section, and what is to know about its keys.
+//! What kinds of inputs and outputs have in common: reading a section, its schema, and what is to know
+//! about its keys.
 
 use figment::value::Value;
+use schemars::{Schema, SchemaGenerator};
 use serde::Serialize;
 
 /// Reads a section of the configuration into the settings of a kind. The error has one entry for each value that does
 /// not fit.
 pub type ReadSection<T> = fn(&Value) -> Result<Box<T>, Box<figment::Error>>;
+
+/// The JSON Schema of a section, without `kind`: `json_schema` of its settings, which derive `JsonSchema`. Their doc
+/// comments are the descriptions that users see.
+pub type SectionSchema = fn(&mut SchemaGenerator) -> Schema;
 
 /// What a deployment must know about a kind. The chart of Helm reads it from files that `make generate` writes.
 ///

@@ -10,7 +10,7 @@
 //! - `layers`: merges the layers and reads sections
 //! - [`raw`]: the keys and their defaults; `kinds`: the sections of inputs and outputs
 //! - `check`: checks; `lint`: warnings
-//! - `effective`: what a configuration results in
+//! - `effective`: what a configuration results in; `schema`: its JSON Schema
 
 mod check;
 mod effective;
@@ -18,6 +18,7 @@ mod kinds;
 mod layers;
 mod lint;
 pub mod raw;
+mod schema;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -38,6 +39,7 @@ use kinds::Named;
 pub use layers::{ConfigError, ENV_PREFIX, Layer};
 use layers::{Reader, Unreadable};
 use raw::{Raw, RawAdmin, RawCatalogue, RawDeadLetters, RawEvent, RawSpool};
+pub use schema::json_schema;
 
 /// A valid configuration.
 #[derive(Debug)]

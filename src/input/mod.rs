@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 pub use handle::{InputHandle, Misconfigured};
 
 use crate::bridge::Sender;
-use crate::common::kind::{KindKeys, ReadSection};
+use crate::common::kind::{KindKeys, ReadSection, SectionSchema};
 use crate::common::validation::{FieldError, Validation};
 use crate::telemetry::metrics::Metrics;
 
@@ -45,6 +45,8 @@ pub struct InputKind {
     pub reloadable: &'static [&'static str],
     /// Reads the section of an input, without `kind`.
     pub read: ReadSection<dyn InputConfig>,
+    /// The schema of the section, without `kind`.
+    pub schema: SectionSchema,
 }
 
 /// Reads a section into the settings of a kind.

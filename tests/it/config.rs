@@ -1,6 +1,7 @@
 //! The configuration: all mistakes are reported at once, with file and key; every key is documented.
 
 use apsara_bridge::config::{self, Layer};
+use apsara_bridge::service::is_reloadable;
 
 use crate::support::{repository, repository_text};
 
@@ -207,8 +208,8 @@ fn secrets_do_not_show_in_what_the_configuration_amounts_to() {
     assert!(effective.contains("<hidden>") && !effective.contains("hunter2"), "{effective}");
 }
 
-/// The documented file with every `#key = value` line turned into a key.
-fn documented() -> (String, String) {
+/// The documented file, and the same with every `#key = value` line turned into a key.
+pub(crate) fn documented() -> (String, String) {
     let text = repository_text("config/apsara-bridge.toml");
     let all = text
         .lines()
@@ -345,4 +346,45 @@ fn the_examples_are_valid() {
         count += 1;
     }
     assert!(count >= 3);
+}
+
+#[test]
+fn the_documented_file_marks_the_keys_that_a_reload_applies() {
+    const MARK: &str = "(reload)";
+    let (text, _) = documented();
+    let table: toml::Value = toml::from_str(&text).expect("TOML");
+    let kind_of = |name: &str| table["inputs"].get(name)?.get("kind")?.as_str();
+    let (mut section, mut comment, mut is_after_key) = (Vec::new(), String::new(), false);
+    let (mut marked, mut wrong) = (0, Vec::new());
+    for line in text.lines() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with("# ----") {
+            comment.clear();
+        } else if let Some(words) = line.strip_prefix("# ") {
+            // A comment is about all keys that follow it.
+            if is_after_key {
+                comment.clear();
+            }
+            comment.push_str(words);
+            is_after_key = false;
+        } else if line.starts_with('[') {
+            let name = line.trim_matches(['[', ']']);
+            section = name.split('.').map(str::to_owned).collect();
+            comment.clear();
+        } else if let Some((key, _)) = line.trim_start_matches('#').split_once(" = ") {
+            is_after_key = true;
+            let path: Vec<String> = section.iter().cloned().chain(key.split('.').map(str::to_owned)).collect();
+            // The comment above all routes is about every key of them.
+            if section == ["routes"] || key == "kind" || line.starts_with(['{', '"']) {
+                continue;
+            }
+            let is_marked = comment.contains(MARK);
+            marked += usize::from(is_marked);
+            if is_marked != is_reloadable(&path, kind_of) {
+                wrong.push(path.join("."));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "wrongly marked, or not marked: {}", wrong.join(", "));
+    assert!(marked > 20, "only {marked} keys are marked");
 }

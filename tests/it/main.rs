@@ -11,6 +11,7 @@ mod support;
 
 mod cli;
 mod config;
+mod config_schema;
 mod dead_letters;
 mod docs;
 mod generated;

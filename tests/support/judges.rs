@@ -153,6 +153,28 @@ impl Judge {
     }
 }
 
+/// What Ajv, a validator of JSON Schema for JavaScript, says about documents: for each of them nothing if it is valid, or
+/// its errors.
+///
+/// # Panics
+/// When the schema is not valid.
+pub fn ajv(schema: &Value, documents: &[Value]) -> Vec<Option<String>> {
+    let packages = installed("judges-js/node_modules/ajv", "judges");
+    let mut child = Command::new(tool("node", "judges"))
+        .arg(script("schema.js"))
+        // Two folders up is the one whose node_modules contains Ajv.
+        .arg(packages.ancestors().nth(2).expect("a path with two parents"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("node starts");
+    let question = json!({ "schema": schema, "documents": documents }).to_string();
+    child.stdin.take().expect("standard input is a pipe").write_all(question.as_bytes()).expect("written");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "Ajv refuses the schema: its reason is on standard error");
+    serde_json::from_slice(&output.stdout).expect("a list of verdicts")
+}
+
 /// The event in `message`, on which all judges agree; its data is the Python judge's.
 ///
 /// # Panics

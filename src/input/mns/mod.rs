@@ -27,6 +27,8 @@ pub use config::MnsConfig;
 pub use consume::RECEIVE_RESULTS;
 pub use credentials::CredentialsConfig;
 
+use schemars::JsonSchema;
+
 use super::InputKind;
 use crate::common::kind::{AddressKey, KindKeys};
 
@@ -41,4 +43,5 @@ pub(super) const KIND: InputKind = InputKind {
     },
     reloadable: &["max_in_flight"],
     read: super::read::<MnsConfig>,
+    schema: <MnsConfig as JsonSchema>::json_schema,
 };

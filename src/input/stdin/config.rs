@@ -4,32 +4,38 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::consume::StdinInput;
 use crate::bridge::Sender;
-use crate::common::units::{Size, Span, one_or_many};
+use crate::common::units::{Size, Span, one_or_many, one_or_many_schema};
 use crate::common::validation::{FieldError, Validation};
 use crate::dialect::Dialect;
 use crate::input::{Input, InputConfig, InputContext, InputSettings};
 
-/// Settings of a standard input.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+/// Callbacks from standard input, one per line, for backfills.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StdinConfig {
-    /// Longest line that is accepted.
+    /// The longest line, without its line end: more than 0B. A longer line is not a callback.
     pub max_line: Size,
-    /// Lines in the bridge at a time.
+    /// How many lines the bridge works on at the same time: at least 1. At the limit it pauses reading. With 1, events are
+    /// published in the order of the lines.
+    #[schemars(range(min = 1))]
     pub max_in_flight: usize,
-    /// How long the buses have for a line before it is spooled.
+    /// How long the outputs have to acknowledge the event of a line before it is stored in the spool: at least
+    /// `delivery.deadline`. Without a spool, the line is tried again.
     pub deadline: Span,
-    /// Region of the Alibaba service: part of `source`.
+    /// The region of the Alibaba service, for example `cn-shanghai`. Together with `account_id` it becomes part of `source`.
+    /// Default: none.
     pub region: Option<String>,
-    /// Account: part of `source`.
+    /// The id of the Alibaba Cloud account. Together with `region` it becomes part of `source`. Default: none.
     pub account_id: Option<String>,
-    /// The dialects that are accepted; empty accepts both.
+    /// The products whose callbacks are accepted. Others become dead letters. An empty list accepts both.
     #[serde(deserialize_with = "one_or_many")]
+    #[schemars(schema_with = "one_or_many_schema::<Dialect>")]
     pub dialects: Vec<Dialect>,
 }
 

@@ -19,6 +19,8 @@ mod progress;
 
 pub use config::StdinConfig;
 
+use schemars::JsonSchema;
+
 use super::InputKind;
 use crate::common::kind::KindKeys;
 
@@ -28,4 +30,5 @@ pub(super) const KIND: InputKind = InputKind {
     keys: KindKeys::NONE,
     reloadable: &["max_line", "max_in_flight"],
     read: super::read::<StdinConfig>,
+    schema: <StdinConfig as JsonSchema>::json_schema,
 };

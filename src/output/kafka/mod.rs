@@ -25,6 +25,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use schemars::JsonSchema;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -50,6 +51,7 @@ pub(super) const KIND: OutputKind = OutputKind {
         ..KindKeys::NONE
     },
     read: super::read::<KafkaConfig>,
+    schema: <KafkaConfig as JsonSchema>::json_schema,
 };
 
 /// How long to wait for room in the queue before trying again: a batch leaves it about so often.

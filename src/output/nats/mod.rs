@@ -36,6 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use async_nats::{HeaderMap, HeaderName, Subject};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -58,6 +59,7 @@ pub(super) const KIND: OutputKind = OutputKind {
         ..KindKeys::NONE
     },
     read: super::read::<NatsConfig>,
+    schema: <NatsConfig as JsonSchema>::json_schema,
 };
 
 /// The header by which a stream recognizes a repeat.
