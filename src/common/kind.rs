@@ -1,10 +1,9 @@
-//! What kinds of inputs and outputs have in common: reading a section, and what is to know about its keys.
+//! What all kinds of inputs and outputs have in common: how a section is read, and facts about its keys.
 
 use figment::value::Value;
 use serde::Serialize;
 
-/// Reads a section of the configuration into the settings of a kind. The error has one entry for each value that does
-/// not fit.
+/// Reads a section of the configuration into the settings of a kind. The error has one entry for each invalid value.
 pub type ReadSection<T> = fn(&Value) -> Result<Box<T>, Box<figment::Error>>;
 
 /// The keys of a kind that a deployment must know about. `[]` stands for each item of a list, `*` for each key of a
@@ -24,6 +23,6 @@ pub struct KindKeys {
 pub struct AddressKey {
     /// The key.
     pub key: &'static str,
-    /// The port of an address that has none.
+    /// The port of an address without one.
     pub port: u16,
 }

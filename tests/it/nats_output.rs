@@ -187,7 +187,7 @@ async fn a_subject_without_a_stream_works_as_soon_as_there_is_one() {
     up(&output).await;
     let error = publish(&output, "a", "later.x", SOON).await.expect_err("no stream");
     assert_eq!(error.kind, ErrorKind::NoSuchDestination);
-    assert!(error.message.starts_with("no stream takes subject \"later.x\": create one"), "{error}");
+    assert!(error.message.starts_with("no stream accepts subject \"later.x\": create one"), "{error}");
     let stream = nats.create_stream("LATER", &["later.>"]).await;
     publish(&output, "a", "later.x", SOON).await.expect("taken");
     publish(&output, "a", "later.x", SOON).await.expect("a repeat is success");
@@ -337,7 +337,7 @@ async fn a_message_over_the_limit_of_the_account_is_too_large_and_the_connection
 async fn without_jetstream_it_says_so() {
     let nats = Nats::start(NatsOptions { jetstream: false, ..Default::default() }).await;
     let output = start(nats.url(), "");
-    not_connected(&output, "JetStream doesn't answer").await;
+    not_connected(&output, "JetStream does not answer").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -380,7 +380,7 @@ async fn a_stream_is_created_as_configured_and_an_existing_one_is_left_alone() {
     assert_eq!(made("TUNED").await, before);
     // The server's own words say why it can't.
     let output = start(nats.url(), "stream = { name = 'THREE', subjects = ['three'], create = true, replicas = 3 }");
-    not_connected(&output, "stream `THREE` can't be created: ").await;
+    not_connected(&output, "stream `THREE` cannot be created: ").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -470,11 +470,11 @@ async fn a_stream_that_protects_less_is_logged_when_the_output_connects() {
     bridge.ready().await;
     let log = bridge.process().log();
     for sentence in [
-        "stream `WEAK` has 1 replicas, configured are 3",
+        "stream `WEAK` has 1 replicas; configured: 3",
         "stream `WEAK` keeps its messages in memory only: a restart of its servers loses them",
-        "stream `WEAK` has a duplicate window of 2m, configured are 1h: later repeats are stored twice",
+        "stream `WEAK` has a duplicate window of 2m; configured: 1h. Later repeats are stored twice",
         "stream `WEAK` deletes its oldest messages when it is full, also unread ones (discard old)",
-        "stream `WEAK` does not take `weak.>`, which is configured; it takes weak.a",
+        "stream `WEAK` does not accept `weak.>`, which is configured; it accepts weak.a",
     ] {
         assert_eq!(log.matches(sentence).count(), 1, "{sentence} in:\n{log}");
     }
