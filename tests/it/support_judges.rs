@@ -1,4 +1,4 @@
-//! The judges accept what the specification allows and refuse what it forbids, above all what their SDKs let pass.
+//! The judges accept what the specification allows and refuse what it forbids, especially what their SDKs accept.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::support::nats::Stored;
 
 const STRUCTURED: &str = "application/cloudevents+json; charset=UTF-8";
 
-/// Attributes with all that is hard to carry: percent signs, spaces, quotes, characters beyond ASCII and the BMP.
+/// Attributes with difficult values: percent signs, spaces, quotes, characters beyond ASCII and the BMP.
 fn attributes() -> Vec<(&'static str, &'static str)> {
     vec![
         ("specversion", "1.0"),
@@ -25,7 +25,7 @@ fn kafka(headers: &[(&str, &str)], payload: Option<&str>) -> Message {
     Message::kafka(&Received {
         partition: 0,
         offset: 0,
-        key: Some(b"a key that isn't part of the event".to_vec()),
+        key: Some(b"a key that is not part of the event".to_vec()),
         headers: headers.iter().map(|(name, value)| ((*name).to_owned(), Some(value.as_bytes().to_vec()))).collect(),
         payload: payload.map(|payload| payload.as_bytes().to_vec()),
     })
@@ -120,7 +120,7 @@ fn bad_attributes() {
         let body: Value = attributes.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
         for message in [kafka_binary(&attributes, Some("{}")), Message::json(body.to_string().as_bytes())] {
             for error in refused(&message) {
-                assert!(error.contains(reason), "{error:?} doesn't say {reason:?}");
+                assert!(error.contains(reason), "{error:?} does not contain {reason:?}");
             }
         }
     }
@@ -153,7 +153,7 @@ fn bad_packing() {
         (nats_with("ce-subject", "%C0%A0"), "isn't UTF-8 behind its percent signs"),
     ] {
         for error in refused(&message) {
-            assert!(error.contains(reason), "{error:?} doesn't say {reason:?}");
+            assert!(error.contains(reason), "{error:?} does not contain {reason:?}");
         }
     }
 }
