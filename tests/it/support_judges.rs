@@ -110,7 +110,7 @@ fn bad_attributes() {
         (|all| all.push(("jobId", "1")), "attribute name 'jobId'"),
         (|all| all.push(("job_id", "1")), "attribute name 'job_id'"),
         (|all| all[0].1 = "0.3", "specversion is '0.3'"),
-        (|all| all[2].1 = "not a uri", "attribute source holds what a URI may not"),
+        (|all| all[2].1 = "not a uri", "attribute source contains a character that is not allowed in a URI"),
         (|all| all[4].1 = "", "attribute subject is empty"),
         (|all| all[5].1 = "2026-11-23 04:05:06", "isn't an RFC 3339 timestamp"),
     ];
@@ -150,7 +150,7 @@ fn bad_packing() {
         (nats_with("Content-Type", "application/json"), "header Content-Type"),
         (nats_with("ce-subject", "a b"), "isn't percent-encoded"),
         (nats_with("ce-subject", "100%"), "bare percent sign"),
-        (nats_with("ce-subject", "%C0%A0"), "isn't UTF-8 behind its percent signs"),
+        (nats_with("ce-subject", "%C0%A0"), "is not UTF-8 after percent-decoding"),
     ] {
         for error in refused(&message) {
             assert!(error.contains(reason), "{error:?} does not contain {reason:?}");

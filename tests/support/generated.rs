@@ -1,11 +1,11 @@
-//! Files, or parts of files, that are generated from tables in the code and committed, so that readers and the chart have
-//! them without the program. A test fails when one is stale; `make generate` writes them again.
+//! Files, or parts of files, that are generated from tables in the code and committed, because readers and the chart
+//! need them without the program. A test fails when one is stale; `make generate` writes them again.
 
 #![allow(dead_code)] // each binary that includes this uses its own part of it
 
 use super::repository;
 
-/// The variable that has the files written instead of compared.
+/// If this variable is set, the files are written instead of compared.
 const WRITE: &str = "GENERATE";
 
 /// Compares a file with what it should contain, or writes it.
@@ -22,7 +22,7 @@ pub fn check(path: &str, content: &str) {
     assert!(present == content, "{path} is stale: run `make generate`\nexpected:\n{content}");
 }
 
-/// The same for the part of a file between a line that starts with `<!-- generated` and the next that is `<!-- end -->`.
+/// The same for the part of a file between a line that starts with `<!-- generated` and the next line `<!-- end -->`.
 ///
 /// # Panics
 /// When it is stale, or a line is missing.
