@@ -1,4 +1,5 @@
-//! The bridge's own program as the benchmarks start it: signatures checked, one route, its spool in a folder.
+//! The bridge's own program, as the benchmarks start it: it checks signatures, and has one route and a spool in a
+//! folder.
 
 #![allow(dead_code)] // each benchmark that includes this uses its own part of it
 
@@ -18,7 +19,7 @@ pub(crate) fn publish(config: Config) -> Config {
     config.to("bus", "bench.bridge")
 }
 
-/// Adds one that publishes to a topic for each media id, of which each event has its own.
+/// Adds a route with a topic for each media id. Each event has its own media id.
 pub(crate) fn publish_by_id(config: Config) -> Config {
     config.to("bus", "bench.bridge.{mediaid}")
 }
@@ -26,14 +27,14 @@ pub(crate) fn publish_by_id(config: Config) -> Config {
 /// The database inside the folder that a bridge is started with.
 pub(crate) const DATABASE: &str = "spool/spool.db";
 
-/// How often a bridge that starts is asked whether it is ready: a start is timed by that.
+/// How often a starting bridge is asked whether it is ready. This is the precision of measured start times.
 const ASK_EVERY: Duration = Duration::from_millis(1);
 
-/// A bridge that runs; dropped, it is killed.
+/// A running bridge. Dropping it kills it.
 pub(crate) struct Bridge {
     pub(crate) input: SocketAddr,
     pub(crate) process: Process,
-    /// From its start until it was ready.
+    /// The time from its start until it was ready.
     pub(crate) took: Duration,
     admin: SocketAddr,
     database: PathBuf,
@@ -57,14 +58,14 @@ impl Bridge {
         let process = Process::start("the bridge", &command, &folder.join("bridge.log"), None);
         while get(admin, "/readyz").is_none() {
             let is_over = process.exit_code().is_some() || start.elapsed() > START;
-            assert!(!is_over, "the bridge isn't ready:\n{}", process.log_tail());
-            // Not the shared loop: the time of the start is measured, and its pauses grow.
+            assert!(!is_over, "the bridge is not ready:\n{}", process.log_tail());
+            // The shared waiting loop is not precise enough to measure the start, because its pauses grow.
             std::thread::sleep(ASK_EVERY);
         }
         Bridge { input, process, took: start.elapsed(), admin, database: folder.join(DATABASE) }
     }
 
-    /// Waits until its output is connected and its spool empty: from then on it publishes directly.
+    /// Waits until its output is connected and its spool is empty. From then on it publishes directly.
     pub(crate) fn wait_direct(&self) {
         wait_for("the bridge to publish directly", START, || {
             let metrics = self.metrics();
@@ -72,17 +73,17 @@ impl Bridge {
         });
     }
 
-    /// Its metrics as they are now.
+    /// Its current metrics.
     pub(crate) fn metrics(&self) -> Metrics {
-        Metrics(get(self.admin, "/metrics").expect("a bridge that runs tells its metrics"))
+        Metrics(get(self.admin, "/metrics").expect("a running bridge serves its metrics"))
     }
 
     /// Stops it, and waits until it has ended.
     pub(crate) fn stop(self) {
         self.process.signal("TERM");
         let code = self.process.wait(START);
-        assert_eq!(code, Some(0), "the bridge didn't stop well:\n{}", self.process.log_tail());
-        // What was in the log next to the database is in it now, so that the file alone can be copied.
+        assert_eq!(code, Some(0), "the bridge did not stop cleanly:\n{}", self.process.log_tail());
+        // The write-ahead log has been merged into the database, so copying this file is enough.
         assert!(!self.database.with_extension("db-wal").exists(), "a stop closes the database");
     }
 }
@@ -91,19 +92,19 @@ impl Bridge {
 pub(crate) struct Metrics(String);
 
 impl Metrics {
-    /// A value by its name, which stands without the prefix and with the labels; 0 where there is none.
+    /// A value by its name with labels, without the prefix. 0 if there is none.
     pub(crate) fn value(&self, name: &str) -> f64 {
         let line = self.0.lines().find_map(|line| line.strip_prefix("apsara_bridge_")?.strip_prefix(name));
         line.and_then(|rest| rest.strip_prefix(' ')).map_or(0.0, |value| value.parse().expect("a number"))
     }
 
-    /// Callbacks that ended so.
+    /// The number of callbacks with this outcome.
     pub(crate) fn outcomes(&self, outcome: &str) -> f64 {
         self.value(&format!("callbacks_total{{input=\"http\",outcome=\"{outcome}\"}}"))
     }
 }
 
-/// What the admin listener answers, if that is 200.
+/// The answer of the admin listener, if it is 200.
 fn get(admin: SocketAddr, path: &str) -> Option<String> {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(admin)?;

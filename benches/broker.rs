@@ -1,4 +1,4 @@
-//! The brokers that the benchmarks publish to: real ones, each with a topic or stream for every service.
+//! The real brokers that the benchmarks publish to. Each has a topic or stream for every service.
 
 #![allow(dead_code)] // each benchmark that includes this uses its own part of it
 
@@ -8,7 +8,7 @@ use crate::support::config::Config;
 use crate::support::kafka::{Kafka, KafkaOptions};
 use crate::support::nats::{Nats, NatsOptions};
 
-/// How much a topic or stream keeps. The runs write gigabytes that nobody reads.
+/// How much a topic or stream keeps, because the runs write gigabytes that nobody reads.
 const KEPT_BYTES: i64 = 512 << 20;
 
 /// The buses measured.
@@ -52,7 +52,7 @@ impl Broker {
                 let segment = (KEPT_BYTES / 4).to_string();
                 let config = [("retention.bytes", kept.as_str()), ("segment.bytes", segment.as_str())];
                 for name in names {
-                    // One partition: records without a key, as the forwarder's, would otherwise be batched better.
+                    // With several partitions, records without a key, like the forwarder's, would be batched better.
                     runtime.block_on(kafka.create_topic(&format!("bench.{name}"), 1, &config));
                 }
                 Broker::Kafka(kafka)
@@ -67,11 +67,11 @@ impl Broker {
         }
     }
 
-    /// Makes a topic forget the ids it has seen, where the bus knows ids.
+    /// Makes a topic forget the ids of its messages, if the bus remembers ids.
     pub(crate) fn forget(&self, runtime: &Runtime, name: &str) {
         if let Broker::Nats(nats) = self {
             runtime.block_on(async {
-                nats.jetstream().await.delete_stream(name).await.expect("the stream was made here");
+                nats.jetstream().await.delete_stream(name).await.expect("the stream was created here");
                 create_stream(nats, name).await;
             });
         }

@@ -1,27 +1,27 @@
-//! Two pieces of work timed against each other in one run.
+//! Compares the times of two pieces of work in one run.
 //!
-//! They take turns in batches of a few milliseconds, so that whatever slows the machine slows both, and what counts
-//! is the ratio of their medians. Criterion times one after the other, minutes apart on a machine that others use.
+//! They take turns in batches of a few milliseconds, so anything that slows the machine slows both. The result is the
+//! ratio of their medians. Criterion would measure them minutes apart, on a machine that others use too.
 
 use std::time::{Duration, Instant};
 
-/// How long a batch lasts: long against the clock's own cost, short against the scheduler's other guests.
+/// How long a batch lasts: much longer than reading the clock takes, and short enough to be rarely preempted.
 const BATCH: Duration = Duration::from_millis(4);
 
 /// Batches of each side.
 const BATCHES: usize = 61;
 
-/// The median time of one run of either side.
+/// The median time of one run of each side.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Compared {
-    /// Of the one asked about.
+    /// Time of the work in question.
     pub(crate) subject: Duration,
-    /// Of the one it is held against.
+    /// Time of the work that it is compared with.
     pub(crate) baseline: Duration,
 }
 
 impl Compared {
-    /// How many times the baseline's time the subject takes.
+    /// The subject's time as a multiple of the baseline's.
     pub(crate) fn ratio(self) -> f64 {
         self.subject.as_secs_f64() / self.baseline.as_secs_f64()
     }
@@ -38,7 +38,7 @@ pub(crate) fn compare(mut subject: impl FnMut(), mut baseline: impl FnMut()) -> 
     Compared { subject: median(subject_times), baseline: median(baseline_times) }
 }
 
-/// Whether cargo asks for measurements: `cargo test --benches` doesn't.
+/// Whether cargo asks for measurements; `cargo test --benches` does not.
 pub(crate) fn is_asked_for() -> bool {
     std::env::args().any(|argument| argument == "--bench")
 }
@@ -50,7 +50,7 @@ fn runs_per_batch(work: &mut impl FnMut()) -> u32 {
         if time >= BATCH {
             return runs;
         }
-        // Doubling warms caches and branch predictors on the way.
+        // Doubling also warms caches and branch predictors.
         runs *= 2;
     }
 }

@@ -1,18 +1,19 @@
 //! The whole service compared with the raw [`forwarder`]: the same load, the same broker, in turns.
 //!
-//! Per bus, a real broker is started and both services in front of it: the bridge's own binary, signatures checked,
-//! one route to one topic, and the forwarder. 64 connections drive one of the two at a time, taking turns. First the
-//! broker is warmed up: a Kafka JVM needs about 40 s of load before its figures settle. The figures are medians over
-//! the rounds, the ratios medians of the rounds' ratios.
+//! For each bus, a real broker and both services are started: the bridge's own binary, which checks signatures and has
+//! one route to one topic, and the forwarder. 64 connections load the two services in turns. Before that the broker is
+//! warmed up, because a Kafka JVM needs about 40 s of load before its figures settle. The figures are medians over the
+//! rounds. The ratios are medians of the rounds' ratios.
 //!
-//! Goals: at most 1.3 times the forwarder's CPU per event, 1.5 times its p99, 2 times its memory. A goal that is
-//! missed is marked; an answer other than 200 fails the run.
+//! Goals: at most 1.3 times the forwarder's CPU per event, 1.5 times its p99, 2 times its memory. A missed goal is
+//! marked; an answer other than 200 fails the run.
 //!
-//! Environment: BENCH_ROUNDS (5), BENCH_SECONDS of each turn (8), BENCH_WARMUP seconds for either bus (by default 40
-//! for Kafka, 15 for JetStream), BENCH_CONNECTIONS (64), BENCH_RATE of requests per second in the rounds (none: as
-//! many as are answered; an idle service batches less and pays more for each, so the ratios differ). `cargo bench --bench end_to_end -- kafka` takes one bus.
+//! Environment: BENCH_ROUNDS (5), BENCH_SECONDS of each turn (8), BENCH_WARMUP seconds for each bus (default: 40 for
+//! Kafka, 15 for JetStream), BENCH_CONNECTIONS (64), BENCH_RATE of requests per second in the rounds (default: as many
+//! as are answered). At a lower rate a service batches less and needs more CPU per event, so the ratios differ.
+//! `cargo bench --bench end_to_end -- kafka` measures one bus.
 
-// Benchmarks fail by a panic and print their figures; no other crate sees their items.
+// Benchmarks fail with a panic and print their figures; no other crate sees their items.
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
 
 mod bridge;
@@ -36,10 +37,10 @@ use support::free_port;
 use support::process::Process;
 use support::wait::START;
 
-/// Turns in the warm-up: short, so that both services are warm, too.
+/// Length of a turn in the warm-up. Turns are short, so both services warm up too.
 const WARM_UP_TURN: Duration = Duration::from_secs(5);
 
-/// How long and how hard.
+/// Duration and load of the run.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     rounds: usize,
@@ -102,13 +103,13 @@ struct Service {
     process: Process,
 }
 
-/// Measures both services on a bus and prints what came of it. Gives back how many requests failed.
+/// Measures both services on a bus and prints the results. Returns how many requests failed.
 fn measure(bus: Bus, plan: Plan) -> usize {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let folder = tempfile::tempdir().expect("the folder for temporary files is writable");
     eprintln!("{}: starting the broker and both services", bus.name());
     let broker = Broker::start(bus, &runtime, &["bridge", "forwarder"]);
-    // The order doesn't matter: the one that waits costs nothing.
+    // The order does not matter: the service that waits uses no CPU.
     let bridge = start_bridge(&broker, folder.path());
     let forwarder = start_forwarder(bus, broker.address(), folder.path());
     let services = [&bridge, &forwarder];
@@ -135,7 +136,7 @@ fn measure(bus: Bus, plan: Plan) -> usize {
     let mut rounds: [Vec<Figures>; 2] = [Vec::new(), Vec::new()];
     for round in 0..plan.rounds {
         eprintln!("{}: round {} of {}", bus.name(), round + 1, plan.rounds);
-        // Who goes first changes, so that neither always has the other's leftovers.
+        // The order alternates, because the first service leaves work for the broker that affects the second.
         for index in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
             let figures = turn(services[index], plan.turn, plan.rate);
             eprintln!("  {:<10}{figures}", services[index].name);

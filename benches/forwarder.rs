@@ -1,10 +1,10 @@
-//! What the bridge is held against: a service of the same libraries that does nothing but forward.
+//! What the bridge is compared with: a service with the same libraries that only forwards.
 //!
-//! The body of a POST goes to the bus as it is, without key or headers, and the answer is 200 when the bus has
-//! acknowledged it: Kafka with acks=all, or JetStream. The clients are set up as in src/output/; what is set there
-//! for durability or speed and differs here makes the comparison worthless.
+//! It publishes the body of a POST unchanged, without key or headers, and answers 200 when the bus has acknowledged it:
+//! Kafka with acks=all, or JetStream. The settings of the clients for durability and speed must be those of
+//! src/output/, otherwise the comparison is worthless.
 //!
-//! It is the benchmark's own binary, started anew with [`ARGUMENT`], so that it needs no target of its own.
+//! It is the benchmark's own binary, started again with [`ARGUMENT`], so it needs no target of its own.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -23,7 +23,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use crate::Bus;
 
-/// What makes this binary a forwarder; behind it stand the bus, its address, the topic and where to listen.
+/// The argument that makes this binary a forwarder. The bus, its address, the topic and the listen address follow it.
 pub(crate) const ARGUMENT: &str = "forward";
 
 /// The command that starts a forwarder.
@@ -36,7 +36,7 @@ pub(crate) fn command(bus: Bus, bus_address: &str, topic: &str, listen: SocketAd
 /// Forwards until it is killed.
 pub(crate) fn run(arguments: &[String]) {
     let [bus, bus_address, topic, listen] = arguments else {
-        panic!("expected BUS ADDRESS TOPIC LISTEN behind `{ARGUMENT}`")
+        panic!("expected BUS ADDRESS TOPIC LISTEN after `{ARGUMENT}`")
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
@@ -75,7 +75,7 @@ impl Kafka {
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", "1000")
             .create()
-            .expect("properties that librdkafka takes");
+            .expect("properties that librdkafka accepts");
         Kafka { producer, topic: topic.to_owned() }
     }
 }

@@ -1,7 +1,8 @@
-//! The load: signed callbacks on connections that stay open, each waiting for its answer before it asks again.
+//! The load: signed callbacks on connections that stay open. Each connection waits for the answer before the next
+//! request.
 //!
-//! It shares the machine with what it measures, so it does little: a request is bytes made once in which an id changes,
-//! an answer is looked at for its status and its length.
+//! It shares the machine with the measured service, so it does little: a request is a prepared buffer in which an id
+//! changes, and only the status and the length of an answer are read.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,21 +15,21 @@ use tokio::net::TcpStream;
 
 use crate::support::bridge::{KEY, URL};
 
-/// The callback, a sample of Alibaba's, and the id in it that every request changes: no two events are the same.
+/// The callback, one of Alibaba's samples. Every request changes its id, so no two events are the same.
 const BODY: &str = include_str!("../src/cli/samples/vod-TranscodeComplete.json");
 const ID: &str = "43q9fjsh73f****";
 
-/// Ids given so far, in all rounds together.
+/// Ids used so far, in all rounds together.
 static IDS: AtomicU64 = AtomicU64::new(0);
 
-/// What came of a round.
+/// The results of a round.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     /// Requests that were answered with 200.
     pub(crate) answered: usize,
-    /// Requests that were not.
+    /// Requests with another result.
     pub(crate) failed: usize,
-    /// The first thing that went wrong.
+    /// The first failure.
     pub(crate) first_failure: Option<String>,
     /// The time from the first request to the last answer.
     pub(crate) elapsed: Duration,
@@ -57,7 +58,7 @@ impl Tally {
     }
 }
 
-/// What is read off one turn of load.
+/// The figures of one turn of load.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Figures {
     pub(crate) requests_per_second: f64,
@@ -67,7 +68,7 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    /// Puts together what the load saw and the CPU time that the service took for it.
+    /// Computes the figures from the results of the load and the CPU time of the service.
     pub(crate) fn new(tally: &Tally, cpu: Duration) -> Figures {
         let milliseconds = |share| tally.percentile(share).as_secs_f64() * 1e3;
         Figures {
@@ -94,7 +95,7 @@ pub(crate) fn body_bytes() -> usize {
     BODY.len()
 }
 
-/// A body with an id of its own.
+/// A body with its own id.
 #[allow(dead_code)] // one benchmark puts bodies into a queue
 pub(crate) fn body() -> String {
     let id = IDS.fetch_add(1, Ordering::Relaxed);
@@ -108,21 +109,21 @@ pub(crate) async fn drive(address: SocketAddr, connections: usize, time: Duratio
     let start = Instant::now();
     let tasks: Vec<_> = (0..connections)
         .map(|index| {
-            // Connections that take turns spread the load evenly.
+            // Connections start one after the other, which spreads the load evenly.
             let pace = Pace { first: start + pause * index as u32 / connections as u32, pause, end: start + time };
             tokio::spawn(converse(address, request.clone(), pace))
         })
         .collect();
     let mut tally = Tally::default();
     for task in tasks {
-        tally.add(task.await.expect("a connection's task ends by itself"));
+        tally.add(task.await.expect("the task of a connection does not panic"));
     }
     tally.elapsed = start.elapsed();
     tally.latencies.sort_unstable();
     tally
 }
 
-/// The bytes of a request, and where its id stands.
+/// The bytes of a request, and the position of its id.
 struct Request {
     bytes: Vec<u8>,
     id_at: usize,
@@ -132,7 +133,7 @@ impl Request {
     fn signed_now() -> Request {
         let timestamp = time::OffsetDateTime::now_utc().unix_timestamp().to_string();
         let signature = sign(URL, &timestamp, KEY);
-        // The headers that Alibaba sends, through no proxy.
+        // The headers that Alibaba sends, without a proxy.
         let head = format!(
             "POST /callbacks HTTP/1.1\r\nHost: media.example.com\r\nUser-Agent: Aliyun\r\nAccept: */*\r\n\
              Content-Type: application/json\r\nX-VOD-TIMESTAMP: {timestamp}\r\nX-VOD-SIGNATURE: {signature}\r\n\
@@ -162,7 +163,7 @@ async fn converse(address: SocketAddr, request: Arc<Request>, pace: Pace) -> Tal
             return tally;
         }
     };
-    // The kernel would hold back the end of a request that follows an unacknowledged one.
+    // Otherwise the kernel would delay the end of a request until earlier bytes are acknowledged.
     let _ = stream.set_nodelay(true);
     let mut bytes = request.bytes.clone();
     let mut answer = Vec::with_capacity(4096);
@@ -197,7 +198,7 @@ async fn converse(address: SocketAddr, request: Arc<Request>, pace: Pace) -> Tal
     }
 }
 
-/// Reads one answer, whose length its head must tell.
+/// Reads one answer. Its head must contain the length.
 async fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) -> Result<(), String> {
     answer.clear();
     let mut length = None;
@@ -207,7 +208,7 @@ async fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) -> Result<(),
         }
         match length {
             Some(length) if answer.len() == length => return Ok(()),
-            Some(length) if answer.len() > length => return Err("more came than the answer".to_owned()),
+            Some(length) if answer.len() > length => return Err("more bytes than the answer has".to_owned()),
             _ => {}
         }
         if stream.read_buf(answer).await.map_err(|error| error.to_string())? == 0 {
@@ -216,7 +217,7 @@ async fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) -> Result<(),
     }
 }
 
-/// The length of an answer, head included, once its head is there.
+/// The length of an answer with its head, once the head is complete.
 fn length_of(answer: &[u8]) -> Result<Option<usize>, String> {
     let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
     let head = String::from_utf8_lossy(&answer[..end]);

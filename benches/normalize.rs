@@ -1,12 +1,12 @@
-//! Normalizing: bytes of a callback to bytes of its envelope, compared with the least that any JSON service
-//! does: parsing the same bytes into `serde_json::Value` and writing them out again.
+//! Normalizing: from the bytes of a callback to the bytes of its envelope. It is compared with the minimum that any
+//! JSON service does: parsing the same bytes into `serde_json::Value` and serializing that.
 //!
 //! Goal: at most 1.5 times that, and the time per byte the same for small and large bodies.
 //!
-//! The bodies are Alibaba's samples without blanks, which is the harder form (more to do for a byte), their lists of
-//! streams filled up to the wanted size.
+//! The bodies are Alibaba's samples without white space, which is the harder form (more work per byte). Their lists of
+//! streams are extended to the wanted size.
 
-// Benchmarks fail by a panic and print their figures; no other crate sees their items.
+// Benchmarks fail with a panic and print their figures; no other crate sees their items.
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
 
 mod compare;
@@ -22,13 +22,13 @@ use time::OffsetDateTime;
 
 use compare::compare;
 
-/// What normalizing may cost, in times of the baseline.
+/// What normalizing may cost, as a multiple of the baseline.
 const GOAL: f64 = 1.5;
 
 /// The sizes wanted, in bytes.
 const SIZES: [usize; 6] = [512, 1024, 2048, 4096, 16_384, 65_536];
 
-/// How many of the samples are shown alone, worst ratio first.
+/// How many samples are shown individually, worst ratio first.
 const WORST: usize = 8;
 
 /// One or several bodies measured together.
@@ -78,7 +78,7 @@ fn main() {
         return;
     }
 
-    let mut table = String::from("\nNormalizing beside serde_json::Value, in alternation\n\n");
+    let mut table = String::from("\nNormalizing compared with serde_json::Value, in turns\n\n");
     let _ = writeln!(table, "{:<52}{:>8}{:>12}{:>12}{:>9}{:>8}", "body", "bytes", "ns/byte", "MiB/s", "ratio", "goal");
     for case in &cases {
         table.push_str(&row(case, compare(|| normalize(case), || baseline(case))));
@@ -92,7 +92,7 @@ fn main() {
         })
         .collect();
     alone.sort_by(|(_, a), (_, b)| b.ratio().total_cmp(&a.ratio()));
-    let _ = writeln!(table, "\nThe samples with the worst ratios, alone");
+    let _ = writeln!(table, "\nThe samples with the worst ratios, individually");
     for (case, compared) in alone.iter().take(WORST) {
         table.push_str(&row(case, *compared));
     }
@@ -112,7 +112,7 @@ fn row(case: &Case, compared: compare::Compared) -> String {
     )
 }
 
-/// Alibaba's samples by name, without blanks.
+/// Alibaba's samples by name, without white space.
 fn samples() -> Vec<(String, Vec<u8>)> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples");
     let mut samples: Vec<(String, Vec<u8>)> = std::fs::read_dir(folder)
@@ -161,8 +161,8 @@ fn kilobytes(size: usize) -> String {
     if size < 1024 { "0.5 KB".to_owned() } else { format!("{} KB", size / 1024) }
 }
 
-/// The JSON text without the blanks between its tokens. (Through a tree the members would change their order, and
-/// sorted keys make the canonical form cheaper than it is.)
+/// The JSON text without the white space between its tokens. (Parsing it into a tree would sort the members, and sorted
+/// keys would make the canonical form cheaper than it is.)
 fn compact(text: &str) -> String {
     let (mut in_string, mut escaped) = (false, false);
     text.chars()
@@ -177,8 +177,8 @@ fn compact(text: &str) -> String {
         .collect()
 }
 
-/// The callback with as many items in the list of that name as bring it nearest to the size, at least one. Each is
-/// the first item with a job id of its own.
+/// The callback with as many items in the list as bring it nearest to the size, at least one. Each item is a copy of
+/// the first with its own job id.
 fn fill(callback: &str, list: &str, size: usize) -> Vec<u8> {
     let start = callback.find(&format!("\"{list}\":[")).expect("the list") + list.len() + 4;
     let item = &callback[start..start + length_of_object(&callback[start..])];
@@ -191,7 +191,7 @@ fn fill(callback: &str, list: &str, size: usize) -> Vec<u8> {
     body.into_bytes()
 }
 
-/// Length of the object that the text starts with; no string in it holds a brace.
+/// Length of the object at the start of the text. No string in it may contain a brace.
 fn length_of_object(text: &str) -> usize {
     let mut depth = 0;
     let closed = text.char_indices().find(|&(_, c)| {

@@ -1,17 +1,17 @@
 //! The queue as an input, compared with HTTP: the same callbacks to the same warm Kafka, in turns.
 //!
-//! - `throughput`: messages per second from a full queue through to Kafka with acknowledgements, until the last is
-//!   deleted, and the bridge's CPU time for each; 64 connections that post do the same by HTTP. The queue's server
-//!   runs in this process, on a thread of its own whose CPU time is measured separately: it shares the two cores with the
-//!   bridge and the broker, so that what it takes is missing to them.
+//! - `throughput`: messages per second from a full queue to Kafka with acknowledgements, until the last message is
+//!   deleted, and the bridge's CPU time for each; compared with 64 connections that post by HTTP. The queue's server
+//!   runs on its own thread in this process. Its CPU time is measured separately, because it shares the two cores with
+//!   the bridge and the broker.
 //! - `idle`: the bridge's CPU time while it polls an empty queue, compared with a bridge without that input.
 //!
-//! Figures are medians over the rounds, ratios medians of the rounds' ratios. A goal that is missed is marked.
+//! Figures are medians over the rounds, ratios are medians of the rounds' ratios. A missed goal is marked.
 //!
 //! Environment: BENCH_ROUNDS (5), BENCH_SECONDS of a turn by HTTP (8), BENCH_WARMUP seconds for Kafka (40),
 //! BENCH_CONNECTIONS (64), BENCH_MESSAGES in a turn of the queue (100000), BENCH_IDLE seconds (30).
 
-// Benchmarks fail by a panic and print their figures; no other crate sees their items.
+// Benchmarks fail with a panic and print their figures; no other crate sees their items.
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
 
 mod bridge;
@@ -39,11 +39,11 @@ const QUEUE: &str = "ice-callback-bench";
 /// How long a queue may take to become empty.
 const EMPTIED: Duration = Duration::from_secs(300);
 
-/// Events per second and CPU µs for each, of one turn; and one of the two.
+/// Events per second and CPU µs per event of one turn; and a function that selects one of them.
 type Turn = (f64, f64);
 type Column = fn(&Turn) -> f64;
 
-/// How long a bridge settles before it is called idle.
+/// How long a bridge settles before its idle time is measured.
 const SETTLE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
@@ -80,7 +80,7 @@ fn throughput(runtime: &Runtime) -> usize {
     let mut failed = 0;
     for round in 0..rounds {
         eprintln!("throughput: round {} of {rounds}", round + 1);
-        // Who goes first changes, so that neither always has the other's leftovers.
+        // The order alternates, because the first leaves work for the broker that affects the second.
         for is_queue in if round % 2 == 0 { [true, false] } else { [false, true] } {
             let before = cpu_time(bridge.process.id());
             if is_queue {
@@ -131,7 +131,7 @@ fn throughput(runtime: &Runtime) -> usize {
     );
     println!("{:<34}{:>12.1}", "CPU µs of the queue's server", median(server));
     println!("{:<34}{late:>12.0}", "deleted too late");
-    assert_eq!(failed, 0, "a request by HTTP was not answered with 200: the figures mean nothing");
+    assert_eq!(failed, 0, "a request by HTTP was not answered with 200, so the figures mean nothing");
     usize::from(per_second < 10_000.0) + usize::from(ratio > 1.3)
 }
 
@@ -144,7 +144,7 @@ fn idle(runtime: &Runtime) -> usize {
         let folder = tempfile::tempdir().expect("a folder");
         let bridge = Bridge::start(folder.path(), config);
         bridge.wait_direct();
-        // Time is what is measured: nothing happens that could be waited for.
+        // The time itself is measured, so there is no event to wait for.
         std::thread::sleep(SETTLE);
         let (start, before) = (Instant::now(), run_time(bridge.process.id()));
         std::thread::sleep(time);

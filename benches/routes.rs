@@ -1,9 +1,9 @@
 //! Routing: what `Router::decide` costs with a thousand routes, compared with ten.
 //!
-//! Goal: at most 1.2 times. In every style it is the last route that takes the event, so that nothing ends early, and
-//! the routes are loaded from a configuration, as a user would write them.
+//! Goal: at most 1.2 times. In every style only the last route matches the event, so the search never ends early. The
+//! routes are loaded from a configuration, as a user would write them.
 
-// Benchmarks fail by a panic and print their figures; no other crate sees their items.
+// Benchmarks fail with a panic and print their figures; no other crate sees their items.
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
 
 mod compare;
@@ -21,13 +21,13 @@ use time::OffsetDateTime;
 
 use compare::compare;
 
-/// What a thousand routes may cost, in times of ten.
+/// What a thousand routes may cost, as a multiple of ten routes.
 const GOAL: f64 = 1.2;
 
 const FEW: usize = 10;
 const MANY: usize = 1000;
 
-/// A way to write routes: the conditions of those that don't take the event, by number, and of the last, which does.
+/// A way to write routes: the conditions of those that do not match the event, by number, and of the last, which does.
 struct Style {
     name: &'static str,
     other: fn(usize) -> String,
@@ -109,8 +109,8 @@ const STYLES: &[Style] = &[
         },
         last: "filter = { any = [{ exact = { mediaid = 'a' } }, { prefix = { mediaid = '43q9' } }] }",
     },
-    // What the index can't look up: such a filter is tried on every event that its route's `match` lets through, and
-    // here there is none.
+    // The index cannot look this up. Such a filter is evaluated for every event that the `match` of its route accepts,
+    // and here there is no `match`.
     Style {
         name: "filters: any, of several (tried one by one)",
         other: |n| {
@@ -165,7 +165,7 @@ fn main() {
     group.finish();
     criterion.final_summary();
     if !rows.is_empty() {
-        println!("\nRouter::decide, in alternation; times in ns\n");
+        println!("\nRouter::decide, in turns; times in ns\n");
         println!("{:<44}{FEW:>10}{MANY:>10}{:>9}{:>8}\n{rows}", "routes", "ratio", "goal");
     }
 }

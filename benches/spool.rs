@@ -1,30 +1,30 @@
-//! The spool: what it costs to take events while the bus is down, how fast they leave when it is back, and what a
-//! million of them weigh.
+//! The spool: what accepting events costs while the bus is down, how fast the spool drains when the bus is back, and
+//! how much space and memory a million events need.
 //!
-//! Seven parts, each with a table; `cargo bench --bench spool -- drain` takes those whose name holds the word:
+//! Seven parts, each with a table. `cargo bench --bench spool -- drain` runs those whose name contains the word:
 //!
 //! - `accept`: callbacks stored durably with the bus down, next to the direct path to a warm Kafka, in turns.
 //! - `outage`: the answers in an outage, from its first moment on, at a moderate rate: Kafka frozen, and killed. The
 //!   load is open (a late answer delays no other request) and includes the second that is spent on the deadline.
-//! - `drain`: a spool on its way out to a warm Kafka and to JetStream, and what the time goes into. It is the bridge
-//!   that comes back here, not the broker: a JVM that has just started would be what is measured.
-//! - `topics`: the same number of events for one topic, and each for a topic of its own, on their way out to JetStream.
-//! - `full`: what storing an event costs on top of a million spooled ones, compared with an empty spool; the same for
-//!   memory and for the time until the bridge is ready; the size of the file. The million comes by HTTP.
-//! - `ids`: memory of the window of ids. The events are dropped by a route, so that nothing else grows.
-//! - `baseline`: the figures that must not get worse, next to those of another build of the program, in turns. Only if
-//!   BENCH_BASELINE names that program; it must read the same spool.
+//! - `drain`: draining a spool to a warm Kafka and to JetStream, and where the time is spent. The bridge restarts here,
+//!   not the broker, because otherwise the start of a JVM would be measured.
+//! - `topics`: draining the same number of events to JetStream, for one topic, and each event for its own topic.
+//! - `full`: what storing an event costs with a million spooled ones, compared with an empty spool; the same for memory
+//!   and for the time until the bridge is ready; the size of the file. The million is sent by HTTP.
+//! - `ids`: memory of the window of ids. A route drops the events, so nothing else grows.
+//! - `baseline`: the figures that must not get worse, compared with those of another build of the program, in turns.
+//!   Only if BENCH_BASELINE names that program, which must read the same spool.
 //!
-//! "Down" is a port that nobody listens on, in all parts but `outage`. Figures are medians over the rounds, ratios
-//! medians of the rounds' ratios, percentiles of an outage those of all rounds together. A goal that is missed is
-//! marked; an answer other than 200 fails the run. A disk's own speed stands above everything: all files lie in the
-//! folder for temporary files (TMPDIR), which should be no memory disk. They take up to 5 GB there.
+//! "Down" is a port that nobody listens on, in all parts except `outage`. Figures are medians over the rounds, ratios
+//! are medians of the rounds' ratios, percentiles of an outage are those of all rounds together. A missed goal is
+//! marked; an answer other than 200 fails the run. The speed of the disk limits everything: all files are in the folder
+//! for temporary files (TMPDIR), which should not be in memory. They need up to 5 GB.
 //!
 //! Environment: BENCH_ROUNDS (5), BENCH_SECONDS of each turn (8), BENCH_WARMUP seconds for Kafka (40),
 //! BENCH_CONNECTIONS (64), BENCH_RATE of requests per second in an outage (500), BENCH_OUTAGE in seconds (10),
 //! BENCH_DRAINED events (200000), BENCH_TOPICS (10000), BENCH_SPOOLED events (1000000), BENCH_IDS (1000000).
 
-// Benchmarks fail by a panic and print their figures; no other crate sees their items.
+// Benchmarks fail with a panic and print their figures; no other crate sees their items.
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
 
 mod bridge;
@@ -56,10 +56,10 @@ use support::kafka::Kafka;
 /// The name of the topic that the bridge publishes to, as [`Broker::start`] wants it.
 const TOPIC: &str = "bridge";
 
-/// No memory for ids: they would be taken for the spool's.
+/// No window of ids, because its memory would be counted as the spool's.
 const NO_IDS: &str = "dedupe.window = '0s'";
 
-/// How long the disk is timed.
+/// How long the disk is measured.
 const DISK: Duration = Duration::from_secs(2);
 
 /// Turns in the warm-up.
@@ -68,23 +68,23 @@ const WARM_UP_TURN: Duration = Duration::from_secs(5);
 /// Steady load before an outage.
 const LEAD_IN: Duration = Duration::from_secs(2);
 
-/// How often a bridge that drains is asked how much is left. Asking takes it a fraction of a millisecond.
+/// How often a draining bridge is asked how much is left. This costs it a fraction of a millisecond.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// How long a spool may take to become empty.
 const DRAINED: Duration = Duration::from_secs(300);
 
-/// Longest piece of load on the way to a number of events: the next one is cut by what the last one did.
+/// Longest piece of load while a spool is being filled. The next piece is shortened by the result of the last.
 const FILL: Duration = Duration::from_secs(1);
 
-/// Ids after which the growth of the window's memory begins to count: what grows before is the service's.
+/// Number of ids from which the growth of memory counts. What grows before that belongs to the service.
 const FIRST_IDS: usize = 20_000;
 
-/// What memory may grow by and still be called flat: of what the check at the start took, an allocator keeps a
-/// megabyte or two.
+/// By how much memory may grow and still count as flat. An allocator keeps a megabyte or two of what the check at the
+/// start used.
 const FLAT: f64 = 1.2;
 
-/// How long and how hard.
+/// Duration and load of the run.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     rounds: usize,
@@ -115,7 +115,7 @@ impl Plan {
         }
     }
 
-    /// Connections of an open load: by the time it is a connection's turn again, its answer has come, if the goals
+    /// Connections of an open load: enough for each connection to have its answer before its next turn, if the goals
     /// are met.
     fn open_connections(self) -> usize {
         (self.rate as usize * 5).div_ceil(4)
@@ -125,7 +125,7 @@ impl Plan {
 /// Measures one thing and prints it.
 type Part = fn(&mut Bench);
 
-/// Each part with the name by which it is asked for.
+/// Each part with the name that selects it.
 const PARTS: [(&str, Part); 7] = [
     ("accept", Bench::accept),
     ("outage", Bench::outage),
@@ -167,13 +167,13 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// A run, and what it found.
+/// A run and its findings.
 struct Bench {
     plan: Plan,
     runtime: Runtime,
-    /// Warm, once a part has asked for it.
+    /// The warm broker, once a part has needed it.
     kafka: Option<Rc<Broker>>,
-    /// Whether the last column of the table being printed is a ratio, which is what goals are about then.
+    /// Whether the last column of the current table is a ratio. Goals then apply to it.
     is_compared: bool,
     failed: usize,
     missed: usize,
@@ -191,7 +191,7 @@ impl Bench {
         let (mut down, mut up, mut shared) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..rounds {
             eprintln!("accept: round {} of {rounds}", round + 1);
-            // Who goes first changes, so that neither always has the other's leftovers.
+            // The order alternates, because the first leaves work for the disk that affects the second.
             for is_down in if round % 2 == 0 { [true, false] } else { [false, true] } {
                 write_out();
                 if is_down {
@@ -228,16 +228,16 @@ impl Bench {
         let Broker::Kafka(broker) = &*kafka else { unreachable!("Kafka was asked for") };
         let folder = folder();
         let bridge = Bridge::start(folder.path(), publish(kafka.output()));
-        type Deed = fn(&Kafka);
-        let deeds: [(&str, Deed); 2] = [("frozen", Kafka::stop), ("killed", Kafka::kill)];
+        type Action = fn(&Kafka);
+        let actions: [(&str, Action); 2] = [("frozen", Kafka::stop), ("killed", Kafka::kill)];
         let mut columns = Vec::new();
-        for (name, deed) in deeds {
+        for (name, action) in actions {
             let mut latencies = Vec::new();
             for round in 0..rounds {
                 bridge.wait_direct();
                 self.drive(&bridge, connections, LEAD_IN, Some(rate));
                 let tally = std::thread::scope(|scope| {
-                    scope.spawn(|| deed(broker));
+                    scope.spawn(|| action(broker));
                     self.drive(&bridge, connections, outage, Some(rate))
                 });
                 eprintln!(
@@ -287,7 +287,7 @@ impl Bench {
                 Bus::Jetstream => Rc::new(Broker::start(bus, &self.runtime, &[TOPIC])),
             };
             let mut drains = Vec::new();
-            // The first one is for the broker to warm up.
+            // The first round warms up the broker.
             for round in 0..=rounds {
                 broker.forget(&self.runtime, TOPIC);
                 let drain = drain_once(Path::new(PROGRAM), &broker, filled.path());
@@ -314,7 +314,7 @@ impl Bench {
         }
         let cells: Vec<f64> = columns.iter().map(|drains| of(drains, &|drain| drain.writing / drain.seconds)).collect();
         self.line("share of time in durable writes", &cells, Goal::None);
-        // Which thread of the bridge has no time left.
+        // Shows which thread of the bridge is the bottleneck.
         let mut threads: Vec<(&String, Vec<f64>)> = columns
             .iter()
             .flatten()
@@ -347,7 +347,7 @@ impl Bench {
             for side in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
                 broker.forget(&self.runtime, TOPIC);
                 let drain = drain_once(Path::new(PROGRAM), &broker, filled[side].path());
-                // The first one is for the broker to warm up.
+                // The first round warms up the broker.
                 drains[side].extend((round > 0).then_some(drain));
             }
         }
@@ -371,7 +371,7 @@ impl Bench {
         bridge.stop();
         let file = size(&filled.path().join(DATABASE));
 
-        // A spool of either size: the bridge is started, loaded and stopped, in turns.
+        // For both sizes of the spool: the bridge is started, loaded and stopped, in turns.
         let (mut full, mut empty) = (Vec::new(), Vec::new());
         for round in 0..rounds {
             eprintln!("full: round {} of {rounds}", round + 1);
@@ -379,7 +379,8 @@ impl Bench {
                 write_out();
                 let new = folder();
                 if !is_full {
-                    // As old as the other: in the run that makes the file SQLite gives its pages more memory.
+                    // Restart the empty one too: in the run that creates the file, SQLite uses more memory for its
+                    // pages.
                     Bridge::start(new.path(), publish(nowhere()).set(NO_IDS)).stop();
                 }
                 let folder = if is_full { filled.path() } else { new.path() };
@@ -396,7 +397,7 @@ impl Bench {
                 if is_full { &mut full } else { &mut empty }.push(visit);
             }
         }
-        // The file read from the disk, as after a restart of the machine.
+        // Read the file from the disk, as after a restart of the machine.
         let cold: Vec<f64> = (0..rounds)
             .filter_map(|_| {
                 forget_pages(&filled.path().join(DATABASE))?;
@@ -408,7 +409,7 @@ impl Bench {
             .collect();
 
         self.heading(
-            &format!("full: {events} events spooled beside none, {rounds} rounds of {} s each", turn.as_secs()),
+            &format!("full: {events} events spooled compared with none, {rounds} rounds of {} s each", turn.as_secs()),
             &["spooled", "empty", "ratio"],
         );
         self.compared("CPU µs per event", &full, &empty, |visit| visit.figures.cpu_per_event, Goal::AtMost(1.1));
@@ -423,13 +424,13 @@ impl Bench {
         let seconds = |visits: &[Visit]| median(visits.iter().map(|visit| visit.took).collect());
         self.line("seconds to ready", &[seconds(&full), seconds(&empty)], Goal::AtMost(2.0));
         if cold.is_empty() {
-            println!("no dd that can make the system forget a file (GNU): not measured from a cold disk");
+            println!("not measured from a cold disk: GNU dd is needed to drop a file from the page cache");
         } else {
             self.line("seconds to ready, file not in memory", &[median(cold)], Goal::AtMost(2.0));
         }
         self.heading("full: bytes per event", &["on the disk", "counted", "ratio"]);
         self.line("the database", &[file / events, bytes / events, file / bytes], Goal::None);
-        self.line("the log beside it, in total MiB", &[log / f64::from(1 << 20), f64::NAN, f64::NAN], Goal::None);
+        self.line("the write-ahead log, in total MiB", &[log / f64::from(1 << 20), f64::NAN, f64::NAN], Goal::None);
     }
 
     fn ids(&mut self) {
@@ -449,7 +450,7 @@ impl Bench {
             (metrics.value("dedupe_ids"), memory(&bridge.process), peak_memory(&bridge.process))
         };
         let (first, before, _) = fill(FIRST_IDS);
-        // The tables double while the old ones are still there.
+        // The tables double while the old ones still exist.
         let (all, after, peak) = fill(ids);
         let bytes = |mebibytes: f64| mebibytes * f64::from(1 << 20) / (all - first);
         self.heading(&format!("ids: from {first} to {all} remembered ids"), &["then", "at most"]);
@@ -461,14 +462,14 @@ impl Bench {
 impl Bench {
     fn baseline(&mut self) {
         let Some(baseline) = std::env::var_os("BENCH_BASELINE").map(std::path::PathBuf::from) else {
-            eprintln!("baseline: BENCH_BASELINE names no other build of the program: not measured");
+            eprintln!("baseline: not measured; set BENCH_BASELINE to another build of the program");
             return;
         };
         let Plan { rounds, turn, drained, spooled, .. } = self.plan;
         let programs = [Path::new(PROGRAM), &baseline];
         let kafka = self.kafka();
         let (drainable, large) = (folder(), folder());
-        // By the other program: a file that it wrote suits both, because a later one adapts the indexes.
+        // Written by the other program, because both can read its file: a later version adapts the indexes.
         for (folder, events) in [(&drainable, drained), (&large, spooled)] {
             let bridge = Bridge::start_program(&baseline, folder.path(), publish(nowhere()).set(NO_IDS));
             self.fill(&bridge, events);
@@ -491,7 +492,7 @@ impl Bench {
                 let bridge = Bridge::start_program(programs[side], large.path(), publish(nowhere()).set(NO_IDS));
                 let start = (bridge.took.as_secs_f64(), memory(&bridge.process));
                 bridge.stop();
-                // The first round is for the broker to warm up.
+                // The first round warms up the broker.
                 if round > 0 {
                     accepts[side].push(figures);
                     drains[side].push(drain);
@@ -524,31 +525,31 @@ struct Visit {
     figures: Figures,
     /// Seconds until it was ready.
     took: f64,
-    /// MiB then, after the load, and at most.
+    /// Memory in MiB at that time, after the load, and the peak.
     started: f64,
     loaded: f64,
     peak: f64,
 }
 
-/// What is read off a spool on its way out; times in seconds.
+/// The figures of a draining spool; times in seconds.
 struct Drain {
     records: f64,
     seconds: f64,
     rate: f64,
     bridge_cpu: f64,
     broker_cpu: f64,
-    /// Of the machine's cores together.
+    /// Idle time of all cores.
     idle: f64,
-    /// Of those, with a disk still at work.
+    /// The part of it in which a disk was busy.
     waiting: f64,
-    /// What the durable writes took.
+    /// Time of the durable writes.
     writing: f64,
     /// CPU time of the bridge by the names of its threads.
     threads: BTreeMap<String, f64>,
     peak_memory: f64,
 }
 
-/// Everything at one moment, to be set against another.
+/// All counters at one moment, to compute differences.
 struct Moment {
     at: Instant,
     spooled: f64,
@@ -578,7 +579,8 @@ impl Moment {
 fn drain_once(program: &Path, broker: &Broker, filled: &Path) -> Drain {
     let folder = folder();
     let database = folder.path().join(DATABASE);
-    std::fs::create_dir(database.parent().expect("it lies in a folder")).expect("the temporary folder is writable");
+    std::fs::create_dir(database.parent().expect("the database has a folder"))
+        .expect("the temporary folder is writable");
     std::fs::copy(filled.join(DATABASE), &database).expect("there is room for a copy");
     write_out();
     let bridge = Bridge::start_program(program, folder.path(), publish(broker.output()));
@@ -587,13 +589,13 @@ fn drain_once(program: &Path, broker: &Broker, filled: &Path) -> Drain {
     let last = loop {
         let now = Moment::now(&bridge, broker);
         if now.spooled == first.spooled {
-            // Not connected yet.
+            // The output is not connected yet.
             first = now;
         } else if now.spooled == 0.0 {
             break now;
         }
         assert!(Instant::now() < deadline, "{} records are left:\n{}", first.spooled, bridge.process.log_tail());
-        // Not the shared loop: what is measured is when the spool is empty, and its pauses grow.
+        // The shared waiting loop is not precise enough to measure the end: its pauses grow.
         std::thread::sleep(LOOK);
     };
     let published = bridge.metrics().value("published_total{output=\"bus\"}");
@@ -622,7 +624,7 @@ fn drain_once(program: &Path, broker: &Broker, filled: &Path) -> Drain {
 // --- load ---------------------------------------------------------------------------------------------------------
 
 impl Bench {
-    /// Kafka, which the first caller waits for to be warm.
+    /// Kafka. The first caller waits until it is warm.
     fn kafka(&mut self) -> Rc<Broker> {
         if let Some(kafka) = &self.kafka {
             return kafka.clone();
@@ -641,7 +643,7 @@ impl Bench {
         self.kafka.insert(kafka).clone()
     }
 
-    /// Loads a bridge for a while with as much as it takes. All but a few must end in one outcome.
+    /// Loads a bridge for a while with as much as it accepts. All callbacks except a few must have the given outcome.
     fn turn(&mut self, bridge: &Bridge, time: Duration, outcome: &str) -> Figures {
         let before = (cpu_time(bridge.process.id()), bridge.metrics().outcomes(outcome));
         let tally = self.drive(bridge, self.plan.connections, time, None);
@@ -649,9 +651,9 @@ impl Bench {
         eprintln!("  {outcome:<10}{figures}");
         let others = tally.answered as f64 - (bridge.metrics().outcomes(outcome) - before.1);
         if others != 0.0 {
-            eprintln!("  {others} of them ended otherwise");
+            eprintln!("  {others} of them had another outcome");
         }
-        // A broker that collects garbage for a second lets a few pass the deadline.
+        // While a broker collects garbage for a second, a few callbacks miss the deadline.
         if others.abs() > tally.answered as f64 / 100.0 {
             self.failed += 1;
         }
@@ -668,7 +670,7 @@ impl Bench {
         tally
     }
 
-    /// Loads a bridge whose bus is down until so many events are spooled, or a few more.
+    /// Loads a bridge whose bus is down until at least this many events are spooled.
     fn fill(&mut self, bridge: &Bridge, events: usize) {
         self.load_until(bridge, events, |metrics| metrics.value("spool_events"));
     }
@@ -681,7 +683,11 @@ impl Bench {
         while reached < target {
             let tally = self.drive(bridge, self.plan.connections, piece, None);
             let now = read(&bridge.metrics());
-            assert!(tally.answered > 0 && now > reached, "the load leads nowhere:\n{}", bridge.process.log_tail());
+            assert!(
+                tally.answered > 0 && now > reached,
+                "the load does not fill the spool:\n{}",
+                bridge.process.log_tail()
+            );
             let rest = (target - now).max(0.0) / (now - reached) * tally.elapsed.as_secs_f64();
             piece = Duration::from_secs_f64(rest).clamp(FILL / 100, FILL);
             reached = now;
@@ -693,7 +699,7 @@ impl Bench {
 
 // --- tables -------------------------------------------------------------------------------------------------------
 
-/// What a figure should be.
+/// The goal for a figure.
 #[derive(Clone, Copy)]
 enum Goal {
     None,
@@ -732,7 +738,7 @@ impl Bench {
         println!("{:>11}", "goal");
     }
 
-    /// A line of it. The goal is the ratio's, where there is one, and otherwise that of all cells.
+    /// A line of the table. The goal applies to the ratio if there is one, otherwise to all cells.
     fn line(&mut self, name: &str, cells: &[f64], goal: Goal) {
         print!("{name:<36}");
         for cell in cells {
@@ -768,8 +774,8 @@ fn milliseconds(tally: &Tally, share: f64) -> f64 {
 
 // --- the disk -----------------------------------------------------------------------------------------------------
 
-/// Tells what all figures hang on: who else is at work, and what the disk can do at best, whoever writes: one small
-/// piece after the other, each made durable.
+/// Prints what all figures depend on: the load of the machine, and the speed of the disk for small appends that are
+/// each made durable.
 fn introduce(folder: &Path) {
     let mut file = File::create(folder.join("appended")).expect("the temporary folder is writable");
     let piece = [b'x'; 4096];
@@ -777,12 +783,12 @@ fn introduce(folder: &Path) {
     let mut latencies = Vec::new();
     while start.elapsed() < DISK {
         let before = Instant::now();
-        file.write_all(&piece).and_then(|()| file.sync_data()).expect("the disk takes it");
+        file.write_all(&piece).and_then(|()| file.sync_data()).expect("the disk accepts the write");
         latencies.push(before.elapsed());
     }
     latencies.sort_unstable();
     let tally = Tally { answered: latencies.len(), elapsed: start.elapsed(), latencies, ..Tally::default() };
-    let load = std::fs::read_to_string("/proc/loadavg").expect("Linux tells");
+    let load = std::fs::read_to_string("/proc/loadavg").expect("/proc/loadavg can be read");
     println!(
         "\nthe machine: {} cores, load average {} before the start",
         std::thread::available_parallelism().map_or(0, usize::from),
@@ -796,12 +802,12 @@ fn introduce(folder: &Path) {
     );
 }
 
-/// Has the system write out what it holds back, which the next turn would otherwise wait for.
+/// Makes the system write its buffers, which the next turn would otherwise wait for.
 fn write_out() {
     let _ = Command::new("sync").status();
 }
 
-/// Makes the system forget what it has in memory of a file; none when it can't.
+/// Drops a file from the page cache; none if this is not possible.
 fn forget_pages(file: &Path) -> Option<()> {
     let mut dd = Command::new("dd");
     dd.arg(format!("of={}", file.display())).args(["oflag=nocache", "conv=notrunc,fdatasync", "count=0"]);

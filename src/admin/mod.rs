@@ -1,4 +1,4 @@
-//! The admin listener. It is separate from the listener for callbacks, and not reachable through it.
+//! The admin listener. It is separate from the listener for callbacks, and cannot be reached through it.
 //!
 //! * `GET /metrics`: the metrics, for Prometheus.
 //! * `GET /healthz`: 200 while the process answers.
@@ -56,7 +56,7 @@ impl Admin {
         self.address
     }
 
-    /// Serves until `closed`; from `not_ready` on `/readyz` says no.
+    /// Serves until `closed`. After `not_ready`, `/readyz` answers with 503.
     pub async fn run(self, not_ready: CancellationToken, closed: CancellationToken) {
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
@@ -123,8 +123,8 @@ fn answer(
                 response
             }
             Err(error) => {
-                tracing::warn!(%error, "the metrics cannot be written");
-                text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written\n")
+                tracing::warn!(%error, "the metrics could not be encoded");
+                text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be encoded\n")
             }
         },
         _ => text(StatusCode::NOT_FOUND, "expected /metrics, /healthz or /readyz\n"),

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-/// A pause whose second half is random, so that many clients that wait for the same thing do not all retry at once.
+/// A pause whose second half is random, so many clients that wait for the same thing do not all retry at once.
 pub fn jittered(pause: Duration) -> Duration {
     // The standard library seeds its hash tables at random.
     let number = RandomState::new().hash_one(0);
@@ -11,7 +11,7 @@ pub fn jittered(pause: Duration) -> Duration {
     pause / 2 + (pause / 2).mul_f64(part)
 }
 
-/// Pauses that double from a first to a longest one, jittered.
+/// Pauses with jitter that double from the first to the longest.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -32,7 +32,7 @@ impl Backoff {
         jittered(pause)
     }
 
-    /// Starts again with the first pause: an attempt succeeded.
+    /// Starts again with the first pause, after an attempt has succeeded.
     pub fn reset(&mut self) {
         self.next = self.first;
     }

@@ -1,5 +1,5 @@
-//! A client for HTTP and HTTPS: connections are kept alive, TLS trusts the authorities of the system, and the size of an
-//! answer is bounded.
+//! A client for HTTP and HTTPS. Connections are kept alive, TLS trusts the certificate authorities of the system, and
+//! the size of an answer is bounded.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
-/// How long it may take to open a connection.
+/// How long opening a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Largest answer that is read: 16 messages of a queue, of 64 KiB each, whose every character is escaped.
+/// Largest answer that is read: 16 messages of a queue, each with 64 KiB in which every character is escaped.
 const MAX_ANSWER: usize = 8 << 20;
 
 /// The client. Its clones share connections.
@@ -25,8 +25,8 @@ pub struct HttpClient(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// The system has no certificates of authorities, which HTTPS needs.
-    #[error("no certificates of authorities to trust: {0}")]
+    /// The system has no certificates of authorities. HTTPS needs them.
+    #[error("the system has no certificates of authorities: {0}")]
     NoAuthorities(std::io::Error),
     /// No connection, or it ended before the head of the answer arrived.
     #[error("{0}")]

@@ -5,8 +5,7 @@ use figment::value::Value;
 use schemars::{Schema, SchemaGenerator};
 use serde::Serialize;
 
-/// Reads a section of the configuration into the settings of a kind. The error has one entry for each value that does
-/// not fit.
+/// Reads a section of the configuration into the settings of a kind. The error has one entry for each invalid value.
 pub type ReadSection<T> = fn(&Value) -> Result<Box<T>, Box<figment::Error>>;
 
 /// The JSON Schema of a section, without `kind`: `json_schema` of its settings, which derive `JsonSchema`. Their doc

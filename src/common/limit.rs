@@ -1,11 +1,11 @@
-//! A limit on how many things happen at once, which can change while some of them happen.
+//! A limit on how many things happen at once. It can change while some of them happen.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// The limit. Its permits are those of the semaphore.
+/// The limit. Permits are acquired from its semaphore.
 #[derive(Clone, Debug)]
 pub struct Limit {
     semaphore: Arc<Semaphore>,
@@ -16,7 +16,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// So many permits, at most [`Semaphore::MAX_PERMITS`].
+    /// A limit with this many permits, at most [`Semaphore::MAX_PERMITS`].
     pub fn new(size: usize) -> Limit {
         let size = size.min(Semaphore::MAX_PERMITS);
         Limit {
@@ -27,12 +27,12 @@ impl Limit {
         }
     }
 
-    /// Where permits are acquired.
+    /// The semaphore, to acquire permits from.
     pub fn semaphore(&self) -> &Arc<Semaphore> {
         &self.semaphore
     }
 
-    /// The present size.
+    /// The current size.
     pub fn size(&self) -> usize {
         self.size.load(Ordering::Relaxed)
     }
@@ -52,8 +52,8 @@ impl Limit {
         }
     }
 
-    /// Changes the size. Permits that are held stay; when the limit shrinks, they count against the new size, and new
-    /// ones are given only below it. Must run inside a tokio runtime.
+    /// Changes the size. Permits that are held stay valid. When the limit shrinks, they count against the new size, and
+    /// new permits are issued only below it. Must run inside a tokio runtime.
     pub fn resize(&self, size: usize) {
         let size = size.min(Semaphore::MAX_PERMITS);
         let _resizing = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_smaller_limit_counts_what_is_held() {
+    async fn a_smaller_limit_counts_permits_that_are_held() {
         let limit = Limit::new(3);
         let held = limit.semaphore().clone().acquire_many_owned(3).await.expect("open");
         limit.resize(1);

@@ -1,4 +1,4 @@
-//! What several parts need and none owns. Knows no other module.
+//! What several modules need and none of them owns. It depends on no other module.
 
 pub mod backoff;
 pub mod http;

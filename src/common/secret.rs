@@ -1,7 +1,7 @@
 //! Secrets: read from files, from the environment, or from the configuration itself, and never printed.
 //!
-//! The value of a secret is in memory. One in a file changes by [`Reread`], which the service calls when the file has
-//! other contents; while the file cannot be read, the last value stays.
+//! The value of a secret is kept in memory. When the contents of its file change, the service reads it again by
+//! [`Reread`]. While the file cannot be read, the last value stays in use.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::watch::{Fingerprint, Reread};
 
-/// Where a secret is stored. Never printed with its value.
+/// Where a secret is stored. Its value is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub enum SecretSource {
     /// In a file. White space at its end is not part of the secret.
@@ -57,7 +57,7 @@ impl<'de> Deserialize<'de> for SecretSource {
             fn visit_str<E: de::Error>(self, text: &str) -> Result<SecretSource, E> {
                 Ok(SecretSource::Inline(text.to_owned()))
             }
-            // The environment gives a secret of digits as a number, and the word `true` as a boolean.
+            // A variable of the environment that overrides a key arrives as a number or a boolean if it looks like one.
             fn visit_u64<E: de::Error>(self, value: u64) -> Result<SecretSource, E> {
                 Ok(SecretSource::Inline(value.to_string()))
             }
@@ -127,7 +127,7 @@ impl JsonSchema for SecretSource {
     }
 }
 
-/// A secret with its present value.
+/// A secret with its current value.
 pub struct Secret {
     source: SecretSource,
     state: RwLock<State>,
@@ -152,13 +152,13 @@ pub enum SecretError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         error: std::io::Error,
     },
     /// Its environment variable is not set, or is not UTF-8.
     #[error("environment variable {0} of a secret is not set")]
     NotSet(String),
-    /// There is nothing in it. The text names the file or variable.
+    /// It is empty. The text names the file or variable.
     #[error("{0} is empty")]
     Empty(String),
 }
@@ -173,7 +173,7 @@ impl Secret {
         Ok(Secret { source: source.clone(), state })
     }
 
-    /// The present value.
+    /// The current value.
     pub fn value(&self) -> Arc<str> {
         self.state.read().unwrap_or_else(PoisonError::into_inner).value.clone()
     }

@@ -1,4 +1,4 @@
-//! Durations and sizes as people write them, and lists where one item may stand alone.
+//! Durations and sizes with units, and lists that may be written as a single item.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -69,7 +69,7 @@ impl JsonSchema for Span {
 pub struct Size(pub u64);
 
 impl Size {
-    /// The size as a length in memory.
+    /// The size as a number of bytes in memory.
     pub fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
@@ -147,7 +147,7 @@ pub fn at_least_one_schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Sc
 /// Reads a list. A single item counts as a list of one.
 ///
 /// # Errors
-/// When it is neither.
+/// The value is neither an item nor a list of items.
 pub fn one_or_many<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     struct Visitor<T>(std::marker::PhantomData<T>);
     impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Visitor<T> {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn units_are_required_and_understood() {
+    fn units_are_required_and_parsed() {
         let sample: Sample = toml::from_str("span = '1m 30s'\nsize = '256KiB'").expect("valid");
         assert_eq!(sample.span, Some(Span(Duration::from_secs(90))));
         assert_eq!(sample.size, Some(Size(262_144)));

@@ -1,4 +1,4 @@
-//! Gathers everything that is wrong with settings, so that all of it is reported at once.
+//! Collects everything that is wrong with settings, to report all of it at once.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub struct Validation {
 }
 
 impl Validation {
-    /// Checks the section with this key; the root has an empty one.
+    /// Checks the section with this key. The key of the root is empty.
     pub fn of(section: &str) -> Validation {
         let prefix = if section.is_empty() { String::new() } else { format!("{section}.") };
         Validation { prefix, ..Validation::default() }
@@ -38,7 +38,7 @@ impl Validation {
         self.errors.push(FieldError { key: format!("{}{key}", self.prefix), message: message.into() });
     }
 
-    /// Reads a secret, which is read again when its file changes; reports what is wrong with it.
+    /// Reads a secret, and reports what is wrong with it. It is read again when its file changes.
     pub fn secret(&mut self, key: &str, source: &SecretSource) -> Option<Arc<Secret>> {
         match Secret::read(source) {
             Ok(secret) => {
@@ -56,27 +56,27 @@ impl Validation {
         }
     }
 
-    /// Has something read again when its files change.
+    /// Registers something to be read again when its files change.
     pub fn watch(&mut self, reread: Arc<dyn Reread>) {
         self.rereads.push(reread);
     }
 
-    /// Notes a file that could not be used as it is: when it changes, the configuration may be valid. Blocks.
+    /// Registers a file that could not be used: after it changes, the configuration may be valid. Blocks.
     pub fn unusable_file(&mut self, path: &Path) {
         self.unusable.push((path.to_owned(), Fingerprint::of_file(path)));
     }
 
-    /// Whether nothing is wrong so far.
+    /// Whether no error was found so far.
     pub fn is_ok(&self) -> bool {
         self.errors.is_empty()
     }
 
-    /// What was found wrong.
+    /// The errors that were found.
     pub fn errors(&self) -> &[FieldError] {
         &self.errors
     }
 
-    /// Adds what another check found.
+    /// Adds the findings of another check.
     pub fn append(&mut self, mut other: Validation) {
         self.errors.append(&mut other.errors);
         self.secrets.append(&mut other.secrets);
@@ -84,21 +84,21 @@ impl Validation {
         self.unusable.append(&mut other.unusable);
     }
 
-    /// Everything that was found.
+    /// All findings.
     pub fn finish(self) -> Validated {
         let Validation { errors, secrets, rereads, unusable, .. } = self;
         Validated { errors, secrets, rereads, unusable }
     }
 }
 
-/// What a check found.
+/// The findings of a check.
 #[derive(Debug)]
 pub struct Validated {
-    /// What is wrong.
+    /// The errors.
     pub errors: Vec<FieldError>,
     /// The secrets, with their keys.
     pub secrets: Vec<(String, Arc<Secret>)>,
-    /// What else is read again when its files change.
+    /// Other parts that are read again when their files change.
     pub rereads: Vec<Arc<dyn Reread>>,
     /// Files that could not be used, with the contents that were found.
     pub unusable: Vec<(PathBuf, Fingerprint)>,

@@ -1,8 +1,8 @@
 //! Files that are read again when their contents change.
 //!
-//! Contents are compared, not times: a mounted ConfigMap changes by a symbolic link that is swapped, and a time can
-//! stay the same. A change counts when two looks in a row found the same contents, so that a file that is being
-//! written, or a pair of files of which one is still old, is not read half-way.
+//! Contents are compared, not times: a mounted ConfigMap changes when a symbolic link is replaced, and a time can stay
+//! the same. A change counts only when two checks in a row found the same contents. A file that is being written, or a
+//! pair of files of which one is still old, is therefore not read too early.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,41 +10,41 @@ use std::sync::{PoisonError, RwLock};
 
 use sha2::{Digest, Sha256};
 
-/// The contents of a file, by their hash.
+/// A hash of the contents of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(Option<[u8; 32]>);
 
 impl Fingerprint {
-    /// That of a file which cannot be read.
+    /// The fingerprint of a file that cannot be read.
     pub const UNREADABLE: Fingerprint = Fingerprint(None);
 
-    /// That of contents.
+    /// The fingerprint of the given contents.
     pub fn of(contents: &[u8]) -> Fingerprint {
         Fingerprint(Some(Sha256::digest(contents).into()))
     }
 
-    /// That of a file as it is now. Blocks.
+    /// The fingerprint of the current contents of a file. Blocks.
     pub fn of_file(path: &Path) -> Fingerprint {
         std::fs::read(path).map_or(Fingerprint::UNREADABLE, |contents| Fingerprint::of(&contents))
     }
 }
 
-/// Something that was read from files and can be read again while it is in use.
+/// Something that is read from files, and can be read again while it is in use.
 pub trait Reread: Send + Sync + fmt::Debug {
-    /// What it is, for logs.
+    /// Its name in logs.
     fn name(&self) -> &'static str;
 
-    /// The files, with the contents that are in use.
+    /// The files, with the fingerprints of the contents that are in use.
     fn files(&self) -> Vec<(PathBuf, Fingerprint)>;
 
     /// Reads the files again. Blocks.
     ///
     /// # Errors
-    /// What is wrong with the files. What was in use before stays in use.
+    /// What is wrong with the files. The last good contents stay in use.
     fn reread(&self) -> Result<(), String>;
 }
 
-/// Files that a client library reads by itself, for example when it connects. Whoever holds the library's client
+/// Files that a client library reads by itself, for example when it connects. The owner of the library's client
 /// compares the fingerprints to know when a new client is needed.
 #[derive(Debug)]
 pub struct ReadByLibrary {
@@ -54,13 +54,13 @@ pub struct ReadByLibrary {
 }
 
 impl ReadByLibrary {
-    /// Looks at the files for the first time. Blocks.
+    /// Checks the files for the first time. Blocks.
     pub fn new(name: &'static str, paths: Vec<PathBuf>) -> ReadByLibrary {
         let fingerprints = RwLock::new(paths.iter().map(|path| Fingerprint::of_file(path)).collect());
         ReadByLibrary { name, paths, fingerprints }
     }
 
-    /// The contents that were found last.
+    /// The fingerprints that were found last.
     pub fn fingerprints(&self) -> Vec<Fingerprint> {
         self.fingerprints.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -86,25 +86,25 @@ impl Reread for ReadByLibrary {
     }
 }
 
-/// Files that are compared with the contents they had.
+/// Files whose contents are compared with those that are in use.
 #[derive(Debug, Default)]
 pub struct WatchedFiles {
     files: Vec<(PathBuf, Fingerprint)>,
-    last_look: Vec<Fingerprint>,
+    last_check: Vec<Fingerprint>,
 }
 
 impl WatchedFiles {
-    /// Watches files whose contents in use are given.
+    /// Watches files, given with the fingerprints of the contents that are in use.
     pub fn new(files: Vec<(PathBuf, Fingerprint)>) -> WatchedFiles {
-        WatchedFiles { files, last_look: Vec::new() }
+        WatchedFiles { files, last_check: Vec::new() }
     }
 
-    /// Looks at the files. True once for every change, when the new contents were found by two looks in a row. Blocks.
+    /// Checks the files. True once for every change, when two checks in a row found the new contents. Blocks.
     pub fn has_changed(&mut self) -> bool {
         let found: Vec<Fingerprint> = self.files.iter().map(|(path, _)| Fingerprint::of_file(path)).collect();
-        let is_settled = found == self.last_look;
+        let is_settled = found == self.last_check;
         let is_new = self.files.iter().zip(&found).any(|((_, known), found)| known != found);
-        self.last_look.clone_from(&found);
+        self.last_check.clone_from(&found);
         if !(is_settled && is_new) {
             return false;
         }
@@ -119,7 +119,7 @@ impl WatchedFiles {
         for (path, known) in &mut self.files {
             *known = Fingerprint::of_file(path);
         }
-        self.last_look.clear();
+        self.last_check.clear();
     }
 
     /// The files.
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_found_once_and_when_it_is_complete() {
+    fn a_change_is_found_once_after_it_is_complete() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("file");
         std::fs::write(&file, "one").expect("written");
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_swapped_link_is_a_change() {
+    fn a_replaced_link_is_a_change() {
         let folder = tempfile::tempdir().expect("a folder");
         let (link, spare) = (folder.path().join("..data"), folder.path().join("..data_tmp"));
         for version in ["1", "2"] {
@@ -163,7 +163,7 @@ mod tests {
         let mut watched = WatchedFiles::new(vec![(file.clone(), Fingerprint::of_file(&file))]);
         assert!(!watched.has_changed());
         std::os::unix::fs::symlink("2", &spare).expect("linked");
-        std::fs::rename(&spare, &link).expect("swapped");
+        std::fs::rename(&spare, &link).expect("replaced");
         assert!(!watched.has_changed());
         assert!(watched.has_changed());
     }

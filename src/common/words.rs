@@ -1,4 +1,4 @@
-//! Closed lists of words: enums whose variants each have one word, in configurations, metrics and files.
+//! Closed lists of words: enums whose variants each have one word in configurations, metrics and files.
 
 /// Defines an enum from one list of variants and words. Gives it `ALL`, `as_str` and `from_word`.
 macro_rules! words {
@@ -17,7 +17,7 @@ macro_rules! words {
             /// Every value.
             pub const ALL: [$name; [$($word),*].len()] = [$($name::$variant),*];
 
-            /// Its word.
+            /// The word.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $($name::$variant => $word,)*

@@ -1,12 +1,12 @@
-//! Why a record was not published, and what that means for it.
+//! Why a record was not published, and what this means for the record.
 
 use std::fmt;
 
 /// Why a record was not published, in a closed list: the label `kind` of metrics, and the reason of dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// Not connected, or the bus says that it cannot take the record at the moment: a limit, a quota, an election, not
-    /// enough replicas.
+    /// Not connected, or the bus says that it cannot accept the record at the moment: a limit, a quota, an election,
+    /// not enough replicas.
     Unavailable,
     /// No answer before the deadline; the record may have arrived.
     TimedOut,
@@ -14,22 +14,22 @@ pub enum ErrorKind {
     QueueFull,
     /// No such topic, or no stream for the subject.
     NoSuchDestination,
-    /// Refused because of who we are.
+    /// The bus does not accept the login, or the user lacks a permission.
     Unauthorized,
-    /// Refused because of how the client or the bus is set up.
+    /// Refused because of a setting of the client or the bus.
     Misconfigured,
     /// Larger than the bus accepts.
     TooLarge,
-    /// Refused because of what the record is.
+    /// Refused because of the content of the record.
     Rejected,
 }
 
 /// What an error means for a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorClass {
-    /// The bus will accept the record later, without anybody's help: it is retried for as long as that takes.
+    /// The bus will accept the record later. No action is needed: the record is retried for as long as that takes.
     Transient,
-    /// The record is fine; the bus accepts it when somebody has fixed something, or when an election is over. It is
+    /// The record is valid. The bus accepts it after an operator has fixed something, or after an election. It is
     /// retried, and becomes a dead letter after `delivery.give_up_after`.
     Operator,
     /// The bus will never accept the record: it becomes a dead letter at once.
@@ -94,12 +94,12 @@ impl ErrorKind {
 pub struct PublishError {
     /// What to do about it.
     pub kind: ErrorKind,
-    /// The words of the client or the bus.
+    /// The message of the client or the bus.
     pub message: String,
 }
 
 impl PublishError {
-    /// An error of a kind with the cause's own words.
+    /// An error of a kind, with the message of its cause.
     pub fn new(kind: ErrorKind, message: impl fmt::Display) -> PublishError {
         PublishError { kind, message: message.to_string() }
     }

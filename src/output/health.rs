@@ -16,7 +16,7 @@ const CONNECTING: u8 = 0;
 const UP: u8 = 1;
 const DOWN: u8 = 2;
 
-/// Whether an output is connected: read by readiness, written by the output, shown as `output_up`.
+/// Whether an output is connected.
 #[derive(Debug)]
 pub struct Health {
     name: String,
@@ -49,12 +49,12 @@ impl Health {
         &self.name
     }
 
-    /// Whether it has connected and is not known to be down.
+    /// Whether it has connected and is not down.
     pub fn is_up(&self) -> bool {
         self.state.load(Ordering::Relaxed) == UP
     }
 
-    /// It answered.
+    /// Reports that the bus answered.
     pub fn up(&self) {
         if self.state.load(Ordering::Relaxed) != UP && self.state.swap(UP, Ordering::Relaxed) != UP {
             self.gauge.set(1.0);
@@ -67,7 +67,7 @@ impl Health {
     /// Waits until it is up.
     pub async fn wait_until_up(&self) {
         loop {
-            // Asked for before looking, so that no change in between is missed.
+            // Subscribe before reading the state, or a change in between would be missed.
             let came_up = self.came_up.notified();
             if self.is_up() {
                 return;
@@ -76,13 +76,13 @@ impl Health {
         }
     }
 
-    /// It does not answer, and why. Logged at once when the reason is new, then every five minutes.
+    /// Reports that the bus does not answer, and why. Logged at once, then every five minutes.
     pub fn down(&self, reason: &str) {
         if self.closed.load(Ordering::Relaxed) {
             return;
         }
         let before = self.state.load(Ordering::Relaxed);
-        // An output that was never connected stays in that state, but the reason is logged.
+        // An output that has never connected keeps its state, but the reason is logged.
         if before == UP {
             self.state.store(DOWN, Ordering::Relaxed);
             self.gauge.set(0.0);
@@ -92,17 +92,17 @@ impl Health {
         }
     }
 
-    /// A publish failed in a way that makes the connection doubtful: the task that watches the output should look.
+    /// Asks the output's task to check the connection, because of how a publish failed.
     pub fn request_probe(&self) {
         self.probe_request.notify_one();
     }
 
-    /// Waits for a request to look, at most the given time. True if there was one. May be cancelled.
+    /// Waits for a request to check the connection, at most the given time. True if there was one. May be cancelled.
     pub async fn probe_requested(&self, at_most: Duration) -> bool {
         tokio::time::timeout(at_most, self.probe_request.notified()).await.is_ok()
     }
 
-    /// It is being closed: that its connections end is not logged.
+    /// Reports that the output is being closed. Connections that end from now on are not logged.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
         self.gauge.set(0.0);

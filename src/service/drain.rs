@@ -1,4 +1,4 @@
-//! Emptying a spool without taking callbacks: for a volume whose bridge is gone.
+//! Empties a spool without accepting callbacks: for a volume whose bridge no longer runs.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,22 +12,23 @@ use crate::common::validation::FieldError;
 use crate::dialect::Normalizer;
 use crate::store::AWAITS_DEAD_LETTERS;
 
-/// How often it is looked how much is left.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often to check how much is left.
+const CHECK_EVERY: Duration = Duration::from_millis(100);
 
-/// What a drain left.
+/// The result of a drain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Drained {
-    /// Records that are still in the spool, by output; without a name those that wait for room among the dead letters.
+    /// Records that are still in the spool, by output. Those that wait for room among the dead letters have an empty
+    /// name.
     pub left: Vec<(String, u64)>,
-    /// Outputs of those that are not configured.
+    /// The outputs in `left` that are not configured.
     pub unknown: BTreeSet<String>,
     /// Dead letters in the store.
     pub dead_letters: u64,
 }
 
-/// Waits for the lock of the spool's folder, publishes everything in it by the outputs of a configuration, and ends
-/// when the spool is empty, when only records for outputs that are not configured are left, or at the time-out. Takes
+/// Waits for the lock of the spool's folder, and publishes everything in it with the outputs of a configuration. Ends
+/// when the spool is empty, when only records for outputs that are not configured are left, or at the time-out. Accepts
 /// no callbacks. Must run inside a tokio runtime.
 ///
 /// # Errors
@@ -36,10 +37,13 @@ pub async fn drain_spool(settings: Settings, timeout: Option<Duration>) -> Resul
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     let is_over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
     let Some(store) = settings.store else {
-        return Err(FieldError { key: "spool.enabled".to_owned(), message: "is false: there is no spool".to_owned() });
+        return Err(FieldError {
+            key: "spool.enabled".to_owned(),
+            message: "is false, so there is no spool to drain".to_owned(),
+        });
     };
     let metrics = new_metrics()?;
-    // Without a time-out the lock is waited for as long as it takes.
+    // Without a time-out, wait for the lock as long as it takes.
     let lock_until = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(10 * 365 * 86_400));
     let store = open_store(store, Some(lock_until), &metrics).await?;
     let outputs = start_outputs(settings.outputs, &metrics)?;
@@ -56,7 +60,7 @@ pub async fn drain_spool(settings: Settings, timeout: Option<Duration>) -> Resul
         if !left.iter().any(|(output, _)| is_known(output)) || is_over() {
             break left;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_EVERY).await;
     };
     stopping.cancel();
     if tokio::time::timeout(LAST_BATCH, &mut drain).await.is_err() {

@@ -1,7 +1,7 @@
 //! Logs: text on a terminal, JSON lines otherwise, on standard error.
 //!
-//! ERROR means that data was lost or an operator is needed, WARN that something is wrong but nothing lost. Nothing
-//! is logged per event at INFO.
+//! ERROR means that data was lost or that an operator must act. WARN means that something is wrong, but nothing was
+//! lost. Nothing is logged per event at INFO.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -60,12 +60,12 @@ impl LogFilter {
     }
 }
 
-/// Starts logging for the process. A second call changes nothing, and neither does its result.
+/// Starts logging for the process. A second call has no effect, and the filter that it returns has none either.
 pub fn start(format: Format, filter: &str) -> LogFilter {
     let terminal = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_writer(std::io::stderr);
     let json = format == Format::Json || format == Format::Auto && !terminal;
-    // The only error of `try_init` is that a subscriber is set already, that of `reload` that there is none any more.
+    // `try_init` fails only if a subscriber is already set, `reload` only if the subscriber no longer exists.
     if json {
         let builder = builder.json().flatten_event(true).with_current_span(false).with_span_list(false);
         let builder = builder.with_env_filter(env_filter(filter)).with_filter_reloading();

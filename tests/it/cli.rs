@@ -1,4 +1,4 @@
-//! The program as a user runs it: commands, exit codes, what goes to which stream.
+//! The program as a user runs it: commands, exit codes, standard output and standard error.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -29,11 +29,11 @@ fn with_input(mut command: Command, input: &[u8]) -> (i32, String, String) {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program runs");
     child.stdin.take().expect("piped").write_all(input).expect("written");
-    ended(child.wait_with_output().expect("it ends"))
+    ended(child.wait_with_output().expect("the program ends"))
 }
 
 #[test]
-fn help_teaches_with_examples() {
+fn help_shows_examples() {
     for command in ["serve", "check", "config-schema", "normalize", "explain", "catalogue", "demo"] {
         let (code, out, _) = run(&[command, "--help"]);
         assert!(code == 0 && out.contains("Examples:") && out.contains(&format!("apsara-bridge {command}")), "{out}");
@@ -45,7 +45,7 @@ fn help_teaches_with_examples() {
 }
 
 #[test]
-fn normalize_prints_one_envelope_a_line() {
+fn normalize_prints_one_envelope_per_line() {
     let sample = "src/cli/samples/vod-TranscodeComplete.json";
     let (code, out, error) = run(&["normalize", sample, sample]);
     assert_eq!((code, out.lines().count(), error.as_str()), (0, 2, ""));
@@ -62,7 +62,7 @@ fn normalize_prints_one_envelope_a_line() {
     assert!(code == 1 && error.contains("not valid JSON"), "{error}");
     let broken = format!("{}\n{{\"a\":1,}}\n{}\n", callback("a"), callback("c"));
     let (code, out, error) = run_with_input(&["normalize"], broken.as_bytes());
-    assert_eq!((code, out.lines().count()), (1, 2), "what comes behind a broken line is read");
+    assert_eq!((code, out.lines().count()), (1, 2), "the lines after a broken one are read");
     assert!(error.starts_with("standard input, callback 2: not valid JSON"), "{error}");
     assert_eq!(run_with_input(&["normalize"], b"").2, "standard input: contains no callback\n");
     let (code, _, error) = run(&["normalize", "no-such-file"]);
@@ -100,7 +100,7 @@ drop = true
 ";
 
 #[test]
-fn explain_goes_to_the_final_topic_key_and_headers() {
+fn explain_shows_the_final_topic_key_and_headers() {
     let mut file = tempfile::NamedTempFile::with_suffix(".toml").expect("a file");
     file.write_all(EXPLAINED.as_bytes()).expect("written");
     let path = file.path().to_str().expect("UTF-8");
@@ -158,11 +158,11 @@ fn the_catalogue_is_listed() {
 }
 
 #[test]
-fn the_demo_shows_every_sample_arrive() {
+fn the_demo_shows_that_every_sample_arrives() {
     let (code, out, error) = run(&["demo", "--once"]);
     assert_eq!(code, 0, "{error}");
     let samples = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples"));
-    // Two pairs of samples have the same content, of which the bridge publishes one.
+    // Two pairs of samples have the same content, and the bridge publishes one of each pair.
     let count = samples.expect("the samples").count() - 2;
     assert!(out.contains(&format!("{count} of {count} callbacks arrived")), "{out}");
     assert!(!out.contains("MISSING"), "{out}");
@@ -193,11 +193,11 @@ async fn serve_runs_until_sigterm() {
     let mut check = Command::new(tool("promtool", "promtool"));
     check.args(["check", "metrics"]);
     let (code, out, error) = with_input(check, &metrics.body);
-    assert_eq!((code, out.as_str(), error.as_str()), (0, "", ""), "promtool finds nothing to say");
+    assert_eq!((code, out.as_str(), error.as_str()), (0, "", ""), "promtool has no complaints");
 
     let file = bridge.configuration_file();
     let path = file.to_str().expect("UTF-8");
-    // A callback as Alibaba sends it, and the question that a container's health check asks.
+    // A callback as Alibaba sends it, and the request of a container's health check.
     let target = format!("http://{}/callbacks", bridge.input);
     let metrics_url = format!("http://{}/metrics", bridge.admin);
     let with_key = |arguments: &[&str], key: &str| {
@@ -223,7 +223,7 @@ async fn serve_runs_until_sigterm() {
     let (code, _, error) = run(&["health", "--set", &elsewhere]);
     assert!(code == 1 && error.contains("/healthz: "), "{error}");
 
-    // A second service can't have the spool, nor the port, and says which key it is about.
+    // A second service can use neither the spool nor the port, and names the key.
     let (code, _, error) = with_key(&["serve", "--config", path], KEY);
     assert_eq!(code, 1);
     let owner = format!("belongs to another bridge that is running (process {})", bridge.process().id());

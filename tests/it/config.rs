@@ -1,4 +1,4 @@
-//! The configuration: all mistakes are reported at once, with file and key; every key is documented.
+//! The configuration: all errors are reported at once, with file and key; every key is documented.
 
 use apsara_bridge::config::{self, Layer};
 use apsara_bridge::service::is_reloadable;
@@ -188,7 +188,7 @@ fn later_layers_win_and_errors_name_their_source() {
 }
 
 #[test]
-fn secrets_do_not_show_in_what_the_configuration_amounts_to() {
+fn secrets_are_hidden_in_errors_and_in_the_effective_configuration() {
     let text = format!(
         "{GOOD}\n[outputs.third]\nkind = 'nats'\nuser = 'me'\npassword = 'hunter2'\n\
          [outputs.fourth]\nkind = 'kafka'\nclient = {{ \"sasl.password\" = 'hunter2' }}\n"
@@ -238,7 +238,7 @@ fn keys(value: &toml::Value, path: &str, out: &mut Vec<(String, toml::Value)>) {
 }
 
 #[test]
-fn the_documented_file_is_valid_and_holds_every_key_with_its_default() {
+fn the_documented_file_is_valid_and_shows_every_key_with_its_default() {
     let (text, all) = documented();
     let loaded = config::load(&[Layer::Text("documented".to_owned(), text)])
         .unwrap_or_else(|errors| panic!("{}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")));
@@ -246,15 +246,14 @@ fn the_documented_file_is_valid_and_holds_every_key_with_its_default() {
     let mut shown = Vec::new();
     keys(&toml::from_str(&all).expect("TOML with all keys"), "", &mut shown);
 
-    // No key is documented that isn't one.
+    // Every documented key exists.
     if let Err(errors) = config::load(&[Layer::Text("documented".to_owned(), all.clone())]) {
         let unknown: Vec<String> =
             errors.iter().filter(|error| error.message.contains("unknown key")).map(ToString::to_string).collect();
         assert_eq!(unknown, Vec::<String>::new());
     }
 
-    // Every key there is is documented: those of a configuration in which only what is needed is set, and those
-    // that have no default.
+    // Every key is documented: the keys of a minimal configuration with its defaults, and the keys without a default.
     let minimal = "
         [inputs.http]
         kind = 'http'
@@ -313,7 +312,7 @@ fn the_documented_file_is_valid_and_holds_every_key_with_its_default() {
     {
         assert!(is_shown(prefix), "{prefix} is not documented");
     }
-    // Where a default is shown it is the default.
+    // Every default that is shown is the real one.
     let lists_of_examples = ["routes", "inputs.http.endpoints.urls", "inputs.http.endpoints.keys"];
     for (key, default) in &defaults {
         if lists_of_examples.iter().any(|example| key.starts_with(example)) {
@@ -332,7 +331,7 @@ fn the_examples_are_valid() {
     let mut count = 0;
     for file in std::fs::read_dir(folder).expect("the examples") {
         let path = file.expect("a file").path();
-        // Keys of examples lie in files or variables that are the reader's to make.
+        // The keys of the examples come from files and variables that the reader creates.
         let text = std::fs::read_to_string(&path).expect("readable");
         let text: String = text
             .lines()

@@ -1,4 +1,5 @@
-//! Dead letters: kept with their reason, listed, replayed and deleted while the service runs; repeats; reloading.
+//! Dead letters: they are kept with their reason, and listed, replayed and deleted while the service runs. Also repeats
+//! and reloading.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,12 +32,12 @@ impl Letters {
         self.folder.path().join("spool")
     }
 
-    /// Has the spool and one output, `kafka`.
+    /// A configuration with the spool and one output, `kafka`.
     fn config(&self, brokers: &str) -> Config {
         Config::http().kafka(brokers).spool(self.path())
     }
 
-    /// Runs `dead-letters`; exit code, standard output and standard error.
+    /// Runs `dead-letters`. Returns exit code, standard output and standard error.
     async fn run(&self, arguments: &[&str]) -> (i32, String, String) {
         let mut command = program::command(&["dead-letters"]);
         command.args(arguments).arg("--path").arg(self.path());
@@ -59,12 +60,12 @@ fn to_ims() -> [Route; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_kind_is_kept_with_what_a_person_needs_and_a_retry_is_counted() {
+async fn every_kind_is_kept_with_its_details_and_repeats_are_counted() {
     let letters = Letters::new();
     let cluster = mock(&["ims"]);
     let config = letters.config(&cluster.bootstrap_servers()).routes(to_ims());
     let bridge = TestBridge::start_connected(&config).await;
-    // No route, three times; a route that says so; no callback at all, twice, the second time with another body.
+    // No route, three times; a route that makes dead letters; two bodies that are not callbacks, one of them twice.
     for _ in 0..3 {
         assert_eq!(bridge.post(callback("nowhere")).await.status.as_u16(), 200);
     }
@@ -73,13 +74,13 @@ async fn every_kind_is_kept_with_what_a_person_needs_and_a_retry_is_counted() {
     for body in [&b"no \xFF JSON"[..], b"{}", b"{}"] {
         assert_eq!(bridge.post(body.to_vec()).await.status.as_u16(), 400);
     }
-    // What a bus refuses for good.
+    // A record that a bus refuses for good.
     cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD]);
     let ims =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples/ims-FileUploadComplete.json"))
             .expect("a fixture");
     assert_eq!(bridge.post(ims.clone()).await.status.as_u16(), 200);
-    // What is not let in is not kept.
+    // Requests that are not authorized are not kept.
     let forged = headers_signed_at("VOD", URL, 1_700_000_000, KEY);
     assert_eq!(bridge.post_with("forged", &forged).await.status.as_u16(), 401);
 
@@ -112,10 +113,10 @@ async fn every_kind_is_kept_with_what_a_person_needs_and_a_retry_is_counted() {
         assert_eq!(rejected[field], value, "{rejected}");
     }
     assert_eq!(rejected["attempts"], 1);
-    assert!(rejected["code"].as_str().expect("the words of the bus").contains("InvalidRecord"), "{rejected}");
+    assert!(rejected["code"].as_str().expect("the message of the bus").contains("InvalidRecord"), "{rejected}");
     let (code, out, _) = letters.run(&["show", "5", "--json"]).await;
     let shown: Value = serde_json::from_str(&out).expect("JSON");
-    assert_eq!((code, shown["body"].as_str()), (0, Some(ims.as_str())), "the body as it came");
+    assert_eq!((code, shown["body"].as_str()), (0, Some(ims.as_str())), "the body is unchanged");
     assert_eq!(shown["envelope"]["id"], rejected["event_id"]);
     let (_, out, _) = letters.run(&["show", "3", "--json"]).await;
     let shown: Value = serde_json::from_str(&out).expect("JSON");
@@ -146,7 +147,7 @@ async fn every_kind_is_kept_with_what_a_person_needs_and_a_retry_is_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_goes_by_the_present_routes_with_the_same_id_past_the_window() {
+async fn a_replay_uses_the_current_routes_and_the_same_id_and_ignores_the_window() {
     let letters = Letters::new();
     let kafka = Kafka::shared().await;
     kafka.create_topic("replayed", 1, &[]).await;
@@ -163,7 +164,7 @@ async fn a_replay_goes_by_the_present_routes_with_the_same_id_past_the_window() 
     assert_eq!(kept[0]["replay_error"], "no route matches it");
     bridge.stop().await;
 
-    // Without a bridge a replay waits for one.
+    // Without a running bridge, a replay waits for one.
     let (code, out, _) = letters.run(&["replay", "1"]).await;
     assert_eq!((code, out.as_str()), (0, "1 dead letter: no bridge is running; they are replayed when one starts\n"));
     let bridge = TestBridge::start_connected(&letters.config(kafka.brokers()).to("kafka", "replayed")).await;
@@ -171,10 +172,10 @@ async fn a_replay_goes_by_the_present_routes_with_the_same_id_past_the_window() 
     assert_eq!((code, error.as_str()), (0, ""), "{out}");
     let records = kafka.consume("replayed", 2, SOON).await;
     let event = judges::accepted(&Message::kafka(&records[0]));
-    assert_eq!(event.attribute("id"), kept[0]["event_id"].as_str(), "the id it had");
+    assert_eq!(event.attribute("id"), kept[0]["event_id"].as_str(), "the id is the same");
     assert_eq!((event.attribute("dlqreason"), event.attribute("subject")), (None, Some("a")));
-    assert_eq!(letters.list(&[]).await.len(), 1, "only what is no callback is left");
-    // It is accepted now: a repeat from outside is a duplicate.
+    assert_eq!(letters.list(&[]).await.len(), 1, "only the body that is not a callback is left");
+    // The event counts as accepted now, so a repeat of the callback is a duplicate.
     assert_eq!(bridge.post(callback("b")).await.status.as_u16(), 200);
     assert_eq!(bridge.metric(r#"apsara_bridge_callbacks_total{input="http",outcome="duplicate"}"#), 1.0);
     assert!(bridge.metric(r#"apsara_bridge_dead_letters_replayed_total{result="success"}"#) >= 2.0);
@@ -182,7 +183,7 @@ async fn a_replay_goes_by_the_present_routes_with_the_same_id_past_the_window() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_in_an_outage_keeps_the_letter() {
+async fn a_replay_in_an_outage_keeps_the_dead_letter() {
     let letters = Letters::new();
     let kafka = Kafka::start(KafkaOptions { message_max_bytes: Some(2000), ..Default::default() }).await;
     kafka.create_topic("outage", 1, &[]).await;
@@ -214,20 +215,20 @@ async fn events_wait_in_the_spool_while_the_dead_letters_are_full() {
     while bridge.metric("apsara_bridge_spool_events") == 0.0 {
         assert_eq!(bridge.post(callback(&format!("v{kept}"))).await.status.as_u16(), 200);
         kept += 1.0;
-        assert!(kept < 20.0, "4 KiB hold no twenty of them");
+        assert!(kept < 20.0, "4 KiB have no room for twenty of them");
     }
     kept -= 1.0;
     assert!(kept >= 2.0, "{kept}");
-    assert_eq!(bridge.metric(unrouted), kept, "one that waits is not counted as kept");
+    assert_eq!(bridge.metric(unrouted), kept, "a waiting dead letter is not counted as kept");
     assert_eq!(bridge.metric(r#"apsara_bridge_callbacks_total{input="http",outcome="spooled"}"#), 1.0);
     assert_eq!(bridge.post(vec![b'x'; 4000]).await.status.as_u16(), 400);
     assert_eq!(bridge.metric(r#"apsara_bridge_dead_letters_not_kept_total{reason="not_a_callback"}"#), 1.0);
-    // One that is there is counted once more, and needs no room; nothing old was deleted.
+    // A repeat of a kept one is counted and needs no room; nothing old was deleted.
     assert_eq!(bridge.post(callback("v0")).await.status.as_u16(), 200);
     let listed = letters.list(&[]).await;
     assert_eq!((listed.len() as f64, &listed[0]["count"]), (kept, &2.into()));
     letters.run(&["delete", "1"]).await;
-    // With room again it becomes a dead letter by itself; a restart looks at once.
+    // When there is room again, it becomes a dead letter automatically. A restart checks this at once.
     bridge.stop().await;
     let bridge = TestBridge::start(&config).await;
     bridge.spooled(0.0).await;
@@ -254,7 +255,7 @@ async fn an_event_without_room_anywhere_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_is_published_too_at_once_or_later() {
+async fn a_dead_letter_is_also_published_at_once_or_later() {
     let letters = Letters::new();
     let kafka = Kafka::start(KafkaOptions::default()).await;
     kafka.create_topic("letters", 1, &[]).await;
@@ -277,10 +278,10 @@ async fn a_dead_letter_is_published_too_at_once_or_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_copies_at_once_are_published_once_and_answered_alike() {
+async fn concurrent_copies_are_published_once_and_get_the_same_answer() {
     let letters = Letters::new();
     let cluster = mock(&["copies"]);
-    // Time enough on a busy machine: what was spooled would not be counted as published.
+    // A long deadline for busy machines: spooled events would not count as published.
     let config = letters.config(&cluster.bootstrap_servers()).to("kafka", "copies").set("delivery.deadline = '2900ms'");
     let bridge = TestBridge::start_connected(&config).await;
     cluster.broker_round_trip_time(1, Duration::from_millis(200)).expect("set");
@@ -296,7 +297,7 @@ async fn two_copies_at_once_are_published_once_and_answered_alike() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_of_a_refused_callback_is_published() {
     let cluster = mock(&["refused"]);
-    // Without a spool, so that there is such a thing as a refusal.
+    // Without a spool, the callback is refused.
     let config = Config::http().kafka(&cluster.bootstrap_servers()).to("kafka", "refused");
     let bridge = TestBridge::start_connected(&config).await;
     cluster.broker_round_trip_time(1, Duration::from_secs(3)).expect("set");
@@ -333,16 +334,16 @@ async fn sighup_applies_routes_and_keys_all_or_nothing() {
     assert_eq!(client.post("/callbacks", callback("b"), &with_new_key()).await.status.as_u16(), 200);
     let long = callback("long").replace("42", &"4".repeat(2000));
     assert_eq!(client.post("/callbacks", long, &signed_headers("VOD")).await.status.as_u16(), 413);
-    // The answer to a body that was not read closes its connection.
+    // The bridge closes the connection after it answers without reading the body.
     let mut client = Client::connect(bridge.input).await;
 
-    // Wrong in one place: nothing of it holds.
+    // One error: nothing of the new configuration is applied.
     let changed = bridge.configuration().keys("['ThirdKey1']").without("inputs.http.max_body");
     bridge.reload(&changed.clone().routes(to("{status}")).to_string());
     bridge.process().wait_log("nothing has changed", SOON);
     assert!(bridge.process().log().contains("starts with an attribute"), "{}", bridge.process().log());
     assert_eq!(client.post("/callbacks", callback("c"), &with_new_key()).await.status.as_u16(), 200);
-    // An output that doesn't run can't be routed to.
+    // A route cannot use an output that is not running.
     let changed = changed
         .without("outputs.kafka")
         .output("other", "kafka", &[cluster.bootstrap_servers()])

@@ -1,4 +1,4 @@
-//! The documents: links lead somewhere, and the examples of the README are true.
+//! The documents: every link has a target, and the examples of the README are correct.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -32,7 +32,7 @@ fn documents() -> Vec<PathBuf> {
     documents
 }
 
-/// The decision records, and their index.
+/// The decision records and their index.
 fn decisions() -> Vec<PathBuf> {
     markdown_in("docs/decisions")
 }
@@ -125,7 +125,7 @@ fn every_decision_is_in_their_index() {
 }
 
 #[test]
-fn the_event_of_the_readme_is_that_of_its_callback() {
+fn the_event_in_the_readme_results_from_its_callback() {
     let readme = text(&root().join("README.md"));
     let [callback, event] = blocks(&readme, "json")[..] else { panic!("a callback and its event") };
     let mut shown: Value = serde_json::from_str(event).expect("JSON");

@@ -1,4 +1,4 @@
-//! Callbacks by HTTP: who is let in, what is answered, how slow and many may come, and how it stops.
+//! Callbacks by HTTP: authorization, answers, limits on time and number, and how the input stops.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -20,7 +20,8 @@ use crate::support::config::{Config, Route};
 use crate::support::eventually;
 use crate::support::wait::{SOON, let_pass};
 
-/// Needs no broker: everything is dropped, which is answered with 200 too. `http` is set in the HTTP input.
+/// A bridge that needs no broker: it drops every event, which is answered with 200 too. `http` is set in the HTTP
+/// input.
 fn config(http: &str) -> Config {
     Config::http()
         .set(&format!("[inputs.http]\n{http}"))
@@ -33,7 +34,7 @@ async fn dropping(http: &str) -> TestBridge {
 }
 
 #[tokio::test]
-async fn a_signed_callback_is_answered_with_200_and_nothing_else() {
+async fn a_signed_callback_is_answered_with_200_and_an_empty_body() {
     let bridge = dropping("").await;
     for family in ["VOD", "ICE"] {
         let answer = bridge.post_with(callback("a"), &signed_headers(family)).await;
@@ -144,10 +145,10 @@ async fn slow_requests_are_ended_with_408() {
     let body = format!("{head}content-length: 10\r\n\r\n{{");
     let slow_body = raw(bridge.input, &body).await;
     assert!(slow_body.starts_with("HTTP/1.1 408 "), "{slow_body}");
-    assert_eq!(raw(bridge.input, "").await, "", "a connection that says nothing is closed without a word");
+    assert_eq!(raw(bridge.input, "").await, "", "a connection without a request is closed without an answer");
     assert_eq!(bridge.metric(r#"apsara_bridge_not_accepted_total{input="http",reason="request_timeout"}"#), 2.0);
 
-    // A slow head on a connection that was used before, and a connection that only is idle.
+    // A connection that is only idle, and a slow head on a connection that was used before.
     let mut stream = TcpStream::connect(bridge.input).await.expect("the bridge listens");
     let callback = callback("a");
     let good = format!("{head}content-length: {}\r\n\r\n{callback}", callback.len());
@@ -157,7 +158,7 @@ async fn slow_requests_are_ended_with_408() {
         let length = stream.read(&mut answer).await.expect("read");
         assert!(answer[..length].starts_with(b"HTTP/1.1 200 "), "round {round}");
         if round == 0 {
-            // Longer than the time a head may take: an idle connection is not a slow one.
+            // Longer than a head may take: an idle connection is not a slow one.
             let_pass(Duration::from_millis(700)).await;
         }
     }
@@ -167,7 +168,7 @@ async fn slow_requests_are_ended_with_408() {
     bridge.stop().await;
 }
 
-/// Opens a request whose body never ends, and waits until it has its place.
+/// Opens a request whose body never ends, and waits until it counts as in flight.
 async fn occupy(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.expect("the bridge listens");
     let head = signed_head();
@@ -175,7 +176,10 @@ async fn occupy(address: SocketAddr) -> TcpStream {
     stream.write_all(head.as_bytes()).await.expect("written");
     let mut answer = [0; 64];
     let length = stream.read(&mut answer).await.expect("read");
-    assert!(answer[..length].starts_with(b"HTTP/1.1 100 "), "the body is asked for when the request has its place");
+    assert!(
+        answer[..length].starts_with(b"HTTP/1.1 100 "),
+        "the body is requested when the request counts as in flight"
+    );
     stream
 }
 
@@ -227,12 +231,12 @@ async fn a_stop_finishes_requests_in_flight_and_refuses_new_ones() {
     occupant.write_all(b"0123456789").await.expect("written");
     let mut answer = Vec::new();
     occupant.read_to_end(&mut answer).await.expect("read");
-    assert!(answer.starts_with(b"HTTP/1.1 400 "), "the request under way has its answer");
+    assert!(answer.starts_with(b"HTTP/1.1 400 "), "the request in flight gets its answer");
     assert_eq!(bridge.stop().await, 0);
 }
 
 #[tokio::test]
-async fn a_key_in_a_file_is_changed_without_a_restart() {
+async fn a_key_in_a_file_can_change_without_a_restart() {
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(b"OldKey1\n").expect("written");
     let bridge = TestBridge::start(&config("").keys(&format!("[{{ file = '{}' }}]", file.path().display()))).await;
@@ -247,7 +251,7 @@ async fn a_key_in_a_file_is_changed_without_a_restart() {
 }
 
 #[tokio::test]
-async fn https_works_and_the_certificate_is_renewed_without_a_restart() {
+async fn https_works_and_the_certificate_can_be_renewed_without_a_restart() {
     let folder = tempfile::tempdir().expect("a folder");
     let certificates = Certificates::make(folder.path());
     let (cert, key) = (folder.path().join("serving.pem"), folder.path().join("serving.key"));
@@ -273,10 +277,10 @@ async fn https_works_and_the_certificate_is_renewed_without_a_restart() {
     assert_eq!(post(&certificates.authority).await.expect("a TLS connection"), 200);
     let other = tempfile::tempdir().expect("a folder");
     let renewed = Certificates::make(other.path());
-    assert!(post(&renewed.authority).await.is_err(), "another authority is not what it serves");
+    assert!(post(&renewed.authority).await.is_err(), "the certificate of another authority is not served yet");
     std::fs::copy(&renewed.server, &cert).expect("copied");
     std::fs::copy(&renewed.server_key, &key).expect("copied");
-    eventually("the new certificate serves", SOON, async || {
+    eventually("the new certificate is served", SOON, async || {
         post(&renewed.authority).await.ok().filter(|status| *status == 200).map(|_| ())
     })
     .await;
@@ -284,7 +288,7 @@ async fn https_works_and_the_certificate_is_renewed_without_a_restart() {
 }
 
 #[tokio::test]
-async fn probes_and_metrics_have_a_listener_of_their_own() {
+async fn probes_and_metrics_have_their_own_listener() {
     let mut bridge = dropping("").await;
     let mut client = Client::connect(bridge.admin).await;
     for (path, expected) in [("/healthz", "ok\n"), ("/readyz", "ready\n")] {

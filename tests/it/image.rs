@@ -1,5 +1,6 @@
-//! The container image, as far as it can be checked without an engine: its text is linted, what it copies is there,
-//! and the commands that fill it are run for a folder, in which the program then runs with nothing else around it.
+//! The container image, as far as it can be checked without a container engine: the Dockerfile is linted, the files
+//! that it copies exist, and the commands that fill the image are run for a folder. Then the program runs with that
+//! folder as its root.
 
 use std::process::Command;
 
@@ -17,7 +18,7 @@ fn instructions() -> Vec<String> {
 }
 
 #[test]
-fn the_linter_finds_nothing() {
+fn the_linter_has_no_complaints() {
     let output = Command::new(tool("hadolint", "hadolint"))
         .args(["--failure-threshold", "style"])
         .arg(repository("Dockerfile"))
@@ -28,7 +29,7 @@ fn the_linter_finds_nothing() {
 }
 
 #[test]
-fn what_is_copied_is_there_and_reaches_the_builder() {
+fn copied_files_exist_and_are_not_ignored() {
     let ignored = repository_text(".dockerignore");
     for instruction in instructions() {
         let Some(paths) = instruction.strip_prefix("COPY ").filter(|paths| !paths.starts_with("--from")) else {
@@ -44,9 +45,9 @@ fn what_is_copied_is_there_and_reaches_the_builder() {
     assert!(dockerfile().contains(&version));
 }
 
-/// What `scratch` with these files amounts to: another root folder, and nothing of this machine in it.
+/// Runs the program as in an image from `scratch`: in another root folder, without any other file of this machine.
 #[test]
-fn the_program_runs_with_what_the_image_holds() {
+fn the_program_runs_with_the_files_of_the_image() {
     let folder = tempfile::tempdir().expect("a folder");
     let image = folder.path().join("image");
     std::fs::create_dir(&image).expect("made");
@@ -73,7 +74,7 @@ fn the_program_runs_with_what_the_image_holds() {
     let arguments: Vec<&str> = words[1..].iter().map(String::as_str).collect();
     let (code, _, error) = run(&arguments);
     assert!(code == Some(1) && error.contains("http://127.0.0.1:1/healthz"), "{error}");
-    // HTTPS finds the authorities to trust, which a client without any would refuse to be made of.
+    // HTTPS finds the certificate authorities: without them the client could not be created.
     let (code, _, error) = run(&["send", "https://127.0.0.1:1/callbacks"]);
     assert!(code == Some(1) && error.contains("onnect"), "{error}");
 }

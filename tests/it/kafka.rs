@@ -1,5 +1,5 @@
-//! Callbacks to a real Kafka: what arrives there, judged by foreign readers, and every way it can fail, on the real
-//! broker or on librdkafka's mock cluster where a broker can't be made to fail so.
+//! Callbacks to a real Kafka: what arrives there, checked by independent readers, and every kind of failure. Failures
+//! that a real broker cannot produce on demand are tested with librdkafka's mock cluster.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ async fn bridge_to(brokers: &str, topic: &str) -> TestBridge {
     TestBridge::start_connected(&config(brokers, topic)).await
 }
 
-/// The fields of an envelope that both modes must carry alike.
+/// The fields of an envelope that must be the same in both modes.
 fn essence(record: &Received) -> (Mode, String, String, serde_json::Value) {
     let event = judges::accepted(&Message::kafka(record));
     let attribute = |name: &str| event.attribute(name).unwrap_or_else(|| panic!("{name}")).to_owned();
@@ -30,7 +30,7 @@ fn essence(record: &Received) -> (Mode, String, String, serde_json::Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn foreign_readers_see_the_same_event_in_both_modes() {
+async fn independent_readers_see_the_same_event_in_both_modes() {
     let kafka = Kafka::shared().await;
     for topic in ["modes.structured", "modes.binary"] {
         kafka.create_topic(topic, 3, &[]).await;
@@ -50,7 +50,7 @@ async fn foreign_readers_see_the_same_event_in_both_modes() {
     assert_eq!((structured.len(), binary.len()), (count, count));
     assert_eq!(structured[0].header("content-type"), Some("application/cloudevents+json; charset=UTF-8"));
     assert_eq!(binary[0].header("content-type"), Some("application/json"));
-    assert!(structured[0].header("ce_type").is_some(), "for filtering without reading the value");
+    assert!(structured[0].header("ce_type").is_some(), "a header allows filtering without reading the value");
     let printed = std::process::Command::new(tool("kcat", "kcat"))
         .args(["-b", kafka.brokers(), "-C", "-t", "modes.structured", "-e", "-q", "-f", "%k\t%h\t%s\n"])
         .output()
@@ -105,7 +105,7 @@ async fn routes_choose_the_topic_and_the_key_follows_the_media() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tls_and_sasl_work_by_librdkafkas_own_names() {
+async fn tls_and_sasl_are_configured_by_librdkafka_properties() {
     for security in [Security::MutualTls, Security::SaslTls(Mechanism::ScramSha512)] {
         let kafka = Kafka::start(KafkaOptions { security, ..Default::default() }).await;
         kafka.create_topic("secured", 1, &[]).await;
@@ -145,7 +145,7 @@ async fn a_record_that_the_broker_rejects_becomes_a_dead_letter_or_a_503() {
     let letters = kafka.consume("small.dead", 1, SOON).await;
     let letter = judges::accepted(&Message::kafka(&letters[0]));
     let attribute = |name: &str| letter.attribute(name).unwrap_or_else(|| panic!("{name}"));
-    assert_eq!(letters[0].key.as_deref(), Some(&b"kept"[..]), "the key it would have had");
+    assert_eq!(letters[0].key.as_deref(), Some(&b"kept"[..]), "the key of the original record");
     assert_eq!((attribute("dlqreason"), attribute("dlqattempts")), ("too_large", "1"));
     assert_eq!(attribute("dlqdestination"), "kafka/small");
     assert!(attribute("dlqcode").to_lowercase().contains("size"), "{}", attribute("dlqcode"));
@@ -184,7 +184,7 @@ async fn a_broker_that_dies_means_503_until_it_is_back() {
     let bridge = bridge_to(kafka.brokers(), "outage").await;
     assert_eq!(bridge.post(callback("before")).await.status.as_u16(), 200);
 
-    // Accepting and never answering: the deadline decides.
+    // A frozen broker accepts connections and never answers, so the deadline applies.
     kafka.stop();
     let start = Instant::now();
     let answer = bridge.post(callback("frozen")).await;
@@ -208,9 +208,9 @@ async fn a_broker_that_dies_means_503_until_it_is_back() {
     assert_eq!((ready.status.as_u16(), ready.body.as_ref()), (503, &b"outputs not connected: kafka\n"[..]));
     kafka.restart().await;
     bridge.connected().await;
-    // A broker that has just come back may be slower than the deadline.
+    // A broker that has just restarted may be slower than the deadline.
     bridge.accepted("after").await;
-    // The same while nothing is posted: the output must detect it by itself.
+    // The same without traffic: the output must detect it by itself.
     kafka.kill();
     bridge.disconnected().await;
     kafka.restart().await;
@@ -230,7 +230,7 @@ async fn a_broker_that_was_never_there_does_not_stop_the_service() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_topic_is_detected_within_alibabas_tries() {
+async fn a_missing_topic_is_detected_within_alibabas_attempts() {
     let kafka = Kafka::start(KafkaOptions { auto_create_topics: false, ..Default::default() }).await;
     let bridge = bridge_to(kafka.brokers(), "missing.topic").await;
     // Alibaba tries three times.
@@ -245,7 +245,7 @@ async fn a_missing_topic_is_detected_within_alibabas_tries() {
     bridge.stop().await;
 }
 
-/// Librdkafka makes batches of up to a megabyte; a topic may take less than that.
+/// Librdkafka creates batches of up to a megabyte. A topic may accept less.
 #[tokio::test(flavor = "multi_thread")]
 async fn small_records_in_a_batch_that_is_too_large_do_not_become_dead_letters() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -268,7 +268,7 @@ async fn small_records_in_a_batch_that_is_too_large_do_not_become_dead_letters()
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_of_the_broker_are_reported_by_kind() {
     let cluster = mock(&["faulty.unauthorized", "faulty.too_large", "faulty.rejected", "faulty.retried"]);
-    // Time enough on a busy machine: a late answer of the broker would count as none.
+    // A long deadline for busy machines: a late answer of the broker would count as no answer.
     let config = config(&cluster.bootstrap_servers(), "faulty.{mediaid}").set("delivery.deadline = '2900ms'");
     let bridge = TestBridge::start_connected(&config).await;
     use RDKafkaRespErr as Answer;
@@ -287,14 +287,14 @@ async fn errors_of_the_broker_are_reported_by_kind() {
         assert!(bridge.metric(&failures) >= 1.0);
         cluster.clear_request_errors(RDKafkaApiKey::Produce);
     }
-    // What the client library retries by itself does not count as a failure.
+    // Retries of the client library do not count as failures.
     cluster.request_errors(RDKafkaApiKey::Produce, &[Answer::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION]);
     assert_eq!(bridge.post(callback("retried")).await.status.as_u16(), 200);
     bridge.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_broker_is_waited_for_until_the_deadline_and_no_longer() {
+async fn publishing_waits_for_a_slow_broker_until_the_deadline_and_no_longer() {
     let cluster = mock(&["slow"]);
     let config = config(&cluster.bootstrap_servers(), "slow").set("delivery.deadline = '800ms'");
     let bridge = TestBridge::start_connected(&config).await;
@@ -315,7 +315,7 @@ async fn a_sender_that_hangs_up_cancels_nothing() {
     assert_eq!(bridge.post(callback("first")).await.status.as_u16(), 200);
     cluster.broker_round_trip_time(1, Duration::from_millis(500)).expect("set");
     let impatient = tokio::time::timeout(Duration::from_millis(100), bridge.post(callback("gone"))).await;
-    assert!(impatient.is_err(), "the sender has given up before the answer");
+    assert!(impatient.is_err(), "the sender hangs up before the answer");
     bridge
         .wait_metric(r#"apsara_bridge_callbacks_total{input="http",outcome="published"}"#, |value| value == 2.0)
         .await;

@@ -1,4 +1,5 @@
-//! Lanes: a topic that fails delays no other, is visible, recovers automatically, and is given up in the end.
+//! Lanes: a topic that fails delays no other, is visible, and recovers automatically. After `delivery.give_up_after`
+//! its records become dead letters.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::support::nats::{Nats, NatsOptions};
 use crate::support::program;
 use crate::support::wait::{SOON, let_pass};
 
-/// Publishes to `lanes.` and the media id of the callback, by an output named `bus`.
+/// Publishes to `lanes.` and the media id of the callback, with an output named `bus`.
 fn config(folder: &TempDir, kind: &str, address: &str) -> Config {
     Config::http()
         .output("bus", kind, &[address])
@@ -125,12 +126,12 @@ async fn records_that_waited_too_long_are_given_up_and_younger_ones_are_not() {
         assert_eq!(bridge.post(body(number)).await.status.as_u16(), 200);
     }
     let posted = Instant::now();
-    // Nothing must be given up for so long; and the next event is that much younger than these.
+    // Nothing may be given up during this time, and the next event is younger by this time.
     let_pass(Duration::from_secs(3)).await;
     assert_eq!((spooled(&bridge), dead_letters(&bridge)), (100.0, 0.0));
     assert_eq!(bridge.post(body(100)).await.status.as_u16(), 200);
     eventually("the old ones are given up", SOON, async || (dead_letters(&bridge) >= 100.0).then_some(())).await;
-    // All together: not one in each of these times.
+    // They become dead letters together, not one after another.
     assert!(posted.elapsed() < Duration::from_secs(15), "{:?}", posted.elapsed());
     assert_eq!((spooled(&bridge), dead_letters(&bridge)), (1.0, 100.0));
     nats.create_stream("LATER", &["lanes.>"]).await;
@@ -150,7 +151,7 @@ async fn an_outage_restarts_the_time_to_give_up() {
     eventually("it fails", SOON, async || (lanes(&bridge, "failing") == 1.0).then_some(())).await;
     nats.kill();
     bridge.disconnected().await;
-    // An outage that is longer than the time after which events are given up.
+    // An outage longer than `delivery.give_up_after`.
     let_pass(Duration::from_secs(7)).await;
     nats.restart().await;
     bridge.connected().await;
@@ -160,7 +161,7 @@ async fn an_outage_restarts_the_time_to_give_up() {
     bridge.stop().await;
 }
 
-/// A record whose dead letter finds no room does not hold up its topic.
+/// A record without room for its dead letter does not block its topic.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_whose_dead_letter_has_no_room_delays_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -177,7 +178,7 @@ async fn a_record_whose_dead_letter_has_no_room_delays_nothing() {
         nats.messages("ALL", number + 1, SOON).await;
         assert!(start.elapsed() < Duration::from_secs(10), "{number}: {:?}", start.elapsed());
     }
-    // One that was too slow for its deadline leaves the spool again.
+    // A record that was too slow for its deadline leaves the spool again.
     bridge.spooled(1.0).await;
     bridge.stop().await;
 }
@@ -223,7 +224,7 @@ async fn a_record_given_up_stays_spooled_while_the_dead_letters_are_full() {
         config(&folder, "nats", nats.url()).set("delivery.give_up_after = '1s'").set("dead_letters.max_bytes = '100B'");
     let bridge = TestBridge::start_connected(&config).await;
     assert_eq!(post(&bridge, "nowhere").await, 200);
-    eventually("it was tried after its time", SOON, async || {
+    eventually("it was tried after `give_up_after`", SOON, async || {
         let status = status(&folder, &["--json"]);
         let status: serde_json::Value = serde_json::from_str(&status).ok()?;
         (status["lanes"][0]["oldest_seconds"].as_f64()? > 3.0).then_some(())

@@ -1,9 +1,9 @@
-//! The integration tests: one binary, so that it is linked once and its tests share one broker of each kind.
+//! The integration tests. They are one binary, which is linked once and whose tests share one broker of each kind.
 //!
-//! Layout: `support_*` prove the support code itself (brokers that restart, judges that refuse), since whatever the
-//! other tests say rests on it.
+//! Layout: `support_*` test the support code itself (brokers that restart, judges that refuse), because all other tests
+//! rely on it.
 
-// Tests fail by a panic; no other crate sees their items.
+// Tests fail with a panic; no other crate sees their items.
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
 
 #[path = "../support/mod.rs"]

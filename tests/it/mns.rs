@@ -1,4 +1,5 @@
-//! Callbacks from a queue: what becomes of each message, how its lease is extended, and every way the queue can fail.
+//! Callbacks from a queue: the outcome of each message, how its lease is extended, and every kind of failure of the
+//! queue.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use crate::support::mns::{Fault, Mns, MnsOptions, Operation};
 use crate::support::program::{self, Program};
 use crate::support::wait::SOON;
 
-/// Where nothing listens.
+/// An address on which nothing listens.
 const NOWHERE: &str = "127.0.0.1:9";
 
 const QUEUE: &str = "ice-callback-media";
@@ -28,7 +29,7 @@ fn queue(visibility: Duration) -> Mns {
     mns
 }
 
-/// Messages of the queue, and callbacks by HTTP, go to a topic of the output `kafka`.
+/// A configuration that publishes messages of the queue and callbacks by HTTP to a topic of the output `kafka`.
 fn config(mns: &Mns, brokers: &str, topic: &str) -> Config {
     Config::http().mns(mns, QUEUE).kafka(brokers).to("kafka", topic)
 }
@@ -51,7 +52,7 @@ async fn emptied(mns: &Mns) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_are_published_and_deleted_in_batches_by_both_signatures() {
+async fn messages_are_published_and_deleted_in_batches_with_both_signatures() {
     let kafka = Kafka::shared().await;
     for (version, more) in
         [(SignatureVersion::V1, ""), (SignatureVersion::V4, "signature = 'v4'\nregion = 'cn-shanghai'")]
@@ -125,7 +126,7 @@ async fn a_lease_is_extended_while_the_bus_is_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_buses_the_one_that_is_down_does_not_slow_the_other() {
+async fn a_bus_that_is_down_does_not_slow_the_other() {
     let folder = tempfile::tempdir().expect("a folder");
     let mns = queue(Duration::from_secs(30));
     let cluster = mock(&["one"]);
@@ -176,7 +177,7 @@ async fn an_empty_queue_costs_one_request_per_receiver_and_poll() {
     }
     assert_eq!(receives(&bridge, "empty"), 6.0);
     assert!(mns.count(Operation::GetQueueAttributes) >= 1);
-    // A long poll that has brought nothing doesn't hold up the end.
+    // A long poll without an answer does not delay the stop.
     let start = Instant::now();
     assert_eq!(bridge.stop().await, 0);
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
@@ -189,14 +190,14 @@ async fn a_message_that_is_not_a_callback_becomes_a_dead_letter_and_a_corrupted_
     let cluster = mock(&["odd"]);
     let config = config(&mns, &cluster.bootstrap_servers(), "odd").spool(spool(&folder));
     let bridge = TestBridge::start_connected(&config).await;
-    mns.put(QUEUE, "no callback at all");
+    mns.put(QUEUE, "not a callback");
     emptied(&mns).await;
     assert_eq!(outcome(&bridge, "dead_lettered"), 1.0);
     assert_eq!(bridge.metric(r#"apsara_bridge_dead_letters_total{reason="not_a_callback"}"#), 1.0);
     let broken = mns.put(QUEUE, callback("broken"));
     mns.set_wrong_md5(QUEUE, &broken, true);
     let counter = r#"apsara_bridge_not_accepted_total{input="queue",reason="md5_mismatch"}"#;
-    // It may have been received before it was broken: then it is published, which is right, too.
+    // The message may have been received before it was corrupted. Then it is published, which is also correct.
     eventually("seen", SOON, async || (bridge.metric(counter) >= 2.0 || mns.left(QUEUE).is_empty()).then_some(()))
         .await;
     mns.set_wrong_md5(QUEUE, &broken, false);
@@ -208,7 +209,7 @@ async fn a_message_that_is_not_a_callback_becomes_a_dead_letter_and_a_corrupted_
 async fn a_message_received_too_often_becomes_a_dead_letter() {
     let folder = tempfile::tempdir().expect("a folder");
     let mns = queue(Duration::from_secs(1));
-    // A spool without room, so that the first time it is refused.
+    // The spool has no room, so the message is refused the first time.
     let config = config(&mns, NOWHERE, "exhausted")
         .set("inputs.queue = { deadline = '1s', max_receives = 1, visibility = '1s' }")
         .spool(spool(&folder))
@@ -222,7 +223,7 @@ async fn a_message_received_too_often_becomes_a_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_refused_stays_in_the_queue_and_what_is_spooled_does_not() {
+async fn refused_messages_stay_in_the_queue_and_spooled_ones_do_not() {
     let mns = queue(Duration::from_secs(1));
     let config = config(&mns, NOWHERE, "refused").set("inputs.queue = { deadline = '1s', visibility = '1s' }");
     let bridge = TestBridge::start(&config).await;
@@ -253,12 +254,12 @@ async fn errors_of_the_service_are_counted_and_survived() {
     mns.put(QUEUE, callback("after-errors"));
     mns.advance(Duration::from_secs(30));
     emptied(&mns).await;
-    eventually("all errors are met", SOON, async || {
+    eventually("all errors occurred", SOON, async || {
         mns.advance(Duration::from_secs(30));
         (receives(&bridge, "throttled") == 1.0 && receives(&bridge, "unavailable") == 3.0).then_some(())
     })
     .await;
-    // Deletes: an answer that is lost, and a handle that the service doesn't take.
+    // Deletes: an answer that is lost, and a handle that the service does not accept.
     mns.fail_next(Operation::DELETES, 1, Fault::LoseAnswer);
     mns.put(QUEUE, callback("delete-answer-lost"));
     emptied(&mns).await;
@@ -268,7 +269,11 @@ async fn errors_of_the_service_are_counted_and_survived() {
     mns.advance(Duration::from_secs(31));
     emptied(&mns).await;
     assert!(bridge.metric("apsara_bridge_mns_late_deletes_total") >= 1.0);
-    assert_eq!(kafka.consume("mns.errors", 5, SOON).await.len(), 5, "each once, however often it came");
+    assert_eq!(
+        kafka.consume("mns.errors", 5, SOON).await.len(),
+        5,
+        "each one is published once, however often it was received"
+    );
     // An outage of the service.
     mns.down();
     mns.up();
@@ -300,7 +305,7 @@ async fn misconfiguration_makes_the_bridge_unready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn temporary_keys_are_sent_with_their_token_and_a_clock_that_is_off_shows() {
+async fn temporary_keys_are_sent_with_their_token_and_a_wrong_clock_is_reported() {
     let kafka = Kafka::shared().await;
     kafka.create_topic("mns.token", 1, &[]).await;
     let mns = queue(Duration::from_secs(30));
@@ -317,7 +322,7 @@ async fn temporary_keys_are_sent_with_their_token_and_a_clock_that_is_off_shows(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_finishes_and_deletes_what_is_in_flight() {
+async fn a_stop_finishes_and_deletes_messages_in_flight() {
     let mns = queue(Duration::from_secs(30));
     let cluster = mock(&["stop"]);
     let config = config(&mns, &cluster.bootstrap_servers(), "stop");
@@ -335,13 +340,13 @@ async fn a_stop_finishes_and_deletes_what_is_in_flight() {
         assert_eq!(
             deleted.contains(&id),
             received.contains_key(&id),
-            "what was received is deleted, the rest is there"
+            "received messages are deleted, the others are still there"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_chain_gives_keys_of_the_environment_a_service_account_and_an_instance() {
+async fn the_chain_finds_keys_of_the_environment_a_service_account_and_an_instance() {
     use axum::routing::{get, put};
     let folder = tempfile::tempdir().expect("a folder");
     let token = folder.path().join("token");
@@ -407,7 +412,7 @@ async fn the_chain_gives_keys_of_the_environment_a_service_account_and_an_instan
 }
 
 #[test]
-fn check_reports_mistakes_with_key_and_reason() {
+fn check_reports_errors_with_key_and_reason() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("bridge.toml");
     let text = "[inputs.queue]\nkind = 'mns'\nendpoint = 'mns.aliyuncs.com/queues'\nqueue = '-media_'\nwait = '31s'\n\
@@ -435,7 +440,7 @@ fn check_reports_mistakes_with_key_and_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_trace_context_of_a_message_travels_on() {
+async fn the_trace_context_of_a_message_is_passed_on() {
     let kafka = Kafka::shared().await;
     kafka.create_topic("mns.trace", 1, &[]).await;
     let mns = queue(Duration::from_secs(30));

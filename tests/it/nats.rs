@@ -1,4 +1,4 @@
-//! Callbacks to a real NATS: what arrives there, judged by foreign readers, who may connect, and every way it can fail.
+//! Callbacks to a real NATS: what arrives there, checked by independent readers; logins; and every kind of failure.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ fn config(nats: &Nats, subject: &str) -> Config {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn foreign_readers_see_the_same_event_in_both_modes() {
+async fn independent_readers_see_the_same_event_in_both_modes() {
     let nats = Nats::shared().await;
     let both = Route::new("both").to("nats", "modes.structured.{status}").destination(
         "nats",
@@ -25,7 +25,7 @@ async fn foreign_readers_see_the_same_event_in_both_modes() {
     let config = Config::http().nats(nats.url()).stream("MODES", "modes.>").route(both);
     let bridge = TestBridge::start_connected(&config).await;
     let mut client = Client::connect(bridge.input).await;
-    // Samples with the same content are one event, which the stream keeps once.
+    // Samples with the same content are one event, and the stream keeps it once.
     for body in samples() {
         assert_eq!(client.post("/callbacks", body, &signed_headers("ICE")).await.status.as_u16(), 200);
     }
@@ -113,7 +113,7 @@ async fn a_user_who_may_not_publish_causes_an_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_stream_is_reported_and_waited_for() {
+async fn a_missing_stream_is_reported_and_used_when_it_exists() {
     let nats = Nats::start(NatsOptions::default()).await;
     let bridge = TestBridge::start(&config(&nats, "later").set("outputs.nats.stream.name = 'LATER'")).await;
     let answer = bridge.post(callback("a")).await;
@@ -178,7 +178,7 @@ async fn a_server_that_dies_means_503_until_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn core_nats_delivers_to_who_listens() {
+async fn core_nats_delivers_to_subscribers() {
     let nats = Nats::shared().await;
     let client = nats.client().await;
     let mut listener = client.subscribe("core.>").await.expect("subscribed");
@@ -197,7 +197,7 @@ async fn core_nats_delivers_to_who_listens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_buses_the_one_that_fails_is_named() {
+async fn the_answer_names_the_bus_that_fails() {
     let nats = Nats::start(NatsOptions::default()).await;
     let cluster = mock(&["both"]);
     let config = Config::http()
@@ -217,7 +217,7 @@ async fn of_two_buses_the_one_that_fails_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_in_a_file_is_read_again_and_a_wrong_one_breaks_nothing() {
+async fn a_secret_in_a_file_is_read_again_and_a_wrong_one_does_no_harm() {
     let nats = Nats::start(NatsOptions { auth: Auth::Token, ..Default::default() }).await;
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), "not-the-token").expect("written");
@@ -234,6 +234,6 @@ async fn a_secret_in_a_file_is_read_again_and_a_wrong_one_breaks_nothing() {
     let before = refused();
     std::fs::write(file.path(), "wrong-again").expect("written");
     eventually("a login with the wrong secret", SOON, async || (refused() > before).then_some(())).await;
-    assert_eq!(bridge.post(callback("b")).await.status.as_u16(), 200, "the connection goes on");
+    assert_eq!(bridge.post(callback("b")).await.status.as_u16(), 200, "the connection continues");
     bridge.stop().await;
 }

@@ -1,4 +1,4 @@
-//! The NATS output by itself, against a real server: deadlines, lost connections, missing rights, streams.
+//! The NATS output alone, against a real server: deadlines, lost connections, missing permissions, streams.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::support::nats::{Auth, Nats, NatsOptions, TOKEN, Tls};
 use crate::support::program::Program;
 use crate::support::wait::SOON;
 
-/// A server that stopped answering is known to be down after 2 to 3 seconds; the rest is for a busy machine.
+/// A server that stopped answering is detected after 2 to 3 seconds. The rest is a margin for busy machines.
 const FOUND: Duration = Duration::from_secs(6);
 
 fn start(url: &str, more: &str) -> Arc<dyn Output> {
@@ -30,7 +30,7 @@ fn start(url: &str, more: &str) -> Arc<dyn Output> {
 fn start_with_secrets(url: &str, more: &str) -> (Arc<dyn Output>, Vec<Arc<Secret>>) {
     let section = toml::from_str(&format!("servers = ['{url}']\n{more}")).expect("TOML");
     let kind = KINDS.iter().find(|kind| kind.name == "nats").expect("a kind");
-    let config = (kind.read)(&section).expect("the form is right");
+    let config = (kind.read)(&section).expect("a valid section");
     let context = OutputContext { name: "nats", deadline: Duration::from_secs(1) };
     let mut validation = Validation::of("");
     let settings = config.validate(context, &mut validation).expect("valid");
@@ -53,7 +53,7 @@ fn record(id: &str, topic: &str) -> Record {
     Record { event: Arc::new(event), topic: topic.to_owned(), key: None, mode: Some(Mode::Structured) }
 }
 
-/// A record whose data has so many bytes.
+/// A record whose data has this many bytes.
 fn large(id: &str, topic: &str, bytes: usize) -> Record {
     let record = record(id, topic);
     let mut event = Event::new(format!("\"{}\"", "x".repeat(bytes)));
@@ -66,7 +66,7 @@ async fn publish(output: &Arc<dyn Output>, id: &str, topic: &str, within: Durati
     output.publish(&record(id, topic), Instant::now() + within).await
 }
 
-/// The error of an output that does not get connected, once it contains some words.
+/// Waits until the error of an output that does not connect contains the text, and returns it.
 async fn not_connected(output: &Arc<dyn Output>, words: &str) -> PublishError {
     eventually(words, SOON, async || {
         let error = publish(output, "x", "x", Duration::from_secs(1)).await.expect_err("not connected");
@@ -76,7 +76,7 @@ async fn not_connected(output: &Arc<dyn Output>, words: &str) -> PublishError {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_is_kept_by_each_publish_while_nothing_answers() {
+async fn each_publish_ends_at_its_deadline_while_nothing_answers() {
     let nats = Nats::start(NatsOptions::default()).await;
     let output = start(nats.url(), "stream = { name = 'S', subjects = ['s.>'], create = true }");
     up(&output).await;
@@ -98,8 +98,8 @@ async fn a_deadline_is_kept_by_each_publish_while_nothing_answers() {
     }
     nats.cont();
     up(&output).await;
-    // The messages that were on their way may arrive late, but each only once.
-    publish(&output, "last", "s.a", SOON).await.expect("taken");
+    // The messages in flight may arrive late, but each only once.
+    publish(&output, "last", "s.a", SOON).await.expect("acknowledged");
     let found = nats.messages("S", 1, SOON).await;
     let mut ids: Vec<_> = found.iter().filter_map(|message| message.header("Nats-Msg-Id")).collect();
     let count = ids.len();
@@ -114,7 +114,7 @@ async fn a_frozen_server_is_detected_with_and_without_traffic_and_used_again_aft
     let output = start(nats.url(), "stream = { name = 'S', subjects = ['s'], create = true }");
     for has_traffic in [true, false] {
         up(&output).await;
-        publish(&output, "before", "s", SOON).await.expect("taken");
+        publish(&output, "before", "s", SOON).await.expect("acknowledged");
         nats.stop();
         let frozen = Instant::now();
         while has_traffic && output.health().is_up() {
@@ -122,7 +122,7 @@ async fn a_frozen_server_is_detected_with_and_without_traffic_and_used_again_aft
             let _ = publish(&output, "during", "s", Duration::from_millis(200)).await;
         }
         down(&output).await;
-        // An output that is down is not waited for.
+        // A publish does not wait for an output that is down.
         let asked = Instant::now();
         let error = publish(&output, "down", "s", SOON).await.expect_err("down");
         assert_eq!(error.kind, ErrorKind::Unavailable);
@@ -130,11 +130,11 @@ async fn a_frozen_server_is_detected_with_and_without_traffic_and_used_again_aft
         nats.cont();
     }
     up(&output).await;
-    publish(&output, "after", "s", SOON).await.expect("taken");
+    publish(&output, "after", "s", SOON).await.expect("acknowledged");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_sent_over_a_connection_that_is_lost_is_answered_at_once() {
+async fn publishes_over_a_lost_connection_fail_at_once() {
     let nats = Nats::start(NatsOptions::default()).await;
     let output = start(nats.url(), "stream = { name = 'S', subjects = ['s'], create = true }");
     up(&output).await;
@@ -148,16 +148,16 @@ async fn what_was_sent_over_a_connection_that_is_lost_is_answered_at_once() {
     let error = tokio::time::timeout(FOUND, sent).await.expect("long before the deadline").expect("no panic");
     assert_eq!(error.map_err(|error| error.kind), Err(ErrorKind::Unavailable));
     down(&output).await;
-    // Until the client is replaced: the library's own words are shorter.
+    // Wait until the client is replaced: the error of the library alone is shorter.
     not_connected(&output, "Connection refused").await;
     nats.restart().await;
     up(&output).await;
-    publish(&output, "a", "s", SOON).await.expect("taken");
+    publish(&output, "a", "s", SOON).await.expect("acknowledged");
     assert_eq!(nats.messages("S", 1, SOON).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_is_silent_does_not_take_the_output_down() {
+async fn a_silent_stream_does_not_make_the_output_go_down() {
     let nats = Nats::start(NatsOptions::default()).await;
     nats.create_stream_with("SILENT", &["silent"], |config| config.no_ack = true).await;
     let output = start(nats.url(), "stream = { name = 'S', subjects = ['s'], create = true }");
@@ -172,7 +172,7 @@ async fn a_stream_that_is_silent_does_not_take_the_output_down() {
             let id = format!("{round}-{number}");
             publishes.spawn(async move { publish(&output, &id, "silent", Duration::from_millis(500)).await });
         }
-        publish(&output, &round.to_string(), "s", SOON).await.expect("the other stream takes messages");
+        publish(&output, &round.to_string(), "s", SOON).await.expect("the other stream accepts messages");
         while let Some(result) = publishes.join_next().await {
             assert_eq!(result.expect("no panic").map_err(|error| error.kind), Err(ErrorKind::TimedOut));
         }
@@ -187,10 +187,10 @@ async fn a_subject_without_a_stream_works_as_soon_as_there_is_one() {
     up(&output).await;
     let error = publish(&output, "a", "later.x", SOON).await.expect_err("no stream");
     assert_eq!(error.kind, ErrorKind::NoSuchDestination);
-    assert!(error.message.starts_with("no stream takes subject \"later.x\": create one"), "{error}");
+    assert!(error.message.starts_with("no stream accepts subject \"later.x\": create one"), "{error}");
     let stream = nats.create_stream("LATER", &["later.>"]).await;
-    publish(&output, "a", "later.x", SOON).await.expect("taken");
-    publish(&output, "a", "later.x", SOON).await.expect("a repeat is success");
+    publish(&output, "a", "later.x", SOON).await.expect("acknowledged");
+    publish(&output, "a", "later.x", SOON).await.expect("a repeat is a success");
     assert_eq!(nats.messages("LATER", 1, SOON).await.len(), 1);
     nats.jetstream().await.delete_stream(&stream.cached_info().config.name).await.expect("deleted");
     let error = publish(&output, "b", "later.x", SOON).await.expect_err("no stream");
@@ -226,14 +226,14 @@ fn user(permissions: &str) -> NatsOptions {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_permission_is_named_at_once() {
     const LOGIN: &str = "user = 'u'\npassword = 'p'";
-    // Publishing, with the rights that the documentation names.
+    // Publishing, with the permissions that the documentation lists.
     let nats = Nats::start(user(
         "publish: ['$JS.API.STREAM.INFO.S', '$JS.API.STREAM.CREATE.S', 's.may'], subscribe: ['_INBOX.>']",
     ))
     .await;
     let output = start(nats.url(), &format!("{LOGIN}\nstream = {{ name = 'S', subjects = ['s.>'], create = true }}"));
     up(&output).await;
-    publish(&output, "a", "s.may", SOON).await.expect("taken");
+    publish(&output, "a", "s.may", SOON).await.expect("acknowledged");
     let asked = Instant::now();
     let error = publish(&output, "a", "s.may_not", SOON).await.expect_err("refused");
     assert_eq!(error.kind, ErrorKind::Unauthorized);
@@ -244,7 +244,7 @@ async fn a_missing_permission_is_named_at_once() {
     assert!(asked.elapsed() < Duration::from_secs(5), "at once");
     assert!(output.health().is_up());
 
-    // Answers.
+    // Receiving answers.
     let nats = Nats::start(user("publish: '>', subscribe: { deny: ['_INBOX.>'] }")).await;
     let output = start(nats.url(), LOGIN);
     let error =
@@ -253,7 +253,7 @@ async fn a_missing_permission_is_named_at_once() {
     let output = start(nats.url(), &format!("{LOGIN}\ninbox_prefix = '_MINE.bridge'"));
     up(&output).await;
 
-    // Questions about the stream.
+    // Requests about the stream.
     let nats = Nats::start(user("publish: ['s'], subscribe: ['_INBOX.>']")).await;
     let output = start(nats.url(), LOGIN);
     not_connected(&output, "the NATS user may not publish on \"$JS.API.INFO\"").await;
@@ -262,7 +262,7 @@ async fn a_missing_permission_is_named_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_permission_that_is_removed_and_restored() {
+async fn a_permission_that_is_removed_and_granted_again() {
     let nats = Nats::start(user("publish: '>', subscribe: ['_INBOX.>']")).await;
     let output =
         start(nats.url(), "user = 'u'\npassword = 'p'\nstream = { name = 'S', subjects = ['s'], create = true }");
@@ -273,19 +273,19 @@ async fn a_permission_that_is_removed_and_restored() {
     down(&output).await;
     nats.reload("'other'", "'_INBOX.>'");
     up(&output).await;
-    publish(&output, "a", "s", SOON).await.expect("taken");
+    publish(&output, "a", "s", SOON).await.expect("acknowledged");
     nats.reload("publish: '>'", "publish: '$JS.>'");
-    eventually("the right is gone", SOON, async || {
+    eventually("the permission is missing", SOON, async || {
         publish(&output, "b", "s", SOON).await.is_err_and(|error| error.kind == ErrorKind::Unauthorized).then_some(())
     })
     .await;
     assert!(output.health().is_up());
     nats.reload("publish: '$JS.>'", "publish: '>'");
-    eventually("the right is back", SOON, async || publish(&output, "b", "s", SOON).await.ok()).await;
+    eventually("the permission is granted again", SOON, async || publish(&output, "b", "s", SOON).await.ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_whose_writes_are_stuck_is_given_up() {
+async fn a_connection_with_stuck_writes_is_replaced() {
     for tls in [Tls::Off, Tls::Server] {
         let nats = Nats::start(NatsOptions { tls, ..Default::default() }).await;
         let mut more = "stream = { name = 'S', subjects = ['s'], create = true }\n".to_owned();
@@ -297,7 +297,7 @@ async fn a_connection_whose_writes_are_stuck_is_given_up() {
         nats.stop();
         let frozen = Instant::now();
         let mut publishes = JoinSet::new();
-        // 40 MB, more than socket buffers hold.
+        // 40 MB, more than the socket buffers.
         for number in 0..400 {
             let output = output.clone();
             let record = large(&number.to_string(), "s", 100_000);
@@ -311,8 +311,8 @@ async fn a_connection_whose_writes_are_stuck_is_given_up() {
         down(&output).await;
         nats.cont();
         up(&output).await;
-        publish(&output, "after", "s", SOON).await.expect("taken");
-        // What was not handed over before its deadline was not sent later.
+        publish(&output, "after", "s", SOON).await.expect("acknowledged");
+        // A message that was not passed to the client before its deadline is not sent later.
         let sent = nats.messages("S", 1, SOON).await.len();
         assert!(sent < 390, "{sent}");
     }
@@ -326,22 +326,22 @@ async fn a_message_over_the_limit_of_the_account_is_too_large_and_the_connection
     let stream = "stream = { name = 'S', subjects = ['s'], create = true }";
     let output = start(nats.url(), &format!("user = 'u'\npassword = 'p'\n{stream}"));
     up(&output).await;
-    publish(&output, "a", "s", SOON).await.expect("taken");
+    publish(&output, "a", "s", SOON).await.expect("acknowledged");
     let error = output.publish(&large("large", "s", 3000), Instant::now() + SOON).await.expect_err("refused");
     assert_eq!(error.kind, ErrorKind::TooLarge, "{error}");
     // The server ends the connection too.
-    eventually("taken again", SOON, async || publish(&output, "b", "s", SOON).await.ok()).await;
+    eventually("accepted again", SOON, async || publish(&output, "b", "s", SOON).await.ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_jetstream_it_says_so() {
+async fn the_error_says_that_jetstream_does_not_answer() {
     let nats = Nats::start(NatsOptions { jetstream: false, ..Default::default() }).await;
     let output = start(nats.url(), "");
-    not_connected(&output, "JetStream doesn't answer").await;
+    not_connected(&output, "JetStream does not answer").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_is_created_as_configured_and_an_existing_one_is_left_alone() {
+async fn a_stream_is_created_as_configured_and_an_existing_one_is_not_changed() {
     let nats = Nats::start(NatsOptions::default()).await;
     let output = start(
         nats.url(),
@@ -357,11 +357,11 @@ async fn a_stream_is_created_as_configured_and_an_existing_one_is_left_alone() {
     assert_eq!(config.subjects, ["made.>"]);
     assert_eq!((config.num_replicas, config.storage, config.discard), (1, StorageType::Memory, DiscardPolicy::New));
     assert_eq!((config.duplicate_window.as_secs(), config.max_age.as_secs(), config.max_bytes), (600, 3600, 1 << 20));
-    // A full stream is transient, and nothing that is in it is deleted.
+    // A full stream is a transient error, and nothing in it is deleted.
     for number in 0.. {
         let large = large(&number.to_string(), "made.x", 200_000);
         match output.publish(&large, Instant::now() + SOON).await {
-            Ok(()) => assert!(number < 6, "1 MiB holds no six of them"),
+            Ok(()) => assert!(number < 6, "1 MiB has no room for six of them"),
             Err(error) => {
                 assert_eq!(error.kind, ErrorKind::Unavailable);
                 assert!(error.message.contains("maximum bytes exceeded (JetStream error 10077)"), "{error}");
@@ -378,9 +378,9 @@ async fn a_stream_is_created_as_configured_and_an_existing_one_is_left_alone() {
     );
     up(&output).await;
     assert_eq!(made("TUNED").await, before);
-    // The server's own words say why it can't.
+    // The server's message says why it cannot be created.
     let output = start(nats.url(), "stream = { name = 'THREE', subjects = ['three'], create = true, replicas = 3 }");
-    not_connected(&output, "stream `THREE` can't be created: ").await;
+    not_connected(&output, "stream `THREE` cannot be created: ").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -394,10 +394,10 @@ async fn two_dead_letters_of_one_event_are_both_kept() {
             let event = Arc::make_mut(&mut letter.event);
             event.set(Attribute::DlqReason, reason);
             event.set(Attribute::DlqDestination, destination);
-            output.publish(&letter, Instant::now() + SOON).await.expect("taken");
+            output.publish(&letter, Instant::now() + SOON).await.expect("acknowledged");
         }
     }
-    publish(&output, "same", "s", SOON).await.expect("taken");
+    publish(&output, "same", "s", SOON).await.expect("acknowledged");
     let ids: Vec<String> = nats
         .messages("S", 4, SOON)
         .await
@@ -431,7 +431,7 @@ async fn an_event_that_fails_at_two_destinations_leaves_two_dead_letters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_comes_back_with_another_secret_is_logged_in_to_when_the_file_has_it() {
+async fn a_server_with_a_new_secret_is_used_again_when_the_file_has_it() {
     let old = Nats::start(NatsOptions { auth: Auth::Token, ..Default::default() }).await;
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), TOKEN).expect("written");
@@ -449,7 +449,7 @@ async fn a_server_that_comes_back_with_another_secret_is_logged_in_to_when_the_f
     std::fs::write(file.path(), "another").expect("written");
     secrets.iter().for_each(|secret| secret.reread().expect("readable"));
     up(&output).await;
-    publish(&output, "a", "s", SOON).await.expect("taken");
+    publish(&output, "a", "s", SOON).await.expect("acknowledged");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -470,11 +470,11 @@ async fn a_stream_that_protects_less_is_logged_when_the_output_connects() {
     bridge.ready().await;
     let log = bridge.process().log();
     for sentence in [
-        "stream `WEAK` has 1 replicas, configured are 3",
+        "stream `WEAK` has 1 replicas; configured: 3",
         "stream `WEAK` keeps its messages in memory only: a restart of its servers loses them",
-        "stream `WEAK` has a duplicate window of 2m, configured are 1h: later repeats are stored twice",
+        "stream `WEAK` has a duplicate window of 2m; configured: 1h. Later repeats are stored twice",
         "stream `WEAK` deletes its oldest messages when it is full, also unread ones (discard old)",
-        "stream `WEAK` does not take `weak.>`, which is configured; it takes weak.a",
+        "stream `WEAK` does not accept `weak.>`, which is configured; it accepts weak.a",
     ] {
         assert_eq!(log.matches(sentence).count(), 1, "{sentence} in:\n{log}");
     }

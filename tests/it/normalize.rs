@@ -1,5 +1,5 @@
-//! From a callback's bytes to its event: the reviewed envelope of every sample, the properties that hold for any
-//! payload, and the defined end of odd input.
+//! From the bytes of a callback to its event: the reviewed envelope of every sample, the properties of every payload,
+//! and the defined results of unusual input.
 
 use std::borrow::Cow;
 use std::fs;
@@ -98,7 +98,7 @@ fn every_event_of_the_catalogue_is_recognized_by_its_shape() {
 }
 
 #[test]
-fn the_names_that_both_dialects_have_come_out_right_in_each() {
+fn events_with_the_same_name_are_normalized_by_their_dialect() {
     let both = [
         "FileUploadComplete",
         "UploadByURLComplete",
@@ -135,7 +135,7 @@ fn the_names_that_both_dialects_have_come_out_right_in_each() {
 }
 
 #[test]
-fn the_status_is_found_where_it_hides() {
+fn the_status_is_found_in_every_place() {
     let streams = |words: &[&str]| {
         let streams: Vec<String> = words.iter().map(|word| format!(r#"{{"Status":"{word}"}}"#)).collect();
         vod("TranscodeComplete", &format!(r#""Status":"success","VideoId":"v","StreamInfos":[{}]"#, streams.join(",")))
@@ -167,7 +167,7 @@ fn the_status_is_found_where_it_hides() {
     assert_eq!(status(&ims("LiveRecordFileCreated", r#""jobId":"j""#)), "success");
     assert_eq!(status(&ims("LiveSnapshotFileCreated", r#""JobId":"j""#)), "success");
     let audit = r#""MediaId":"m","Status":"success","AuditStatus":"Blocked""#;
-    assert_eq!(status(&vod("CreateAuditComplete", audit)), "success", "a verdict is no failure of the job");
+    assert_eq!(status(&vod("CreateAuditComplete", audit)), "success", "a verdict is not a failure of the job");
     assert_eq!(status(&vod("FileUploadComplete", r#""VideoId":"v""#)), "success", "no failure event exists");
     assert_eq!(status(&ims("MediaConvertComplete", r#""Status":"Cancelled""#)), "canceled");
     assert_eq!(status(&ims("MediaConvertOutputComplete", r#""Status":"Skipped""#)), "skipped");
@@ -178,7 +178,7 @@ fn the_status_is_found_where_it_hides() {
 }
 
 #[test]
-fn the_customers_own_data_says_nothing_of_the_outcome() {
+fn the_customers_own_data_does_not_affect_the_status() {
     let streams = r#""VideoId":"v","Status":"success","StreamInfos":[{"Status":"success"}]"#;
     assert_eq!(
         status(&vod("TranscodeComplete", &format!(r#"{streams},"Extend":"{{\"status\":\"failed\"}}""#))),
@@ -189,7 +189,7 @@ fn the_customers_own_data_says_nothing_of_the_outcome() {
 }
 
 #[test]
-fn the_subject_is_the_media_wherever_there_is_one() {
+fn the_subject_is_the_media_if_there_is_one() {
     let subject = |body: String| normalize(body).get(Attribute::Subject).map(str::to_owned);
     for name in
         ["WorkflowTaskComplete", "SnapshotComplete", "MediaConvertOutputGroupComplete", "LiveSnapshotFileCreated"]
@@ -202,7 +202,7 @@ fn the_subject_is_the_media_wherever_there_is_one() {
 }
 
 #[test]
-fn an_account_that_no_attribute_can_hold_stays_in_the_data() {
+fn an_account_that_is_not_a_valid_attribute_stays_in_the_data() {
     let with = |user_id: &str| {
         let body = r#"{"EventType":"X","UserId":"#.to_owned()
             + user_id
@@ -216,7 +216,7 @@ fn an_account_that_no_attribute_can_hold_stays_in_the_data() {
     assert_eq!(with(r#"" 42 ""#), (Some("42".to_owned()), r#"{"userId":" 42 "}"#.to_owned()));
 }
 
-/// Spellings that all mean `mediaId`, each holding an id inside, once took time and space with the cube of their
+/// Many spellings of `mediaId`, each with an id inside, must not need time or space that grows with the cube of their
 /// number.
 #[test]
 fn many_ids_in_one_object_cost_no_more_than_their_size() {
@@ -235,7 +235,7 @@ fn many_ids_in_one_object_cost_no_more_than_their_size() {
 }
 
 #[test]
-fn errors_are_errors_only_where_there_is_one() {
+fn an_error_is_set_only_for_failures() {
     let error = |body: String| data(&normalize(body)).get("error").map(ToString::to_string);
     let empty = ims("ProduceMediaComplete", r#""Status":"Success","ErrorCode":"","ErrorMessage":"""#);
     assert_eq!(error(empty), None);
@@ -251,7 +251,7 @@ fn errors_are_errors_only_where_there_is_one() {
 }
 
 #[test]
-fn what_the_customer_put_in_stays_as_it_was() {
+fn the_customers_own_data_is_not_changed() {
     let user_data =
         r#"{\"Order_ID\":\"0012\",\"MessageCallback\":\"{\\\"CallbackURL\\\":\\\"http://x\\\"}\",\"n\":1.10}"#;
     let event = normalize(ims("FileUploadComplete", &format!(r#""MediaId":"m","UserData":"{user_data}""#)));
@@ -277,7 +277,7 @@ fn keys_that_would_collide_keep_their_own_spelling() {
 }
 
 #[test]
-fn an_unknown_event_type_passes_by_the_general_rules() {
+fn an_unknown_event_type_follows_the_general_rules() {
     let event =
         normalize(vod("BrandNewComplete", r#""Status":"success","VideoId":"v","NewURL":"u","Odd_Field":"007""#));
     assert_eq!(event.get(Attribute::Type), Some("com.aliyun.media.BrandNewComplete"));
@@ -288,11 +288,14 @@ fn an_unknown_event_type_passes_by_the_general_rules() {
     assert_eq!(hostile.get(Attribute::DataSchema), Some("urn:apsara-bridge:schema:vod:..%2F..%2Fx%20y:1"));
     let long = normalize(vod(&"N".repeat(10_000), ""));
     assert_eq!(long.get(Attribute::Type).map(str::len), Some(MAX_ATTRIBUTE_BYTES));
-    assert!(data(&long).to_string().contains(&"N".repeat(10_000)), "what an attribute can't hold stays in data");
+    assert!(
+        data(&long).to_string().contains(&"N".repeat(10_000)),
+        "a value that is too long for an attribute stays in the data"
+    );
 }
 
 #[test]
-fn what_is_no_callback_is_told_apart() {
+fn bodies_that_are_not_callbacks_get_a_specific_error() {
     for file in files("tests/fixtures/not-callbacks") {
         let error = refusal(fs::read(&file).expect("readable"));
         assert!(error.contains("`EventType` is missing"), "{}: {error}", file.display());
@@ -327,7 +330,7 @@ fn what_is_no_callback_is_told_apart() {
 }
 
 #[test]
-fn odd_input_has_a_defined_end() {
+fn unusual_input_has_a_defined_result() {
     let with_bom = format!("\u{feff}{}", vod("FileUploadComplete", r#""VideoId":"v""#));
     assert_eq!(normalize(&with_bom).id(), normalize(vod("FileUploadComplete", r#""VideoId":"v""#)).id());
 
@@ -353,7 +356,7 @@ fn odd_input_has_a_defined_end() {
 
     let control = normalize(vod("FileUploadComplete", r#""VideoId":"a\u0000b\u001f\ufffe""#));
     assert_eq!(control.get(Attribute::Subject), Some("a\u{fffd}b\u{fffd}\u{fffd}"));
-    assert!(data(&control).to_string().contains(r#""mediaId":"a\u0000b\u001f"#), "the data keeps what came");
+    assert!(data(&control).to_string().contains(r#""mediaId":"a\u0000b\u001f"#), "the data is not changed");
 
     assert!(refusal(vod("X", r#""A":"\ud800""#)).starts_with("not valid JSON at byte"));
     assert!(refusal(vod("X", r#""A":"\udc00\ud800""#)).starts_with("not valid JSON at byte"));
@@ -374,7 +377,7 @@ fn odd_input_has_a_defined_end() {
     assert!(normalize(large).data().len() > 10 << 20);
 }
 
-/// The least `Json` needs to be generated: proptest's own trees of owned values.
+/// What proptest needs to generate `Json`: trees of owned values.
 fn json() -> impl Strategy<Value = Json<'static>> {
     let leaf = prop_oneof![
         Just(Json::Null),
@@ -439,7 +442,7 @@ fn object(inner: impl Strategy<Value = Json<'static>>) -> impl Strategy<Value = 
         .prop_map(|members| Json::Object(members.into_iter().map(|(key, value)| (Cow::Owned(key), value)).collect()))
 }
 
-/// A callback of either dialect with any payload.
+/// A callback of any dialect with any payload.
 fn callback() -> impl Strategy<Value = Json<'static>> {
     let event_type = prop_oneof![
         proptest::sample::select(
@@ -480,8 +483,8 @@ fn leaves(json: &Json<'_>, out: &mut Vec<String>) {
     }
 }
 
-/// Whether a leaf of the input stands in the envelope: as it came, split at its commas, decoded, or as the boolean
-/// or the error that it is.
+/// Whether a leaf of the input is in the envelope: unchanged, split at its commas, decoded, or as a boolean or an
+/// error.
 fn is_found(leaf: &str, found: &[String]) -> bool {
     let is = |text: &str| found.iter().any(|other| other == text);
     if is(leaf) || is(leaf.trim()) || leaf.trim().is_empty() {
@@ -541,7 +544,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_leaf_is_found_again_and_the_envelope_is_valid(callback in callback()) {
+    fn every_leaf_is_in_the_envelope_and_the_envelope_is_valid(callback in callback()) {
         let body = callback.to_string();
         let event = normalize(&body);
         let json = event.to_json();
@@ -566,13 +569,13 @@ proptest! {
     }
 
     #[test]
-    fn the_id_follows_the_content_and_nothing_else(callback in callback(), nth in 0usize..40) {
+    fn the_id_depends_only_on_the_content(callback in callback(), nth in 0usize..40) {
         let event = normalize(callback.to_string());
         let again = normalize(reordered(&callback));
         prop_assert_eq!(again.id(), event.id());
         let mut changed = callback.clone();
         let mut nth = nth;
-        // The first two leaves are EventType and EventTime: any value makes another callback.
+        // The first two leaves are EventType and EventTime. Every change of them is another callback.
         if change_one_leaf(&mut changed, &mut nth) {
             let other = normalize(changed.to_string());
             prop_assert_ne!(other.id(), event.id());

@@ -1,4 +1,4 @@
-//! A running bridge takes over changed files by itself: the configuration with its catalogue, secrets, certificates.
+//! A running bridge applies changed files automatically: the configuration with its catalogue, secrets, certificates.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +17,7 @@ use crate::support::wait::{SOON, eventually};
 /// The promise: a change is applied within five seconds.
 const APPLIED: Duration = Duration::from_secs(5);
 
-/// An event type that only a catalogue of the user's knows.
+/// An event type that only the user's catalogue defines.
 const OWN_TYPE: &str = "[[events]]\ndialect = 'vod'\ntype = 'OwnComplete'\ndescription = 'own'\nsubject = ['mediaId']\nstatus = { default = 'success' }\n";
 
 fn dropping(route: &str) -> Config {
@@ -69,7 +69,7 @@ async fn the_catalogue_is_applied_with_the_configuration_or_not_at_all() {
     let folder = tempfile::tempdir().expect("a folder");
     let catalogue = folder.path().join("own.toml");
     let bridge = Program::start(folder.path(), dropping("one"));
-    // The file is named before it is there. The route must not change without it.
+    // The configuration names the file before it exists. The route must not change without it.
     let files = format!("catalogue.files = [{:?}]", catalogue.display().to_string());
     bridge
         .configuration()
@@ -90,9 +90,9 @@ async fn the_catalogue_is_applied_with_the_configuration_or_not_at_all() {
     bridge.stop();
 }
 
-/// A ConfigMap as the kubelet mounts it: files are links through `..data`, which is swapped.
+/// A ConfigMap as the kubelet mounts it: files are links through `..data`, and an update replaces `..data`.
 #[tokio::test]
-async fn a_swapped_config_map_is_applied() {
+async fn a_replaced_config_map_is_applied() {
     let folder = tempfile::tempdir().expect("a folder");
     let mount = folder.path().join("mount");
     let version = |name: &str, route: &str| {
@@ -110,7 +110,7 @@ async fn a_swapped_config_map_is_applied() {
     bridge.ready().await;
     version("..2", "two");
     link("..2", "..data_tmp");
-    std::fs::rename(mount.join("..data_tmp"), mount.join("..data")).expect("swapped");
+    std::fs::rename(mount.join("..data_tmp"), mount.join("..data")).expect("replaced");
     std::fs::remove_dir_all(mount.join("..1")).expect("removed");
     wait_reloads(&bridge, "success", 1.0).await;
     assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
@@ -119,13 +119,13 @@ async fn a_swapped_config_map_is_applied() {
 }
 
 #[tokio::test]
-async fn a_key_is_read_again_alone_and_the_last_good_one_stays() {
+async fn a_key_is_read_again_by_itself_and_the_last_good_one_stays() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("key");
     std::fs::write(&file, KEY).expect("written");
     let bridge = Program::start(folder.path(), dropping("all").keys(&format!("[{{ file = {file:?} }}]")));
     assert_eq!(post_signed_by(&bridge, KEY, "a").await, 200);
-    // The configuration is wrong by now. The key does not depend on that.
+    // The configuration becomes invalid. The key does not depend on it.
     std::fs::write(bridge.configuration_file(), "routes = 5").expect("written");
     wait_reloads(&bridge, "failure", 1.0).await;
 
@@ -171,9 +171,9 @@ async fn a_certificate_without_its_key_is_not_used() {
     bridge.stop();
 }
 
-/// Everything that the bridge takes over while it runs, and the keys that it says need a restart.
+/// Every key is either applied while the bridge runs, or reported as one that needs a restart.
 #[tokio::test]
-async fn each_key_is_applied_or_named() {
+async fn each_key_is_applied_or_reported() {
     let folder = tempfile::tempdir().expect("a folder");
     let spool = folder.path().join("spool");
     let before = dropping("all")
@@ -208,7 +208,7 @@ async fn each_key_is_applied_or_named() {
     assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
     assert_eq!(bridge.metric(r#"apsara_bridge_callbacks_total{input="http",outcome="duplicate"}"#).await, 1.0);
     bridge.process().wait_log(r#""type":"com.example.FileUploadComplete""#, SOON);
-    // As many requests as may be in flight are half-sent; one more has no place.
+    // Half-sent requests use up the limit of requests in flight; one more is refused.
     let mut waiting = Vec::new();
     for _ in 0..7 {
         let half = "POST /callbacks HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n";
@@ -228,7 +228,7 @@ async fn each_key_is_applied_or_named() {
 
 /// Reading a file can take forever. A stop does not wait for it.
 #[tokio::test]
-async fn a_file_that_cannot_be_read_to_its_end_does_not_hold_up_a_stop() {
+async fn a_file_that_cannot_be_read_to_its_end_does_not_delay_a_stop() {
     let folder = tempfile::tempdir().expect("a folder");
     let bridge = Program::start(folder.path(), dropping("all"));
     let file = bridge.configuration_file();
@@ -243,7 +243,7 @@ async fn a_file_that_cannot_be_read_to_its_end_does_not_hold_up_a_stop() {
     bridge.stop();
 }
 
-/// The list in docs/operations.md is that of the code.
+/// The list in docs/operations.md is generated from the code.
 #[test]
 fn generated_the_docs_list_every_reloadable_key() {
     let mut keys: Vec<String> = RELOADABLE.iter().map(|key| format!("- `{key}`\n")).collect();

@@ -1,4 +1,4 @@
-//! Stopping: a second signal ends it at once, in every phase and with every kind of input.
+//! Stopping: a second signal ends the service at once, in every phase and with every kind of input.
 
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ const LONG: &str = "10m";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_every_phase_at_once() {
-    // The delay before callbacks are refused; the wait for those in flight; and both with nothing to wait for.
+    // The delay before callbacks are refused, and the wait for callbacks in flight; both also with nothing in flight.
     for (delay, is_busy) in [(LONG, false), (LONG, true), ("0s", true)] {
         let folder = tempfile::tempdir().expect("a folder");
         let cluster = mock(&["stopped"]);
@@ -32,7 +32,7 @@ async fn a_second_signal_ends_every_phase_at_once() {
         bridge.ready().await;
         assert_eq!(bridge.post(callback("one")).await.status.as_u16(), 200);
         if is_busy {
-            // A message of the queue waits for its bus.
+            // A message of the queue waits for the bus.
             cluster.broker_down(1).expect("down");
             mns.put("media", callback("waits"));
             eventually("a message in flight", SOON, async || {

@@ -1,5 +1,5 @@
-//! The spool: events that could not be published are on the disk, and on the bus later, in order and once per
-//! destination; and every way that the disk can fail.
+//! The spool: events that could not be published are stored on the disk, and published later, in order and once per
+//! destination. Also every kind of failure of the disk.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,19 +19,19 @@ use crate::support::nats::{Nats, NatsOptions};
 use crate::support::program::{self, Program};
 use crate::support::wait::SOON;
 
-/// Where nothing listens.
+/// An address on which nothing listens.
 const NOWHERE: &str = "127.0.0.1:9";
 
 fn spool(folder: &TempDir) -> PathBuf {
     folder.path().join("spool")
 }
 
-/// Everything goes to a topic of the output `kafka`, by the spool if need be.
+/// Everything goes to a topic of the output `kafka`, and through the spool if necessary.
 fn config(brokers: &str, topic: &str, folder: &TempDir) -> Config {
     Config::http().kafka(brokers).to("kafka", topic).spool(spool(folder))
 }
 
-/// The answers that callbacks by HTTP have had.
+/// How many callbacks by HTTP had this outcome.
 fn outcomes(bridge: &TestBridge, outcome: &str) -> f64 {
     bridge.outcomes("http", outcome)
 }
@@ -66,7 +66,7 @@ async fn an_outage_is_bridged_in_order_across_a_restart() {
     kafka.kill();
     post_all(&bridge, numbered(10..300)).await;
     bridge.disconnected().await;
-    // An output known to be down is not waited for.
+    // A callback does not wait for an output that is down.
     let start = Instant::now();
     post_all(&bridge, numbered(300..310)).await;
     assert!(start.elapsed() < Duration::from_millis(900 * 10), "{:?}", start.elapsed());
@@ -82,28 +82,28 @@ async fn an_outage_is_bridged_in_order_across_a_restart() {
     assert_eq!(bridge.stop().await, 0);
 
     let bridge = TestBridge::start(&settings).await;
-    assert!(bridge.metric("apsara_bridge_spool_events") > 200.0, "what lay in the spool is there after a restart");
+    assert!(bridge.metric("apsara_bridge_spool_events") > 200.0, "spooled records are still there after a restart");
     post_all(&bridge, numbered(310..320)).await;
     kafka.restart().await;
     bridge.spooled(0.0).await;
     post_all(&bridge, numbered(320..321)).await;
-    assert_eq!(outcomes(&bridge, "published"), 1.0, "once the spool is empty it is not in the way");
+    assert_eq!(outcomes(&bridge, "published"), 1.0, "with an empty spool, events are published directly");
     assert_eq!(bridge.metric("apsara_bridge_spool_oldest_seconds"), 0.0);
     let mut found = keys(&kafka.consume("bridged", 321, SOON).await);
     let repeats = found.len() - 321;
-    assert!(repeats <= 2, "only what was on its way when the broker died may be there twice, not {repeats}");
+    assert!(repeats <= 2, "only records in flight when the broker died may be there twice, not {repeats}");
     found.dedup();
     let mut in_order = found.clone();
     in_order.sort();
     in_order.dedup();
     assert_eq!(in_order, numbered(0..321).collect::<Vec<_>>(), "nothing is lost");
-    // The few that were in flight when the broker died may have been overtaken; what was spooled was not.
+    // The few records in flight when the broker died may be out of order. Spooled records are in order.
     assert_eq!(found[found.len() - 300..], in_order[in_order.len() - 300..]);
     bridge.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_destinations_only_the_one_that_failed_is_sent_again() {
+async fn only_the_destination_that_failed_gets_the_event_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let (kafka, nats) = (Kafka::shared().await, Nats::start(NatsOptions::default()).await);
     kafka.create_topic("pair", 1, &[]).await;
@@ -121,7 +121,7 @@ async fn of_two_destinations_only_the_one_that_failed_is_sent_again() {
     nats.restart().await;
     bridge.spooled(0.0).await;
     assert_eq!(nats.messages("PAIR", 5, SOON).await.len(), 5);
-    assert_eq!(kafka.consume("pair", 5, SOON).await.len(), 5, "what had it didn't get it again");
+    assert_eq!(kafka.consume("pair", 5, SOON).await.len(), 5, "the destination that had it does not get it again");
     bridge.stop().await;
 }
 
@@ -132,24 +132,24 @@ async fn the_answer_never_takes_longer_than_the_deadline_and_one_write() {
     let settings = config(&cluster.bootstrap_servers(), "late", &folder).set("delivery.deadline = '700ms'");
     let bridge = TestBridge::start_connected(&settings).await;
     post_all(&bridge, numbered(0..1)).await;
-    // Slow by seconds, an acknowledgement that comes after the deadline included.
+    // The broker is slow by seconds. One acknowledgement arrives after the deadline.
     cluster.broker_round_trip_time(1, Duration::from_millis(1500)).expect("set");
     let start = Instant::now();
     post_all(&bridge, numbered(1..2)).await;
     let took = start.elapsed();
     assert!(took > Duration::from_millis(500) && took < Duration::from_millis(1400), "{took:?}");
     assert_eq!(outcomes(&bridge, "spooled"), 1.0);
-    // The next one queues up behind it, and isn't kept waiting.
+    // The next callback does not wait for the first.
     let start = Instant::now();
     post_all(&bridge, numbered(2..3)).await;
     assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
-    // A bus that takes seconds for each record still empties the spool.
+    // The spool becomes empty even if the bus needs seconds for each record.
     bridge.spooled(0.0).await;
     assert_eq!(bridge.stop().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_acknowledgement_after_the_deadline_makes_a_repeat_with_the_same_id_at_most() {
+async fn an_acknowledgement_after_the_deadline_causes_at_most_a_repeat_with_the_same_id() {
     let folder = tempfile::tempdir().expect("a folder");
     let kafka = Kafka::start(KafkaOptions::default()).await;
     kafka.create_topic("repeat", 1, &[]).await;
@@ -166,7 +166,7 @@ async fn an_acknowledgement_after_the_deadline_makes_a_repeat_with_the_same_id_a
         .collect();
     ids.sort();
     ids.dedup();
-    assert_eq!(ids.len(), 3, "one id each, however often: {records:?}");
+    assert_eq!(ids.len(), 3, "one id per event, however often it was published: {records:?}");
     bridge.stop().await;
 }
 
@@ -179,7 +179,7 @@ async fn a_record_that_the_bus_rejects_becomes_a_dead_letter_and_stops_nothing()
     cluster.broker_down(1).expect("down");
     post_all(&bridge, numbered(1..4)).await;
     bridge.spooled(3.0).await;
-    // The whole first batch is refused for good; what comes behind it isn't.
+    // The whole first batch is refused for good; later records are not.
     cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD]);
     cluster.broker_up(1).expect("up");
     bridge.spooled(0.0).await;
@@ -214,11 +214,15 @@ async fn a_record_whose_dead_letter_has_no_room_stays_and_is_not_counted_as_one(
     assert!(metrics.contains("apsara_bridge_dead_letters_total{reason=\"rejected\"} 0\n"), "{metrics}");
     let bridge = TestBridge::start(&settings).await;
     bridge.spooled(0.0).await;
-    assert_eq!(bridge.metric(r#"apsara_bridge_published_total{output="kafka"}"#), 1.0, "it stayed, and is taken now");
+    assert_eq!(
+        bridge.metric(r#"apsara_bridge_published_total{output="kafka"}"#),
+        1.0,
+        "it stayed in the spool and is published now"
+    );
     bridge.stop().await;
 }
 
-/// "Dead letter" is logged when one is kept, not each time that one finds no room.
+/// "Dead letter" is logged when one is kept, not each time that there is no room for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_without_room_is_not_logged_as_one() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -240,11 +244,11 @@ async fn a_dead_letter_without_room_is_not_logged_as_one() {
 async fn every_kind_of_kafkas_errors_ends_in_the_spool_or_in_a_dead_letter() {
     let folder = tempfile::tempdir().expect("a folder");
     let cluster = mock(&[]);
-    // A topic each: the client remembers for a while that one is not allowed.
+    // Each kind has its own topic, because the client remembers for a while that a topic is not allowed.
     for kind in ErrorKind::ALL {
         cluster.create_topic(&format!("kinds.{}", kind.as_str()), 1, 1).expect("created");
     }
-    // A queue of one record, so that a second one finds it full.
+    // The queue has room for one record, so the second finds it full.
     let settings = config(&cluster.bootstrap_servers(), "kinds.{mediaid}", &folder)
         .set("delivery.deadline = '500ms'")
         .set("outputs.kafka.client = { 'queue.buffering.max.messages' = 1 }");
@@ -259,7 +263,7 @@ async fn every_kind_of_kafkas_errors_ends_in_the_spool_or_in_a_dead_letter() {
         assert_eq!(bridge.metric(&format!(r#"apsara_bridge_dead_letters_total{{reason="{kind}"}}"#)), 1.0, "{kind}");
     }
     assert_eq!(bridge.metric("apsara_bridge_spool_events"), 0.0);
-    // An error that an operator must fix: the event is spooled, and published when it is fixed.
+    // An operator's error: the event is spooled, and published after the error is fixed.
     for (answer, kind) in [
         (Answer::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "unauthorized"),
         (Answer::RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS, "misconfigured"),
@@ -278,7 +282,7 @@ async fn every_kind_of_kafkas_errors_ends_in_the_spool_or_in_a_dead_letter() {
         bridge.spooled(0.0).await;
         assert_eq!(bridge.metric(&format!(r#"apsara_bridge_dead_letters_total{{reason="{kind}"}}"#)), 0.0, "{kind}");
     }
-    // No answer in time, and meanwhile no room in the queue.
+    // No answer in time, and no room in the queue during that time.
     cluster.broker_round_trip_time(1, Duration::from_secs(2)).expect("set");
     let post = async |id: &str| bridge.post(callback(id)).await.status.as_u16();
     assert_eq!(tokio::join!(post("timed_out"), post("queue_full")), (200, 200));
@@ -316,11 +320,11 @@ async fn every_kind_of_natss_errors_ends_in_the_spool_or_in_a_dead_letter() {
     let long = large_callback("long", 6000);
     assert_eq!(bridge.post(long).await.status.as_u16(), 200);
     assert_eq!(bridge.metric(r#"apsara_bridge_dead_letters_total{reason="too_large"}"#), 1.0);
-    // No stream has the subject: it waits until one does, and holds up no other subject.
+    // No stream has the subject: the event waits until one does, and delays no other subject.
     post_all(&bridge, ["elsewhere".to_owned()]).await;
     assert_eq!(outcomes(&bridge, "spooled"), 1.0);
     assert!(bridge.metric(r#"apsara_bridge_publish_failures_total{kind="no_such_destination",output="nats"}"#) >= 1.0);
-    // A stream that is full: the third message waits until there is room.
+    // The stream is full: the third message waits until there is room.
     post_all(&bridge, numbered(0..3)).await;
     assert_eq!(outcomes(&bridge, "spooled"), 2.0);
     stream.purge().await.expect("purged");
@@ -329,7 +333,7 @@ async fn every_kind_of_natss_errors_ends_in_the_spool_or_in_a_dead_letter() {
     bridge.spooled(0.0).await;
     assert_eq!(late.info().await.expect("an answer").state.messages, 1);
     assert_eq!(stream.info().await.expect("an answer").state.messages, 1);
-    // Accepting and never answering, and then gone.
+    // The server accepts connections and never answers, and then it is down.
     nats.stop();
     post_all(&bridge, ["frozen".to_owned()]).await;
     nats.cont();
@@ -359,7 +363,7 @@ async fn a_full_spool_means_503_until_there_is_room() {
             200 => taken += 1,
             _ => break answer,
         }
-        assert!(taken < 100, "20 KiB hold no hundred of them");
+        assert!(taken < 100, "20 KiB have no room for a hundred of them");
     };
     assert!(taken > 5, "{taken}");
     let (problem, detail) = refused.problem();
@@ -379,7 +383,7 @@ async fn a_full_spool_means_503_until_there_is_room() {
     bridge.stop().await;
 }
 
-/// Everything goes to the topic `anything`, by a spool on a disk.
+/// Everything goes to the topic `anything`, with a spool on the disk.
 fn on_disk(brokers: &str, disk: &Disk) -> Config {
     Config::http().kafka(brokers).to("kafka", "anything").spool(disk.mount().join("spool"))
 }
@@ -392,12 +396,12 @@ fn ends_by_itself(disk: &Disk, folder: &Path) -> String {
     process.log()
 }
 
-/// Posts a callback about a medium, of so many bytes.
+/// Posts a callback about a media, of this many bytes.
 async fn post(bridge: &Program, id: &str, bytes: usize) -> u16 {
     bridge.post(large_callback(id, bytes)).await.status.as_u16()
 }
 
-/// Posts until the answer is not 200, and returns how many were.
+/// Posts until the answer is not 200, and returns how many answers were 200.
 async fn post_until_full(bridge: &Program, prefix: &str) -> usize {
     for taken in 0..2000 {
         match post(bridge, &format!("{prefix}{taken}"), 20_000).await {
@@ -406,11 +410,12 @@ async fn post_until_full(bridge: &Program, prefix: &str) -> usize {
             other => panic!("{other}"),
         }
     }
-    panic!("the disk is full by now");
+    panic!("the disk should be full by now");
 }
 
-/// Filled by the spool itself: when the bus is back it drains, and events are accepted again. No action is needed.
-/// More than once, because the database keeps its size; and by a bridge that starts on the full disk.
+/// The spool itself filled the disk. When the bus is back it drains, and events are accepted again. No action is
+/// needed. This happens more than once, because the database keeps its size, and also with a bridge that starts on the
+/// full disk.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_the_spool_filled_drains_by_itself() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -445,10 +450,10 @@ async fn a_disk_that_the_spool_filled_drains_by_itself() {
     let mut found = keys(&kafka.consume("anything", sent, SOON).await);
     found.sort();
     found.dedup();
-    assert_eq!(found.len(), sent, "each is there");
+    assert_eq!(found.len(), sent, "every event is published");
 }
 
-/// The same on small disks with many small records: what removes them must fit into what is left.
+/// The same on small disks with many small records: removing them must be possible with the space that is left.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_disk_full_of_small_records_drains() {
     let kafka = Kafka::start(KafkaOptions::default()).await;
@@ -464,7 +469,7 @@ async fn a_small_disk_full_of_small_records_drains() {
         let mut taken = 0;
         while client.post("/callbacks", body(taken), &signed_headers("VOD")).await.status.as_u16() == 200 {
             taken += 1;
-            assert!(taken < 20_000, "the disk is full by now");
+            assert!(taken < 20_000, "the disk should be full by now");
         }
         assert!(taken > 100, "{size}: {taken}");
         kafka.restart().await;
@@ -476,8 +481,8 @@ async fn a_small_disk_full_of_small_records_drains() {
     }
 }
 
-/// Filled by something else: events are published directly while the bus is up, also past those in the spool; what was
-/// published and cannot be removed is not published again.
+/// Something else filled the disk. While the bus is up, events are published directly, even if older events are in the
+/// spool. Records that were published but cannot be removed are not published again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_something_else_filled_does_not_stop_publishing() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -491,7 +496,7 @@ async fn a_disk_that_something_else_filled_does_not_stop_publishing() {
         assert_eq!(post(&bridge, &format!("before{number}"), 20_000).await, 200);
     }
     disk.fill("ballast");
-    // What the log has in reserve still takes some.
+    // The reserve of the write-ahead log has room for a few.
     let taken = post_until_full(&bridge, "full").await;
     kafka.restart().await;
     eventually("published", SOON, async || {
@@ -514,7 +519,7 @@ async fn a_disk_that_something_else_filled_does_not_stop_publishing() {
     bridge.stop();
 }
 
-/// A copy needs room. Without it the bridge does not start, says so, and has changed nothing.
+/// A copy needs room. Without room, the bridge does not start, reports this, and changes nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_spool_without_room_for_a_copy_is_not_changed() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -540,9 +545,9 @@ async fn a_damaged_spool_without_room_for_a_copy_is_not_changed() {
     assert!(bridge.process().log().contains("everything was copied"), "{}", bridge.process().log_tail());
 }
 
-/// Where the root page of the index of records is in a file.
+/// The position in the file of the root page of the index of records.
 fn index_page(file: &Path) -> u64 {
-    // SQLite resolves links, and the way into another namespace is one.
+    // The path into the other mount namespace is a link, which SQLite would resolve.
     let copy = tempfile::NamedTempFile::new().expect("a file");
     std::fs::copy(file, copy.path()).expect("copied");
     let connection = rusqlite::Connection::open(copy.path()).expect("it opens");
@@ -551,7 +556,7 @@ fn index_page(file: &Path) -> u64 {
     u64::from(page - 1) * (16 << 10)
 }
 
-/// A disk that is full before the first start, or at a later one, is named.
+/// A disk that is full at the first or at a later start is reported.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_at_the_start() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -565,13 +570,13 @@ async fn a_full_disk_at_the_start() {
     assert_eq!(post(&bridge, "one", 2).await, 200);
     bridge.process().kill();
     disk.fill("ballast");
-    // The reserve lets a bridge start that has events to publish.
+    // With the reserve, a bridge that has events to publish can start.
     bridge.start_again();
     assert_eq!(bridge.metric("apsara_bridge_spool_events").await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_cannot_be_written_is_refused_at_the_start_by_name() {
+async fn a_disk_that_cannot_be_written_is_reported_at_the_start() {
     let folder = tempfile::tempdir().expect("a folder");
     let Some(disk) = Disk::new(folder.path(), "2m,ro") else { return };
     let log = ends_by_itself(&disk, folder.path());
@@ -579,7 +584,7 @@ async fn a_disk_that_cannot_be_written_is_refused_at_the_start_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_answered_with_200_survives_kill_9() {
+async fn events_answered_with_200_survive_kill_9() {
     let folder = tempfile::tempdir().expect("a folder");
     let bridge = Program::start(folder.path(), config(NOWHERE, "anything", &folder));
     for number in 0..20 {
@@ -590,7 +595,7 @@ async fn what_was_answered_with_200_survives_kill_9() {
     assert_eq!(database.backlogs().expect("readable")[0].records, 20);
 }
 
-/// Names of the files in the spool's folder that begin so.
+/// Names of the files in the spool's folder that begin with this prefix.
 fn files(path: &Path, beginning: &str) -> Vec<String> {
     let names = std::fs::read_dir(path).expect("readable").map(|entry| entry.expect("an entry").file_name());
     let names = names.map(|name| name.into_string().expect("UTF-8"));
@@ -599,8 +604,8 @@ fn files(path: &Path, beginning: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_be_read_of_a_damaged_database_is_copied() {
-    // In the page of the header, without which SQLite reads nothing; in the root of the tree of records, below which
-    // nothing can be found; and among the records.
+    // Damage to the header page, without which SQLite reads nothing; to the root of the tree of records, below which
+    // nothing can be found; and to the records.
     for (place, at_least) in [(0usize, 0), (8000, 200), (16 << 10, 0), (200_000, 150), (0xF0F0F, 150)] {
         let folder = tempfile::tempdir().expect("a folder");
         let settings = config(NOWHERE, "damaged", &folder);
@@ -622,7 +627,10 @@ async fn what_can_be_read_of_a_damaged_database_is_copied() {
         let left = bridge.metric("apsara_bridge_spool_events");
         let letters = bridge.metric("apsara_bridge_dead_letters_stored");
         let aside = files(&path, "spool.db.damaged-");
-        assert!(!aside.is_empty() || left + letters == 200.0, "{place}: kept, or all there: {left} {letters}");
+        assert!(
+            !aside.is_empty() || left + letters == 200.0,
+            "{place}: the file is kept, or nothing is missing: {left} {letters}"
+        );
         assert!(left >= f64::from(at_least), "{place}: {left} copied");
         post_all(&bridge, numbered(500..501)).await;
         assert_eq!(bridge.metric("apsara_bridge_spool_events"), left + 1.0, "the service continues");
@@ -632,7 +640,7 @@ async fn what_can_be_read_of_a_damaged_database_is_copied() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_ends_at_its_first_damaged_frame_and_nothing_is_invented() {
-    // Killed before the log was moved into the database, as after most crashes.
+    // The bridge is killed before the log is merged into the database, like in most crashes.
     for place in [4, 100, 40_000, 300_000] {
         let folder = tempfile::tempdir().expect("a folder");
         let path = spool(&folder);
@@ -655,8 +663,8 @@ async fn a_log_ends_at_its_first_damaged_frame_and_nothing_is_invented() {
         };
         database.each_record(visit).expect("readable");
         let sent: Vec<String> = (0..found.len()).map(|number| format!("v{number}")).collect();
-        assert_eq!(found, sent, "byte {place}: the first ones, in order");
-        assert!(files(&path, "spool.db.damaged-").is_empty(), "byte {place}: this is no damage");
+        assert_eq!(found, sent, "byte {place}: the first records, in order");
+        assert!(files(&path, "spool.db.damaged-").is_empty(), "byte {place}: this is not damage");
         bridge.stop().await;
     }
 }
@@ -668,13 +676,13 @@ async fn damage_while_the_service_runs_is_repaired_without_a_restart() {
     let bridge = TestBridge::start(&settings).await;
     post_all(&bridge, numbered(0..50)).await;
     let file = folder.path().join("spool").join(FILE);
-    // The log of the database is written over, and the database below it.
+    // The write-ahead log and the database are overwritten.
     for (path, length) in [(file.with_extension("db-wal"), 64 << 10), (file.clone(), 64 << 10)] {
         let bytes = vec![0xA5; length];
         let target = std::fs::OpenOptions::new().write(true).open(path).expect("there");
         std::os::unix::fs::FileExt::write_all_at(&target, &bytes, 0).expect("written");
     }
-    eventually("the service goes on", SOON, async || {
+    eventually("the service continues", SOON, async || {
         let answer = bridge.post(callback(&format!("after-{:?}", Instant::now()))).await;
         (answer.status.as_u16() == 200).then_some(())
     })
@@ -721,7 +729,7 @@ async fn a_newer_database_is_refused_and_not_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_in_flight_when_the_drain_time_ends_goes_to_the_spool() {
+async fn events_in_flight_when_the_drain_time_ends_go_to_the_spool() {
     let folder = tempfile::tempdir().expect("a folder");
     let cluster = mock(&["hurry"]);
     let settings = config(&cluster.bootstrap_servers(), "hurry", &folder)
@@ -795,13 +803,13 @@ async fn the_commands_read_the_spool_with_and_without_the_service() {
 }
 
 #[test]
-fn a_spool_is_in_use_while_its_lock_is_held() {
+fn a_spool_is_in_use_only_while_its_lock_is_held() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("lock"), "process 1\n").expect("written");
-    assert!(!apsara_bridge::store::is_running(folder.path()), "a file that was left behind");
+    assert!(!apsara_bridge::store::is_running(folder.path()), "a lock file without a lock does not count");
 }
 
-/// Files that version 0.1.0 left, stopped and killed: three events for a topic and a dead letter.
+/// Files of version 0.1.0, after a stop and after a kill: three events for a topic and a dead letter.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spool_of_an_earlier_version_is_read() {
     for stored in ["0.1-stopped", "0.1-killed"] {
@@ -822,8 +830,7 @@ async fn a_spool_of_an_earlier_version_is_read() {
     }
 }
 
-/// A sender that has sent half of a large body holds the memory for it, and others are answered with 503 when there is
-/// no more.
+/// Half of a large body reserves memory for all of it. When no memory is left, other requests are answered with 503.
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_in_flight_are_bounded() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -845,7 +852,7 @@ async fn bytes_in_flight_are_bounded() {
     let (problem, detail) = refused.problem();
     assert_eq!(problem, "too-many-requests");
     assert_eq!(detail, "in-flight limit reached (delivery.max_in_flight_bytes)");
-    // What is small still fits.
+    // A small body still fits.
     assert_eq!(bridge.post(callback("small")).await.status.as_u16(), 200);
     slow.write_all(rest.as_bytes()).await.expect("sent");
     let mut answer = [0; 12];
@@ -855,8 +862,8 @@ async fn bytes_in_flight_are_bounded() {
     bridge.stop().await;
 }
 
-/// What `delivery.max_in_flight_bytes` means for the memory of the process: many large bodies at once, and a bus that
-/// does not answer.
+/// The effect of `delivery.max_in_flight_bytes` on the memory of the process, with many large bodies at once and a bus
+/// that does not answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_is_bounded_by_the_bytes_in_flight() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -867,7 +874,7 @@ async fn memory_is_bounded_by_the_bytes_in_flight() {
     cluster.broker_round_trip_time(1, Duration::from_secs(10)).expect("set");
     let peak = || {
         let status = std::fs::read_to_string(format!("/proc/{}/status", bridge.process().id())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the field exists");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") >> 10
     };
     let before = peak();
@@ -881,7 +888,7 @@ async fn memory_is_bounded_by_the_bytes_in_flight() {
     let posts: Vec<_> = posts.collect();
     let mut answers = std::collections::BTreeMap::new();
     for post in posts {
-        // A refusal that is sent before the body was read can be lost with its connection: 0.
+        // 0: a refusal that is sent before the body was read can be lost with its connection.
         *answers.entry(post.await.unwrap_or(0)).or_insert(0) += 1;
     }
     assert!(answers.keys().all(|status| [0, 200, 503].contains(status)), "{answers:?}");
@@ -891,8 +898,7 @@ async fn memory_is_bounded_by_the_bytes_in_flight() {
     assert!(grown < 5 * 64, "{grown} MiB more than the {before} MiB before, with 64 MiB in flight");
 }
 
-/// A store that does not answer, here because another process holds the database, must not use up the 3 s that IMS
-/// waits.
+/// A store that does not answer must not use up the 3 s that IMS waits. Here another process has locked the database.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_does_not_answer_is_not_waited_for() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -908,8 +914,8 @@ async fn a_store_that_does_not_answer_is_not_waited_for() {
     bridge.stop().await;
 }
 
-/// While another process holds the database, replays that were published cannot be noted as ended. That is done later,
-/// by itself, and nothing is published twice.
+/// While another process has locked the database, the end of a published replay cannot be written. This is done later,
+/// automatically, and nothing is published twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn replays_whose_end_cannot_be_written_are_completed_later() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -921,16 +927,16 @@ async fn replays_whose_end_cannot_be_written_are_completed_later() {
     bridge.stop().await;
     let path = folder.path().join("spool");
     let bridge = TestBridge::start_connected(&settings).await;
-    // The client knows the topic after that.
+    // After this the client knows the topic.
     post_all(&bridge, ["warm".to_owned()]).await;
-    // Time to lock the database between the request and its end.
+    // This leaves time to lock the database between the request and its end.
     cluster.broker_round_trip_time(1, Duration::from_millis(700)).expect("set");
     let other = rusqlite::Connection::open(path.join(FILE)).expect("it opens");
     let request = "UPDATE dead_letters SET replay_requested = 1; BEGIN IMMEDIATE";
     other.execute_batch(request).expect("requested and locked");
     let replayed = r#"apsara_bridge_dead_letters_replayed_total{result="success"}"#;
     bridge.wait_metric(replayed, |value| value == 1.0).await;
-    // Longer than a connection waits for another.
+    // Longer than a connection waits for a lock.
     let failures = r#"apsara_bridge_spool_failures_total{reason="io"}"#;
     bridge.wait_metric(failures, |value| value >= 1.0).await;
     other.execute_batch("ROLLBACK").expect("released");
@@ -941,7 +947,7 @@ async fn replays_whose_end_cannot_be_written_are_completed_later() {
     bridge.stop().await;
 }
 
-/// The commands that change many records, with a configuration of a file.
+/// Runs the commands that change many records, with a configuration file.
 struct Commands {
     folder: TempDir,
 }
@@ -961,7 +967,7 @@ async fn a_spool_is_drained_without_its_bridge() {
     let commands = Commands { folder: tempfile::tempdir().expect("a folder") };
     let cluster = mock(&["drained"]);
     let away = config(NOWHERE, "drained", &commands.folder);
-    // The inputs are not looked at: their secrets need not be there.
+    // The inputs are not used, so their secrets may be missing.
     let there = config(&cluster.bootstrap_servers(), "drained", &commands.folder).keys("[{ file = '/nowhere/key' }]");
     let bridge = TestBridge::start(&away).await;
     post_all(&bridge, numbered(0..5)).await;
@@ -1041,7 +1047,7 @@ async fn another_spools_file_is_imported() {
     assert!(out.starts_with("imported 0 records and 0 dead letters; 3 existed already"), "{out}");
     let (code, _, error) = commands.run(&settings, &["import", "/nowhere/spool.db"]);
     assert!(code == 1 && error.contains("/nowhere/spool.db cannot be opened"), "{error}");
-    std::fs::write(&aside, "no database at all, but long enough to look at").expect("written");
+    std::fs::write(&aside, "not a database, but long enough to be read").expect("written");
     let (code, _, error) = commands.run(&settings, &["import", file]);
     assert!(code == 1 && error.contains("cannot be read as a spool of apsara-bridge"), "{error}");
 }

@@ -1,10 +1,10 @@
-//! The builder of configurations does what the tests rely on.
+//! Tests of the builder of configurations.
 
 use apsara_bridge::config::{self, Layer};
 
 use crate::support::config::{Config, Route};
 
-/// What the bridge makes of it.
+/// The configuration that the bridge reads from it.
 fn effective(config: &Config) -> toml::Value {
     let loaded = config::load(&[Layer::Text("test".to_owned(), config.to_string())]);
     toml::from_str(&loaded.expect("valid").effective.to_toml()).expect("TOML")

@@ -1,4 +1,4 @@
-//! The judges accept what the specification allows and refuse what it forbids, above all what their SDKs let pass.
+//! The judges accept what the specification allows and refuse what it forbids, especially what their SDKs accept.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::support::nats::Stored;
 
 const STRUCTURED: &str = "application/cloudevents+json; charset=UTF-8";
 
-/// Attributes with all that is hard to carry: percent signs, spaces, quotes, characters beyond ASCII and the BMP.
+/// Attributes with difficult values: percent signs, spaces, quotes, characters beyond ASCII and the BMP.
 fn attributes() -> Vec<(&'static str, &'static str)> {
     vec![
         ("specversion", "1.0"),
@@ -25,7 +25,7 @@ fn kafka(headers: &[(&str, &str)], payload: Option<&str>) -> Message {
     Message::kafka(&Received {
         partition: 0,
         offset: 0,
-        key: Some(b"a key that isn't part of the event".to_vec()),
+        key: Some(b"a key that is not part of the event".to_vec()),
         headers: headers.iter().map(|(name, value)| ((*name).to_owned(), Some(value.as_bytes().to_vec()))).collect(),
         payload: payload.map(|payload| payload.as_bytes().to_vec()),
     })
@@ -110,7 +110,7 @@ fn bad_attributes() {
         (|all| all.push(("jobId", "1")), "attribute name 'jobId'"),
         (|all| all.push(("job_id", "1")), "attribute name 'job_id'"),
         (|all| all[0].1 = "0.3", "specversion is '0.3'"),
-        (|all| all[2].1 = "not a uri", "attribute source holds what a URI may not"),
+        (|all| all[2].1 = "not a uri", "attribute source contains a character that is not allowed in a URI"),
         (|all| all[4].1 = "", "attribute subject is empty"),
         (|all| all[5].1 = "2026-11-23 04:05:06", "isn't an RFC 3339 timestamp"),
     ];
@@ -120,7 +120,7 @@ fn bad_attributes() {
         let body: Value = attributes.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
         for message in [kafka_binary(&attributes, Some("{}")), Message::json(body.to_string().as_bytes())] {
             for error in refused(&message) {
-                assert!(error.contains(reason), "{error:?} doesn't say {reason:?}");
+                assert!(error.contains(reason), "{error:?} does not contain {reason:?}");
             }
         }
     }
@@ -150,10 +150,10 @@ fn bad_packing() {
         (nats_with("Content-Type", "application/json"), "header Content-Type"),
         (nats_with("ce-subject", "a b"), "isn't percent-encoded"),
         (nats_with("ce-subject", "100%"), "bare percent sign"),
-        (nats_with("ce-subject", "%C0%A0"), "isn't UTF-8 behind its percent signs"),
+        (nats_with("ce-subject", "%C0%A0"), "is not UTF-8 after percent-decoding"),
     ] {
         for error in refused(&message) {
-            assert!(error.contains(reason), "{error:?} doesn't say {reason:?}");
+            assert!(error.contains(reason), "{error:?} does not contain {reason:?}");
         }
     }
 }

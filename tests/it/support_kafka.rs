@@ -1,4 +1,4 @@
-//! The broker of the tests does what the tests rely on.
+//! Tests of the Kafka broker that the tests use.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn an_outage_leaves_data_and_port() {
     let options = KafkaOptions { auto_create_topics: false, message_max_bytes: Some(10_000), ..Default::default() };
     let kafka = Kafka::start(options).await;
     let config = kafka.client_config();
-    // librdkafka gives an unknown topic half a minute to appear; here it is to be unknown at once.
+    // librdkafka waits half a minute for an unknown topic to appear. Here it must be unknown at once.
     let mut hasty = config.clone();
     hasty.set("topic.metadata.propagation.max.ms", "0");
     let unknown = send(&hasty, "unknown", Some(b"x")).await.unwrap_err();
@@ -75,7 +75,8 @@ async fn an_outage_leaves_data_and_port() {
     assert_eq!(payloads, [&b"before"[..], b"between", b"after"]);
 }
 
-/// Lets in who has all settings, and nobody who lacks or mistakes the one named.
+/// Checks that the broker accepts a client with all settings, and refuses one in which the given setting is missing or
+/// wrong.
 async fn check_security(security: Security, setting: &str, wrong: Option<&str>) {
     let kafka = Kafka::start(KafkaOptions { security, ..Default::default() }).await;
     send(&kafka.client_config(), "secured", Some(b"in")).await.unwrap();
@@ -92,22 +93,22 @@ async fn check_security(security: Security, setting: &str, wrong: Option<&str>) 
 }
 
 #[tokio::test]
-async fn tls_asks_for_trust() {
+async fn tls_requires_a_trusted_authority() {
     check_security(Security::Tls, "ssl.ca.location", None).await;
 }
 
 #[tokio::test]
-async fn mutual_tls_asks_for_a_client_certificate() {
-    // librdkafka wants key and certificate together; whoever speaks plaintext has neither.
+async fn mutual_tls_requires_a_client_certificate() {
+    // librdkafka needs key and certificate together; a plaintext client has neither.
     check_security(Security::MutualTls, "security.protocol", Some("plaintext")).await;
 }
 
 #[tokio::test]
-async fn scram_within_tls_asks_for_the_password() {
+async fn scram_within_tls_requires_the_password() {
     check_security(Security::SaslTls(Mechanism::ScramSha512), "sasl.password", Some("wrong")).await;
 }
 
 #[tokio::test]
-async fn plain_asks_for_the_password() {
+async fn plain_requires_the_password() {
     check_security(Security::Sasl(Mechanism::Plain), "sasl.password", Some("wrong")).await;
 }

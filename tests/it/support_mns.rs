@@ -1,7 +1,7 @@
-//! The server that plays MNS does what the tests rely on: here, on the wire and in time, faults and counters.
+//! Tests of the server that simulates MNS. Here: the protocol, timing, faults and counters.
 //!
-//! That it plays MNS at all is proved next door: [`sdks`] by Alibaba's own clients, [`published`] by published signatures
-//! and captured documents.
+//! Other modules compare it with the real service: [`sdks`] with Alibaba's own clients, [`published`] with published
+//! signatures and captured documents.
 
 mod published;
 mod sdks;
@@ -35,7 +35,7 @@ fn start(queue: &str) -> Mns {
 }
 
 fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("{value} is no string"))
+    value.as_str().unwrap_or_else(|| panic!("{value} is not a string"))
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn handles_are_accepted_bare_and_encoded() {
         }
     }
     assert_eq!(mns.deleted("handles").len(), 12);
-    // A handle of another queue was never minted by this one.
+    // A handle of another queue is not valid in this one.
     mns.create_queue("handles-2", QueueAttributes::default());
     mns.put("handles-2", "x");
     let target = change_target("handles", &received_handle(&mns, "handles-2"), 1);
@@ -62,7 +62,7 @@ fn handles_are_accepted_bare_and_encoded() {
 }
 
 #[test]
-fn requests_that_are_wrong() {
+fn invalid_requests_are_refused() {
     let mns = start("wrong");
     let code = |request: &Signable, body: &str| exchange(&mns, request, body).expect("an answer").code();
     let (without, with) = (
@@ -86,7 +86,7 @@ fn requests_that_are_wrong() {
     assert_eq!(code(&v1(without("Date")), ""), bad("MissingDateHeader"));
     assert_eq!(code(&v1(with("Date", "2025-06-03T11:23:48Z")), ""), bad("InvalidDateHeader"));
     assert_eq!(code(&v1(with("Content-MD5", "AAAA")), ""), bad("InvalidDegist"));
-    // Either date will do, and of two the service's own counts.
+    // Either date is sufficient. If both are given, the service's own header counts.
     let date = http_date(OffsetDateTime::now_utc());
     let mut request = without("Date");
     request.headers.push(("x-mns-date".to_owned(), date));
@@ -133,7 +133,7 @@ fn leases_end_by_themselves() {
     mns.put("lease", "x");
     let started = Instant::now();
     let first = received_handle(&mns, "lease");
-    // The poll gets it as soon as the lease is over.
+    // The poll gets it as soon as the lease ends.
     let answer = ask(&mns, "GET", "/queues/lease/messages?numOfMessages=16&waitseconds=30", "");
     assert!((visibility_timeout..SOON).contains(&started.elapsed()));
     assert_eq!(answer.xml().children[0].text_of("DequeueCount"), Some("2"));
@@ -181,7 +181,7 @@ fn delay_retention_and_priority() {
 }
 
 #[test]
-fn the_queue_says_how_long_a_receive_waits_that_does_not() {
+fn a_receive_without_a_wait_uses_the_queues_own() {
     let mns = Mns::start(MnsOptions::default());
     let polling_wait = Duration::from_millis(700);
     mns.create_queue("wait", QueueAttributes { polling_wait, ..QueueAttributes::default() });
@@ -196,7 +196,7 @@ fn the_queue_says_how_long_a_receive_waits_that_does_not() {
 }
 
 #[test]
-fn polls_end_when_time_advances_or_the_queue_goes() {
+fn polls_end_when_time_advances_or_the_queue_is_deleted() {
     let mns = start("polls");
     let poll = || ask(&mns, "GET", "/queues/polls/messages?waitseconds=30", "");
     let polling = || wait_for("two polls", SOON, || (mns.waiting() == 2).then_some(()));
@@ -253,13 +253,13 @@ fn one_message_wakes_polls_but_only_one_gets_it() {
         mns.advance(Duration::from_secs(1));
         let mut statuses = polls.map(|poll| poll.join().expect("an answer"));
         statuses.sort_unstable();
-        // The first lease ended just when the last poll did.
+        // The first lease ended at the same time as the last poll.
         assert_eq!(statuses, [200, 200, 200]);
     });
     assert_eq!(mns.counts("race").inactive, 2);
 }
 
-// === what goes wrong ===
+// === faults ===
 
 #[test]
 fn a_client_that_leaves_gets_no_message() {
@@ -312,11 +312,11 @@ fn faults() {
 
     mns.set_wrong_md5("faults", &id, true);
     mns.advance(Duration::from_secs(30));
-    let message = receive(&mns, "faults").expect("it is back");
+    let message = receive(&mns, "faults").expect("it is visible again");
     assert_ne!(message.text_of("MessageBodyMD5"), Some(&*md5("x")));
     mns.set_wrong_md5("faults", &id, false);
     mns.advance(Duration::from_secs(30));
-    let message = receive(&mns, "faults").expect("it is back");
+    let message = receive(&mns, "faults").expect("it is visible again");
     assert_eq!(message.text_of("MessageBodyMD5"), Some(&*md5("x")));
     let target =
         format!("/queues/faults/messages?ReceiptHandle={}", encoded(message.text_of("ReceiptHandle").unwrap()));
@@ -326,7 +326,7 @@ fn faults() {
 }
 
 #[test]
-fn a_clock_that_is_off_shows() {
+fn a_wrong_clock_is_visible() {
     let mns = start("clock");
     for seconds in [0, -120, 120] {
         mns.set_clock_offset(seconds);

@@ -1,4 +1,4 @@
-//! The NATS server of the tests does what the tests rely on.
+//! Tests of the NATS server that the tests use.
 
 use std::time::Duration;
 
@@ -61,16 +61,16 @@ async fn an_outage_leaves_data_and_port() {
     assert_eq!(payloads, [&b"before"[..], b"frozen", b"after"]);
 }
 
-/// Lets in who has what `nats` asks for, and refuses `stranger`.
+/// Checks that the server accepts a client with the credentials of `nats`, and refuses `stranger`.
 async fn check_security(nats: &Nats, stranger: ConnectOptions) {
     nats.create_stream("SECURED", &["secured"]).await;
     publish(nats, "secured", "in").await;
     assert_eq!(nats.messages("SECURED", 1, SOON).await.len(), 1);
-    assert!(stranger.connect(nats.url()).await.is_err(), "a stranger got in with {nats:?}");
+    assert!(stranger.connect(nats.url()).await.is_err(), "a stranger was accepted with {nats:?}");
 }
 
 #[tokio::test]
-async fn each_kind_of_credentials_is_asked_for() {
+async fn each_kind_of_credentials_is_required() {
     for auth in [Auth::UserPassword, Auth::Token, Auth::Nkey, Auth::Credentials] {
         let nats = Nats::start(NatsOptions { auth, ..Default::default() }).await;
         check_security(&nats, ConnectOptions::new()).await;
@@ -78,13 +78,13 @@ async fn each_kind_of_credentials_is_asked_for() {
 }
 
 #[tokio::test]
-async fn tls_asks_for_trust() {
+async fn tls_requires_a_trusted_authority() {
     let nats = Nats::start(NatsOptions { tls: Tls::Server, ..Default::default() }).await;
     check_security(&nats, ConnectOptions::new().require_tls(true)).await;
 }
 
 #[tokio::test]
-async fn mutual_tls_asks_for_a_client_certificate() {
+async fn mutual_tls_requires_a_client_certificate() {
     let nats = Nats::start(NatsOptions { tls: Tls::Mutual, auth: Auth::Token, ..Default::default() }).await;
     let authority = nats.certificates().unwrap().authority.clone();
     let token = crate::support::nats::TOKEN.to_owned();

@@ -1,4 +1,4 @@
-//! Children die with us, and say why they didn't start.
+//! Child processes end with the test process, and report why they did not start.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -43,7 +43,7 @@ fn signals_arrive() {
     child.wait_log("up", SOON);
     child.signal("TERM");
     assert_eq!(child.wait(SOON), Some(128 + 15));
-    child.signal("TERM"); // to an ended one: nothing happens
+    child.signal("TERM"); // nothing happens: the child has ended
 }
 
 #[test]
@@ -60,13 +60,13 @@ fn a_stopped_child_can_be_killed() {
 #[test]
 fn a_failed_start_shows_the_log() {
     let folder = tempfile::tempdir().unwrap();
-    let child = start("echo 'the port is taken' >&2; exit 1", folder.path());
+    let child = start("echo 'the port is in use' >&2; exit 1", folder.path());
     let panic = std::panic::catch_unwind(|| child.wait_ready(SOON, || None::<()>)).unwrap_err();
     let message = panic.downcast_ref::<String>().unwrap();
-    assert_eq!(message, "the child ended with exit code 1 before it was ready:\nthe port is taken");
+    assert_eq!(message, "the child ended with exit code 1 before it was ready:\nthe port is in use");
 }
 
-/// Not a test by itself: [`children_die_with_us`] runs it in a process of its own, to be killed.
+/// Not a test by itself: [`children_die_with_us`] runs it in its own process, which is killed.
 #[test]
 fn parent_that_is_killed() {
     let Some(folder) = std::env::var_os("PARENT_THAT_IS_KILLED") else { return };
@@ -89,9 +89,9 @@ fn children_die_with_us() {
         .unwrap();
     let output = BufReader::new(parent.stdout.take().unwrap());
     let mut lines = output.lines().map_while(Result::ok);
-    // The harness writes the test's name in front, on the same line.
+    // The test harness writes the name of the test on the same line, before the output.
     let pid =
-        lines.find_map(|line| line.split_once("child ")?.1.parse().ok()).expect("the parent tells the child's pid");
+        lines.find_map(|line| line.split_once("child ")?.1.parse().ok()).expect("the parent prints the child's pid");
     assert!(!parent.wait().unwrap().success());
     wait_gone(pid, SOON);
     wait_for("the removal of the folder", SOON, || (!inner.exists()).then_some(()));

@@ -1,6 +1,6 @@
-//! What operators watch: the alerts, the dashboard, the runbook. They name no metric or label that isn't there, leave
-//! none out, and show something: a real Prometheus scrapes the running program while everything happens to it that a
-//! panel is for.
+//! What operators watch: the alerts, the dashboard, the runbook. Every metric and label that they name exists, every
+//! metric is shown, and every panel shows something: a real Prometheus scrapes the running program while everything
+//! happens that the panels are for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -37,13 +37,13 @@ const DASHBOARD: &str = "charts/apsara-bridge/files/dashboards/apsara-bridge.jso
 const RUNBOOK: &str = "docs/runbook.md";
 const METRICS_DOCS: &str = "docs/metrics.md";
 
-/// What the link of an alert begins with.
+/// The prefix of the link in an alert.
 const RUNBOOK_URL: &str = "https://github.com/apsara-bridge/apsara-bridge/blob/main/docs/runbook.md#";
 
-/// Metrics of others: of Prometheus itself, and of kube-state-metrics.
+/// Metrics of other programs: of Prometheus itself, and of kube-state-metrics.
 const FOREIGN: [&str; 2] = ["up", "kube_pod_status_ready"];
 
-/// Labels that a scrape gives, or that those metrics of others have.
+/// Labels that a scrape adds, or that the metrics of other programs have.
 const TARGET_LABELS: [&str; 5] = ["namespace", "pod", "job", "instance", "condition"];
 
 const QUEUE: &str = "ice-callback-watched";
@@ -60,7 +60,7 @@ fn items<'v>(value: &'v Value, key: &str) -> &'v [Value] {
     value[key].as_array().unwrap_or_else(|| panic!("no {key} in {value}"))
 }
 
-/// Every metric of the running service, by the name that a query has for it, with its labels.
+/// Every metric of the running service, by its name in queries, with its labels.
 fn exported() -> BTreeMap<String, Vec<&'static str>> {
     let mut exported = BTreeMap::new();
     for metric in METRICS {
@@ -80,7 +80,7 @@ fn exported() -> BTreeMap<String, Vec<&'static str>> {
     exported
 }
 
-/// The metric of the table that a name in a query belongs to.
+/// The metric in the table for a name in a query.
 fn of_table(name: &str) -> &str {
     let name = name.strip_prefix(PREFIX).unwrap_or(name);
     let is_histogram = |name: &str| METRICS.iter().any(|metric| metric.name == name && metric.kind == "histogram");
@@ -88,7 +88,7 @@ fn of_table(name: &str) -> &str {
     whole.filter(|whole| is_histogram(whole)).unwrap_or(name)
 }
 
-/// What a query names: metrics with the labels that they are chosen by, and the labels that it groups or joins by.
+/// The names in a query: metrics with the labels that select them, and the labels for grouping and joining.
 #[derive(Debug, Default, PartialEq)]
 struct Names {
     metrics: Vec<(String, Vec<String>)>,
@@ -96,7 +96,7 @@ struct Names {
 }
 
 impl Names {
-    /// Takes the names out of a query that is right: whether it is, Prometheus says.
+    /// Finds the names in a valid query. Prometheus checks whether it is valid.
     fn of(query: &str) -> Names {
         const OPERATORS: [&str; 6] = ["and", "or", "unless", "offset", "bool", "inf"];
         const BEFORE_LABELS: [&str; 6] = ["by", "without", "on", "ignoring", "group_left", "group_right"];
@@ -106,7 +106,7 @@ impl Names {
         let mut at = 0;
         while let Some(token) = tokens.get(at) {
             at += 1;
-            // The words between two brackets, where those come next.
+            // The words between two brackets, if the brackets come next.
             let mut inside = |open: &str, close: &str| {
                 if tokens.get(at) != Some(&open) {
                     return Vec::new();
@@ -129,7 +129,7 @@ impl Names {
         names
     }
 
-    /// Takes them out of what Grafana asks for the values of a variable: `label_values(selector, label)`.
+    /// Finds the names in Grafana's query for the values of a variable: `label_values(selector, label)`.
     fn of_variable(query: &str) -> (Names, &str, &str) {
         let inner = query.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(")"));
         let (selector, label) = inner.and_then(|inner| inner.rsplit_once(", ")).expect("label_values(selector, label)");
@@ -139,7 +139,7 @@ impl Names {
     }
 
     fn check(&self, place: &str, exported: &BTreeMap<String, Vec<&str>>) {
-        assert!(!self.metrics.is_empty(), "{place}: asks for no metric");
+        assert!(!self.metrics.is_empty(), "{place}: uses no metric");
         let mut known: Vec<&str> = TARGET_LABELS.to_vec();
         for (name, labels) in &self.metrics {
             let own = exported.get(name);
@@ -156,7 +156,7 @@ impl Names {
     }
 }
 
-/// Words, numbers, texts in quotes, windows in brackets, and single signs.
+/// Splits into words, numbers, quoted texts, windows in brackets, and single characters.
 fn tokens(query: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = query.trim_start();
@@ -176,7 +176,7 @@ fn tokens(query: &str) -> Vec<&str> {
     tokens
 }
 
-/// The queries of the dashboard, each with the title of its panel; rows that are folded in hold panels of their own.
+/// The queries of the dashboard, each with the title of its panel. Collapsed rows contain panels too.
 fn panels(of: &Value) -> Vec<(String, String)> {
     let mut queries = Vec::new();
     for panel in items(of, "panels") {
@@ -185,7 +185,7 @@ fn panels(of: &Value) -> Vec<(String, String)> {
             queries.extend(panels(panel));
             continue;
         }
-        assert!(!string(panel, "description").is_empty(), "{title} says what it shows");
+        assert!(!string(panel, "description").is_empty(), "{title} has no description");
         assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}");
         for target in items(panel, "targets") {
             assert_eq!(target["datasource"]["uid"], "${datasource}", "{title}");
@@ -208,13 +208,13 @@ fn dashboard() -> Value {
     serde_json::from_str(&repository_text(DASHBOARD)).expect("JSON")
 }
 
-/// The rules, each with its name.
+/// The rules with their names.
 fn rules(file: &Value) -> Vec<(&str, &Value)> {
     let rules = items(file, "groups").iter().flat_map(|group| items(group, "rules"));
     rules.map(|rule| (string(rule, "alert"), rule)).collect()
 }
 
-/// The queries of the runbook: what stands in its blocks of PromQL.
+/// The queries of the runbook: its code blocks in PromQL.
 fn runbook_queries(runbook: &str) -> Vec<&str> {
     runbook.split("```promql\n").skip(1).map(|after| after.split("```").next().unwrap_or_default().trim()).collect()
 }
@@ -229,7 +229,7 @@ fn names_are_found_in_queries() {
 }
 
 #[test]
-fn every_metric_that_is_named_is_there_and_all_are_shown() {
+fn every_named_metric_exists_and_every_metric_is_shown() {
     let exported = exported();
     let dashboard = dashboard();
     let mut shown = BTreeSet::new();
@@ -242,7 +242,7 @@ fn every_metric_that_is_named_is_there_and_all_are_shown() {
         Names::of_variable(query).0.check(query, &exported);
     }
     for metric in METRICS {
-        assert!(shown.contains(metric.name), "the dashboard doesn't show {}", metric.name);
+        assert!(shown.contains(metric.name), "the dashboard does not show {}", metric.name);
     }
 
     for (alert, rule) in rules(&yaml(ALERTS)) {
@@ -280,7 +280,7 @@ fn generated_the_docs_list_every_metric() {
 }
 
 #[test]
-fn alerts_are_sound_explained_and_tested_both_ways() {
+fn alerts_are_valid_explained_and_tested_both_ways() {
     let promtool = tool("promtool", "promtool");
     for arguments in [["check", "rules", ALERTS], ["test", "rules", ALERTS_TEST]] {
         let output = Command::new(&promtool)
@@ -340,7 +340,7 @@ impl Prometheus {
         Prometheus { address: SocketAddr::from(([127, 0, 0, 1], port)), process }
     }
 
-    /// The data of an answer of its API.
+    /// The data in an answer of its API.
     async fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let parameters: Vec<String> =
@@ -352,7 +352,7 @@ impl Prometheus {
         answer["data"].take()
     }
 
-    /// What a query gives for every second from a time until now: the series with their values.
+    /// The result of a query for every second from a time until now: the series with their values.
     async fn range(&self, query: &str, from: SystemTime) -> Vec<(Value, Vec<f64>)> {
         let seconds = |time: SystemTime| {
             let since = time.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
@@ -366,7 +366,7 @@ impl Prometheus {
         series.map(|series| (series["metric"].clone(), items(series, "values").iter().map(value).collect())).collect()
     }
 
-    /// Waits until a query gives something.
+    /// Waits until a query has a result.
     async fn sees(&self, query: &str) {
         eventually(&format!("Prometheus sees {query}"), SOON, async || {
             let data = self.get("query", &[("query", query)]).await;
@@ -383,7 +383,7 @@ fn event(id: &str, status: &str) -> String {
     )
 }
 
-/// Posts callbacks and puts messages, of every fate, for as long as it is let run.
+/// Posts callbacks and puts messages with every kind of outcome, until it is aborted.
 async fn load(worker: u32, input: SocketAddr, mns: Arc<Mns>) {
     let mut client = Client::connect(input).await;
     let mut beat = tokio::time::interval(Duration::from_millis(40));
@@ -416,13 +416,13 @@ fn dead_letters(folder: &Path, arguments: &[&str]) -> i32 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_panel_shows_something_while_it_all_happens() {
+async fn every_panel_shows_something() {
     let folder = tempfile::tempdir().expect("a folder");
     let mns = Arc::new(Mns::start(MnsOptions::default()));
     let visibility_timeout = Duration::from_secs(2);
     mns.create_queue(QUEUE, QueueAttributes { visibility_timeout, ..QueueAttributes::default() });
     mns.set_clock_offset(30);
-    // The queue is asked once a minute how many it has: now is the time to have some.
+    // The bridge asks once a minute how many messages the queue has. Put some before the first time.
     mns.put_all(QUEUE, (0..40).map(|number| event(&format!("early-{number}"), "success")));
     mns.fail_next(Operation::RECEIVES, 1, Fault::bad_gateway());
     let cluster = mock(&["watched"]);
@@ -456,7 +456,8 @@ async fn every_panel_shows_something_while_it_all_happens() {
     Client::connect(input).await.post("/callbacks", vec![b'x'; 1_200_000], &signed_headers("VOD")).await;
     prometheus.sees(r#"apsara_bridge_dead_letters_total{reason="rejected"} > 0"#).await;
 
-    // A bus is down; the spool fills, and is full. A message is held by its lease, and then deleted too late.
+    // A bus goes down. The spool fills until it is full. The lease of a message is extended, and then it is deleted too
+    // late.
     nats.kill();
     prometheus.sees("apsara_bridge_output_up == 0").await;
     let late = mns.put(QUEUE, event("late", "success"));
@@ -465,7 +466,7 @@ async fn every_panel_shows_something_while_it_all_happens() {
     prometheus.sees(r#"rate(apsara_bridge_callbacks_total{outcome="refused"}[5s]) > 0"#).await;
     prometheus.sees(r#"rate(apsara_bridge_spool_failures_total{reason="spool_full"}[5s]) > 0"#).await;
 
-    // It is back, and an operator replays what can be replayed.
+    // The bus is up again, and an operator replays what can be replayed.
     nats.restart().await;
     prometheus.sees("apsara_bridge_spool_events == 0").await;
     prometheus.sees("apsara_bridge_mns_late_deletes_total > 0").await;
@@ -483,7 +484,7 @@ async fn every_panel_shows_something_while_it_all_happens() {
         assert!(!query.contains('$'), "a variable is left: {query}");
         query
     };
-    // None may be empty, or all zero: for each of them something has happened.
+    // No result may be empty or all zero, because something has happened for each panel.
     let dashboard = dashboard();
     for (title, query) in panels(&dashboard) {
         let query = filled(&query);
@@ -507,7 +508,7 @@ async fn every_panel_shows_something_while_it_all_happens() {
         prometheus.get("query", &[("query", query)]).await;
     }
 
-    // The alerts can be evaluated, and those that needn't wait, or began to, have seen what happened.
+    // The alerts can be evaluated, and those for the events above fire or are pending.
     let loaded = prometheus.get("rules", &[]).await;
     for rule in items(&loaded, "groups").iter().flat_map(|group| items(group, "rules")) {
         assert_eq!(rule["health"], "ok", "{rule}");
@@ -517,7 +518,7 @@ async fn every_panel_shows_something_while_it_all_happens() {
         assert!(!prometheus.range(&query, began).await.is_empty(), "{alert} has not begun to fire");
     }
     prometheus.sees(r#"ALERTS{alertname="ApsaraBridgeConfigReloadFailed"}"#).await;
-    assert!(workers.try_join_next().is_none(), "the load went on to the end");
+    assert!(workers.try_join_next().is_none(), "the load ended early");
     workers.shutdown().await;
     bridge.stop();
 }

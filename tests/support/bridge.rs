@@ -24,7 +24,7 @@ use super::config::Config;
 use super::eventually;
 use super::wait::SOON;
 
-/// The URL that callbacks of the tests are signed for.
+/// The URL for which the callbacks of the tests are signed.
 pub const URL: &str = "https://media.example.com/callbacks?from=alibaba";
 
 /// The key they are signed with.
@@ -36,11 +36,11 @@ pub struct TestBridge {
     pub input: SocketAddr,
     /// Address of the admin listener.
     pub admin: SocketAddr,
-    /// The middle.
+    /// The bridge behind the inputs.
     pub bridge: Arc<Bridge>,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<Ended>,
-    /// Ends the watch of files when it is dropped.
+    /// Dropping it ends the watching of files.
     _reload: mpsc::Sender<()>,
 }
 
@@ -63,7 +63,7 @@ impl TestBridge {
         TestBridge::try_start(config).await.unwrap_or_else(|error| panic!("the service does not start: {error}"))
     }
 
-    /// Starts, or returns why a valid configuration can't be run.
+    /// Starts, or returns why a valid configuration cannot be run.
     pub async fn try_start(config: &Config) -> Result<TestBridge, String> {
         let filter = std::env::var("TEST_LOG").unwrap_or_else(|_| "off".to_owned());
         let log_filter = logs::start(logs::Format::Text, &filter);
@@ -95,12 +95,12 @@ impl TestBridge {
         eventually("all outputs to be connected", SOON, async || self.bridge.is_connected().then_some(())).await;
     }
 
-    /// Waits until an output is known to be down.
+    /// Waits until an output is down.
     pub async fn disconnected(&self) {
         eventually("an output to be down", SOON, async || (!self.bridge.is_connected()).then_some(())).await;
     }
 
-    /// Waits until a metric has a value that fits.
+    /// Waits until a metric has a value that meets a condition.
     pub async fn wait_metric(&self, name_and_labels: &str, fits: impl Fn(f64) -> bool) {
         eventually(&format!("a value of {name_and_labels}"), SOON, async || {
             fits(self.metric(name_and_labels)).then_some(())
@@ -108,12 +108,12 @@ impl TestBridge {
         .await;
     }
 
-    /// Waits until there are so many records in the spool.
+    /// Waits until the spool has this many records.
     pub async fn spooled(&self, records: f64) {
         self.wait_metric("apsara_bridge_spool_events", |value| value == records).await;
     }
 
-    /// Waits until a callback of this id is answered with 200.
+    /// Waits until a callback with this id is answered with 200.
     pub async fn accepted(&self, id: &str) {
         eventually("a callback to be answered with 200", SOON, async || {
             (self.post(callback(id)).await.status == StatusCode::OK).then_some(())
@@ -136,17 +136,17 @@ impl TestBridge {
         self.bridge.metrics_text().expect("metrics can be written")
     }
 
-    /// The value of one metric, 0 where it is not there.
+    /// The value of one metric; 0 if it does not exist.
     pub fn metric(&self, name_and_labels: &str) -> f64 {
         metric(&self.metrics(), name_and_labels)
     }
 
-    /// How many callbacks of an input have had an outcome.
+    /// How many callbacks of an input had this outcome.
     pub fn outcomes(&self, input: &str, outcome: &str) -> f64 {
         self.metric(&format!(r#"apsara_bridge_callbacks_total{{input="{input}",outcome="{outcome}"}}"#))
     }
 
-    /// Begins to stop it, and does not wait.
+    /// Starts stopping it, and does not wait.
     pub fn begin_stop(&mut self) {
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(());
@@ -160,7 +160,7 @@ impl TestBridge {
     }
 }
 
-/// The value of one metric in a text of metrics, 0 where it is not there.
+/// The value of one metric in a text of metrics; 0 if it does not exist.
 pub fn metric(text: &str, name_and_labels: &str) -> f64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name_and_labels)?.strip_prefix(' '));
     line.map_or(0.0, |value| value.parse().expect("a number"))
@@ -171,12 +171,12 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs()
 }
 
-/// The headers of a signature made now.
+/// The headers of a signature with the current time.
 pub fn signed_headers(family: &str) -> Vec<(String, String)> {
     headers_signed_at(family, URL, now(), KEY)
 }
 
-/// The headers of a signature made at a time.
+/// The headers of a signature with the given time.
 pub fn headers_signed_at(family: &str, url: &str, time: u64, key: &str) -> Vec<(String, String)> {
     let time = time.to_string();
     let signature = sign(url, &time, key);
@@ -189,19 +189,19 @@ pub fn signed_head() -> String {
     format!("POST /callbacks HTTP/1.1\r\nhost: x\r\n{}", headers.collect::<String>())
 }
 
-/// A callback about a medium.
+/// A callback about a media.
 pub fn callback(id: &str) -> String {
     callback_with(id, "42")
 }
 
-/// One of several different callbacks about the same medium.
+/// One of several different callbacks about the same media.
 pub fn callback_with(id: &str, size: impl Display) -> String {
     format!(
         r#"{{"EventType":"FileUploadComplete","EventTime":"2026-01-01T00:00:00Z","Status":"success","VideoId":"{id}","Size":"{size}"}}"#
     )
 }
 
-/// A callback with so many bytes, and a few more.
+/// A callback with a few more bytes than given.
 pub fn large_callback(id: &str, bytes: usize) -> String {
     callback_with(id, "4".repeat(bytes))
 }
@@ -270,12 +270,12 @@ impl Client {
     }
 }
 
-/// Sends text as it is and reads until the connection is closed.
+/// Sends text unchanged and reads until the connection is closed.
 pub async fn raw(address: SocketAddr, text: &str) -> String {
     let mut stream = TcpStream::connect(address).await.expect("the bridge listens");
     stream.write_all(text.as_bytes()).await.expect("written");
     let mut answer = Vec::new();
-    // A connection that is reset has said all that it will.
+    // After a reset, the answer is what was read before it.
     let _ = stream.read_to_end(&mut answer).await;
     String::from_utf8_lossy(&answer).into_owned()
 }

@@ -1,18 +1,18 @@
-//! TLS material made anew for each broker that asks: an authority, a server and a client certificate, as PEM files.
+//! TLS material, created for each broker that needs it: an authority, a server and a client certificate, as PEM files.
 //!
-//! Promises: the server's certificate holds for 127.0.0.1 and localhost; the client's is of the same authority; keys
-//! are unencrypted PKCS #8, the one form that Kafka, nats-server, librdkafka and rustls all read; all are valid for a
-//! day. Made with the `openssl` program, so that no code of ours vouches for itself.
+//! Promises: the server's certificate is valid for 127.0.0.1 and localhost; the client's is issued by the same
+//! authority; keys are unencrypted PKCS #8, the only form that Kafka, nats-server, librdkafka and rustls all read; all
+//! are valid for a day. They are created with the `openssl` program, not with our own code, which must be tested.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::tool;
 
-/// The files; they live as long as the folder they were made in.
+/// The files. They exist as long as the folder in which they were created.
 #[derive(Debug, Clone)]
 pub struct Certificates {
-    /// The authority's certificate: what a client has to trust.
+    /// The authority's certificate, which a client must trust.
     pub authority: PathBuf,
     /// The server's certificate.
     pub server: PathBuf,
@@ -25,9 +25,10 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Makes a set in `folder`, which is created.
+    /// Creates the folder and a set of files in it.
     pub fn make(folder: &Path) -> Self {
-        std::fs::create_dir_all(folder).unwrap_or_else(|error| panic!("{} can't be made: {error}", folder.display()));
+        std::fs::create_dir_all(folder)
+            .unwrap_or_else(|error| panic!("{} cannot be created: {error}", folder.display()));
         let openssl = |arguments: &str| {
             let output = Command::new(tool("openssl", "kafka"))
                 .current_dir(folder)

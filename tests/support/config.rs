@@ -1,8 +1,8 @@
-//! A configuration of the bridge, built from calls that say what a test needs. Its text is TOML.
+//! A configuration of the bridge, built by calls that say what a test needs. Its text is TOML.
 //!
-//! Promises: only this file knows the shape of a configuration, so that a change of it is made in one place; text that is
-//! not TOML fails where it is written. Unless a call says otherwise, listeners are on ports of the system's choice, and there
-//! is no spool.
+//! Promises: only this file knows the shape of a configuration, so a change of the shape is made in one place. Text
+//! that is not TOML fails where it is written. By default, listeners are on ports of the system's choice, and there is
+//! no spool.
 //!
 //! Tests whose subject is the text of a configuration write it themselves.
 
@@ -21,12 +21,13 @@ use super::mns::Mns;
 pub struct Config(Table);
 
 impl Config {
-    /// Without inputs, outputs and routes.
+    /// A configuration without inputs, outputs and routes.
     pub fn new() -> Config {
         Config(Table::new()).set("admin.listen = '127.0.0.1:0'\nspool.enabled = false")
     }
 
-    /// With an HTTP input named `http` that accepts callbacks on `/callbacks`, signed with [`KEY`] for [`URL`].
+    /// A configuration with an HTTP input named `http` that accepts callbacks on `/callbacks`, signed with [`KEY`] for
+    /// [`URL`].
     pub fn http() -> Config {
         let input = format!(
             "[inputs.http]\nkind = 'http'\nlisten = '127.0.0.1:0'\n\
@@ -69,7 +70,7 @@ impl Config {
         self.output("nats", "nats", &[url])
     }
 
-    /// Adds an output of any kind; the console has no addresses.
+    /// Adds an output of any kind. The console has no addresses.
     pub fn output(self, name: &str, kind: &str, addresses: &[impl AsRef<str>]) -> Config {
         let addresses: Vec<&str> = addresses.iter().map(AsRef::as_ref).collect();
         let addresses = match kind {
@@ -80,7 +81,7 @@ impl Config {
         self.set(&format!("[outputs.{name}]\nkind = '{kind}'\n{addresses}"))
     }
 
-    /// Adds a stream to the output `nats`, which the bridge creates.
+    /// Adds a stream to the output `nats`; the bridge creates it.
     pub fn stream(self, name: &str, subjects: &str) -> Config {
         self.set(&format!("outputs.nats.stream = {{ name = '{name}', subjects = ['{subjects}'], create = true }}"))
     }
@@ -107,18 +108,18 @@ impl Config {
         self.set(&format!("dead_letters.to = {{ output = '{output}', topic = '{topic}' }}"))
     }
 
-    /// Has a spool in this folder.
+    /// Adds a spool in this folder.
     pub fn spool(self, folder: impl AsRef<Path>) -> Config {
         self.without("spool.enabled").set(&format!("spool.path = {:?}", folder.as_ref()))
     }
 
-    /// Sets what is written in a text of TOML; other keys stay as they are.
+    /// Sets the keys of a text in TOML; other keys stay unchanged.
     pub fn set(mut self, text: &str) -> Config {
         merge(&mut self.0, table(text));
         self
     }
 
-    /// Removes a key, named with the sections that it is in.
+    /// Removes a key, given with its sections.
     pub fn without(mut self, key: &str) -> Config {
         let mut names: Vec<&str> = key.split('.').collect();
         let last = names.pop().expect("a name");
@@ -154,12 +155,12 @@ impl FromStr for Config {
 pub struct Route(Table);
 
 impl Route {
-    /// One that matches every event, and does nothing with it yet.
+    /// A route that matches every event and does nothing with it yet.
     pub fn new(name: &str) -> Route {
         Route(Table::new()).set(&format!("name = '{name}'"))
     }
 
-    /// Matches only events with these attributes: a text of TOML, for example `status = 'failure'`.
+    /// Matches only events with these attributes: a text in TOML, for example `status = 'failure'`.
     pub fn when(self, attributes: &str) -> Route {
         self.set(&format!("match = {{ {attributes} }}"))
     }
@@ -177,7 +178,7 @@ impl Route {
         self
     }
 
-    /// Sets what is written in a text of TOML, for example `drop = true`.
+    /// Sets the keys of a text in TOML, for example `drop = true`.
     pub fn set(mut self, text: &str) -> Route {
         merge(&mut self.0, table(text));
         self

@@ -1,5 +1,5 @@
-//! A disk in memory that can be filled, visible only to the programs that are started on it. It needs no root: only
-//! that the machine allows user namespaces.
+//! A disk in memory that can be filled, visible only to programs that are started with it. It needs no root, but the
+//! machine must allow user namespaces.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +8,7 @@ use super::not_run;
 use super::process::Process;
 use super::wait::SOON;
 
-/// A disk in memory that only processes in its namespace see. It is gone with its last process.
+/// A disk in memory that only processes in its namespace see. It is removed with its last process.
 #[derive(Debug)]
 pub struct Disk {
     mount: PathBuf,
@@ -16,7 +16,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// A disk of that size (`2m`), mounted in `folder`; `None` where the machine does not allow it.
+    /// A disk of that size (`2m`), mounted in `folder`; `None` if the machine does not allow it.
     pub fn new(folder: &Path, size: &str) -> Option<Disk> {
         let mut command = Command::new("unshare");
         command.args(["--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "disk", "/mnt"]);
@@ -35,7 +35,7 @@ impl Disk {
         Some(Disk { mount, holder })
     }
 
-    /// A command that runs a program where the disk can be seen.
+    /// A command that runs a program that sees the disk.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--user", "--preserve-credentials", "--mount", "--target", &self.holder.id().to_string()]);
@@ -43,17 +43,17 @@ impl Disk {
         command
     }
 
-    /// Where the disk is mounted, as the programs on it see it.
+    /// The mount point, as the programs with the disk see it.
     pub fn mount(&self) -> &Path {
         &self.mount
     }
 
-    /// A path on the disk, as seen from here.
+    /// A path on the disk, as this process sees it.
     pub fn path(&self, name: &str) -> PathBuf {
         Path::new(&format!("/proc/{}/root{}", self.holder.id(), self.mount.display())).join(name)
     }
 
-    /// Takes all the room that is left.
+    /// Fills all the room that is left.
     pub fn fill(&self, name: &str) {
         let mut file = std::fs::File::create(self.path(name)).expect("created");
         for piece in [1 << 20, 1 << 12, 1] {

@@ -7,7 +7,7 @@
 
 use super::repository;
 
-/// The variable that has the files written instead of compared.
+/// If this variable is set, the files are written instead of compared.
 const WRITE: &str = "GENERATE";
 
 /// Compares a file with what it should contain, or writes it.
@@ -30,7 +30,7 @@ pub fn check(path: &str, content: &str) {
     panic!("{path} is stale: run `make generate`\nline {} is\n{is}\nexpected\n{expected}", same + 1);
 }
 
-/// The same for the part of a file between a line that starts with `<!-- generated` and the next that is `<!-- end -->`.
+/// The same for the part of a file between a line that starts with `<!-- generated` and the next line `<!-- end -->`.
 ///
 /// # Panics
 /// When it is stale, or a line is missing.

@@ -1,8 +1,10 @@
-//! Foreign readers that decide whether what we published is a valid CloudEvent: the SDKs of Python and JavaScript.
+//! Independent readers that decide whether a published message is a valid CloudEvent: the SDKs for Python and
+//! JavaScript.
 //!
-//! Promises: what a judge accepts was read by its SDK and passed its validation and the specification's rules that
-//! the SDK leaves out (listed in judges/judge.py); a refusal says why. A judge never guesses: the mode follows from
-//! the content type alone. One process of each serves all tests, and ends with its standard input, so with us.
+//! Promises: a message that a judge accepts was read by its SDK, passed the validation of the SDK, and follows the
+//! rules of the specification that the SDK does not check (listed in judges/judge.py). A refusal says why. A judge
+//! never guesses: the mode follows only from the content type. One process of each judge serves all tests. It ends when
+//! its standard input ends, and therefore with the test process.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -17,7 +19,7 @@ use super::kafka::Received;
 use super::nats::Stored;
 use super::{installed, tool};
 
-/// What is put before a judge: a message as it came from a broker, or an event in the JSON format.
+/// What a judge reads: a message as it came from a broker, or an event in the JSON format.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message(Value);
 
@@ -52,30 +54,30 @@ impl Message {
 /// An event, as a judge read it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// How it was packed.
+    /// Its mode.
     pub mode: Mode,
-    /// All attributes, extensions included; on the way through headers all values became strings.
+    /// All attributes with extensions. In headers, all values are strings.
     pub attributes: Map<String, Value>,
     /// The data, unless it is bytes: parsed if its content type is JSON, otherwise text. The JavaScript judge reads
-    /// numbers as doubles, so beyond 2^53 only the Python judge's are exact.
+    /// numbers as doubles, so beyond 2^53 only those of the Python judge are exact.
     pub data: Option<Value>,
     /// The data if it is bytes (not UTF-8, or given as `data_base64`).
     pub bytes: Option<Vec<u8>>,
 }
 
 impl Event {
-    /// An attribute's value, if it is there and a string.
+    /// The value of an attribute, if it exists and is a string.
     pub fn attribute(&self, name: &str) -> Option<&str> {
         self.attributes.get(name)?.as_str()
     }
 }
 
-/// How an event is packed.
+/// The content mode of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Attributes in headers, the data as body.
+    /// Binary: attributes in headers, the data as the body.
     Binary,
-    /// All in the body.
+    /// Structured: everything in the body.
     Structured,
 }
 
@@ -110,7 +112,7 @@ impl Judge {
         JUDGE.get_or_init(|| {
             let packages = installed("judges-js/node_modules/cloudevents", "judges");
             let mut command = Command::new(tool("node", "judges"));
-            // Two folders up is the one whose node_modules holds the SDK.
+            // The folder whose node_modules contains the SDK is two levels up.
             command.arg(script("judge.js")).arg(packages.ancestors().nth(2).expect("a path with two parents"));
             Self::start("JavaScript", command)
         })
@@ -121,13 +123,13 @@ impl Judge {
         [Self::python(), Self::javascript()]
     }
 
-    /// The event, or why this isn't one. Blocks the thread for about a millisecond.
+    /// The event, or why the message is not one. Blocks the thread for about a millisecond.
     pub fn read(&self, message: &Message) -> Result<Event, String> {
         let mut process = self.process.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut line = String::new();
         let asked = writeln!(process.input, "{}", message.0).and_then(|()| process.output.read_line(&mut line));
-        let length = asked.unwrap_or_else(|error| panic!("the {} judge can't be asked: {error}", self.name));
-        assert!(length > 0, "the {} judge has ended: its reason stands on standard error", self.name);
+        let length = asked.unwrap_or_else(|error| panic!("the {} judge does not accept requests: {error}", self.name));
+        assert!(length > 0, "the {} judge has ended; see standard error for the reason", self.name);
         let mut verdict: Value = serde_json::from_str(&line).expect("a judge answers in JSON");
         if verdict["ok"] != json!(true) {
             return Err(verdict["error"].as_str().expect("a refusal has a reason").to_owned());
@@ -135,10 +137,10 @@ impl Judge {
         let mode = match verdict["mode"].as_str() {
             Some("binary") => Mode::Binary,
             Some("structured") => Mode::Structured,
-            _ => panic!("the {} judge knows modes that we don't: {verdict}", self.name),
+            _ => panic!("the {} judge returned an unknown mode: {verdict}", self.name),
         };
         let Value::Object(attributes) = verdict["attributes"].take() else {
-            panic!("the {} judge gives no attributes: {verdict}", self.name)
+            panic!("the {} judge returned no attributes: {verdict}", self.name)
         };
         let bytes = verdict["data_base64"].as_str().map(|text| STANDARD.decode(text).expect("a judge writes base64"));
         Ok(Event { mode, attributes, data: verdict.get_mut("data").map(Value::take), bytes })
@@ -146,7 +148,7 @@ impl Judge {
 
     fn start(name: &'static str, mut command: Command) -> Self {
         let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-        let mut child = started.unwrap_or_else(|error| panic!("the {name} judge doesn't start: {error}"));
+        let mut child = started.unwrap_or_else(|error| panic!("the {name} judge does not start: {error}"));
         let input = child.stdin.take().expect("standard input is a pipe");
         let output = BufReader::new(child.stdout.take().expect("standard output is a pipe"));
         Self { name, process: Mutex::new(JudgeProcess { input, output, _child: child }) }
@@ -178,7 +180,7 @@ pub fn ajv(schema: &Value, documents: &[Value]) -> Vec<Option<String>> {
 /// The event in `message`, on which all judges agree; its data is the Python judge's.
 ///
 /// # Panics
-/// When one refuses it, or they read it differently.
+/// A judge refuses it, or the judges read it differently.
 pub fn accepted(message: &Message) -> Event {
     let [first, second] = Judge::all().map(|judge| {
         judge.read(message).unwrap_or_else(|error| panic!("the {} judge refuses {}: {error}", judge.name, message.0))
@@ -197,7 +199,7 @@ pub fn accepted(message: &Message) -> Event {
 /// Why each judge refuses `message`.
 ///
 /// # Panics
-/// When one accepts it.
+/// A judge accepts it.
 pub fn refused(message: &Message) -> [String; 2] {
     Judge::all().map(|judge| match judge.read(message) {
         Ok(event) => panic!("the {} judge accepts {}: as {event:?}", judge.name, message.0),
@@ -205,7 +207,7 @@ pub fn refused(message: &Message) -> [String; 2] {
     })
 }
 
-/// Whether two judges mean the same JSON: JavaScript knows doubles only, and writes 1.0 as 1.
+/// Whether two judges read the same JSON. JavaScript has only doubles, and writes 1.0 as 1.
 fn is_alike(first: &Value, second: &Value) -> bool {
     match (first, second) {
         (Value::Number(first), Value::Number(second)) => first.as_f64() == second.as_f64(),
@@ -220,7 +222,7 @@ fn is_alike(first: &Value, second: &Value) -> bool {
     }
 }
 
-/// Bytes as a judge wants them: a string if they are UTF-8.
+/// Bytes in the form that a judge returns: a string if they are UTF-8.
 fn text(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
         Ok(text) => json!(text),

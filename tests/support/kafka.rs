@@ -1,12 +1,12 @@
-//! A real Apache Kafka broker (KRaft) on ports of its own, with its data in a folder that goes with it: alone, or as one
-//! of a [`cluster`].
+//! A real Apache Kafka broker (KRaft) with its own ports, and its data in a folder that is removed with it: alone, or
+//! as part of a [`cluster`].
 //!
-//! Promises: started means that a metadata request is answered; [`Kafka::restart`] brings the same ports and data
-//! back; reading ([`Kafka::consume`]) starts at the beginning, leaves no trace on the broker and never returns
-//! silently with less than was asked for.
+//! Promises: started means that a metadata request is answered. [`Kafka::restart`] keeps the ports and the data.
+//! Reading ([`Kafka::consume`]) starts at the beginning, leaves no trace on the broker, and never returns fewer records
+//! than requested without an error.
 //!
-//! The listener that clients use is secured as [`KafkaOptions::security`] says. Support's own clients come in through
-//! a plaintext listener of their own, so that a test of TLS or SASL tests the client under test only.
+//! The listener for clients has the security of [`KafkaOptions::security`]. The clients of this support code use their
+//! own plaintext listener, so a test of TLS or SASL tests only the client under test.
 
 pub mod cluster;
 
@@ -33,12 +33,13 @@ use super::process::Process;
 use super::wait::{CHANGE, RETRY, SOON, START};
 use super::{blocking, free_port, installed, tool, wait_for};
 
-/// The user that SASL listeners know.
+/// The user of SASL listeners.
 pub const USER: &str = "bridge";
-/// Its password: with a space and an equals sign, which careless settings code cuts off.
+/// Its password. The space and the equals sign are difficult for code that parses settings carelessly.
 pub const PASSWORD: &str = "correct horse=battery";
 
-/// A cluster of one broker that librdkafka plays in this process, with topics of one partition: a test chooses how it fails.
+/// A cluster of one broker that librdkafka simulates in this process, with topics of one partition. A test chooses how
+/// it fails.
 pub fn mock(topics: &[&str]) -> MockCluster<'static, DefaultProducerContext> {
     let cluster = MockCluster::new(1).expect("a mock cluster");
     for topic in topics {
@@ -47,23 +48,23 @@ pub fn mock(topics: &[&str]) -> MockCluster<'static, DefaultProducerContext> {
     cluster
 }
 
-/// How clients get in.
+/// The security of the clients' listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Security {
-    /// Anyone, in the clear.
+    /// Plaintext, without a login.
     #[default]
     Plaintext,
     /// TLS, the server shows a certificate.
     Tls,
     /// TLS, both sides show certificates.
     MutualTls,
-    /// SASL in the clear.
+    /// SASL over plaintext.
     Sasl(Mechanism),
-    /// SASL within TLS.
+    /// SASL over TLS.
     SaslTls(Mechanism),
 }
 
-/// The SASL mechanisms offered.
+/// The SASL mechanisms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mechanism {
     /// PLAIN.
@@ -73,7 +74,7 @@ pub enum Mechanism {
 }
 
 impl Mechanism {
-    /// The registered name, as `sasl.mechanism` wants it.
+    /// The registered name, the value of `sasl.mechanism`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "PLAIN",
@@ -87,13 +88,13 @@ impl Mechanism {
 pub struct KafkaOptions {
     /// The security of the listener that [`Kafka::brokers`] names.
     pub security: Security,
-    /// Whether writing to or asking for an unknown topic makes it. Default: true.
+    /// Whether writing to or asking for an unknown topic creates it. Default: true.
     pub auto_create_topics: bool,
-    /// The largest record batch that the broker takes; `None` is Kafka's own default of 1 MiB.
+    /// The largest record batch that the broker accepts; `None` is Kafka's own default of 1 MiB.
     pub message_max_bytes: Option<u32>,
     /// For benchmarks: the full compiler, more memory, and the timeouts of a real broker.
     pub bench: bool,
-    /// Further lines of the broker's configuration; they win over those made here.
+    /// Further lines of the broker's configuration. They override the generated ones.
     pub properties: Vec<(String, String)>,
 }
 
@@ -114,11 +115,11 @@ impl Default for KafkaOptions {
 pub struct Received {
     /// The partition.
     pub partition: i32,
-    /// The place in the partition.
+    /// The offset in the partition.
     pub offset: i64,
     /// The key, if there is one.
     pub key: Option<Vec<u8>>,
-    /// The headers in their order; a header may be without value.
+    /// The headers in their order. A header may have no value.
     pub headers: Vec<(String, Option<Vec<u8>>)>,
     /// The value; `None` is a tombstone.
     pub payload: Option<Vec<u8>>,
@@ -132,14 +133,14 @@ impl Received {
     }
 }
 
-/// The place of a broker in its cluster.
+/// The position of a broker in its cluster.
 #[derive(Debug, Clone)]
 struct Member {
     /// Its number, from 1.
     id: u16,
     /// The ports of all controllers, in the order of their numbers.
     controllers: Vec<u16>,
-    /// The port of a further listener, and the one by which clients of that listener reach it: that of a proxy.
+    /// The port of a further listener, and the port of the proxy through which its clients reach it.
     proxied: Option<(u16, u16)>,
 }
 
@@ -149,31 +150,31 @@ impl Member {
     }
 }
 
-/// A broker; dropped, it is killed and its data removed.
+/// A broker. Dropping it kills it and removes its data.
 #[derive(Debug)]
 pub struct Kafka {
     options: KafkaOptions,
     brokers: String,
     internal: String,
     certificates: Option<Certificates>,
-    process: Mutex<Process>, // before the folder: the broker has to be dead before its data goes
+    process: Mutex<Process>, // before the folder: the broker must be dead before its data is removed
     folder: TempDir,
 }
 
 impl Kafka {
-    /// The broker of this test process: plaintext, default options, started by whoever asks first. Tests keep apart
-    /// by their topics, and leave it running.
+    /// The broker of this test process: plaintext, default options, started by the first caller. Tests use different
+    /// topics, and leave it running.
     pub async fn shared() -> &'static Self {
         static SHARED: OnceLock<Kafka> = OnceLock::new();
         blocking(|| SHARED.get_or_init(|| Self::start_blocking(KafkaOptions::default()))).await
     }
 
-    /// Starts a broker of one's own.
+    /// Starts a broker for the caller alone.
     pub async fn start(options: KafkaOptions) -> Self {
         blocking(|| Self::start_blocking(options)).await
     }
 
-    /// [`start`](Self::start), for code that isn't async.
+    /// [`start`](Self::start) for code that is not async.
     pub fn start_blocking(options: KafkaOptions) -> Self {
         Self::start_member(options, &Member::alone())
     }
@@ -205,7 +206,7 @@ impl Kafka {
         &self.brokers
     }
 
-    /// What a librdkafka client has to set to get in through [`brokers`](Self::brokers), that included.
+    /// The settings with which a librdkafka client connects to [`brokers`](Self::brokers), including the addresses.
     pub fn client_settings(&self) -> Vec<(String, String)> {
         let mut settings = vec![("bootstrap.servers".to_owned(), self.brokers.clone())];
         let mut set = |key: &str, value: &str| settings.push((key.to_owned(), value.to_owned()));
@@ -230,19 +231,19 @@ impl Kafka {
         self.client_settings().into_iter().collect()
     }
 
-    /// Makes a topic, and returns when all its partitions have a leader.
+    /// Creates a topic, and returns when all its partitions have a leader.
     ///
     /// # Panics
-    /// When the broker refuses, for instance because the topic exists.
+    /// The broker refuses, for example because the topic exists.
     pub async fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) {
         create_topic(&self.internal, name, partitions, 1, configs).await;
     }
 
-    /// Reads `topic` from the beginning to its end, and on until there are at least `at_least` records, in the order
-    /// of partition and offset. With `at_least` 0 it reads what is there; a topic that isn't there holds nothing.
+    /// Reads `topic` from the beginning, until it has reached the end and has at least `at_least` records. They are in
+    /// the order of partition and offset. With `at_least` 0 it reads what is there; a missing topic has no records.
     ///
     /// # Panics
-    /// When `timeout` passes before that.
+    /// `timeout` passes first.
     pub async fn consume(&self, topic: &str, at_least: usize, timeout: Duration) -> Vec<Received> {
         let (internal, topic) = (self.internal.clone(), topic.to_owned());
         blocking(move || read(&internal, &topic, at_least, timeout)).await
@@ -258,12 +259,12 @@ impl Kafka {
         self.process().cont();
     }
 
-    /// Kills the broker with SIGKILL: connections break, its port refuses.
+    /// Kills the broker with SIGKILL: connections break, and its port refuses new ones.
     pub fn kill(&self) {
         self.process().kill();
     }
 
-    /// Kills the broker if it still runs and starts it anew, on the same ports and data.
+    /// Kills the broker if it still runs and starts it again, with the same ports and data.
     pub async fn restart(&self) {
         self.kill();
         let (options, folder, internal) = (self.options.clone(), self.folder.path().to_owned(), self.internal.clone());
@@ -271,14 +272,14 @@ impl Kafka {
         *self.process() = process;
     }
 
-    /// Stops the broker with SIGTERM, as an operator does: it hands over what it leads, and ends.
+    /// Stops the broker with SIGTERM, as an operator does: it hands over its leaderships, and ends.
     ///
     /// # Panics
-    /// When it does not end.
+    /// It does not end.
     pub fn shut_down(&self) {
         let process = self.process();
         process.signal("TERM");
-        assert!(process.wait(START).is_some(), "Kafka does not end by SIGTERM:\n{}", process.log_tail());
+        assert!(process.wait(START).is_some(), "Kafka does not end after SIGTERM:\n{}", process.log_tail());
     }
 
     /// The broker's log file.
@@ -331,12 +332,12 @@ fn properties(
     let mut set = |key: &str, value: &str| lines.push((key.to_owned(), value.to_owned()));
     let mut listeners = format!("CLIENT://127.0.0.1:{client}");
     if internal != client {
-        write!(listeners, ",INTERNAL://127.0.0.1:{internal}").expect("a string takes all");
+        write!(listeners, ",INTERNAL://127.0.0.1:{internal}").expect("writing to a string cannot fail");
     }
     let mut advertised = listeners.clone();
     if let Some((listen, proxy)) = member.proxied {
-        write!(listeners, ",PROXIED://127.0.0.1:{listen}").expect("a string takes all");
-        write!(advertised, ",PROXIED://127.0.0.1:{proxy}").expect("a string takes all");
+        write!(listeners, ",PROXIED://127.0.0.1:{listen}").expect("writing to a string cannot fail");
+        write!(advertised, ",PROXIED://127.0.0.1:{proxy}").expect("writing to a string cannot fail");
     }
     let controllers = member.controllers.iter().zip(1..);
     let voters: Vec<String> = controllers.map(|(port, id)| format!("{id}@127.0.0.1:{port}")).collect();
@@ -353,7 +354,9 @@ fn properties(
     set("listener.security.protocol.map", &protocols);
     set("log.dirs", &folder.join("data").to_string_lossy());
     set("auto.create.topics.enable", &options.auto_create_topics.to_string());
-    // One node can't hold the three copies that Kafka wants of its own topics, and fifty partitions of each take long.
+    // One node cannot have the three copies that Kafka's own topics need by default, and creating fifty partitions of
+    // each
+    // is slow.
     for topic in ["offsets.topic", "transaction.state.log", "share.coordinator.state.topic"] {
         set(&format!("{topic}.replication.factor"), "1");
         set(&format!("{topic}.num.partitions"), "1");
@@ -361,11 +364,11 @@ fn properties(
     set("transaction.state.log.min.isr", "1");
     set("share.coordinator.state.topic.min.isr", "1");
     set("group.initial.rebalance.delay.ms", "0");
-    // The memory that compaction sets aside at start; its default is a quarter of our heap.
+    // The memory that compaction reserves at the start. The default is a quarter of our heap.
     set("log.cleaner.dedupe.buffer.size", "4194304");
     if !options.bench {
-        // A broker that was killed may register again only when the controller has given up its former self. By
-        // default that makes a restart take 11 s.
+        // A killed broker can register again only after its former session has ended. By default, this makes a restart
+        // take 11 s.
         set("broker.session.timeout.ms", "1500");
         set("broker.heartbeat.interval.ms", "150");
     }
@@ -373,8 +376,8 @@ fn properties(
         set("message.max.bytes", &bytes.to_string());
     }
     if let Some(certificates) = certificates {
-        // Kafka wants the key and the certificate in one file.
-        let read = |path| std::fs::read_to_string(path).expect("the certificates were just made");
+        // Kafka needs the key and the certificate in one file.
+        let read = |path| std::fs::read_to_string(path).expect("the certificates were just created");
         let key_store = folder.join("tls/key-store.pem");
         let pem = read(&certificates.server_key) + &read(&certificates.server);
         std::fs::write(&key_store, pem).expect("the temporary folder is writable");
@@ -390,7 +393,7 @@ fn properties(
             Mechanism::Plain => {
                 format!("org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\";")
             }
-            // The users of SCRAM lie in the broker's metadata: see `format`.
+            // The users of SCRAM are stored in the broker's metadata: see `format`.
             _ => "org.apache.kafka.common.security.scram.ScramLoginModule required;".to_owned(),
         };
         let name = mechanism.name();
@@ -398,7 +401,7 @@ fn properties(
         set(&format!("listener.name.client.{}.sasl.jaas.config", name.to_lowercase()), &login);
     }
     lines.extend(options.properties.iter().cloned());
-    // Of two lines with one key the later one counts.
+    // If a key has two lines, the later one counts.
     lines.iter().fold(String::new(), |text, (key, value)| text + &format!("{key}={value}\n"))
 }
 
@@ -409,7 +412,7 @@ fn java(options: &KafkaOptions) -> Command {
     if options.bench {
         java.args(["-Xms1g", "-Xmx1g", "-XX:+UseG1GC"]);
     } else {
-        // A test's broker lives for seconds: what counts is that it starts fast and is small.
+        // A test's broker runs for seconds, so it must start fast and be small.
         java.args(["-Xmx400m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
     }
     java.args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Djava.awt.headless=true"]);
@@ -430,7 +433,7 @@ fn format(options: &KafkaOptions, folder: &std::path::Path) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(
         output.status.success(),
-        "Kafka's data folder can't be formatted:\n{}{}",
+        "Kafka's data folder cannot be formatted:\n{}{}",
         text(&output.stdout),
         text(&output.stderr)
     );
@@ -441,7 +444,7 @@ fn run(options: &KafkaOptions, folder: &std::path::Path, internal: &str) -> Proc
     let mut command = java(options);
     command.arg("kafka.Kafka").arg(folder.join("server.properties"));
     let process = Process::start("Kafka", &command, &folder.join("kafka.log"), Some(folder));
-    // A client that was refused waits before it tries again, so it is made when there is something to talk to.
+    // A refused client waits before it tries again, so it is created when the broker listens.
     process.wait_ready(START, || TcpStream::connect(internal).ok());
     let consumer = consumer(internal);
     process.wait_ready(START, || {
@@ -460,16 +463,16 @@ fn internal_config(internal: &str) -> ClientConfig {
 
 fn consumer(internal: &str) -> BaseConsumer {
     let mut config = internal_config(internal);
-    // librdkafka wants a group even where partitions are assigned by hand; nothing joins it.
+    // librdkafka requires a group even if partitions are assigned explicitly. No consumer joins it.
     config.set("group.id", "support").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
-    // An empty partition is to say so at once, not after the half second for which a fetch waits for more.
+    // The end of an empty partition must be reported at once, not after the half second of a fetch.
     config.set("allow.auto.create.topics", "false").set("fetch.wait.max.ms", "10");
-    config.create().expect("the settings are right")
+    config.create().expect("the settings are valid")
 }
 
-/// Makes a topic, and returns when all its partitions have a leader.
+/// Creates a topic, and returns when all its partitions have a leader.
 async fn create_topic(internal: &str, name: &str, partitions: i32, replicas: i32, configs: &[(&str, &str)]) {
-    let admin: AdminClient<DefaultClientContext> = internal_config(internal).create().expect("the settings are right");
+    let admin: AdminClient<DefaultClientContext> = internal_config(internal).create().expect("the settings are valid");
     let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
     for (key, value) in configs {
         topic = topic.set(key, value);
@@ -477,9 +480,9 @@ async fn create_topic(internal: &str, name: &str, partitions: i32, replicas: i32
     let results = admin
         .create_topics([&topic], &AdminOptions::new().operation_timeout(Some(CHANGE)))
         .await
-        .unwrap_or_else(|error| panic!("topic {name} can't be made: {error}"));
+        .unwrap_or_else(|error| panic!("topic {name} cannot be created: {error}"));
     for result in results {
-        result.unwrap_or_else(|(topic, code)| panic!("topic {topic} can't be made: {code}"));
+        result.unwrap_or_else(|(topic, code)| panic!("topic {topic} cannot be created: {code}"));
     }
     let (internal, name) = (internal.to_owned(), name.to_owned());
     blocking(move || {
@@ -489,7 +492,7 @@ async fn create_topic(internal: &str, name: &str, partitions: i32, replicas: i32
     .await;
 }
 
-/// The partitions of `topic`, once each has a leader; `None` before that, or when there is no such topic.
+/// The partitions of `topic`, if each has a leader; otherwise, or if there is no such topic, `None`.
 fn partitions_of(consumer: &BaseConsumer, topic: &str) -> Option<Vec<i32>> {
     let metadata = consumer.fetch_metadata(Some(topic), RETRY).ok()?;
     let topic = metadata.topics().first()?;
@@ -498,7 +501,7 @@ fn partitions_of(consumer: &BaseConsumer, topic: &str) -> Option<Vec<i32>> {
     led.then(|| partitions.iter().map(|each| each.id()).collect())
 }
 
-/// Whether the broker says that there is no such topic (not only that it does not know now).
+/// Whether the broker says that there is no such topic, and not only that it does not know at the moment.
 fn is_unknown(consumer: &BaseConsumer, topic: &str) -> bool {
     let unknown = RDKafkaErrorCode::UnknownTopicOrPartition;
     consumer.fetch_metadata(Some(topic), RETRY).is_ok_and(|metadata| {
@@ -535,12 +538,13 @@ fn read(internal: &str, topic: &str, at_least: usize, timeout: Duration) -> Vec<
                 payload: message.payload().map(<[u8]>::to_vec),
             }),
             Some(Err(KafkaError::PartitionEOF(partition))) => drop(at_end.insert(partition)),
-            // librdkafka retries anything else by itself, for example when the broker is unavailable; the deadline decides.
+            // librdkafka retries all other errors by itself, for example when the broker is unavailable. The deadline
+            // limits that.
             Some(Err(_)) | None => {}
         }
         assert!(
             Instant::now() < deadline || received.len() >= at_least && at_end.len() == partitions.len(),
-            "topic {topic} gave {} of {at_least} records within {timeout:?}",
+            "topic {topic} had {} of {at_least} records within {timeout:?}",
             received.len()
         );
     }

@@ -1,11 +1,11 @@
-//! A real Kubernetes API server with its etcd, and kubectl and helm to speak with it.
+//! A real Kubernetes API server with its etcd, and kubectl and helm as its clients.
 //!
-//! Promises: started means that the server says it is ready, and that it knows the kinds whose definitions the setup
-//! brought (Prometheus operator, KEDA, Gateway API); kubectl and helm see this server only, and none of the user's own
-//! settings; a namespace of [`Kubernetes::namespace`] enforces the pod security standard "restricted".
+//! Promises: started means that the server reports that it is ready, and that it has the definitions that the setup
+//! installs (Prometheus operator, KEDA, Gateway API). kubectl and helm see only this server, and none of the user's own
+//! settings. A namespace of [`Kubernetes::namespace`] enforces the pod security standard "restricted".
 //!
-//! No controller, scheduler or kubelet runs with it: objects are validated, defaulted, admitted and stored, and that
-//! is all. A Deployment gets no pods, a claim no volume, and a namespace that is deleted never goes.
+//! No controller, scheduler or kubelet runs: objects are only validated, defaulted, admitted and stored. A Deployment
+//! gets no pods, a claim gets no volume, and a deleted namespace never disappears.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -21,10 +21,10 @@ use super::process::Process;
 use super::wait::START;
 use super::{free_port, installed, tool};
 
-/// What the server lets do everything.
+/// The token with all permissions.
 const TOKEN: &str = "token-of-the-tests";
 
-/// A server; dropped, it is killed and its data removed.
+/// A server. Dropping it kills it and removes its data.
 #[derive(Debug)]
 pub struct Kubernetes {
     _apiserver: Process,
@@ -32,7 +32,7 @@ pub struct Kubernetes {
     folder: TempDir,
 }
 
-/// What a program has said in the end.
+/// The result of a program.
 #[derive(Debug, Clone)]
 pub struct Ran {
     /// The program and its arguments, for an error message.
@@ -46,30 +46,30 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// Itself, if it succeeded without a word on standard error: that is where a server's warnings are shown.
+    /// The result, if the program succeeded and standard error is empty. Warnings of the server appear there.
     pub fn quietly(self) -> Result<Self, String> {
         if self.code == 0 && self.error.is_empty() { Ok(self) } else { Err(self.told()) }
     }
 
-    /// Its standard error if it failed as it should.
+    /// Its standard error, if it failed as expected.
     pub fn refused(self) -> Result<String, String> {
         if self.code == 0 { Err(format!("{} succeeded", self.command)) } else { Ok(self.error) }
     }
 
-    /// What it was and what it said, for an error message.
+    /// The command and its output, for an error message.
     pub fn told(&self) -> String {
         format!("{} ended with {}:\n{}{}", self.command, self.code, self.error, self.out)
     }
 }
 
 impl Kubernetes {
-    /// The server of this test process, started by whoever asks first. Tests keep apart by their namespaces.
+    /// The server of this test process, started by the first caller. Tests use different namespaces.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Kubernetes> = OnceLock::new();
         SHARED.get_or_init(Self::start)
     }
 
-    /// Starts a server of one's own.
+    /// Starts a server for the caller alone.
     pub fn start() -> Self {
         let folder = tempfile::Builder::new()
             .prefix("kubernetes-")
@@ -85,13 +85,13 @@ impl Kubernetes {
         let definitions = definitions.to_str().expect("UTF-8");
         let established = ["wait", "--for=condition=Established", "--timeout=60s", "-f", definitions];
         for arguments in [&["create", "-f", definitions][..], &established] {
-            kubernetes.kubectl(arguments).quietly().expect("the definitions are taken");
+            kubernetes.kubectl(arguments).quietly().expect("the definitions are accepted");
         }
         kubernetes
     }
 
-    /// Makes a namespace that refuses pods below the pod security standard "restricted", and warns of workloads that
-    /// would make such; its name begins with `name`.
+    /// Creates a namespace that refuses pods below the pod security standard "restricted", and warns about workloads
+    /// that would create such pods. Its name begins with `name`.
     pub fn namespace(&self, name: &str) -> String {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -102,7 +102,7 @@ impl Kubernetes {
             .collect();
         let namespace =
             json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": labels } });
-        self.kubectl_with(&["create", "-f", "-"], &namespace.to_string()).quietly().expect("a namespace is made");
+        self.kubectl_with(&["create", "-f", "-"], &namespace.to_string()).quietly().expect("the namespace is created");
         name
     }
 
@@ -125,11 +125,11 @@ impl Kubernetes {
         Self::read(&self.kubectl_with(&read, text).quietly()?.out)
     }
 
-    /// The objects in what kubectl writes as JSON: one, one after the other, or a list.
+    /// The objects in JSON that kubectl prints: one, several in a row, or a list.
     pub fn read(text: &str) -> Result<Vec<Value>, String> {
         let mut objects = Vec::new();
         for document in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
-            let mut document = document.map_err(|error| format!("kubectl wrote no JSON: {error}"))?;
+            let mut document = document.map_err(|error| format!("kubectl did not print JSON: {error}"))?;
             match document.get_mut("items").map(Value::take) {
                 Some(Value::Array(items)) => objects.extend(items),
                 _ => objects.push(document),
@@ -138,12 +138,12 @@ impl Kubernetes {
         Ok(objects)
     }
 
-    /// The names of all resources that can lie in a namespace, for `kubectl get`. Left out are events, which the server
-    /// writes by itself, and `endpoints`, whose mere reading it warns of.
+    /// The names of all resources that can be in a namespace, for `kubectl get`. Without events, which the server
+    /// writes by itself, and `endpoints`, because reading them causes a warning.
     pub fn resources(&self) -> Result<Vec<String>, String> {
         let ran = self.kubectl(&["api-resources", "--verbs=list", "--namespaced=true", "--output=name"]).quietly()?;
-        let is_told = |name: &&str| !["endpoints", "events", "events.events.k8s.io"].contains(name);
-        Ok(ran.out.lines().filter(is_told).map(str::to_owned).collect())
+        let is_wanted = |name: &&str| !["endpoints", "events", "events.events.k8s.io"].contains(name);
+        Ok(ran.out.lines().filter(is_wanted).map(str::to_owned).collect())
     }
 
     /// Runs helm against this server.
@@ -154,7 +154,7 @@ impl Kubernetes {
     }
 }
 
-/// Runs helm without any server: to render, to lint.
+/// Runs helm without a server, to render or to lint.
 pub fn helm(arguments: &[&str]) -> Ran {
     let home = tempfile::tempdir().expect("the folder for temporary files is writable");
     let mut command = helm_command(home.path());
@@ -167,10 +167,10 @@ pub fn run(mut command: Command, input: &str) -> Ran {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let words: Vec<_> = words.map(|word| word.to_string_lossy().into_owned()).collect();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap_or_else(|error| panic!("{} can't be run: {error}", words[0]));
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{} cannot be run: {error}", words[0]));
     let mut pipe = child.stdin.take().expect("standard input is a pipe");
     let output = std::thread::scope(|scope| {
-        // Beside the reading, or two full pipes would wait for one another. Who doesn't read to the end may do so.
+        // In parallel with reading, or two full pipes would wait for each other. A program may stop reading early.
         scope.spawn(move || drop(pipe.write_all(input.as_bytes())));
         child.wait_with_output().expect("it is our child")
     });
@@ -207,7 +207,7 @@ fn start_etcd(folder: &Path) -> (Process, u16) {
     for flag in ["--listen-peer-urls", "--initial-advertise-peer-urls"] {
         command.args([flag, &peers]);
     }
-    // Nobody will want the data after a power failure.
+    // The data need not survive a power failure.
     command.args(["--initial-cluster", &format!("default={peers}"), "--unsafe-no-fsync"]);
     (Process::start("etcd", &command, &folder.join("etcd.log"), Some(folder)), port)
 }
@@ -239,13 +239,13 @@ fn start_apiserver(folder: &Path, etcd: u16) -> Process {
     command.arg("--tls-cert-file").arg(&certificates.server);
     command.arg("--tls-private-key-file").arg(&certificates.server_key);
     command.arg("--token-auth-file").arg(&tokens).args(["--authorization-mode", "RBAC"]);
-    // Flags that have to be given, for tokens that nobody asks for: any key will do.
+    // These flags are required, for tokens that are never requested: any key is sufficient.
     command.arg("--service-account-key-file").arg(&certificates.server);
     command.arg("--service-account-signing-key-file").arg(&certificates.server_key);
     command.args(["--service-account-issuer", "https://tests.invalid"]);
     command.args(["--service-cluster-ip-range", "10.96.0.0/16"]);
-    // A controller makes a namespace's default account, and there are none; the server's own endpoint may not be
-    // loopback, and nobody looks for it.
+    // Without controllers, a namespace has no default account. The server's own endpoint must not be loopback, and
+    // nobody uses it.
     command.args(["--disable-admission-plugins", "ServiceAccount", "--endpoint-reconciler-type", "none"]);
     Process::start("kube-apiserver", &command, &folder.join("kube-apiserver.log"), Some(folder))
 }

@@ -1,21 +1,28 @@
-//! What the integration tests and the benchmarks use: real brokers, foreign readers, child processes.
+//! What the integration tests and the benchmarks use: real brokers, independent readers, child processes.
 //!
-//! Promises to whoever uses it:
-//! - Nothing is skipped. A missing tool panics with the command that installs it (`tests/support/setup PART`). What the
-//!   machine itself does not allow is noted ([`not_run`]).
-//! - Nothing outlives the test process, however that ends: see [`process`].
-//! - No test sleeps where it can wait for an event: see [`wait`].
-//! - Nothing is shared unless the name says so (`Kafka::shared`, `Nats::shared`, the judges). Who stops, kills or
-//!   restarts a broker starts one of their own.
+//! Promises:
+//! - Nothing is skipped. A missing tool causes a panic with the command that installs it (`tests/support/setup PART`).
+//!   A test that the machine does not allow is reported ([`not_run`]).
+//! - No child process outlives the test process, however that ends: see [`process`].
+//! - No test sleeps if it can wait for an event: see [`wait`].
+//! - Nothing is shared unless the name says so (`Kafka::shared`, `Nats::shared`, the judges). A test that stops, kills
+//!   or restarts a broker starts its own.
 //!
-//! Included by `#[path = "../support/mod.rs"] mod support;` so that tests and benchmarks need no crate for it.
+//! Tests and benchmarks include it with `#[path = "../support/mod.rs"] mod support;`, so it needs no crate.
 //!
-//! Layout: [`process`] children that die with us; [`kafka`] and [`nats`] the brokers, alone or as clusters of three;
-//! [`toxiproxy`] a bad network; [`disk`] a disk that can be filled; [`mns`] a server that plays Alibaba's queue;
-//! [`kubernetes`] an API server with its clients; [`certificates`] the TLS material for all of them; [`config`]
-//! configurations of the bridge; [`bridge`] and [`program`] the bridge, in this process or as one of its own; [`sender`]
-//! a load as Alibaba makes it; [`read`] what is on the buses; [`judges`] the CloudEvents SDKs of other languages;
-//! [`generated`] files that are generated from the code; [`wait`] waiting, and for how long; here, ports and tools.
+//! # Layout
+//!
+//! - [`process`]: child processes that end with the test process
+//! - [`kafka`] and [`nats`]: the brokers, alone or as clusters of three; [`toxiproxy`]: a bad network
+//! - [`mns`]: a server that simulates Alibaba's queue
+//! - [`kubernetes`]: an API server with its clients
+//! - [`disk`]: a disk that can be filled; [`certificates`]: TLS material
+//! - [`config`]: configurations of the bridge; [`bridge`] and [`program`]: the bridge, in this or in its own process
+//! - [`sender`]: a load like Alibaba's; [`read`]: reads what is on the buses
+//! - [`judges`]: the CloudEvents SDKs of other languages
+//! - [`generated`]: files that are generated from the code
+//! - [`wait`]: waiting, and the limits for it
+//! - here: ports and tools
 
 #![allow(dead_code)] // each binary that includes this uses its own part of it
 
@@ -43,11 +50,11 @@ use std::sync::Mutex;
 
 pub use wait::{eventually, wait_for};
 
-/// A TCP port on 127.0.0.1 that nothing listens on, handed out once in this process.
+/// A TCP port on 127.0.0.1 that nothing listens on. Each one is returned once in this process.
 ///
-/// It is below the range from which the kernel takes the ports of outgoing connections. A port out of that range
-/// could be given to any client while its broker is down, and then the broker can't come back on it; worse, a client
-/// that keeps trying to connect to it can be given that very port and end up connected to itself.
+/// It is below the range that the kernel uses for outgoing connections. A port in that range could be assigned to any
+/// client while its broker is down, and the broker could not use it again. A client that keeps connecting to the port
+/// could even be assigned this port and be connected to itself.
 pub fn free_port() -> u16 {
     static TAKEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
     const LOWEST: u16 = 10_000;
@@ -58,7 +65,7 @@ pub fn free_port() -> u16 {
         .unwrap_or(32_768);
     let mut taken = TAKEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let taken = taken.get_or_insert_default();
-    // Test processes that run side by side start at different places, so that they seldom race for one port.
+    // Test processes that run in parallel start at different ports, so they rarely compete for one.
     let span = u32::from(end - LOWEST);
     let start = std::process::id().wrapping_mul(7_919) % span;
     (0..span)
@@ -67,7 +74,7 @@ pub fn free_port() -> u16 {
         .expect("no free TCP port below the ephemeral range: see `ss -ltn` for who listens on all of them")
 }
 
-/// Notes that a test cannot run because the machine does not allow something, for the last line of `.ci/run`.
+/// Reports that a test cannot run because the machine does not allow something. `.ci/run` prints this at its end.
 pub fn not_run(what: &str) {
     use std::io::Write;
     eprintln!("NOT RUN: {what}");
@@ -94,41 +101,41 @@ pub fn samples() -> Vec<Vec<u8>> {
     samples.chain([odd.into()]).collect()
 }
 
-/// Where `tests/support/setup` puts things.
+/// Where `tests/support/setup` installs tools.
 pub fn tools() -> PathBuf {
     repository(".tools")
 }
 
-/// The program `name`, from `.tools/bin` or else from PATH.
+/// The program `name`, from `.tools/bin` or otherwise from PATH.
 ///
 /// # Panics
-/// When it is in neither, naming the `part` of `tests/support/setup` that brings it.
+/// It is in neither. The message names the `part` of `tests/support/setup` that installs it.
 pub fn tool(name: &str, part: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::iter::once(tools().join("bin"))
         .chain(std::env::split_paths(&path))
         .map(|folder| folder.join(name))
         .find(|program| program.is_file())
-        .unwrap_or_else(|| panic!("{name} isn't there: run `tests/support/setup {part}`"))
+        .unwrap_or_else(|| panic!("{name} is missing: run `tests/support/setup {part}`"))
 }
 
 /// The folder or file `name` below `.tools`.
 ///
 /// # Panics
-/// When it isn't there, naming the `part` of `tests/support/setup` that brings it.
+/// It does not exist. The message names the `part` of `tests/support/setup` that installs it.
 pub fn installed(name: &str, part: &str) -> PathBuf {
     let path = tools().join(name);
-    assert!(path.exists(), "{} isn't there: run `tests/support/setup {part}`", path.display());
+    assert!(path.exists(), "{} is missing: run `tests/support/setup {part}`", path.display());
     path
 }
 
-/// Runs blocking code on a thread for it; a panic in it becomes a panic of the caller.
+/// Runs blocking code on a thread for such code. A panic in it becomes a panic of the caller.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
-/// Runs async code on a thread of its own, and gives back its result, or an error when it panics. The compiler cannot
-/// prove that futures with async closures in them may change threads, so they cannot be spawned as tasks.
+/// Runs async code on its own thread, and returns its result, or an error when it panics. The compiler cannot
+/// prove that futures with async closures may move between threads, so they cannot be spawned as tasks.
 pub fn on_thread<T, F>(work: impl FnOnce() -> F + Send + 'static) -> tokio::task::JoinHandle<T>
 where
     T: Send + 'static,

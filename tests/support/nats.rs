@@ -1,12 +1,12 @@
-//! A real nats-server with JetStream, on a port of its own, with its data in a folder that goes with it: alone, or as one
-//! of a [`cluster`].
+//! A real nats-server with JetStream and its own port, and its data in a folder that is removed with it: alone, or as
+//! part of a [`cluster`].
 //!
-//! Promises: started means that the server has greeted a connection and JetStream is on; [`Nats::restart`] brings the
-//! same port and data back; reading ([`Nats::messages`]) makes no consumer, so it leaves no trace in the stream, and
-//! never returns silently with less than was asked for.
+//! Promises: started means that the server has sent its greeting to a connection and JetStream is on. [`Nats::restart`]
+//! keeps the port and the data. Reading ([`Nats::messages`]) creates no consumer, so it leaves no trace in the stream,
+//! and never returns fewer messages than requested without an error.
 //!
-//! A server has one way in, so support's own client uses the same credentials and certificates as the client under
-//! test: [`Nats::connect_options`].
+//! A server has one listener, so the client of this support code uses the same credentials and certificates as the
+//! client under test: [`Nats::connect_options`].
 
 pub mod cluster;
 
@@ -38,10 +38,10 @@ pub const PASSWORD: &str = "correct horse=battery";
 /// The token of [`Auth::Token`].
 pub const TOKEN: &str = "token-of-the-tests";
 
-/// How a client proves who it is.
+/// How a client logs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Auth {
-    /// Not at all.
+    /// Without credentials.
     #[default]
     None,
     /// [`USER`] and [`PASSWORD`].
@@ -69,7 +69,7 @@ pub enum Tls {
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct NatsOptions {
-    /// How clients prove who they are.
+    /// How clients log in.
     pub auth: Auth,
     /// Whether connections are encrypted.
     pub tls: Tls,
@@ -90,11 +90,11 @@ impl Default for NatsOptions {
 /// One message, as it is stored in a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// Its place in the stream.
+    /// Its sequence in the stream.
     pub sequence: u64,
     /// The subject.
     pub subject: String,
-    /// The headers as they were sent: in their order, names in their case, a repeated one repeated.
+    /// The headers as they were sent: in order, with the case of their names, repeated ones included.
     pub headers: Vec<(String, String)>,
     /// The body.
     pub payload: Vec<u8>,
@@ -107,31 +107,31 @@ impl Stored {
     }
 }
 
-/// A server; dropped, it is killed and its data removed.
+/// A server. Dropping it kills it and removes its data.
 #[derive(Debug)]
 pub struct Nats {
     options: NatsOptions,
     url: String,
     nkey_seed: String,
     certificates: Option<Certificates>,
-    process: Mutex<Process>, // before the folder: the server has to be dead before its data goes
+    process: Mutex<Process>, // before the folder: the server must be dead before its data is removed
     folder: TempDir,
 }
 
 impl Nats {
-    /// The server of this test process: default options, started by whoever asks first. Tests keep apart by their
-    /// streams and subjects, and leave it running.
+    /// The server of this test process: default options, started by the first caller. Tests use different streams and
+    /// subjects, and leave it running.
     pub async fn shared() -> &'static Self {
         static SHARED: OnceLock<Nats> = OnceLock::new();
         blocking(|| SHARED.get_or_init(|| Self::start_blocking(NatsOptions::default()))).await
     }
 
-    /// Starts a server of one's own.
+    /// Starts a server for the caller alone.
     pub async fn start(options: NatsOptions) -> Self {
         blocking(|| Self::start_blocking(options)).await
     }
 
-    /// [`start`](Self::start), for code that isn't async.
+    /// [`start`](Self::start) for code that is not async.
     pub fn start_blocking(options: NatsOptions) -> Self {
         let folder =
             tempfile::Builder::new().prefix("nats-").tempdir().expect("the folder for temporary files is writable");
@@ -156,22 +156,22 @@ impl Nats {
         &self.url
     }
 
-    /// The TLS files, when connections are encrypted.
+    /// The TLS files, if connections are encrypted.
     pub fn certificates(&self) -> Option<&Certificates> {
         self.certificates.as_ref()
     }
 
-    /// The seed that gets in with [`Auth::Nkey`].
+    /// The seed for [`Auth::Nkey`].
     pub fn nkey_seed(&self) -> &str {
         &self.nkey_seed
     }
 
-    /// The file that gets in with [`Auth::Credentials`].
+    /// The file for [`Auth::Credentials`].
     pub fn credentials_file(&self) -> PathBuf {
         credentials_file(self.folder.path())
     }
 
-    /// What gets in at [`url`](Self::url).
+    /// The options to connect to [`url`](Self::url).
     pub fn connect_options(&self) -> ConnectOptions {
         let options = ConnectOptions::new();
         let mut options = match self.options.auth {
@@ -181,7 +181,7 @@ impl Nats {
             Auth::Nkey => options.nkey(self.nkey_seed.clone()),
             Auth::Credentials => {
                 let text = std::fs::read_to_string(self.credentials_file()).expect("written at the start");
-                options.credentials(&text).expect("a file of the right form")
+                options.credentials(&text).expect("a valid file")
             }
         };
         if let Some(certificates) = &self.certificates {
@@ -193,7 +193,7 @@ impl Nats {
         options
     }
 
-    /// A new client; it belongs to the runtime of whoever asks.
+    /// A new client. It belongs to the runtime of the caller.
     pub async fn client(&self) -> Client {
         let connected = self.connect_options().connect(self.url.as_str()).await;
         connected.unwrap_or_else(|error| panic!("no connection to {}: {error}", self.url))
@@ -204,7 +204,7 @@ impl Nats {
         jetstream::new(self.client().await)
     }
 
-    /// Makes a stream of these subjects, kept in files and otherwise with the server's defaults.
+    /// Creates a stream of these subjects, stored in files and otherwise with the server's defaults.
     pub async fn create_stream(&self, name: &str, subjects: &[&str]) -> Stream {
         self.create_stream_with(name, subjects, |_| {}).await
     }
@@ -219,10 +219,10 @@ impl Nats {
         create_stream(&self.jetstream().await, name, subjects, change).await
     }
 
-    /// All messages of `stream`, in its order, once there are at least `at_least`.
+    /// All messages of `stream`, in order, once there are at least `at_least`.
     ///
     /// # Panics
-    /// When `timeout` passes before that, or there is no such stream.
+    /// `timeout` passes first, or there is no such stream.
     pub async fn messages(&self, stream: &str, at_least: usize, timeout: Duration) -> Vec<Stored> {
         let client = self.client().await;
         let mut info = jetstream::new(client.clone())
@@ -230,7 +230,7 @@ impl Nats {
             .await
             .unwrap_or_else(|error| panic!("stream {stream} can't be read: {error}"));
         let state = eventually(&format!("{at_least} messages in stream {stream}"), timeout, async || {
-            // A server that is unavailable for a moment is asked again; the limit decides.
+            // A server that is briefly unavailable is asked again, until the limit.
             let state = &info.info().await.ok()?.state;
             (state.messages >= at_least as u64).then(|| state.clone())
         })
@@ -258,19 +258,19 @@ impl Nats {
     /// Stops the server with SIGTERM, as an operator does.
     ///
     /// # Panics
-    /// When it does not end.
+    /// It does not end.
     pub fn shut_down(&self) {
         let process = self.process();
         process.signal("TERM");
-        assert!(process.wait(START).is_some(), "nats-server does not end by SIGTERM:\n{}", process.log_tail());
+        assert!(process.wait(START).is_some(), "nats-server does not end after SIGTERM:\n{}", process.log_tail());
     }
 
-    /// Kills the server with SIGKILL: connections break, its port refuses.
+    /// Kills the server with SIGKILL: connections break, and its port refuses new ones.
     pub fn kill(&self) {
         self.process().kill();
     }
 
-    /// Kills the server if it still runs and starts it anew, on the same port and data.
+    /// Kills the server if it still runs and starts it again, with the same port and data.
     pub async fn restart(&self) {
         self.kill();
         let folder = self.folder.path().to_owned();
@@ -279,7 +279,8 @@ impl Nats {
         *self.process() = process;
     }
 
-    /// Restarts the server of [`Auth::Token`] with another token. Support's own client does not get in any more.
+    /// Restarts the server of [`Auth::Token`] with another token. The client of this support code cannot log in any
+    /// more.
     pub async fn restart_with_token(&self, token: &str) {
         let file = self.folder.path().join("nats.conf");
         let config = std::fs::read_to_string(&file).expect("written at the start");
@@ -307,7 +308,7 @@ impl Nats {
     }
 
     fn port(&self) -> u16 {
-        self.url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("the url was made here")
+        self.url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("the url was created here")
     }
 
     fn process(&self) -> MutexGuard<'_, Process> {
@@ -331,10 +332,10 @@ async fn create_stream(
     made.unwrap_or_else(|error| panic!("stream {name} can't be created: {error}"))
 }
 
-/// The message of that sequence, or `None` where one was deleted.
+/// The message with that sequence, or `None` if it was deleted.
 ///
-/// Asked for by hand, since async-nats keeps only the last of several headers of one name, and a judge has to see them
-/// all.
+/// Uses the API directly, because async-nats keeps only the last of several headers with the same name, and a judge
+/// must see all of them.
 async fn stored(client: &Client, stream: &str, sequence: u64) -> Option<Stored> {
     const NOT_FOUND: u64 = 404;
     let question = json!({ "seq": sequence }).to_string();
@@ -360,7 +361,7 @@ async fn stored(client: &Client, stream: &str, sequence: u64) -> Option<Stored> 
     })
 }
 
-/// The server's configuration file. It is also valid JSON, so that no value needs quoting rules of its own.
+/// The server's configuration file. It is also valid JSON, so values are quoted as in JSON.
 fn config(
     options: &NatsOptions,
     certificates: Option<&Certificates>,
@@ -370,7 +371,7 @@ fn config(
 ) -> String {
     let mut config = json!({ "host": "127.0.0.1", "port": port });
     if options.jetstream {
-        // Limits, since by default the server claims three quarters of the machine's memory.
+        // The server would use three quarters of the machine's memory by default.
         config["jetstream"] = json!({
             "store_dir": folder.join("data"),
             "max_memory_store": 256 << 20,
@@ -395,14 +396,14 @@ fn config(
         Auth::Nkey => config["authorization"] = json!({ "users": [{ "nkey": user.public_key() }] }),
         Auth::Credentials => operator_mode(&mut config, folder, user),
     }
-    // Without its outer braces it takes further lines of the server's own syntax.
+    // Without the outer braces, lines in the server's own syntax can follow.
     let text = serde_json::to_string_pretty(&config).expect("a JSON value");
     let text = text.trim_start_matches('{').trim_end_matches('}');
     format!("{text}\n{}\n", options.config)
 }
 
-/// An operator, its system account (JetStream insists on one) and one account with one user, whose credentials file
-/// is written.
+/// Writes the credentials file of a user, and adds an operator, its system account (JetStream requires one) and the
+/// account of the user to the configuration.
 fn operator_mode(config: &mut Value, folder: &Path, user: &KeyPair) {
     let (operator, system, account) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_account());
     let unlimited = |keys: &[&str]| Value::Object(keys.iter().map(|&key| (key.to_owned(), json!(-1))).collect());
@@ -429,7 +430,7 @@ fn operator_mode(config: &mut Value, folder: &Path, user: &KeyPair) {
     std::fs::write(credentials_file(folder), text).expect("the temporary folder is writable");
 }
 
-/// A token about `subject`, signed by `issuer`, as nats-server reads them.
+/// A token about `subject`, signed by `issuer`, in the form that nats-server reads.
 fn jwt(issuer: &KeyPair, subject: &KeyPair, claims: Value) -> String {
     let claims = json!({
         "jti": subject.public_key(),
@@ -449,13 +450,13 @@ fn credentials_file(folder: &Path) -> PathBuf {
     folder.join("user.creds")
 }
 
-/// Starts the server on its folder, and returns when it greets.
+/// Starts the server on its folder, and returns when it sends its greeting.
 fn run(folder: &Path, port: u16) -> Process {
     let mut command = Command::new(installed("bin/nats-server", "nats"));
     command.arg("--config").arg(folder.join("nats.conf"));
     let process = Process::start("nats-server", &command, &folder.join("nats.log"), Some(folder));
     process.wait_ready(START, || {
-        // The greeting comes in the clear, before any TLS.
+        // The greeting is sent in plaintext, before TLS.
         let connection = TcpStream::connect(("127.0.0.1", port)).ok()?;
         connection.set_read_timeout(Some(RETRY)).ok()?;
         let mut greeting = String::new();

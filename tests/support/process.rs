@@ -1,12 +1,13 @@
 //! Child processes that never outlive the process that started them, and whose output can be read afterwards.
 //!
-//! Between us and the child stands a shell that holds the reading end of a pipe from us. When we end in any way, a
-//! panic, `exit` or SIGKILL, the kernel closes our end, and the shell kills the child. That needs neither unsafe code
-//! nor a parent-death signal, and works for programs that can't be changed.
+//! The child is started by a shell that holds the reading end of a pipe from this process. When this process ends in
+//! any way, by a panic, `exit` or SIGKILL, the kernel closes the other end, and the shell kills the child. This needs
+//! neither unsafe code nor a parent-death signal, and works for programs that cannot be changed.
 //!
-//! Promises: a dropped [`Process`] is dead and reaped; standard output and error are appended to the log file; the
-//! child reads nothing from standard input; a terminal's Ctrl-C reaches us but not the child, which then dies because
-//! we do. SIGINT is ignored by a child that doesn't handle it itself, for a shell starts background programs so.
+//! Promises: a dropped [`Process`] is dead and reaped. Standard output and error are appended to the log file. The
+//! child reads nothing from standard input. Ctrl-C in a terminal reaches this process but not the child, which is
+//! killed because this process ends. A child that does not handle SIGINT ignores it, because a shell starts background
+//! programs that way.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -18,12 +19,12 @@ use std::time::Duration;
 use super::wait::{SOON, try_wait_for};
 use super::wait_for;
 
-/// The shell in between. `$1` is the log, `$2` a folder to remove when we are gone ('' for none), the rest the child.
+/// The shell. `$1` is the log, `$2` a folder to remove when this process has ended ('' for none), the rest the child.
 ///
-/// A line on the pipe asks for the child's death; the pipe's end says that we are dead, and then nobody else is left
-/// to remove the folder (a `static`'s destructor never runs, and no destructor does after SIGKILL). The watcher tells
-/// the two apart and reports the second with USR1. The main shell reaps the child, so that its pid can't belong to
-/// another program as long as the watcher might still kill it.
+/// A line on the pipe is a request to kill the child. The end of the pipe means that this process has ended. Then
+/// nobody else can remove the folder: the destructor of a `static` never runs, and after SIGKILL no destructor runs.
+/// The watcher reports the second case with USR1. The main shell reaps the child, so its pid cannot belong to another
+/// program while the watcher might still kill it.
 const KEEPER: &str = r#"
 log=$1 folder=$2
 shift 2
@@ -67,8 +68,8 @@ struct Keeper {
 }
 
 impl Process {
-    /// Starts the program, arguments, environment and folder of `command`; its standard streams are replaced, and
-    /// `env_clear` isn't seen. `remove` is deleted should this process end without dropping the [`Process`].
+    /// Starts the program, arguments, environment and folder of `command`. Its standard streams are replaced, and
+    /// `env_clear` is ignored. `remove` is deleted if this process ends without dropping the [`Process`].
     pub fn start(name: &str, command: &Command, log: &Path, remove: Option<&Path>) -> Self {
         let mut shell = Command::new("sh");
         shell.args(["-c", KEEPER, "keeper"]).arg(log).arg(remove.unwrap_or(Path::new("")));
@@ -82,16 +83,17 @@ impl Process {
         if let Some(folder) = command.get_current_dir() {
             shell.current_dir(folder);
         }
-        // Of its own group, or Ctrl-C would end the shell before it can kill the child.
+        // In its own group, or Ctrl-C would end the shell before it can kill the child.
         shell.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut shell = shell.spawn().unwrap_or_else(|error| panic!("sh doesn't start, so {name} can't: {error}"));
+        let mut shell =
+            shell.spawn().unwrap_or_else(|error| panic!("sh does not start, so {name} cannot start: {error}"));
         let pipe = shell.stdin.take().expect("standard input is a pipe");
         let mut line = String::new();
         BufReader::new(shell.stdout.take().expect("standard output is a pipe"))
             .read_line(&mut line)
-            .unwrap_or_else(|error| panic!("the shell that runs {name} doesn't answer: {error}"));
+            .unwrap_or_else(|error| panic!("the shell that runs {name} does not answer: {error}"));
         let pid = line.trim().parse().unwrap_or_else(|_| {
-            panic!("{name} couldn't be started: is the folder of its log {} there?", log.display())
+            panic!("{name} could not be started: does the folder of its log {} exist?", log.display())
         });
         Self {
             name: name.to_owned(),
@@ -106,7 +108,7 @@ impl Process {
         self.pid
     }
 
-    /// The file that holds what the child wrote on standard output and error.
+    /// The file with what the child wrote on standard output and error.
     pub fn log_file(&self) -> &Path {
         &self.log
     }
@@ -126,23 +128,23 @@ impl Process {
 
     /// Sends the signal `name` ("TERM", "STOP", "HUP" ...) to the child, if it still runs.
     pub fn signal(&self, name: &str) {
-        // Asked for under the lock: whoever reaps the shell needs it too, so the pid is still the child's.
+        // Read under the lock, which reaping the shell needs too, so the pid is still the child's.
         let mut keeper = self.lock();
         if keeper.ended().is_some() {
             return;
         }
-        // The shell's own `kill`: a slim system may have no program of that name.
+        // The shell's own `kill`, because a slim system may have no such program.
         let pid = self.pid.to_string();
         let status = Command::new("sh")
             .args(["-c", r#"kill -s "$1" "$2""#, "kill", name, &pid])
             .stderr(Stdio::null())
             .status()
             .expect("sh runs");
-        assert!(status.success() || keeper.ended().is_some(), "{} can't be sent SIG{name}", self.name);
+        assert!(status.success() || keeper.ended().is_some(), "SIG{name} could not be sent to {}", self.name);
     }
 
-    /// Freezes the child, and returns when none of its threads runs any more: the signal's sender doesn't wait for
-    /// that, and a server could answer once more. Linux only, like the tests that freeze.
+    /// Freezes the child, and returns when none of its threads runs any more: sending the signal does not wait for
+    /// that, and a server could answer one more time. Linux only, like the tests that freeze.
     pub fn stop(&self) {
         self.signal("STOP");
         wait_for(&format!("{} to freeze", self.name), SOON, || {
@@ -157,10 +159,10 @@ impl Process {
         self.signal("CONT");
     }
 
-    /// Kills the child with SIGKILL, also a stopped one, and returns when it is gone and its ports are free.
+    /// Kills the child with SIGKILL, even if it is stopped, and returns when it has ended and its ports are free.
     pub fn kill(&self) {
         let mut keeper = self.lock();
-        // A failing write means that the shell has ended, and it ends after the child only.
+        // If the write fails, the shell has ended, and it ends only after the child.
         let _ = keeper.pipe.write_all(b"kill\n");
         let status = keeper.shell.wait().expect("the shell is our child");
         keeper.status.get_or_insert(status.code().unwrap_or(-1));
@@ -177,10 +179,10 @@ impl Process {
         try_wait_for(timeout, || self.exit_code())
     }
 
-    /// Waits until `ready` gives something. Blocks the thread.
+    /// Waits until `ready` returns something. Blocks the thread.
     ///
     /// # Panics
-    /// When the child ends, or `timeout` passes, before that: with the log's tail.
+    /// The child ends or `timeout` passes first. The message contains the end of the log.
     pub fn wait_ready<T>(&self, timeout: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
         let found = try_wait_for(timeout, || {
             let ended = || self.exit_code().map(Err);
@@ -191,14 +193,14 @@ impl Process {
             Some(Err(code)) => {
                 panic!("{} ended with exit code {code} before it was ready:\n{}", self.name, self.log_tail())
             }
-            None => panic!("{} isn't ready after {timeout:?}:\n{}", self.name, self.log_tail()),
+            None => panic!("{} is not ready after {timeout:?}:\n{}", self.name, self.log_tail()),
         }
     }
 
-    /// Waits until the log holds `text`. Blocks the thread.
+    /// Waits until the log contains `text`. Blocks the thread.
     ///
     /// # Panics
-    /// As [`wait_ready`](Self::wait_ready).
+    /// Like [`wait_ready`](Self::wait_ready).
     pub fn wait_log(&self, text: &str, timeout: Duration) {
         self.wait_ready(timeout, || self.log().contains(text).then_some(()));
     }
@@ -224,13 +226,13 @@ impl Keeper {
     }
 }
 
-/// Whether a process with this id exists (a zombie counts as gone). Linux only, like the tests that ask.
+/// Whether a process with this id exists. A zombie does not count. Linux only, like the tests that use this.
 pub fn exists(pid: u32) -> bool {
     state(Path::new(&format!("/proc/{pid}/stat"))).is_some_and(|state| state != 'Z')
 }
 
-/// The state letter in a `stat` file of /proc. It follows the program's name, which stands in parentheses and may hold
-/// some itself.
+/// The state letter in a `stat` file of /proc. It follows the name of the program, which is in parentheses and may
+/// contain some itself.
 fn state(stat: &Path) -> Option<char> {
     std::fs::read_to_string(stat).ok()?.rsplit_once(") ")?.1.chars().next()
 }

@@ -1,8 +1,8 @@
-//! The bridge's own program: run to its end, or as a child process that serves, with its files in a folder that the caller
-//! keeps or removes.
+//! The bridge's own program: run to its end, or as a child process that serves, with its files in a folder that the
+//! caller keeps or removes.
 //!
-//! Promises: started means that the admin listener, and with it the HTTP input, accept connections; a start after a kill has
-//! the same ports, configuration and spool. Nothing removes the folder when this process is killed: it is evidence.
+//! Promises: started means that the admin listener and the HTTP input accept connections. A start after a kill uses the
+//! same ports, configuration and spool. When this process is killed, the folder stays, because it is evidence.
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ pub fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a command to its end; exit code, standard output and standard error. Blocks the thread.
+/// Runs a command to its end. Returns exit code, standard output and standard error. Blocks the thread.
 pub fn run(mut command: Command) -> (i32, String, String) {
     ended(command.output().expect("the program runs"))
 }
@@ -39,10 +39,10 @@ pub fn ended(output: Output) -> (i32, String, String) {
     (output.status.code().expect("no signal"), text(output.stdout), text(output.stderr))
 }
 
-/// The bridge that serves.
+/// A bridge that serves.
 #[derive(Debug)]
 pub struct Program {
-    /// Address of the HTTP input, should the configuration have one.
+    /// Address of the HTTP input, if the configuration has one.
     pub input: SocketAddr,
     /// Address of the admin listener.
     pub admin: SocketAddr,
@@ -57,14 +57,14 @@ impl Program {
         Program::start_on(None, folder, config)
     }
 
-    /// Starts it where a disk can be seen. Blocks the thread.
+    /// Starts it with access to a disk. Blocks the thread.
     pub fn start_on(disk: Option<&Disk>, folder: &Path, config: Config) -> Program {
         let program = Program::launch(disk, folder, config, |_| {});
         program.wait_listening();
         program
     }
 
-    /// Starts it with a changed command, and does not wait: it may end by itself.
+    /// Starts it with a changed command, and does not wait, because it may end by itself.
     pub fn launch(disk: Option<&Disk>, folder: &Path, config: Config, change: impl FnOnce(&mut Command)) -> Program {
         let [input, admin] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
         std::fs::create_dir_all(folder).expect("the temporary folder is writable");
@@ -87,7 +87,7 @@ impl Program {
         self.process().wait_ready(START, || TcpStream::connect(self.admin).ok());
     }
 
-    /// Its process: the latest one.
+    /// Its latest process.
     pub fn process(&self) -> MutexGuard<'_, Process> {
         self.process.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -97,13 +97,13 @@ impl Program {
         self.folder.join(CONFIGURATION)
     }
 
-    /// What is in its configuration file.
+    /// The contents of its configuration file.
     pub fn configuration(&self) -> Config {
         let text = std::fs::read_to_string(self.configuration_file()).expect("written at the start");
         text.parse().expect("it was written as TOML")
     }
 
-    /// Writes another configuration, right or wrong, and sends SIGHUP.
+    /// Writes another configuration, valid or not, and sends SIGHUP.
     pub fn reload(&self, text: &str) {
         std::fs::write(self.configuration_file(), text).expect("the temporary folder is writable");
         self.process().signal("HUP");
@@ -117,7 +117,7 @@ impl Program {
     /// The head and the body of an answer of the admin listener.
     ///
     /// # Errors
-    /// When it cannot be reached, or does not answer in time.
+    /// It cannot be reached, or does not answer in time.
     pub async fn ask(&self, path: &str) -> std::io::Result<String> {
         let exchange = async {
             let mut stream = tokio::net::TcpStream::connect(self.admin).await?;
@@ -130,28 +130,28 @@ impl Program {
         timeout(ANSWER, exchange).await?
     }
 
-    /// Its metrics now.
+    /// Its current metrics.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask).
+    /// Like [`ask`](Self::ask).
     pub async fn metrics(&self) -> std::io::Result<Metrics> {
         self.ask("/metrics").await.map(Metrics)
     }
 
-    /// The value of one metric, 0 where it is not there.
+    /// The value of one metric; 0 if it does not exist.
     ///
     /// # Panics
-    /// When the admin listener does not answer.
+    /// The admin listener does not answer.
     pub async fn metric(&self, name_and_labels: &str) -> f64 {
         metric(&self.ask("/metrics").await.expect("the admin listener answers"), name_and_labels)
     }
 
-    /// Whether it says now that it is ready.
+    /// Whether it reports that it is ready.
     pub async fn is_ready(&self) -> bool {
         self.ask("/readyz").await.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until it reports that it is ready.
     pub async fn ready(&self) {
         eventually("the bridge to be ready", START, async || self.is_ready().await.then_some(())).await;
     }
@@ -159,17 +159,17 @@ impl Program {
     /// Waits until its spool is empty.
     ///
     /// # Panics
-    /// When that takes too long: with the log's tail.
+    /// It takes too long. The message contains the end of the log.
     pub async fn drained(&self) {
         let look = async || (self.metric("apsara_bridge_spool_events").await == 0.0).then_some(());
         let is_empty = try_eventually(SOON, look).await.is_some();
         assert!(is_empty, "the spool is not empty:\n{}", self.process().log_tail());
     }
 
-    /// Stops it by SIGTERM. Blocks the thread.
+    /// Stops it with SIGTERM. Blocks the thread.
     ///
     /// # Panics
-    /// When it does not end well: with the log's tail.
+    /// It does not end with exit code 0. The message contains the end of the log.
     pub fn stop(&self) {
         let process = self.process();
         process.signal("TERM");
@@ -177,7 +177,7 @@ impl Program {
     }
 }
 
-/// What the admin listener says on `/metrics`.
+/// The answer of the admin listener on `/metrics`.
 #[derive(Clone, Debug)]
 pub struct Metrics(String);
 
@@ -191,7 +191,7 @@ impl Metrics {
         of_labels.filter_map(|rest| rest.rsplit(' ').next()?.parse().ok()).collect()
     }
 
-    /// The sum of those.
+    /// The sum of these values.
     pub fn sum(&self, name: &str, labels: &[&str]) -> u64 {
         self.values(name, labels).iter().sum::<f64>() as u64
     }

@@ -1,7 +1,8 @@
-//! What is on a bus, read from its beginning to its end, one record at a time: a million don't fit into memory at once.
+//! Reads what is on a bus, from the beginning to the end, one record at a time, because a million do not fit into
+//! memory.
 //!
-//! Promises: the end is asked for first, and what is before it is read completely or the answer is an error; nothing
-//! is left on the broker. The bridge must not run any more, or the end wouldn't be one.
+//! Promises: the end is determined first. Everything before it is read, or the result is an error. Nothing is left on
+//! the broker. The bridge must not run any more, because it could publish after the end was determined.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use super::nats::cluster::NatsCluster;
 use super::wait::{RETRY, SETTLED};
 use super::wait_for;
 
-/// Where an event has to be found.
+/// Where an event must be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bus {
     Kafka,
@@ -53,7 +54,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Where it is, for a person.
+    /// Its position, for people.
     pub fn place(&self) -> String {
         let partition = self.partition.map_or_else(String::new, |partition| format!("[{partition}]"));
         format!("{} {}{partition} at {}", self.bus.name(), self.topic, self.offset)
@@ -66,10 +67,10 @@ impl Record {
 /// What could not be read.
 pub fn kafka(kafka: &KafkaCluster, topics: &[(&str, i32)], mut take: impl FnMut(Record)) -> Result<(), String> {
     let mut config = kafka.client_config();
-    // librdkafka wants a group even where partitions are assigned by hand; nothing joins it. The little that is
-    // fetched ahead is plenty on one machine.
+    // librdkafka requires a group even if partitions are assigned explicitly. No consumer joins it. Fetching little
+    // ahead is enough on one machine.
     config.set("group.id", "reader").set("enable.auto.commit", "false").set("queued.max.messages.kbytes", "16384");
-    let consumer: BaseConsumer = config.create().expect("the settings are right");
+    let consumer: BaseConsumer = config.create().expect("the settings are valid");
     let mut ends = HashMap::new();
     let mut assignment = TopicPartitionList::new();
     for &(topic, partitions) in topics {
@@ -77,7 +78,7 @@ pub fn kafka(kafka: &KafkaCluster, topics: &[(&str, i32)], mut take: impl FnMut(
             let (low, high) = wait_for(&format!("the end of {topic}[{partition}]"), SETTLED, || {
                 let ends = consumer.fetch_watermarks(topic, partition, RETRY).ok();
                 if ends.is_none() {
-                    // The leader it knows may have been killed: it does not look for another one by itself.
+                    // The leader that it knows may have been killed, and it does not look for another one by itself.
                     let _ = consumer.fetch_metadata(Some(topic), RETRY);
                 }
                 ends
@@ -94,10 +95,12 @@ pub fn kafka(kafka: &KafkaCluster, topics: &[(&str, i32)], mut take: impl FnMut(
     consumer.assign(&assignment).expect("partitions can be assigned by hand");
     let mut last_record = Instant::now();
     while !ends.is_empty() {
-        // librdkafka retries errors by itself, for example when a broker is unavailable; the limit decides.
+        // librdkafka retries errors by itself, for example when a broker is unavailable. The time limit ends that.
         let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
             if last_record.elapsed() > SETTLED {
-                return Err(format!("Kafka gave nothing for {SETTLED:?}, still to be read up to: {ends:?}"));
+                return Err(format!(
+                    "Kafka sent nothing for {SETTLED:?}; still to read, up to these offsets: {ends:?}"
+                ));
             }
             continue;
         };
@@ -129,21 +132,21 @@ pub fn kafka(kafka: &KafkaCluster, topics: &[(&str, i32)], mut take: impl FnMut(
 /// What could not be read.
 pub async fn nats(nats: &NatsCluster, stream: &str, mut take: impl FnMut(Record)) -> Result<(), String> {
     let name = stream;
-    let told = |error: &dyn std::fmt::Display| format!("stream {name} can't be read: {error}");
-    let mut stream = nats.jetstream().await.get_stream(stream).await.map_err(|error| told(&error))?;
-    let state = stream.info().await.map_err(|error| told(&error))?.state.clone();
+    let failed = |error: &dyn std::fmt::Display| format!("stream {name} cannot be read: {error}");
+    let mut stream = nats.jetstream().await.get_stream(stream).await.map_err(|error| failed(&error))?;
+    let state = stream.info().await.map_err(|error| failed(&error))?.state.clone();
     if state.messages == 0 {
         return Ok(());
     }
-    let consumer = stream.create_consumer(OrderedConfig::default()).await.map_err(|error| told(&error))?;
-    let mut messages = consumer.messages().await.map_err(|error| told(&error))?;
+    let consumer = stream.create_consumer(OrderedConfig::default()).await.map_err(|error| failed(&error))?;
+    let mut messages = consumer.messages().await.map_err(|error| failed(&error))?;
     let mut count = 0;
     loop {
         let next = tokio::time::timeout(SETTLED, messages.next()).await;
-        let next = next.map_err(|_| format!("NATS gave nothing for {SETTLED:?} after {count} messages"))?;
-        let message = next.ok_or_else(|| told(&"it ended"))?.map_err(|error| told(&error))?;
-        let info = message.info().map_err(|error| told(&error))?;
-        // Not "nothing is pending": more may have come since the end was asked for.
+        let next = next.map_err(|_| format!("NATS sent nothing for {SETTLED:?} after {count} messages"))?;
+        let message = next.ok_or_else(|| failed(&"it ended"))?.map_err(|error| failed(&error))?;
+        let info = message.info().map_err(|error| failed(&error))?;
+        // "Nothing is pending" is not the condition, because more messages may have arrived since.
         let (sequence, is_last) = (info.stream_sequence, info.stream_sequence >= state.last_sequence);
         let headers = message.headers.iter().flat_map(|headers| headers.iter());
         let headers =
@@ -165,5 +168,5 @@ pub async fn nats(nats: &NatsCluster, stream: &str, mut take: impl FnMut(Record)
     if count == state.messages && state.first_sequence == 1 {
         return Ok(());
     }
-    Err(format!("NATS gave {count} of {} messages, from {} on", state.messages, state.first_sequence))
+    Err(format!("NATS sent {count} of {} messages, from {} on", state.messages, state.first_sequence))
 }

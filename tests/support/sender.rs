@@ -1,6 +1,6 @@
-//! A load of events: they go out at their rate, whatever happens to those before them, each by a [`Sender`].
+//! A load of events: each is sent by a [`Sender`] at a fixed rate, whatever happens to earlier ones.
 //!
-//! [`Alibaba`] posts them as Alibaba does. What a sender says about an event is what a run is judged by.
+//! [`Alibaba`] posts them as Alibaba does. A run is judged by what the sender reports about each event.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,20 +18,20 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::bridge::signed_headers;
 
-/// Alibaba's tries, and the time between them.
+/// How often Alibaba tries, and the time between two attempts.
 const TRIES: usize = 3;
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// One event, as it is sent: the same bytes in each try.
+/// One event as it is sent: the same bytes in each attempt.
 #[derive(Clone, Debug)]
 pub struct Callback {
     pub dialect: Dialect,
     pub body: Bytes,
-    /// Whether it is sent twice at once, as by a sender that did not get the answer.
+    /// Whether it is sent twice at the same time, like by a sender that did not get the answer.
     pub is_twin: bool,
 }
 
-/// Which service sends it.
+/// The service that sends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     Vod,
@@ -46,7 +46,7 @@ impl Dialect {
         }
     }
 
-    /// The word in the names of the signature's headers.
+    /// Its name in the headers of the signature.
     pub fn header_family(self) -> &'static str {
         match self {
             Dialect::Vod => "VOD",
@@ -55,7 +55,7 @@ impl Dialect {
     }
 
     /// How long Alibaba waits for an answer.
-    pub fn patience(self) -> Duration {
+    pub fn answer_timeout(self) -> Duration {
         Duration::from_secs(match self {
             Dialect::Vod => 5,
             Dialect::Ims => 3,
@@ -63,17 +63,17 @@ impl Dialect {
     }
 }
 
-/// A way by which events reach the bridge.
+/// A way in which events reach the bridge.
 pub trait Sender: Send + Sync + 'static {
-    /// Delivers an event as often as Alibaba does. Gives back whether somebody has answered for it: what is true here
-    /// must be found on both buses in the end; of the rest nothing is known.
+    /// Delivers an event as often as Alibaba does. Returns whether it was accepted. An accepted event must be on both
+    /// buses in the end; other events may be there or not.
     fn deliver(&self, callback: &Callback) -> impl Future<Output = bool> + Send;
 }
 
-/// Sends `rate` events per second until `next` gives none, and gives back for each whether it was answered for. `next` is
+/// Sends `rate` events per second until `next` returns none. Returns for each event whether it was accepted. `next` is
 /// called with the number of the event when it is due.
 ///
-/// The rate does not depend on the answers: a sender that waited for them would send least when the bridge has most to
+/// The rate does not depend on the answers: a sender that waits for them would send least when the bridge has most to
 /// do.
 pub async fn send_all(
     sender: Arc<impl Sender>,
@@ -109,24 +109,24 @@ pub async fn send_all(
     answered_for
 }
 
-/// Posts as Alibaba does: signed anew in each try, three tries, nothing but 200 is a success.
+/// Posts as Alibaba does: three attempts, each with a new signature; only 200 is a success.
 #[derive(Debug)]
 pub struct Alibaba {
     input: SocketAddr,
-    /// Connections that have had their answer and wait for the next request.
+    /// Idle connections, which wait for the next request.
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
     tally: Mutex<Tally>,
 }
 
-/// What became of the tries.
+/// The results of the attempts.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// Answers by their status.
     pub statuses: BTreeMap<u16, u64>,
-    /// Tries without an answer, by what happened.
+    /// Attempts without an answer, by reason.
     pub unanswered: BTreeMap<&'static str, u64>,
-    /// The time from the begin of a try to its answer, of every answer, in microseconds. At four bytes each they are the
-    /// largest part of what an hour's run remembers next to the count, and need no buckets.
+    /// The time from the start of each answered attempt to its answer, in microseconds. With four bytes each, an hour's
+    /// run fits into memory without buckets.
     answer_times: Vec<u32>,
 }
 
@@ -135,17 +135,17 @@ impl Alibaba {
         Alibaba { input, idle: Mutex::default(), tally: Mutex::default() }
     }
 
-    /// What became of the tries so far.
+    /// The results of the attempts so far.
     pub fn tally(&self) -> Tally {
         self.lock_tally().clone()
     }
 
-    /// How many answers there were so far.
+    /// The number of answers so far.
     pub fn answers(&self) -> usize {
         self.lock_tally().answer_times.len()
     }
 
-    /// How many of them were 200.
+    /// The number of answers with 200.
     pub fn accepted(&self) -> usize {
         let accepted = self.lock_tally().statuses.get(&200).copied().unwrap_or_default();
         usize::try_from(accepted).expect("as many as memory holds")
@@ -160,7 +160,8 @@ impl Alibaba {
 
     async fn attempt(&self, callback: &Callback) -> bool {
         let begun = Instant::now();
-        let answered = timeout(callback.dialect.patience(), self.post(callback)).await.unwrap_or(Err("timed out"));
+        let answered =
+            timeout(callback.dialect.answer_timeout(), self.post(callback)).await.unwrap_or(Err("timed out"));
         let mut tally = self.lock_tally();
         match answered {
             Ok(status) => {
@@ -192,7 +193,7 @@ impl Alibaba {
         Ok(head.status)
     }
 
-    /// A connection of before that is still open, or a new one.
+    /// An idle connection that is still open, or a new one.
     async fn connection(&self) -> std::io::Result<SendRequest<Full<Bytes>>> {
         loop {
             let Some(mut connection) = self.take_idle() else { break };
@@ -212,11 +213,11 @@ impl Alibaba {
     }
 
     fn lock_idle(&self) -> MutexGuard<'_, Vec<SendRequest<Full<Bytes>>>> {
-        self.idle.lock().expect("whoever holds it doesn't panic")
+        self.idle.lock().expect("no panic while it is locked")
     }
 
     fn lock_tally(&self) -> MutexGuard<'_, Tally> {
-        self.tally.lock().expect("whoever holds it doesn't panic")
+        self.tally.lock().expect("no panic while it is locked")
     }
 }
 
@@ -224,7 +225,7 @@ impl Sender for Alibaba {
     async fn deliver(&self, callback: &Callback) -> bool {
         for attempt in 0..TRIES {
             if attempt > 0 {
-                // Alibaba makes this pause, whatever happens.
+                // Alibaba makes this pause in any case.
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
             if self.attempt(callback).await {
@@ -240,7 +241,7 @@ impl Sender for Alibaba {
 pub struct Times(Vec<u32>);
 
 impl Times {
-    /// The answer time that a share of all answers stays below.
+    /// The percentile of the answer times for a share of all answers.
     pub fn percentile(&self, share: f64) -> Duration {
         let last = self.0.len().saturating_sub(1);
         let index = (last as f64 * share).round() as usize;

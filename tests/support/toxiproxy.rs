@@ -1,7 +1,7 @@
-//! Toxiproxy: a real proxy between the program and a broker that delays, slows down, resets or stalls what passes it.
+//! Toxiproxy: a real proxy between the program and a broker, which delays, slows down, resets or stalls connections.
 //!
-//! Promises: started means that its API answers; a toxic applies to open connections and to new ones; [`Toxiproxy::clear`]
-//! removes all of them. The proxies listen on ports that the caller has chosen, because a broker must advertise them.
+//! Promises: started means that its API answers. A toxic applies to open and to new connections; [`Toxiproxy::clear`]
+//! removes all toxics. The proxies listen on ports that the caller chooses, because a broker must advertise them.
 
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
@@ -14,16 +14,16 @@ use super::process::Process;
 use super::wait::START;
 use super::{blocking, free_port, installed};
 
-/// What is done to the bytes that pass.
+/// What happens to the bytes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Toxic {
     /// Each piece is delayed by `milliseconds`, plus or minus up to `jitter`. In both directions.
     Latency { milliseconds: u32, jitter: u32 },
-    /// So many kilobytes per second to the broker.
+    /// At most this many kilobytes per second to the broker.
     Bandwidth { kilobytes: u32 },
     /// Connections are reset at once, new ones too.
     Reset,
-    /// Nothing passes in either direction, and connections stay open: a half-open connection.
+    /// Nothing passes in either direction, but connections stay open, like half-open ones.
     Hang,
 }
 
@@ -42,7 +42,7 @@ impl Toxic {
     }
 }
 
-/// A running server; dropped, it is killed.
+/// A running server. Dropping it kills it.
 #[derive(Debug)]
 pub struct Toxiproxy {
     api: SocketAddr,
@@ -68,7 +68,7 @@ impl Toxiproxy {
         .await
     }
 
-    /// Makes a proxy that listens on one port and passes everything on to another.
+    /// Creates a proxy that listens on one port and forwards to another.
     pub async fn add_proxy(&self, name: &str, listen: u16, upstream: u16) {
         let address = |port: u16| format!("127.0.0.1:{port}");
         let proxy = json!({ "name": name, "listen": address(listen), "upstream": address(upstream), "enabled": true });

@@ -1,8 +1,9 @@
-//! Connections: accepted, bounded in number and in time, kept alive between requests, closed gently.
+//! Connections: accepts them, limits their number and their time, keeps them alive between requests, closes them
+//! gracefully.
 //!
-//! The head of a request may take `header_timeout` from its first byte; a connection between two requests may stay
-//! idle longer, because proxies in front keep their connections open and must not find them closed. hyper has one
-//! timer for both. It serves as the idle timer; the other one is here.
+//! The head of a request may take `header_timeout` from its first byte. A connection between two requests may be idle
+//! longer, because proxies keep their connections open and must not find them closed. hyper has one timer for both. It
+//! is used as the idle timer; the timer for the head is implemented here.
 
 use std::io;
 use std::pin::Pin;
@@ -24,8 +25,8 @@ use super::problem::Problem;
 use super::request::Service;
 use super::tls::Tls;
 
-/// How long a connection may be idle between requests: longer than the 60 s after which common proxies close theirs,
-/// so that it is the proxy that closes.
+/// How long a connection may be idle between requests. Common proxies close theirs after 60 s; this is longer, so the
+/// proxy closes first.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Pause after the system refused to accept a connection, for example because it has no more file descriptors.
@@ -34,7 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Largest head of a request: ten times what Alibaba and a few proxies send.
 const MAX_HEAD: usize = 32 << 10;
 
-/// How long the last answers may take to be written when all callbacks have ended.
+/// How long writing the last answers may take after all callbacks have ended.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Bounds of the connections.
@@ -55,7 +56,7 @@ pub(super) async fn serve(listener: TcpListener, tls: Option<Arc<Tls>>, service:
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(input = service.name(), %error, "a connection cannot be accepted");
+                    tracing::warn!(input = service.name(), %error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
@@ -64,7 +65,7 @@ pub(super) async fn serve(listener: TcpListener, tls: Option<Arc<Tls>>, service:
         let Ok(permit) = room.clone().try_acquire_owned() else {
             service.count_not_accepted(Problem::TooManyRequests);
             let detail = "connection limit reached";
-            // The send buffer of a new connection has room for this; a client that is gone doesn't matter.
+            // The send buffer of a new connection has room for this. It does not matter if the client has gone.
             let _ = stream.try_write(Problem::TooManyRequests.raw_response(detail).as_bytes());
             continue;
         };
@@ -136,7 +137,7 @@ where
             }
             () = clock.is_late(limits.header_timeout) => {
                 let parts = connection.into_parts();
-                // A connection on which nothing was sent carries no request: it is closed without an answer.
+                // Without a single byte there is no request to answer.
                 if !parts.read_buf.is_empty() {
                     service.count_not_accepted(Problem::RequestTimeout);
                     let limit = humantime::format_duration(limits.header_timeout);
@@ -152,13 +153,13 @@ where
     }
 }
 
-/// When the head of the request began to arrive that is being read now.
+/// When the head that is being read now began to arrive.
 #[derive(Debug)]
 struct HeadClock {
     start: Instant,
     /// Milliseconds from the start plus one, or one of the two states.
     since: AtomicU64,
-    /// Whether a request has come on this connection.
+    /// Whether this connection has carried a request.
     has_served: AtomicBool,
 }
 
@@ -169,7 +170,7 @@ const IDLE: u64 = 0;
 const BUSY: u64 = u64::MAX;
 
 impl HeadClock {
-    /// A new connection is expected to speak at once.
+    /// The time of a new connection counts from its start: the client is expected to send at once.
     fn new() -> HeadClock {
         HeadClock { start: Instant::now(), since: AtomicU64::new(1), has_served: AtomicBool::new(false) }
     }
@@ -204,7 +205,7 @@ impl HeadClock {
             if waited >= limit {
                 return;
             }
-            // A head that begins meanwhile is younger than the limit when this wakes.
+            // A head that begins during the sleep has time left when this wakes.
             tokio::time::sleep(Duration::from_millis(limit - waited)).await;
         }
     }

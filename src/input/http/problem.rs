@@ -1,7 +1,7 @@
-//! Answers that are no 200: RFC 9457 problem details, in one table.
+//! Answers other than 200: RFC 9457 problem details, in one table.
 //!
-//! Alibaba looks at the status alone; the document is for a person with curl. It names what was wrong with the
-//! request, and nothing of the inside: no key, no expected signature, no topic.
+//! Alibaba looks only at the status; the document is for a person with curl. It says what was wrong with the request.
+//! It never contains internals such as a key, the expected signature or a topic.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -10,12 +10,12 @@ use hyper::{Response, StatusCode, header::HeaderValue};
 
 use crate::event::json::Json;
 
-/// Seconds a refused sender should wait. Alibaba tries again after one by itself.
+/// Seconds that a refused sender should wait. Alibaba retries after one second anyway.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
 macro_rules! problems {
     ($($variant:ident = $status:ident, $slug:literal, $title:literal;)*) => {
-        /// A kind of answer that is no success.
+        /// A kind of answer that is not a success.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Problem {
             $(#[doc = $title] $variant,)*
@@ -50,7 +50,7 @@ macro_rules! problems {
 }
 
 problems! {
-    NotACallback = BAD_REQUEST, "not-a-callback", "the body is no callback that is taken here";
+    NotACallback = BAD_REQUEST, "not-a-callback", "the body is not a valid callback";
     BodyUnreadable = BAD_REQUEST, "body-unreadable", "the body could not be read";
     NotSigned = UNAUTHORIZED, "not-signed", "the request is not signed";
     SignatureMalformed = UNAUTHORIZED, "signature-malformed", "the signature headers are malformed";
@@ -59,11 +59,11 @@ problems! {
     SignatureStale = UNAUTHORIZED, "signature-stale", "the signature is too old";
     SignatureFromFuture = UNAUTHORIZED, "signature-from-future", "the signature is from the future";
     NoSuchPath = NOT_FOUND, "no-such-path", "there is no endpoint at this path";
-    MethodNotAllowed = METHOD_NOT_ALLOWED, "method-not-allowed", "callbacks are posted";
-    RequestTimeout = REQUEST_TIMEOUT, "request-timeout", "the request came too slowly";
+    MethodNotAllowed = METHOD_NOT_ALLOWED, "method-not-allowed", "the method must be POST";
+    RequestTimeout = REQUEST_TIMEOUT, "request-timeout", "the request arrived too slowly";
     BodyTooLarge = PAYLOAD_TOO_LARGE, "body-too-large", "the body is too large";
-    EncodingNotSupported = UNSUPPORTED_MEDIA_TYPE, "encoding-not-supported", "the body is compressed";
-    Refused = SERVICE_UNAVAILABLE, "refused", "the callback was not taken; try again";
+    EncodingNotSupported = UNSUPPORTED_MEDIA_TYPE, "encoding-not-supported", "compressed bodies are not supported";
+    Refused = SERVICE_UNAVAILABLE, "refused", "the callback was not accepted; try again";
     TooManyRequests = SERVICE_UNAVAILABLE, "too-many-requests", "too many requests at once; try again";
     Stopping = SERVICE_UNAVAILABLE, "stopping", "the service is stopping; try again";
 }
@@ -75,8 +75,8 @@ impl Problem {
         self.slug().replace('-', "_")
     }
 
-    /// Whether the connection is closed behind the answer: the rest of the request was not read, or no other is
-    /// wanted.
+    /// Whether the connection is closed after the answer: the rest of the request was not read, or no further request
+    /// is wanted.
     fn closes(self) -> bool {
         matches!(self, Problem::BodyTooLarge | Problem::RequestTimeout | Problem::BodyUnreadable | Problem::Stopping)
     }
@@ -109,7 +109,7 @@ impl Problem {
         response
     }
 
-    /// The answer as bytes, for a connection that no request was read from.
+    /// The answer as bytes, for a connection on which no request was read.
     pub fn raw_response(self, detail: &str) -> String {
         let document = self.document(detail);
         format!(
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_problem_has_a_type_of_its_own() {
+    fn every_problem_has_its_own_type() {
         let slugs: std::collections::HashSet<_> = Problem::ALL.iter().map(|problem| problem.slug()).collect();
         assert_eq!(slugs.len(), Problem::ALL.len());
         assert_eq!(

@@ -1,4 +1,4 @@
-//! A request: checked, read, handed to the bridge, and answered from the outcome.
+//! A request: checks it, reads it, passes it to the bridge, and derives the answer from the outcome.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -37,7 +37,7 @@ impl Service {
         self.handle.name()
     }
 
-    /// Answers a request. May be cancelled: a callback that was read is processed to its end.
+    /// Answers a request. May be cancelled: a callback whose body was read is still processed to its end.
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
         // Stopping also waits for requests whose body is still arriving. The token is taken before the check whether
         // callbacks are still accepted, so that no accepted request is missed.
@@ -73,7 +73,7 @@ impl Service {
         tracing::debug!(input = self.name(), problem = problem.slug(), "request not accepted");
     }
 
-    /// Counts why; what became of it is counted by whoever decided that.
+    /// Counts a request that is not accepted, by reason. The bridge counts outcomes.
     fn count_reason(&self, problem: Problem) {
         let labels = [self.name(), &problem.label()];
         self.handle.metrics().not_accepted_total.with_label_values(&labels).inc();
@@ -82,7 +82,7 @@ impl Service {
     /// Processes a request to its outcome, or to the reason why it is not accepted.
     async fn accept(&self, request: Request<Incoming>) -> Result<Outcome, (Problem, String)> {
         if self.handle.not_accepting().is_cancelled() {
-            return Err((Problem::Stopping, "another instance may take it".to_owned()));
+            return Err((Problem::Stopping, "another instance may accept it".to_owned()));
         }
         let (head, body) = request.into_parts();
         let path = head.uri.path();
@@ -137,8 +137,8 @@ impl Service {
         })
     }
 
-    /// Reads a body into one buffer. The memory for it is asked for first, because bodies that are half there would
-    /// wait for each other; without a declared length it is asked for as the pieces arrive.
+    /// Reads a body into one buffer. The memory is reserved before the first byte is read, because bodies that are half
+    /// read would wait for each other's memory. Without a declared length it is reserved piece by piece.
     async fn collect(&self, mut body: Incoming) -> Result<(Bytes, Admission, Duration), (Problem, String)> {
         let mut admission = self.handle.admit();
         let declared = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
@@ -166,7 +166,7 @@ impl Service {
         Ok((if all.is_empty() { first } else { all.freeze() }, admission, waited))
     }
 
-    /// Asks for memory, and returns how long that was waited for.
+    /// Reserves memory, and returns how long that took.
     async fn grow(&self, admission: &mut Admission, bytes: usize) -> Result<Duration, (Problem, String)> {
         let start = Instant::now();
         let until = start + self.handle.deadline() / 2;
@@ -202,8 +202,8 @@ fn verify(
     endpoint.verifier.verify(headers, now, as_requested.chain(nearly))
 }
 
-/// A future that is finished even if it is dropped: a sender that hangs up must not cancel its publish. It runs where
-/// it is awaited, and moves to a task of its own only then.
+/// A future that runs to its end even if it is dropped: a sender that hangs up must not cancel its publish. It runs
+/// where it is awaited. When it is dropped, it moves to its own task.
 struct Unstoppable<F: Future + Send + 'static>(Option<Pin<Box<F>>>);
 
 impl<F: Future + Send + 'static> Unstoppable<F> {
@@ -227,14 +227,14 @@ impl<F: Future + Send + 'static> Future for Unstoppable<F> {
 
 impl<F: Future + Send + 'static> Drop for Unstoppable<F> {
     fn drop(&mut self) {
-        // Without a runtime the process is ending, and with it the publish.
+        // Without a runtime the process is ending, and the publish ends with it.
         if let (Some(future), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
             runtime.spawn(async move { drop(future.await) });
         }
     }
 }
 
-/// The trace context of a request, where it has the form of W3C Trace Context level 1.
+/// The trace context of a request, if it has the form of W3C Trace Context level 1.
 fn traceparent(headers: &HeaderMap) -> Option<String> {
     let text = headers.get("traceparent")?.to_str().ok()?;
     let parts: Vec<&str> = text.split('-').collect();

@@ -1,8 +1,8 @@
 //! The signature of a callback: MD5 over the configured URL text, the timestamp and the key, with `|` between them
-//! (Alibaba's pages on callback authentication of VOD and IMS; the two differ in the names of their headers alone).
+//! (Alibaba's pages on callback authentication of VOD and IMS; only the names of their headers differ).
 //!
-//! The body is not signed: a captured pair of headers fits any body until its timestamp is too old, so that
-//! freshness is checked too.
+//! The body is not signed, so captured headers are valid for any body. The age of the timestamp is therefore checked
+//! too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,11 +33,11 @@ fn digest(url: &str, timestamp: &str, key: &str) -> [u8; 16] {
 /// Checks signatures by the URLs and keys of an endpoint.
 #[derive(Debug)]
 pub struct Verifier {
-    /// The URLs as typed at Alibaba.
+    /// The URLs as they are configured at Alibaba.
     pub urls: Vec<String>,
-    /// The keys that are taken.
+    /// The keys that are accepted.
     pub keys: Vec<Arc<Secret>>,
-    /// Farthest a timestamp may lie from now, to either side.
+    /// Longest distance between a timestamp and now, in the past or in the future.
     pub max_age: Duration,
     /// Whether a request without signature headers passes.
     pub allow_unsigned: bool,
@@ -48,7 +48,7 @@ pub type Unauthorized = (Problem, String);
 
 impl Verifier {
     /// Checks the headers of a request at the given Unix time. `other_urls` are texts that the sender may have
-    /// signed in place of the configured ones: they only make the answer clearer.
+    /// signed instead of the configured ones: they only make the answer clearer.
     ///
     /// # Errors
     /// The problem to answer with.
@@ -80,13 +80,13 @@ impl Verifier {
             .filter(|text| text.len() <= 12 && text.bytes().all(|byte| byte.is_ascii_digit()))
             .and_then(|text| Some((text, text.parse::<i64>().ok()?)))
         else {
-            return malformed(timestamp_name, "the time in Unix seconds");
+            return malformed(timestamp_name, "Unix seconds");
         };
         let Some(signature) = text(signature_name).and_then(from_hex) else {
             return malformed(signature_name, "32 hex digits");
         };
         let keys: Vec<Arc<str>> = self.keys.iter().map(|secret| secret.value()).collect();
-        // All combinations are computed, so that the time tells nothing of which one fits.
+        // All combinations are computed, so the time that this takes does not reveal which one matches.
         let fits = |url: &str| {
             keys.iter().fold(subtle::Choice::from(0), |fits, key| fits | digest(url, timestamp, key).ct_eq(&signature))
         };
@@ -94,11 +94,11 @@ impl Verifier {
         if !bool::from(known) {
             let mut others = other_urls;
             return Err(if others.any(|url| bool::from(fits(&url))) {
-                let detail = "the key fits, but the url that was signed is not among the endpoint's `urls`; they must \
-                              be the text typed at Alibaba, to the letter";
+                let detail = "the key matches, but the signed url is not among the endpoint's `urls`; they must \
+                              be exactly the text that is configured at Alibaba";
                 (Problem::SignedForAnotherUrl, detail.to_owned())
             } else {
-                let detail = "it fits none of the endpoint's `urls` with any of its `keys`";
+                let detail = "it matches no combination of the endpoint's `urls` and `keys`";
                 (Problem::SignatureWrong, detail.to_owned())
             });
         }
@@ -108,10 +108,13 @@ impl Verifier {
         }
         let limit = humantime::format_duration(self.max_age);
         if age > 0 {
-            Err((Problem::SignatureStale, format!("its timestamp is {age} s old; at most {limit} is taken")))
+            Err((Problem::SignatureStale, format!("its timestamp is {age} s old; at most {limit} is accepted")))
         } else {
             let ahead = age.unsigned_abs();
-            Err((Problem::SignatureFromFuture, format!("its timestamp is {ahead} s ahead; at most {limit} is taken")))
+            Err((
+                Problem::SignatureFromFuture,
+                format!("its timestamp is {ahead} s ahead; at most {limit} is accepted"),
+            ))
         }
     }
 }
@@ -154,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_published_vectors_hold() {
+    fn signatures_match_the_published_vectors() {
         let text = include_str!("../../../tests/fixtures/signature-vectors.json");
         let vectors: serde_json::Value = serde_json::from_str(text).expect("JSON");
         let vectors = vectors["callback_md5"].as_array().expect("an array");
@@ -166,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn both_families_and_every_key_and_url_are_taken() {
+    fn both_families_and_every_key_and_url_are_accepted() {
         let time = TIME.to_string();
         for family in 0..HEADERS.len() {
             for key in ["new", "test123"] {
@@ -178,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_apart() {
+    fn each_defect_gets_its_own_problem() {
         let time = TIME.to_string();
         let good = sign(URL, &time, "test123");
         assert_eq!(problem(&HeaderMap::new(), TIME), Some(Problem::NotSigned));

@@ -1,5 +1,5 @@
-//! TLS at the input, by rustls. Certificate and key are read again when their files change, so that renewing them
-//! needs no restart. While the new ones cannot be used, the last ones stay.
+//! TLS at the input, by rustls. Certificate and key are read again when their files change, so renewing them needs no
+//! restart. While the new files cannot be used, the last certificate stays in use.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -24,7 +24,7 @@ pub struct TlsFiles {
     pub key_file: PathBuf,
 }
 
-/// The present certificate.
+/// The certificate that is in use.
 pub(super) struct Tls {
     files: TlsFiles,
     state: RwLock<State>,
@@ -58,7 +58,7 @@ impl Tls {
         Ok(Tls { files: files.clone(), state: RwLock::new(State::read(files)?) })
     }
 
-    /// An acceptor with the present certificate.
+    /// An acceptor with the certificate that is in use.
     pub(super) fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(self.state.read().unwrap_or_else(PoisonError::into_inner).config.clone())
     }

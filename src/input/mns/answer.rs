@@ -1,4 +1,5 @@
-//! What MNS answers: XML read by local names, in any order, unknown elements skipped; and answers that are none.
+//! Answers of MNS. XML is read by local names, in any order, and unknown elements are skipped. Answers that are not
+//! XML, for example those of a proxy, become errors.
 
 use quick_xml::Reader;
 use quick_xml::escape::resolve_predefined_entity;
@@ -13,10 +14,10 @@ pub(super) struct Element {
 }
 
 impl Element {
-    /// The root of a document; none if the text is no well-formed XML.
+    /// The root of a document; none if the text is not well-formed XML.
     pub(super) fn parse(text: &str) -> Option<Element> {
         let mut reader = Reader::from_str(text);
-        // The first stands for the document, the others for the elements that are open.
+        // The first is the document, the others are the open elements.
         let mut open = vec![Element::default()];
         loop {
             match reader.read_event().ok()? {
@@ -76,7 +77,7 @@ pub(super) struct Message {
 }
 
 impl Message {
-    /// Reads a message; none if it lacks what is needed to delete it.
+    /// Reads a message; none if it has no receipt handle, without which it cannot be deleted.
     pub(super) fn read(element: &Element) -> Option<Message> {
         let property = |name: &str| {
             let properties = element.child("SystemProperties")?.children.iter();
@@ -95,7 +96,7 @@ impl Message {
         })
     }
 
-    /// Whether the body is the one that was sent. `MessageBodyMD5` is that of the body as it is transferred.
+    /// Whether the body is the one that was sent. `MessageBodyMD5` is computed over the body as it is transferred.
     pub(super) fn is_sound(&self) -> bool {
         use md5::{Digest, Md5};
         let hex: String = Md5::digest(self.body.as_bytes()).iter().map(|byte| format!("{byte:02X}")).collect();
@@ -103,7 +104,7 @@ impl Message {
     }
 }
 
-/// What lies in a queue.
+/// How many messages a queue has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Attributes {
     pub(super) active: u64,
@@ -122,16 +123,16 @@ impl Attributes {
     }
 }
 
-/// What an error means for whoever asked, in a closed list.
+/// What an error means for the caller, in a closed list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MnsErrorKind {
     /// A person must change something: no such queue, key unknown, signature refused, access denied.
     Misconfigured,
     /// Too many requests.
     Throttled,
-    /// Not reached, no answer in time, or an answer that says so.
+    /// The service cannot be reached, did not answer in time, or says that it is unavailable.
     Unavailable,
-    /// The message is gone, or its lease had ended.
+    /// The message was deleted, or its lease has ended.
     Gone,
 }
 
@@ -150,11 +151,11 @@ impl MnsErrorKind {
         match code {
             "MessageNotExist" | "ReceiptHandleError" => MnsErrorKind::Gone,
             "QpsLimitExceeded" | "Throttling" => MnsErrorKind::Throttled,
-            // The clock may be set right at any moment.
+            // The clock may be corrected at any moment.
             "TimeExpired" => MnsErrorKind::Unavailable,
             _ if status == 429 => MnsErrorKind::Throttled,
             _ if status >= 500 || status == 408 => MnsErrorKind::Unavailable,
-            // A front end that speaks no XML says nothing of the queue.
+            // An answer without XML comes from a proxy or load balancer. It says nothing about the queue.
             "" => MnsErrorKind::Unavailable,
             _ => MnsErrorKind::Misconfigured,
         }
@@ -169,7 +170,7 @@ pub struct MnsError {
     pub kind: MnsErrorKind,
     /// The service's code; empty where there is none.
     pub code: String,
-    /// The service's words, or what went wrong on the way.
+    /// The message of the service, or why there is no answer.
     pub message: String,
 }
 
@@ -184,14 +185,14 @@ impl MnsError {
         MnsError { kind: MnsErrorKind::Unavailable, code: String::new(), message: message.to_string() }
     }
 
-    /// Reads an answer that is no success.
+    /// Reads an answer that is not a success.
     pub(super) fn read(status: u16, body: &str) -> MnsError {
         let Some(error) = Element::parse(body).filter(|root| root.name == "Error") else {
             let start: String = body.chars().filter(|c| !c.is_control()).take(100).collect();
             return MnsError {
                 kind: MnsErrorKind::of("", status),
                 code: String::new(),
-                message: format!("answered with {status} and no XML: {start}"),
+                message: format!("the answer has status {status} and is not XML: {start}"),
             };
         };
         let text = |name| error.text_of(name).unwrap_or_default().trim().to_owned();
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_told_apart_by_what_helps() {
+    fn each_code_gets_the_kind_that_says_what_helps() {
         let kind = |status, body| MnsError::read(status, body).kind;
         assert_eq!(kind(404, fixture!("error-404-QueueNotExist.built.xml")), MnsErrorKind::Misconfigured);
         assert_eq!(kind(403, fixture!("error-403-InvalidAccessKeyId.built.xml")), MnsErrorKind::Misconfigured);
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_document_is_none() {
+    fn text_that_is_not_a_document_gives_none() {
         for text in ["", "text", "<a>", "<a></b>", "<a/><b/>", "<a>&nothing;</a>"] {
             assert_eq!(Element::parse(text), None, "{text}");
         }

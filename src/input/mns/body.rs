@@ -1,7 +1,7 @@
 //! The callback in a message: plain or in Base64, bare or in the wrapper of a topic that pushes into the queue.
 //!
-//! Alibaba doesn't say which it is; SDKs encode by default, and setups differ. A JSON object begins with `{`, which is
-//! no letter of Base64, so that the two are told apart for certain.
+//! The message does not say which form it has. SDKs encode by default, and setups differ. A JSON object begins with
+//! `{`, which is not in the Base64 alphabet, so the two cannot be confused.
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -16,14 +16,14 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The callback's bytes; what can't be decoded is given as it came.
+/// The callback's bytes. What cannot be decoded is returned unchanged.
 pub(super) fn decode(body: &str) -> Bytes {
     let plain = decoded(body.trim());
     let Some(message) = std::str::from_utf8(&plain).ok().and_then(unwrapped) else { return plain };
     decoded(message.trim())
 }
 
-/// Base64 undone where it stands in the place of JSON or XML.
+/// Decodes Base64 if JSON or XML is inside.
 fn decoded(text: &str) -> Bytes {
     if !text.starts_with(['{', '<']) {
         let letters: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_of_these_stays_as_it_came() {
+    fn other_bodies_are_returned_unchanged() {
         for odd in ["", "I am no callback.", "aGVsbG8=", "<html></html>", "<Notification/>", "[1]", "\"TopicName\""] {
             assert_eq!(decode(odd), odd.as_bytes(), "{odd}");
         }

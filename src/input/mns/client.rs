@@ -1,4 +1,4 @@
-//! The calls to a queue that consuming needs. Each is signed anew, and tried once: trying again is the caller's.
+//! The calls to a queue that consuming needs. Each is signed and tried once; retrying is up to the caller.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -22,7 +22,7 @@ const VERSION: &str = "2015-06-06";
 
 const XML: &str = "text/xml;charset=UTF-8";
 
-/// How long an answer may take beyond what the server was asked to wait.
+/// How long an answer may take, in addition to the time that the server was asked to wait.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most messages of one call.
@@ -52,7 +52,7 @@ impl Clock {
         Clock { offset_ms: AtomicI64::new(0), gauge }
     }
 
-    /// The server's time is ours and this.
+    /// What to add to our time to get the server's.
     pub(super) fn offset(&self) -> time::Duration {
         time::Duration::milliseconds(self.offset_ms.load(Ordering::Relaxed))
     }
@@ -79,7 +79,7 @@ pub(super) struct Queue {
 type Query<'q> = [(&'q str, Cow<'q, str>)];
 
 impl Queue {
-    /// Receives up to so many messages, waiting at the server for the first one. An empty queue gives none. Returns
+    /// Receives at most `messages`; the server waits for the first one. An empty queue gives none. Returns
     /// `None` when `stopping` came before the server began to answer; an answer that has begun is read.
     pub(super) async fn receive(
         &self,
@@ -130,7 +130,7 @@ impl Queue {
         if !matches!(error.code.as_str(), "InvalidArgument" | "MalformedXML") {
             return Err(self.failed(error).await);
         }
-        // One bad handle must not keep the others.
+        // One bad handle must not prevent the deletion of the others.
         let mut failed = Vec::new();
         for handle in handles {
             failed.extend(self.delete_one(handle).await?);
@@ -148,8 +148,8 @@ impl Queue {
         }
     }
 
-    /// Makes a lease last so long from now on. Returns the new handle, which replaces the old one, and the lease's
-    /// end in Unix milliseconds of the server's clock.
+    /// Extends a lease to `visibility` from now. Returns the new handle, which replaces the old one, and the end of the
+    /// lease in Unix milliseconds of the server's clock.
     pub(super) async fn change_visibility(
         &self,
         handle: &str,
@@ -159,16 +159,16 @@ impl Queue {
         let query = [("ReceiptHandle", Cow::Borrowed(handle)), ("VisibilityTimeout", Cow::Owned(seconds))];
         let begun = self.begin(Method::PUT, "/messages", &query, None, TIMEOUT).await;
         let answer = self.finish(begun).await?;
-        let changed = Element::parse(&answer).ok_or_else(|| MnsError::unavailable("answered with no XML"))?;
+        let changed = Element::parse(&answer).ok_or_else(|| MnsError::unavailable("the answer is not XML"))?;
         let handle = changed.text_of("ReceiptHandle").unwrap_or(handle).trim().to_owned();
         Ok((handle, changed.text_of("NextVisibleTime").and_then(|time| time.trim().parse().ok())))
     }
 
-    /// Tells how many messages the queue has.
+    /// Asks how many messages the queue has.
     pub(super) async fn attributes(&self) -> Result<Attributes, MnsError> {
         let begun = self.begin(Method::GET, "", &[], None, TIMEOUT).await;
         let answer = self.finish(begun).await?;
-        let queue = Element::parse(&answer).ok_or_else(|| MnsError::unavailable("answered with no XML"))?;
+        let queue = Element::parse(&answer).ok_or_else(|| MnsError::unavailable("the answer is not XML"))?;
         Ok(Attributes::read(&queue))
     }
 
@@ -206,7 +206,7 @@ impl Queue {
         }
         let request = request
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
-            .map_err(|error| MnsError::unavailable(format!("the request can't be made: {error}")))?;
+            .map_err(|error| MnsError::unavailable(format!("invalid request: {error}")))?;
         let answer = tokio::time::timeout(timeout, self.http.send(request)).await;
         let answer = answer.unwrap_or(Err(HttpError::TimedOut)).map_err(MnsError::unavailable)?;
         self.clock.learn(&answer);
@@ -221,7 +221,7 @@ impl Queue {
         read.unwrap_or(Err(HttpError::TimedOut)).map_err(MnsError::unavailable)
     }
 
-    /// The body of a success as text; the error of all else.
+    /// The body of a success as text, otherwise the error.
     async fn finish(&self, begun: Result<Response<hyper::body::Incoming>, MnsError>) -> Result<String, MnsError> {
         let answer = self.read(begun).await?;
         let text = String::from_utf8_lossy(answer.body()).into_owned();
@@ -231,7 +231,7 @@ impl Queue {
         Err(self.failed(MnsError::read(answer.status().as_u16(), &text)).await)
     }
 
-    /// A key that is refused may have been taken back: the next request asks for it again.
+    /// A key that is refused may have been revoked: the next request fetches it again.
     async fn failed(&self, error: MnsError) -> MnsError {
         if error.kind == MnsErrorKind::Misconfigured && error.code != "QueueNotExist" {
             self.credentials.forget().await;
@@ -241,7 +241,7 @@ impl Queue {
 }
 
 fn read_messages(answer: &str) -> Result<Vec<Message>, MnsError> {
-    let root = Element::parse(answer).ok_or_else(|| MnsError::unavailable("answered with no XML"))?;
+    let root = Element::parse(answer).ok_or_else(|| MnsError::unavailable("the answer is not XML"))?;
     let elements = if root.name == "Message" { std::slice::from_ref(&root) } else { root.children.as_slice() };
     Ok(elements.iter().filter(|element| element.name == "Message").filter_map(Message::read).collect())
 }

@@ -1,11 +1,11 @@
-//! The way of a message: received, handed to the bridge while its lease is extended, deleted.
+//! The path of a message: it is received, passed to the bridge while its lease is extended, and deleted.
 //!
-//! Receivers poll in parallel. Each first reserves room for what it may get, so that polling pauses when the bridge is
-//! full. Each message is a task of its own, and counts as in flight until its delete is answered. If its lease ends
-//! before that, the message comes again with the same id, which costs only a duplicate.
+//! Receivers poll in parallel. Each first reserves room for what it may get, so polling pauses while the bridge is
+//! full. Each message has its own task, and counts as in flight until its delete is answered. If its lease ends before
+//! that, the queue delivers the message again with the same id: a duplicate.
 //!
-//! Stopping cancels polls that have brought nothing yet. Messages in flight are finished and deleted, within the time
-//! that the service gives; the others come again when their lease ends.
+//! Stopping cancels polls that have no answer yet. Messages in flight are finished and deleted, within the time that
+//! the service allows; the queue delivers the others again when their lease ends.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -32,13 +32,13 @@ use crate::input::{Input, InputHandle, InputReload, InputSettings};
 use crate::telemetry::LogThrottle;
 use crate::telemetry::metrics::Metrics;
 
-/// The words of the label `result` of receives: messages or none came, or the kind of error.
+/// The values of the label `result` of receives: messages, an empty answer, or the kind of error.
 pub const RECEIVE_RESULTS: [&str; 5] = ["messages", "empty", "misconfigured", "throttled", "unavailable"];
 
 /// The reason in `not_accepted_total` for a body that differs from the one that was sent.
 const WRONG_MD5: &str = "md5_mismatch";
 
-/// Pause after an error that may pass without help: doubles from the first to the second.
+/// Pause after an error that may pass by itself: doubles from the first to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
 /// Pause after an error that a person must fix.
@@ -50,8 +50,8 @@ const REMIND: Duration = Duration::from_secs(300);
 /// How often the queue is asked how many messages it has.
 const COUNT_EVERY: Duration = Duration::from_secs(60);
 
-/// A larger difference between the clocks is logged. From 15 minutes on, the service refuses requests (Alibaba's page on
-/// common parameters).
+/// A larger difference between the clocks is logged. From 15 minutes on, the service refuses requests (Alibaba's page
+/// on common parameters).
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
 /// An MNS input that is ready to run.
@@ -107,7 +107,7 @@ impl Input for MnsInput {
         Some(self.room.clone())
     }
 
-    /// Returns when the receivers have ended. Messages run among the callbacks of the handle.
+    /// Returns when the receivers have ended. Messages in flight are tracked by the handle, like all callbacks.
     fn run(self: Box<Self>, handle: InputHandle) -> BoxFuture<'static, Result<(), String>> {
         Box::pin(async move {
             let MnsInput { settings, http, room } = *self;
@@ -166,7 +166,7 @@ struct Consumer {
 impl Consumer {
     /// One long poll after the other.
     async fn receive(self: Arc<Self>) {
-        // Stopping also waits for what a poll has brought.
+        // Stopping also waits for the messages of a poll that has ended.
         let _receiver = self.handle.callbacks().token();
         let stopping = self.handle.not_accepting();
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
@@ -186,7 +186,7 @@ impl Consumer {
                     backoff.reset();
                     self.report_success();
                     for message in messages {
-                        // A server that sends more than was asked for is wrong, but the messages are wanted.
+                        // A server that sends more than was asked for is wrong, but its messages are processed.
                         let permit = room.split(1);
                         self.handle.callbacks().spawn(self.clone().process(message, at, permit));
                     }

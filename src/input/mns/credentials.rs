@@ -1,6 +1,6 @@
-//! The access key of the queue: given in the configuration, or found by the usual chain of Alibaba's SDKs, which are
-//! the environment, the role of a Kubernetes service account (OIDC), and the role of the instance. Keys that lapse
-//! are renewed two minutes before they do. The chain is that of `reqsign`.
+//! The access key of the queue: given in the configuration, or found by the usual chain of Alibaba's SDKs. The chain
+//! is the environment, the role of a Kubernetes service account (OIDC), and the role of the instance. Keys that expire
+//! are renewed two minutes earlier. The chain is implemented by `reqsign`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use crate::common::http::{HttpClient, HttpError};
 use crate::common::secret::{Secret, SecretSource};
 use crate::common::validation::Validation;
 
-/// Variables of the environment that the chain begins with: with one of them set, there is a chain.
+/// Environment variables of the first parts of the chain. If one of them is set, the chain is usable.
 const CHAIN: [&str; 2] = ["ALIBABA_CLOUD_ACCESS_KEY_ID", "ALIBABA_CLOUD_ROLE_ARN"];
 
-/// How long a service that gives keys may take.
+/// How long a service that issues keys may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An access key in the configuration.
@@ -73,7 +73,7 @@ pub(super) struct AccessKey {
     pub(super) token: Option<Arc<str>>,
 }
 
-/// Gives the key, the same one for as long as it holds.
+/// Returns the key; the same one for as long as it is valid.
 #[derive(Debug)]
 pub(super) struct Credentials {
     given: Option<GivenKey>,
@@ -83,7 +83,7 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// Of the key that is given, or of the chain.
+    /// Uses the given key, or else the chain.
     pub(super) fn new(given: Option<GivenKey>, http: HttpClient) -> Credentials {
         Credentials {
             given,
@@ -96,7 +96,7 @@ impl Credentials {
         }
     }
 
-    /// The key as it is now. Those who ask while it is being renewed wait for that.
+    /// The present key. Callers wait while it is being renewed.
     pub(super) async fn key(&self) -> Result<AccessKey, MnsError> {
         if let Some(GivenKey { id, secret, token }) = &self.given {
             let token = token.as_ref().map(|token| token.value());
@@ -105,23 +105,24 @@ impl Credentials {
         let mut held = self.held.lock().await;
         if held.as_ref().is_none_or(|held| !held.is_valid()) {
             let found = tokio::time::timeout(TIMEOUT, self.chain.provide_credential(&self.context)).await;
-            let trouble = match found {
+            let failure = match found {
                 Ok(Ok(Some(found))) => {
                     *held = Some(found);
                     None
                 }
                 Ok(Ok(None)) => Some((
                     MnsErrorKind::Misconfigured,
-                    "no access key: neither `credentials` nor the environment, a service account's role or an \
-                     instance's role gives one"
+                    "no access key: expected one from `credentials`, the environment, the role of a service \
+                     account or the role of the instance"
                         .to_owned(),
                 )),
                 Ok(Err(error)) => Some((MnsErrorKind::Unavailable, format!("no access key: {error}"))),
                 Err(_) => Some((MnsErrorKind::Unavailable, "no access key: no answer in time".to_owned())),
             };
-            // An old key that has some time left is better than none.
-            let still_holds = held.as_ref().is_some_and(|held| held.is_valid_at(reqsign_core::time::Timestamp::now()));
-            if let Some((kind, message)) = trouble.filter(|_| !still_holds) {
+            // An old key that is still valid is better than none.
+            let is_still_valid =
+                held.as_ref().is_some_and(|held| held.is_valid_at(reqsign_core::time::Timestamp::now()));
+            if let Some((kind, message)) = failure.filter(|_| !is_still_valid) {
                 return Err(MnsError { kind, code: String::new(), message });
             }
         }
@@ -135,7 +136,7 @@ impl Credentials {
         }
     }
 
-    /// Forgets a key that was refused, so that the next request asks for another.
+    /// Forgets a key that was refused; the next request asks for another.
     pub(super) async fn forget(&self) {
         *self.held.lock().await = None;
     }
@@ -150,11 +151,11 @@ impl FileRead for Files {
         let owned = path.to_owned();
         let read = tokio::task::spawn_blocking(move || std::fs::read(owned)).await;
         let read = read.map_err(|error| error.to_string()).and_then(|read| read.map_err(|error| error.to_string()));
-        read.map_err(|error| reqsign_core::Error::config_invalid(format!("{path} can't be read: {error}")))
+        read.map_err(|error| reqsign_core::Error::config_invalid(format!("{path} cannot be read: {error}")))
     }
 }
 
-/// Asks the services that give keys.
+/// Sends requests to the services that issue keys.
 #[derive(Debug)]
 struct Keys(HttpClient);
 

@@ -10,19 +10,19 @@ use tokio::time::Instant;
 use super::client::{BATCH, Queue};
 use crate::common::backoff::Backoff;
 
-/// How long deletes are collected when there are fewer than a batch.
+/// How long deletes are collected while a batch is not full.
 const COLLECT: Duration = Duration::from_millis(10);
 
-/// How often a delete whose request failed is tried.
+/// How many times a delete is tried when its request fails.
 const ATTEMPTS: u32 = 5;
 
 /// Pause between these attempts: doubles from the first to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 
-/// A message to delete, and who waits for it.
+/// The handle of a message to delete, and the channel to report to.
 type Delete = (String, oneshot::Sender<()>);
 
-/// Deletes messages of one queue. The task behind it ends when this is dropped.
+/// Deletes messages of one queue. Its task ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Deletes(mpsc::Sender<Delete>);
 
@@ -34,11 +34,11 @@ impl Deletes {
         Deletes(sender)
     }
 
-    /// Deletes a message by its handle, and returns when the request was answered or given up. May be cancelled; the
-    /// message is still deleted.
+    /// Deletes a message by its handle, and returns when the request was answered or has failed for good. May be
+    /// cancelled; the message is still deleted.
     pub(super) async fn delete(&self, handle: String) {
         let (done, deleted) = oneshot::channel();
-        // Both fail only when the runtime ends. The message comes again then.
+        // Both fail only when the runtime ends. Then the queue delivers the message again.
         if self.0.send((handle, done)).await.is_ok() {
             let _ = deleted.await;
         }
@@ -79,7 +79,7 @@ impl Batches {
                 Ok(failed) => {
                     for (handle, code) in failed {
                         self.late.inc();
-                        tracing::debug!(input = %self.input, handle, code, "deleted too late; the message comes again");
+                        tracing::debug!(input = %self.input, handle, code, "deleted too late; it will be redelivered");
                     }
                     break;
                 }
@@ -89,7 +89,7 @@ impl Batches {
                         input = %self.input,
                         messages = handles.len(),
                         %error,
-                        "messages cannot be deleted; they come again, as duplicates"
+                        "messages cannot be deleted; the queue delivers them again, as duplicates"
                     );
                     break;
                 }

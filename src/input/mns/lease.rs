@@ -14,7 +14,7 @@ use super::client::Queue;
 /// Longest lease (Alibaba's page on ChangeMessageVisibility).
 pub(super) const MAX_VISIBILITY: Duration = Duration::from_secs(43_200);
 
-/// Shortest time between two extensions: a lease that is nearly over is not worth more requests.
+/// Shortest time between two extensions, which limits the requests for a lease that is nearly over.
 const SHORTEST_EXTENSION: Duration = Duration::from_millis(100);
 
 /// Extends leases.
@@ -24,14 +24,14 @@ pub(super) struct Leases {
     pub(super) queue: Arc<Queue>,
     /// What a lease is extended to.
     pub(super) visibility: Duration,
-    /// How long the buses have for a message.
+    /// `delivery.deadline`: how long publishing a message may take.
     pub(super) deadline: Duration,
     pub(super) extensions: IntCounter,
 }
 
 impl Leases {
-    /// Runs a future and extends the lease of a message while it runs, each time when half of it is over. Returns the
-    /// result of the future, and the handle that the message has by then.
+    /// Runs a future. While it runs, the lease of a message is extended each time when half of it is over. Returns the
+    /// result of the future and the latest handle of the message.
     pub(super) async fn keep_while<T>(
         &self,
         message: &Message,
@@ -64,8 +64,8 @@ impl Leases {
                             extend_at = now + lease / 2;
                         }
                         Err(error) => {
-                            tracing::debug!(input = %self.input, message = message.id, %error, "a lease cannot be extended");
-                            // A lost lease stays lost. The message comes again, as a duplicate.
+                            tracing::debug!(input = %self.input, message = message.id, %error, "cannot extend a lease");
+                            // A lost lease stays lost. The queue delivers the message again, as a duplicate.
                             let rest = if MnsError::is_final(&error) { self.deadline } else { lease / 8 };
                             extend_at = now + rest.max(SHORTEST_EXTENSION);
                         }
@@ -81,8 +81,8 @@ impl Leases {
         }
     }
 
-    /// How long a lease lasts at least, from the given moment. The server's date has whole seconds, so that one second
-    /// of the difference may be the clock's.
+    /// How long a lease lasts at least, from the given moment. The server's date has whole seconds, so the difference
+    /// of the clocks is uncertain by one second.
     fn length(&self, next_visible: Option<i64>, from: Instant) -> Duration {
         let known = next_visible.and_then(|end| {
             let server = OffsetDateTime::now_utc() + self.queue.clock.offset();

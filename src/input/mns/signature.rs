@@ -1,9 +1,11 @@
 //! The two signatures of MNS requests.
 //!
-//! V1 is HMAC-SHA1 over the request as it is sent, V4 HMAC-SHA256 by a key made for the day and the region. Alibaba's
-//! SDKs have both; V1 is what every service understands. The receipt handle, which holds characters that mean
-//! something in a query, is where implementations differ: for V1 it is percent-encoded and signed as sent; for V4 it
-//! is sent bare, as the one SDK with that signature does, which every reading of the rules signs alike.
+//! V1 is HMAC-SHA1 over the request as it is sent. V4 is HMAC-SHA256 with a key derived from the day and the region.
+//! Alibaba's SDKs have both; every service understands V1.
+//!
+//! Implementations differ in the receipt handle, because it contains characters with a meaning in a query. For V1 it is
+//! percent-encoded and signed as sent. For V4 it is sent without encoding, as the only SDK with that signature does;
+//! every interpretation of the rules then gives the same signature.
 
 use std::borrow::Cow;
 
@@ -15,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, UtcOffset};
 
-/// All but what RFC 3986 calls unreserved.
+/// All characters except those that RFC 3986 calls unreserved.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The same for a path.
@@ -24,7 +26,7 @@ const ENCODED_PATH: &AsciiSet = &ENCODED.remove(b'/');
 const V4_SCHEME: &str = "MNS4-HMAC-SHA256";
 const V4_END: &str = "aliyun_v4_request";
 
-/// Which signature.
+/// The version of the signature.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SignatureVersion {
@@ -35,7 +37,7 @@ pub enum SignatureVersion {
     V4,
 }
 
-/// What is signed of a request. Names of headers are in lower case.
+/// The signed parts of a request. Names of headers are in lower case.
 #[derive(Clone, Debug)]
 pub struct Signable<'r> {
     /// The method.
@@ -44,7 +46,7 @@ pub struct Signable<'r> {
     pub path: &'r str,
     /// The query's parameters, not encoded.
     pub query: &'r [(&'r str, Cow<'r, str>)],
-    /// `content-type`, `content-md5` and those that begin with `x-mns-`; others are left out of the signature.
+    /// `content-type`, `content-md5` and those that begin with `x-mns-`; others are not signed.
     pub headers: &'r [(&'r str, &'r str)],
     /// The time of the header `Date`.
     pub date: OffsetDateTime,
@@ -67,7 +69,7 @@ impl SignatureVersion {
             target.push(if index == 0 { '?' } else { '&' });
             target.push_str(name);
             target.push('=');
-            // What is no text of a query at all can't be sent bare.
+            // Characters that are not allowed in a query must be encoded.
             let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=:".contains(&byte);
             match self {
                 SignatureVersion::V4 if value.bytes().all(is_bare) => target.push_str(value),
@@ -77,7 +79,7 @@ impl SignatureVersion {
         target
     }
 
-    /// The header `Authorization` of a request; `region` is signed by V4 alone.
+    /// The header `Authorization` of a request. Only V4 signs the `region`.
     pub fn authorization(self, request: &Signable<'_>, key: Key<'_>, region: &str) -> String {
         match self {
             SignatureVersion::V1 => format!("MNS {}:{}", key.id, v1(request, key.secret)),
@@ -89,7 +91,7 @@ impl SignatureVersion {
     }
 }
 
-/// A time as HTTP writes it.
+/// A time in the format of HTTP.
 pub fn http_date(time: OffsetDateTime) -> String {
     let time = time.to_offset(UtcOffset::UTC);
     let (weekday, month) = (time.weekday().to_string(), time.month().to_string());
@@ -98,7 +100,7 @@ pub fn http_date(time: OffsetDateTime) -> String {
     format!("{date} {hour:02}:{minute:02}:{second:02} GMT")
 }
 
-/// A time as the V4 signature writes it: day, `T`, and time of day.
+/// A time in the format of the V4 signature: day, `T`, and time of day.
 fn v4_time(time: OffsetDateTime) -> String {
     let time = time.to_offset(UtcOffset::UTC);
     let (hour, minute, second) = time.to_hms();
@@ -206,12 +208,12 @@ mod tests {
     }
 
     #[test]
-    fn the_published_signatures_v1_hold() {
+    fn v1_signatures_match_the_published_ones() {
         for vector in vectors("mns_v1_hmac_sha1") {
             let headers = headers(&vector);
             let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (&**name, &**value)).collect();
             let date = time::PrimitiveDateTime::parse(text(&vector["date"]), HTTP_DATE).expect("a date").assume_utc();
-            // The resource is signed as it is sent, so that it can stand as the path with its query.
+            // The resource is signed as it is sent, so the path may include the query.
             let request = Signable {
                 method: text(&vector["method"]),
                 path: text(&vector["resource"]),
@@ -229,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_published_signatures_v4_hold() {
+    fn v4_signatures_match_the_published_ones() {
         for vector in vectors("mns_v4") {
             let headers = headers(&vector);
             let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (&**name, &**value)).collect();
@@ -250,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receipt_handle_is_sent_as_each_version_signs_it() {
+    fn each_version_sends_a_receipt_handle_as_it_signs_it() {
         let query = [("ReceiptHandle", Cow::Borrowed("1-a+b/c=="))];
         assert_eq!(SignatureVersion::V1.target("/q", &query), "/q?ReceiptHandle=1-a%2Bb%2Fc%3D%3D");
         assert_eq!(SignatureVersion::V4.target("/q", &query), "/q?ReceiptHandle=1-a+b/c==");

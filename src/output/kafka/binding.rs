@@ -1,7 +1,7 @@
 //! The Kafka protocol binding of CloudEvents 1.0.2.
 //!
 //! Structured records repeat the attributes as `ce_` headers, which the binding allows, so that a consumer can
-//! filter without reading the value. Binary records carry `datacontenttype` as `content-type`.
+//! filter without reading the value. In binary records, `datacontenttype` is the header `content-type`.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use crate::event::{Attribute, Event, Mode};
 /// Content type of a structured record.
 const STRUCTURED_CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF-8";
 
-/// The headers of a record, in order. Values are UTF-8 without control characters: [`Event`] holds no others.
+/// The headers of a record, in order. Values are UTF-8 without control characters, which [`Event`] guarantees.
 pub(super) fn headers(event: &Event, mode: Mode) -> Vec<(&'static str, Cow<'_, str>)> {
     let content_type = match mode {
         Mode::Structured => STRUCTURED_CONTENT_TYPE,

@@ -34,7 +34,7 @@ const CODES: &[(ErrorKind, &str, &[RDKafkaErrorCode])] = &[
     ),
     (
         Unavailable,
-        "the partition has no leader at the moment, or another one",
+        "the partition has no leader at the moment, or a different one",
         &[
             LeaderNotAvailable,
             NotLeaderForPartition,
@@ -103,7 +103,7 @@ const CODES: &[(ErrorKind, &str, &[RDKafkaErrorCode])] = &[
     ),
     (
         NoSuchDestination,
-        "the topic or partition does not exist, or the cluster has not told all brokers of it yet",
+        "the topic or partition does not exist, or not all brokers know it yet",
         &[UnknownTopic, UnknownTopicOrPartition, UnknownPartition, InvalidTopic],
     ),
     (
@@ -128,7 +128,7 @@ const CODES: &[(ErrorKind, &str, &[RDKafkaErrorCode])] = &[
     ),
     (
         Misconfigured,
-        "the client and the broker are set up for different things",
+        "the settings of the client and the broker do not match",
         &[
             InvalidArgument,
             InvalidConfig,
@@ -147,16 +147,16 @@ const CODES: &[(ErrorKind, &str, &[RDKafkaErrorCode])] = &[
             InvalidTimestamp,
         ],
     ),
-    // A batch of several records is no reason yet: see `is_of_the_batch`.
+    // For a batch of several records, see `is_about_the_batch`.
     (TooLarge, "the record is larger than the topic or the client accepts", BATCH_TOO_LARGE),
-    (Rejected, "the broker refuses the record for what it is", &[InvalidRecord, KeySerialization, ValueSerialization]),
+    (Rejected, "the broker refuses the content of the record", &[InvalidRecord, KeySerialization, ValueSerialization]),
 ];
 
 const BATCH_TOO_LARGE: &[RDKafkaErrorCode] = &[MessageSizeTooLarge, MessageBatchTooLarge];
 
 /// Whether an error of a broker is about the batch that a record was sent in. The same record may be accepted in a
 /// batch of its own.
-pub(super) fn is_of_the_batch(code: RDKafkaErrorCode) -> bool {
+pub(super) fn is_about_the_batch(code: RDKafkaErrorCode) -> bool {
     BATCH_TOO_LARGE.contains(&code)
 }
 
@@ -171,17 +171,17 @@ mod tests {
     use crate::output::ErrorClass;
 
     #[test]
-    fn a_code_is_sorted_once_and_unknown_ones_are_transient() {
+    fn each_code_is_listed_once_and_unknown_ones_are_transient() {
         let all: Vec<&RDKafkaErrorCode> = CODES.iter().flat_map(|(_, _, codes)| *codes).collect();
         for (index, code) in all.iter().enumerate() {
-            assert!(!all[..index].contains(code), "{code:?} is there twice");
+            assert!(!all[..index].contains(code), "{code:?} is listed twice");
         }
         assert!(CODES.iter().all(|(_, why, _)| !why.is_empty()));
         assert_eq!(kind_of(PollExceeded).class(), ErrorClass::Transient);
     }
 
     #[test]
-    fn only_what_no_broker_will_ever_accept_is_permanent() {
+    fn only_errors_that_never_pass_are_permanent() {
         let permanent = CODES.iter().filter(|(kind, ..)| kind.class() == ErrorClass::Permanent);
         let permanent: Vec<&RDKafkaErrorCode> = permanent.flat_map(|(_, _, codes)| *codes).collect();
         assert_eq!(permanent.len(), 5, "{permanent:?}");

@@ -1,17 +1,18 @@
 //! Kafka, through librdkafka.
 //!
-//! The producer is idempotent with `acks=all`; a record is published when its delivery report says so. The deadline
-//! of delivery is ours: it is librdkafka's `message.timeout.ms`, so that a record that was answered with 503 is not
-//! sent minutes later. librdkafka reconnects and retries by itself inside that time. A full queue is waited for.
+//! The producer is idempotent with `acks=all`. A record is published when its delivery report says so. librdkafka's
+//! `message.timeout.ms` is the deadline of delivery. A record that was answered with 503 is therefore not sent minutes
+//! later. librdkafka reconnects and retries by itself within that time. While its queue is full, publishing waits.
 //!
-//! Two more producers are made when they are needed first. Records that have more time, those that failed before, go by
-//! a patient one: a topic that makes a broker wait must not delay the others, which share a connection. A record whose
-//! batch was too large for its topic is sent again by one that sends every record in a batch of its own.
+//! Two more producers are created on demand:
+//! - Records that failed before have a longer deadline and their own producer. A topic that makes a broker wait must
+//!   not delay other topics, which share the connection.
+//! - A record whose batch was too large for its topic is sent again by a producer whose batches have one record.
 
 mod binding;
-mod company;
 mod config;
 mod errors;
+mod in_flight;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -29,10 +30,10 @@ use schemars::JsonSchema;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use company::Company;
 pub use config::{KafkaConfig, KafkaSettings};
 use config::{PresentSecrets, rejected};
-use errors::{is_of_the_batch, kind_of};
+use errors::{is_about_the_batch, kind_of};
+use in_flight::InFlight;
 
 use super::{
     ErrorKind, Health, MAX_PUBLISH_TIME, Output, OutputKind, OutputSettings, PublishError, Record, Rendered,
@@ -54,22 +55,22 @@ pub(super) const KIND: OutputKind = OutputKind {
     schema: <KafkaConfig as JsonSchema>::json_schema,
 };
 
-/// How long to wait for room in the queue before trying again: a batch leaves it about so often.
+/// How long to wait for room in the queue before trying again: about the time after which a batch leaves it.
 const QUEUE_RETRY: Duration = Duration::from_millis(5);
 
-/// How long a broker may take to answer the question whether it is there.
+/// How long a broker may take to answer a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long a topic that was not there is taken to be missing, before a record is tried on it again.
+/// How long a topic counts as missing after the brokers did not have it. Then a record is tried again.
 const MISSING_FOR: Duration = Duration::from_secs(5);
 
-/// How many topics that did not answer are remembered.
+/// Most topics that are remembered as unanswered.
 const MAX_UNANSWERED: usize = 10_000;
 
-/// How many topics are asked for at a time.
-const ASKS: usize = 8;
+/// Most topics that are looked up at the same time.
+const MAX_LOOKUPS: usize = 8;
 
-/// How often a broker that is down is asked.
+/// How often a broker that is down is probed.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 type BridgeProducer = FutureProducer<Context>;
@@ -96,57 +97,57 @@ impl Drop for Kafka {
 struct Shared {
     settings: KafkaSettings,
     status: Arc<Status>,
-    /// None only while the first producer is being made.
+    /// None only until the first producer is created.
     producer: RwLock<Option<BridgeProducer>>,
-    /// The producers for special cases, by [`Spare`]; each is made when it is needed first.
-    spares: Mutex<[Option<BridgeProducer>; 2]>,
-    /// Topics that the brokers were found not to have, and when.
+    /// The producers for special cases, by [`ExtraProducer`]; each is created on demand.
+    extra_producers: Mutex<[Option<BridgeProducer>; 2]>,
+    /// Topics that the brokers do not have, and when this was found.
     missing: Mutex<HashMap<String, Instant>>,
     /// Topics whose last record was not acknowledged in time: they may be missing.
     unanswered: Mutex<HashSet<String>>,
-    /// Whether a topic is being asked for in the background.
-    asking: AtomicBool,
-    /// How many topics may be asked for at a time, each with a thread that waits.
-    asks: Semaphore,
-    company: Company,
+    /// Whether a topic is being looked up in the background.
+    is_looking_up: AtomicBool,
+    /// Permits to look up topics. Each lookup blocks a thread.
+    lookups: Semaphore,
+    in_flight: InFlight,
 }
 
 /// A producer for a special case.
 #[derive(Clone, Copy)]
-enum Spare {
+enum ExtraProducer {
     /// For records that have [`MAX_PUBLISH_TIME`].
-    Patient,
+    LongDeadline,
     /// For records that must be alone in their batch.
-    Alone,
+    OneRecordBatches,
 }
 
 /// Why a record was not published.
 enum SendError {
-    /// By the brokers, which may mean the batch that it was part of.
-    OfTheBatch(PublishError),
-    OfTheRecord(PublishError),
+    /// The brokers refused the batch that the record was part of.
+    Batch(PublishError),
+    Record(PublishError),
 }
 
 impl From<SendError> for PublishError {
     fn from(error: SendError) -> PublishError {
         match error {
-            SendError::OfTheBatch(error) | SendError::OfTheRecord(error) => error,
+            SendError::Batch(error) | SendError::Record(error) => error,
         }
     }
 }
 
-/// What librdkafka's own threads tell: apart from the producer, which holds it.
+/// What librdkafka's threads report. It is separate from the producer because the producer owns it.
 #[derive(Debug)]
 struct Status {
     health: Health,
-    /// librdkafka's last complaint: it says why a time-out happened.
-    complaint: Mutex<String>,
+    /// librdkafka's last error, which explains a time-out.
+    last_error: Mutex<String>,
 }
 
 impl Status {
-    fn complaint(&self) -> String {
-        let complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
-        if complaint.is_empty() { "no broker answered".to_owned() } else { complaint.clone() }
+    fn last_error(&self) -> String {
+        let last_error = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        if last_error.is_empty() { "no broker answered".to_owned() } else { last_error.clone() }
     }
 }
 
@@ -161,11 +162,11 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", output = self.0.health.name(), %error, "{reason}");
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.0.health.down(&self.0.complaint());
-            // Without traffic nobody else would ask whether they are back.
+            self.0.health.down(&self.0.last_error());
+            // Without traffic, nothing else would notice that they are back.
             self.0.health.request_probe();
         } else {
-            reason.clone_into(&mut self.0.complaint.lock().unwrap_or_else(PoisonError::into_inner));
+            reason.clone_into(&mut self.0.last_error.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
 }
@@ -174,20 +175,20 @@ impl Kafka {
     /// Creates the producer, which connects in the background.
     ///
     /// # Errors
-    /// What librdkafka refuses of the properties together.
+    /// librdkafka does not accept the combination of properties.
     fn start(settings: KafkaSettings, metrics: &Metrics) -> Result<Kafka, KafkaError> {
         let health = Health::new(&settings.name, metrics);
-        let status = Arc::new(Status { health, complaint: Mutex::new(String::new()) });
+        let status = Arc::new(Status { health, last_error: Mutex::new(String::new()) });
         let shared = Arc::new(Shared {
             settings,
             status,
             producer: RwLock::new(None),
-            spares: Mutex::default(),
+            extra_producers: Mutex::default(),
             missing: Mutex::default(),
             unanswered: Mutex::default(),
-            asking: AtomicBool::new(false),
-            asks: Semaphore::new(ASKS),
-            company: Company::default(),
+            is_looking_up: AtomicBool::new(false),
+            lookups: Semaphore::new(MAX_LOOKUPS),
+            in_flight: InFlight::default(),
         });
         let secrets = shared.renew()?;
         let watch = tokio::spawn(watch(shared.clone(), secrets));
@@ -200,38 +201,38 @@ impl Shared {
         self.producer.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Makes a new producer, with the secrets as they are now, which it gives back. Records that the old one holds
-    /// are finished by it.
+    /// Creates a new producer with the present secrets, and returns those. The old producer finishes the records that
+    /// it has.
     fn renew(&self) -> Result<PresentSecrets, KafkaError> {
         let (client, secrets) = self.settings.present();
         let producer = client.create_with_context(Context(self.status.clone()))?;
         *self.producer.write().unwrap_or_else(PoisonError::into_inner) = Some(producer);
-        *self.spares.lock().unwrap_or_else(PoisonError::into_inner) = [None, None];
+        *self.extra_producers.lock().unwrap_or_else(PoisonError::into_inner) = [None, None];
         Ok(secrets)
     }
 
-    fn spare(&self, spare: Spare) -> Option<BridgeProducer> {
-        let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = &mut spares[spare as usize];
-        if made.is_none() {
+    fn extra_producer(&self, extra_producer: ExtraProducer) -> Option<BridgeProducer> {
+        let mut extra_producers = self.extra_producers.lock().unwrap_or_else(PoisonError::into_inner);
+        let producer = &mut extra_producers[extra_producer as usize];
+        if producer.is_none() {
             let (mut client, _) = self.settings.present();
-            // The same for all records, whichever comes first. Each is waited for until its own deadline.
+            // One timeout for all records. Each publish stops waiting at its own deadline.
             client.set("message.timeout.ms", MAX_PUBLISH_TIME.as_millis().to_string());
-            if let Spare::Alone = spare {
+            if let ExtraProducer::OneRecordBatches = extra_producer {
                 client.set("batch.num.messages", "1");
             }
             match client.create_with_context(Context(self.status.clone())) {
-                Ok(producer) => *made = Some(producer),
-                Err(error) => tracing::error!(output = self.settings.name, %error, "a producer cannot be made"),
+                Ok(created) => *producer = Some(created),
+                Err(error) => tracing::error!(output = self.settings.name, %error, "a producer could not be created"),
             }
         }
-        made.clone()
+        producer.clone()
     }
 
-    /// An idempotent producer that met a fatal error takes no more records: a new one takes its place.
+    /// Replaces an idempotent producer that had a fatal error: it accepts no more records.
     fn replace_failed(&self) {
-        let spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let producers = [self.producer()].into_iter().chain(spares).flatten();
+        let extra_producers = self.extra_producers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let producers = [self.producer()].into_iter().chain(extra_producers).flatten();
         let failed = producers.filter_map(|producer| producer.client().fatal_error()).next();
         if let Some((code, reason)) = failed {
             let output = &self.settings.name;
@@ -254,7 +255,7 @@ impl Shared {
 }
 
 impl Shared {
-    /// Whether the brokers were found not to have the topic, not long ago.
+    /// Whether the brokers recently did not have the topic.
     fn is_missing(&self, topic: &str) -> bool {
         let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         missing.get(topic).is_some_and(|found| found.elapsed() < MISSING_FOR)
@@ -264,7 +265,7 @@ impl Shared {
         self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).contains(topic)
     }
 
-    /// A record of the topic was acknowledged, or was not in time.
+    /// Remembers whether the last record of the topic stayed without an acknowledgement.
     fn set_unanswered(&self, topic: &str, is_unanswered: bool) {
         let mut unanswered = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
         if !is_unanswered {
@@ -274,10 +275,10 @@ impl Shared {
         }
     }
 
-    /// Asks whether the brokers have the topic: librdkafka itself waits half a minute before it says so. False if they
-    /// do not answer. Where brokers create topics by themselves, asking creates it. Blocks for up to
-    /// [`PROBE_TIMEOUT`].
-    fn ask(&self, producer: &BridgeProducer, topic: &str) -> bool {
+    /// Asks the brokers for the topic. True if they do not have it, false if they have it or do not answer. librdkafka
+    /// itself waits half a minute before it reports a missing topic. Brokers that create topics automatically create
+    /// this one. Blocks for up to [`PROBE_TIMEOUT`].
+    fn look_up(&self, producer: &BridgeProducer, topic: &str) -> bool {
         let answer = producer.client().fetch_metadata(Some(topic), PROBE_TIMEOUT);
         let is_missing = answer.is_ok_and(|metadata| {
             metadata.topics().iter().any(|found| {
@@ -292,33 +293,33 @@ impl Shared {
         is_missing
     }
 
-    /// Notes that a record of the topic was not acknowledged in time, and asks in the background whether the topic is
-    /// there, for the records that come next.
+    /// Remembers that a record of the topic was not acknowledged in time, and looks the topic up in the background, for
+    /// the next records.
     fn unanswered(self: &Arc<Self>, topic: &str) {
         self.set_unanswered(topic, true);
         let Some(producer) = self.producer() else { return };
-        if !self.status.health.is_up() || self.asking.swap(true, Ordering::Relaxed) {
+        if !self.status.health.is_up() || self.is_looking_up.swap(true, Ordering::Relaxed) {
             return;
         }
         let (shared, topic) = (self.clone(), topic.to_owned());
         tokio::task::spawn_blocking(move || {
-            shared.ask(&producer, &topic);
-            shared.asking.store(false, Ordering::Relaxed);
+            shared.look_up(&producer, &topic);
+            shared.is_looking_up.store(false, Ordering::Relaxed);
         });
     }
 
-    /// Whether a topic that did not answer is missing, by the brokers' word. One record waits for it, so that an error
-    /// that somebody must fix is not taken for a slow broker.
+    /// Whether the brokers say that an unanswered topic is missing. The record waits for this lookup, because a missing
+    /// topic must not be reported as a slow broker.
     async fn is_found_missing(self: &Arc<Self>, producer: &BridgeProducer, topic: &str) -> bool {
         if !self.is_unanswered(topic) {
             return false;
         }
-        let Ok(_ask) = self.asks.acquire().await else { return false };
+        let Ok(_lookup) = self.lookups.acquire().await else { return false };
         let (shared, producer, topic) = (self.clone(), producer.clone(), topic.to_owned());
-        tokio::task::spawn_blocking(move || shared.ask(&producer, &topic)).await.unwrap_or(false)
+        tokio::task::spawn_blocking(move || shared.look_up(&producer, &topic)).await.unwrap_or(false)
     }
 
-    /// Hands a record to a producer and waits for the report.
+    /// Passes a record to a producer and waits for the delivery report.
     async fn send(
         self: &Arc<Self>,
         producer: &BridgeProducer,
@@ -335,23 +336,23 @@ impl Shared {
         if let Some(key) = rendered.key {
             message = message.key(key.as_bytes());
         }
-        let mut member = self.company.enter();
-        let of_the_record = |kind, words: &str| Err(SendError::OfTheRecord(PublishError::new(kind, words)));
+        let mut in_flight = self.in_flight.start();
+        let record_error = |kind, words: &str| Err(SendError::Record(PublishError::new(kind, words)));
         let delivery = loop {
             match producer.send_result(message) {
                 Ok(delivery) => break delivery,
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     if Instant::now() + QUEUE_RETRY >= deadline {
-                        return of_the_record(ErrorKind::QueueFull, "the producer's queue stayed full");
+                        return record_error(ErrorKind::QueueFull, "the producer's queue stayed full");
                     }
                     message = back;
                     tokio::time::sleep(QUEUE_RETRY).await;
                 }
-                Err((error, _)) => return Err(SendError::OfTheRecord(self.failed(&error))),
+                Err((error, _)) => return Err(SendError::Record(self.failed(&error))),
             }
         };
         let reported = tokio::time::timeout_at(deadline, delivery).await;
-        let was_alone = reported.is_ok() && member.ended_alone();
+        let was_alone = reported.is_ok() && in_flight.ended_alone();
         match reported {
             Ok(Ok(Ok(_))) => {
                 self.status.health.up();
@@ -360,14 +361,14 @@ impl Shared {
             Ok(Ok(Err((error, _)))) => {
                 let failed = self.failed(&error);
                 match error.rdkafka_error_code() {
-                    Some(code) if is_of_the_batch(code) && !was_alone => Err(SendError::OfTheBatch(failed)),
-                    _ => Err(SendError::OfTheRecord(failed)),
+                    Some(code) if is_about_the_batch(code) && !was_alone => Err(SendError::Batch(failed)),
+                    _ => Err(SendError::Record(failed)),
                 }
             }
-            Ok(Err(_)) => of_the_record(ErrorKind::Unavailable, "the producer was closed"),
+            Ok(Err(_)) => record_error(ErrorKind::Unavailable, "the producer was closed"),
             Err(_) => {
                 self.status.health.request_probe();
-                of_the_record(ErrorKind::TimedOut, "no acknowledgement before the deadline")
+                record_error(ErrorKind::TimedOut, "no acknowledgement before the deadline")
             }
         }
     }
@@ -378,38 +379,41 @@ impl Shared {
         if self.is_missing(topic) {
             return missing();
         }
-        let is_patient = deadline.saturating_duration_since(Instant::now()) > self.settings.deadline;
-        let producer = if is_patient { self.spare(Spare::Patient) } else { self.producer() };
-        let none = || PublishError::new(ErrorKind::Unavailable, "there is no producer");
-        let producer = producer.ok_or_else(none)?;
-        if is_patient && self.is_found_missing(&producer, topic).await {
+        let has_long_deadline = deadline.saturating_duration_since(Instant::now()) > self.settings.deadline;
+        let producer =
+            if has_long_deadline { self.extra_producer(ExtraProducer::LongDeadline) } else { self.producer() };
+        let no_producer = || PublishError::new(ErrorKind::Unavailable, "no producer could be created");
+        let producer = producer.ok_or_else(no_producer)?;
+        if has_long_deadline && self.is_found_missing(&producer, topic).await {
             return missing();
         }
         let mut sent = self.send(&producer, record, deadline).await;
-        if let Err(SendError::OfTheBatch(_)) = sent {
-            sent = self.send(&self.spare(Spare::Alone).ok_or_else(none)?, record, deadline).await;
+        if let Err(SendError::Batch(_)) = sent {
+            sent = self
+                .send(&self.extra_producer(ExtraProducer::OneRecordBatches).ok_or_else(no_producer)?, record, deadline)
+                .await;
         }
         let result = sent.map_err(PublishError::from);
         match &result {
             Err(error) if error.kind == ErrorKind::TimedOut => self.unanswered(topic),
-            Ok(()) if is_patient => self.set_unanswered(topic, false),
+            Ok(()) if has_long_deadline => self.set_unanswered(topic, false),
             _ => {}
         }
         result
     }
 }
 
-/// Asks the brokers whether they are there: until they answer, and whenever a publish makes that doubtful. Makes a
-/// new producer when the old one failed for good or logs in with a secret that has changed.
+/// Probes the brokers until they answer, and again on request. Creates a new producer when the old one has failed for
+/// good, or when a secret has changed.
 async fn watch(shared: Arc<Shared>, mut secrets: PresentSecrets) {
-    let Status { health, complaint } = &*shared.status;
+    let Status { health, last_error } = &*shared.status;
     loop {
         let Some(producer) = shared.producer() else { return };
-        // A name that no topic can have, so that asking for it neither creates a topic nor lists all of them.
-        let ask = move || producer.client().fetch_metadata(Some("!"), PROBE_TIMEOUT).map(|_| ());
-        match tokio::task::spawn_blocking(ask).await {
+        // With a name that no topic can have, the request neither creates a topic nor lists all of them.
+        let request = move || producer.client().fetch_metadata(Some("!"), PROBE_TIMEOUT).map(|_| ());
+        match tokio::task::spawn_blocking(request).await {
             Ok(Ok(())) => {
-                complaint.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                last_error.lock().unwrap_or_else(PoisonError::into_inner).clear();
                 health.up();
                 while health.is_up()
                     && !health.probe_requested(SECRETS_CHECK).await
@@ -417,8 +421,8 @@ async fn watch(shared: Arc<Shared>, mut secrets: PresentSecrets) {
                 {}
             }
             Ok(Err(error)) => {
-                tracing::debug!(output = shared.settings.name, %error, "no metadata");
-                health.down(&shared.status.complaint());
+                tracing::debug!(output = shared.settings.name, %error, "the brokers did not answer a probe");
+                health.down(&shared.status.last_error());
                 health.probe_requested(PROBE_EVERY).await;
             }
             // The runtime is ending.
@@ -431,7 +435,7 @@ async fn watch(shared: Arc<Shared>, mut secrets: PresentSecrets) {
                 Ok(present) => secrets = present,
                 Err(error) => {
                     tracing::error!(output = shared.settings.name, %error, "no new producer could be created");
-                    // Tried again when the secret changes again.
+                    // The next attempt follows the next change of a secret.
                     secrets = shared.settings.secrets();
                 }
             }

@@ -1,8 +1,8 @@
-//! The NATS protocol binding of CloudEvents, by the text that follows 1.0.2 (spec pull request 1016): 1.0.2 itself
-//! knows structured messages without headers only.
+//! The NATS protocol binding of CloudEvents, in the version after 1.0.2 (spec pull request 1016). 1.0.2 itself only has
+//! structured messages without headers.
 //!
-//! A structured message always says so in `Content-Type`; a binary one carries every attribute, `datacontenttype`
-//! included, as a `ce-` header whose value is percent-encoded once.
+//! A structured message always has `Content-Type`. In a binary message, every attribute, `datacontenttype` included, is
+//! a `ce-` header whose value is percent-encoded once.
 
 use std::borrow::Cow;
 

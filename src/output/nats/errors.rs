@@ -2,8 +2,8 @@
 //!
 //! The codes are those of nats-server (`server/errors.json`, version 2.15), as far as `server/stream.go`,
 //! `server/jetstream_cluster.go` and `server/jetstream_batching.go` send them as the answer to a published message.
-//! A code that is not in the table is transient: a record that is tried once too often does no harm, a record that is
-//! given up too early does.
+//! A code that is not in the table is transient. A retry that cannot succeed does little harm, but a record that fails
+//! for good too early is one.
 
 use serde::Deserialize;
 
@@ -26,11 +26,11 @@ type Row = (u64, ErrorKind, &'static str);
 const CODES: &[Row] = {
     use ErrorKind::{Misconfigured, NoSuchDestination, Rejected, TooLarge, Unavailable};
     &[
-    // The server or the cluster is not able to store now. It will be.
+    // The server or the cluster cannot store messages now, but later.
     (10004, Unavailable, "part of the cluster does not answer"),
     (10007, Unavailable, "this server has no assignment yet: the cluster is starting"),
     (10008, Unavailable, "JetStream is temporarily unavailable: the cluster has no leader or no quorum"),
-    (10009, Unavailable, "this server is not the leader of the stream any more: another one is or will be"),
+    (10009, Unavailable, "this server is not the leader of the stream any more: another server is or will be"),
     (10041, Unavailable, "the replicas cannot agree now, for example without a quorum"),
     (10051, Unavailable, "the stream has an error that does not depend on the message"),
     (10063, Unavailable, "the positions of leader and follower differ until the follower has caught up"),
@@ -38,13 +38,13 @@ const CODES: &[Row] = {
     (10096, Unavailable, "the stream is being closed or restored"),
     (10118, Unavailable, "the servers that hold the stream are offline"),
     (10194, Unavailable, "the stream is offline on this server, for example during an upgrade"),
-    // A limit is reached. There is room again when consumers acknowledge, messages expire or somebody adds space.
+    // A limit is reached. It passes when consumers acknowledge, messages expire or an operator adds space.
     (10002, Unavailable, "the limits of the account are reached"),
     (10023, Unavailable, "the server has no room for more"),
     (10028, Unavailable, "the server has no memory left for streams"),
     (10047, Unavailable, "the server has no storage left for streams"),
     (10053, Unavailable, "a limit of the stream is reached"),
-    (10077, Unavailable, "the store did not take the message: the stream is full (discard new) or the disk failed"),
+    (10077, Unavailable, "the store did not accept the message: the stream is full (discard new) or the disk failed"),
     (10122, Unavailable, "the limit of the account for the size of streams is reached"),
     // Too much at once, or the same message at the same time.
     (10158, Unavailable, "the same Nats-Msg-Id is being stored now: the next attempt is a duplicate, which is success"),
@@ -54,21 +54,21 @@ const CODES: &[Row] = {
     (10211, Unavailable, "too many batches at once"),
     // The destination is missing.
     (10059, NoSuchDestination, "the stream was deleted"),
-    // The server, the account or the stream is set up in a way that no message can pass.
+    // The settings of the server, the account or the stream prevent every publish.
     (10035, Misconfigured, "the account does not exist"),
     (10039, Misconfigured, "JetStream is not enabled for the account"),
     (10076, Misconfigured, "JetStream is not enabled on the server"),
-    (10109, Misconfigured, "the stream is sealed: it never takes a message again"),
+    (10109, Misconfigured, "the stream is sealed: it accepts no more messages"),
     (10120, Misconfigured, "the account has no JetStream limits for this number of replicas"),
-    (10169, Misconfigured, "the stream counts (allow_msg_counter): it takes increments only"),
-    (10170, Misconfigured, "the stream counts (allow_msg_counter): it takes no payload"),
-    (10171, Misconfigured, "the stream counts (allow_msg_counter): it takes increments only"),
+    (10169, Misconfigured, "the stream counts (allow_msg_counter): it accepts increments only"),
+    (10170, Misconfigured, "the stream counts (allow_msg_counter): it accepts no payload"),
+    (10171, Misconfigured, "the stream counts (allow_msg_counter): it accepts increments only"),
     (10172, Misconfigured, "the stream counts (allow_msg_counter) and its last value is not a number"),
     (10185, Misconfigured, "the server is older than the client demands"),
     // The message has the wrong size.
     (10054, TooLarge, "larger than max_msg_size of the stream, or than max_payload of the server"),
     (10097, TooLarge, "the headers are larger than 64 KiB"),
-    // The message itself is at fault. The bridge sends none of the headers that these are about.
+    // The message itself is invalid. The bridge sends none of the headers that these codes are about.
     (10060, Rejected, "Nats-Expected-Stream names another stream"),
     (10165, Rejected, "Nats-TTL is malformed"),
     ]
@@ -83,19 +83,19 @@ fn kind_of(error: &ApiError) -> ErrorKind {
     row.map_or(ErrorKind::Unavailable, |(_, kind, _)| *kind)
 }
 
-/// The error of an answer, in the server's words and with its code.
+/// The error of an answer, with the server's message and code.
 pub(super) fn refused(error: &ApiError) -> PublishError {
     let words = if error.description.is_empty() { "no description" } else { &error.description };
     PublishError::new(kind_of(error), format!("{words} (JetStream error {})", error.err_code))
 }
 
-/// The server knows nobody who takes the subject (status 503).
+/// No stream and no client listens on the subject (status 503).
 pub(super) fn no_responders(subject: &str) -> PublishError {
     PublishError::new(
         ErrorKind::NoSuchDestination,
         format!(
-            "no stream takes subject \"{subject}\": create one, or set `stream.create`; while a cluster elects a leader \
-             this also happens, and passes (503 no responders)"
+            "no stream accepts subject \"{subject}\": create one, or set `stream.create`; this also happens briefly \
+             while a cluster elects a leader (503 no responders)"
         ),
     )
 }
@@ -105,11 +105,11 @@ pub(super) fn timed_out() -> PublishError {
     PublishError::new(ErrorKind::TimedOut, "no acknowledgement before the deadline")
 }
 
-/// Somebody answered, but not JetStream.
+/// A client answered, but not JetStream.
 pub(super) fn not_an_acknowledgement(subject: &str) -> PublishError {
     PublishError::new(
         ErrorKind::Misconfigured,
-        format!("a client that listens on \"{subject}\" answers in place of a stream, and no stream acknowledged"),
+        format!("a client that listens on \"{subject}\" answers instead of a stream, and no stream acknowledged"),
     )
 }
 
@@ -118,12 +118,12 @@ pub(super) fn connection_lost() -> PublishError {
     PublishError::new(ErrorKind::Unavailable, "the connection was lost before the acknowledgement came")
 }
 
-/// No place in the queue came free in time.
+/// No slot became free in time.
 pub(super) fn queue_full() -> PublishError {
     PublishError::new(ErrorKind::QueueFull, "too many messages wait for their acknowledgements")
 }
 
-/// The message is larger than the server takes.
+/// The message is larger than the server accepts.
 pub(super) fn too_large(words: impl std::fmt::Display) -> PublishError {
     PublishError::new(ErrorKind::TooLarge, words)
 }
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_are_sorted_into_kinds() {
+    fn each_code_has_its_kind() {
         use ErrorKind::{Misconfigured, NoSuchDestination, Rejected, TooLarge, Unauthorized, Unavailable};
         for (code, err_code, expected) in [
             (400, 10002, Unavailable),
@@ -187,12 +187,12 @@ mod tests {
     }
 
     #[test]
-    fn errors_keep_the_words_and_the_code_of_the_server() {
+    fn errors_contain_the_message_and_the_code_of_the_server() {
         let error = r#"{"code":503,"err_code":10077,"description":"maximum bytes exceeded"}"#;
         let error = refused(&serde_json::from_str(error).expect("an error"));
         assert_eq!(error.message, "maximum bytes exceeded (JetStream error 10077)");
         let missing = no_responders("media.x");
-        assert!(missing.message.starts_with("no stream takes subject \"media.x\": create one"), "{missing}");
+        assert!(missing.message.starts_with("no stream accepts subject \"media.x\": create one"), "{missing}");
         assert_eq!(missing.kind, ErrorKind::NoSuchDestination);
     }
 }

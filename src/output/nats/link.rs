@@ -1,7 +1,8 @@
-//! A client of the servers with what belongs to it: its publisher, and what its events said.
+//! A client of the servers, its publisher, and what its events reported.
 //!
 //! async-nats reconnects by itself for a while; [`super::watch`] replaces the whole client when that takes too long.
-//! Events of the client make things quick. Nothing relies on them: the library drops events when they come too fast.
+//! Events of the client only speed things up. The library drops events when there are too many, so nothing relies on
+//! them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,43 +20,43 @@ use super::stream;
 use crate::common::backoff::jittered;
 use crate::output::{ErrorKind, PublishError};
 
-/// How long a server may take to greet, to log in or to answer a question about a stream.
+/// How long a server may take to send its greeting, to log in the client, or to answer a request about a stream.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often the library sends a PING. It gives a connection up when two are unanswered and a third one is due, which
-/// is 2 to 3 seconds after a server stopped answering.
+/// How often the library sends a PING. It closes a connection when two are unanswered and a third one is due. This is 2
+/// to 3 seconds after a server stopped answering.
 pub(super) const PING_EVERY: Duration = Duration::from_secs(1);
 
 /// The longest pause between two attempts of the library to reconnect.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
-/// After so many failed attempts in a row the library gives up. By then its client was replaced; without a bound the
-/// task of the old client would try forever.
+/// After this many failed attempts in a row the library gives up. Its client has been replaced by then. Without a
+/// limit, the task of the old client would try forever.
 const RECONNECTS: usize = 60;
 
-/// How many subjects are remembered that the user may not publish on.
-const REFUSALS: usize = 32;
+/// Most subjects that are remembered because the user may not publish on them.
+const MAX_REFUSALS: usize = 32;
 
-/// What the events of a client said.
+/// What the events of a client reported.
 #[derive(Debug)]
 pub(super) struct Events {
     output: String,
     inbox_prefix: String,
     slots: Arc<Slots>,
-    said: Mutex<Said>,
-    /// Connected or disconnected.
+    reported: Mutex<Reported>,
+    /// Notified when the client connects or disconnects.
     changed: Notify,
-    /// A right is missing.
+    /// Notified when a permission is missing.
     refused: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Said {
-    /// The last complaint of server or client, and when it came.
-    complaint: Option<(Instant, String)>,
-    /// Subjects that the user may not publish on, the latest first.
+struct Reported {
+    /// The last error that the server or the client reported, and when.
+    last_error: Option<(Instant, String)>,
+    /// Subjects that the user may not publish on, and when the server said so; the latest first.
     refusals: VecDeque<(Instant, String, PublishError)>,
-    /// The user may not subscribe to the answers.
+    /// Set when the user may not subscribe to the answers.
     inbox: Option<PublishError>,
 }
 
@@ -65,52 +66,52 @@ impl Events {
             output: settings.name.clone(),
             inbox_prefix: settings.inbox_prefix.clone(),
             slots: publisher::slots(),
-            said: Mutex::default(),
+            reported: Mutex::default(),
             changed: Notify::new(),
             refused: Notify::new(),
         }
     }
 
-    fn said(&self) -> MutexGuard<'_, Said> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reported(&self) -> MutexGuard<'_, Reported> {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, event: &Event) {
+    fn handle(&self, event: &Event) {
         tracing::debug!(output = self.output, %event, "nats");
         match event {
             Event::Connected | Event::Disconnected | Event::Closed => self.changed.notify_one(),
             Event::ServerError(error) => {
-                self.said().complaint = Some((Instant::now(), error.to_string()));
+                self.reported().last_error = Some((Instant::now(), error.to_string()));
                 if let ServerError::Other(words) = error {
-                    self.take_complaint(words);
+                    self.handle_server_error(words);
                 }
             }
-            Event::ClientError(error) => self.said().complaint = Some((Instant::now(), error.to_string())),
+            Event::ClientError(error) => self.reported().last_error = Some((Instant::now(), error.to_string())),
             _ => {}
         }
     }
 
-    /// A complaint of the server about a message or a subscription. It carries no number, but names a subject.
-    fn take_complaint(&self, words: &str) {
+    /// Handles an error of the server about a message or a subscription. It has no number, but names a subject.
+    fn handle_server_error(&self, words: &str) {
         if words.eq_ignore_ascii_case("maximum payload violation") {
-            // A limit of the account or the user, which the server does not announce. The connection ends too.
+            // A limit of the account or the user. The server does not announce it, and closes the connection.
             self.slots.end_largest(&errors::too_large(format!(
                 "larger than the account or the user may send (server: {words})"
             )));
             return;
         }
-        match Violation::read(words) {
+        match Violation::parse(words) {
             Some(Violation::Publish(subject)) => {
                 let error = may_not_publish(&subject, words);
                 self.slots.end_subject(&subject, &error);
-                let mut said = self.said();
-                said.refusals.retain(|(_, known, _)| *known != subject);
-                said.refusals.push_front((Instant::now(), subject, error));
-                said.refusals.truncate(REFUSALS);
+                let mut reported = self.reported();
+                reported.refusals.retain(|(_, known, _)| *known != subject);
+                reported.refusals.push_front((Instant::now(), subject, error));
+                reported.refusals.truncate(MAX_REFUSALS);
             }
             Some(Violation::Inbox(subject)) => {
                 let error = may_not_get_answers(&subject, &self.inbox_prefix, words);
-                self.said().inbox = Some(error.clone());
+                self.reported().inbox = Some(error.clone());
                 self.slots.end_all(&error);
             }
             None => return,
@@ -118,27 +119,27 @@ impl Events {
         self.refused.notify_one();
     }
 
-    /// Waits until the client says that it is connected or disconnected.
+    /// Waits until the client reports that it has connected or disconnected.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// Waits until the server says that the right to ask JetStream, or to get its answers, is missing.
+    /// Waits until the server reports that the user may not send requests to JetStream, or not receive the answers.
     async fn refused(&self) -> PublishError {
         loop {
             self.refused.notified().await;
-            let said = self.said();
-            let of_the_api = said.refusals.iter().find(|(_, subject, _)| subject.starts_with("$JS."));
-            if let Some(error) = said.inbox.as_ref().or(of_the_api.map(|(_, _, error)| error)) {
+            let reported = self.reported();
+            let of_the_api = reported.refusals.iter().find(|(_, subject, _)| subject.starts_with("$JS."));
+            if let Some(error) = reported.inbox.as_ref().or(of_the_api.map(|(_, _, error)| error)) {
                 return error.clone();
             }
         }
     }
 
-    /// The last complaint, if it is as young as that.
-    pub(super) fn complaint_since(&self, start: Instant) -> Option<String> {
-        let said = self.said();
-        said.complaint.as_ref().filter(|(came, _)| *came >= start).map(|(_, words)| words.clone())
+    /// The last error, if it is not older than `start`.
+    pub(super) fn last_error_since(&self, start: Instant) -> Option<String> {
+        let reported = self.reported();
+        reported.last_error.as_ref().filter(|(came, _)| *came >= start).map(|(_, words)| words.clone())
     }
 }
 
@@ -147,13 +148,13 @@ impl Events {
 enum Violation {
     /// Publish on a subject.
     Publish(String),
-    /// Subscribe to a subject, or name it as the one for answers.
+    /// Subscribe to a subject, or use it as the subject for answers.
     Inbox(String),
 }
 
 impl Violation {
-    /// Reads the words of a server: `Permissions Violation for Publish to "media.x"`.
-    fn read(words: &str) -> Option<Violation> {
+    /// Parses a message of the server: `Permissions Violation for Publish to "media.x"`.
+    fn parse(words: &str) -> Option<Violation> {
         let (what, quoted) = words.split_once('"')?;
         let mut subject = String::new();
         let mut rest = quoted.chars();
@@ -200,7 +201,7 @@ impl Link {
     /// Connects, once.
     ///
     /// # Errors
-    /// What the client says.
+    /// The error of the client.
     pub(super) async fn connect(settings: &NatsSettings, login: &PresentLogin) -> Result<Link, String> {
         let events = Arc::new(Events::new(settings));
         let client = options(settings, login, events.clone())?.connect(settings.servers.as_slice()).await;
@@ -216,10 +217,10 @@ impl Link {
         Ok(Link { client, publisher, events })
     }
 
-    /// Asks JetStream for what the output needs. Gives back warnings.
+    /// Asks JetStream for what the output needs. Returns warnings.
     ///
     /// # Errors
-    /// A sentence with the remedy. A right that is missing is named as soon as the server says so.
+    /// A sentence with the remedy. A missing permission is reported as soon as the server sends it.
     pub(super) async fn verify(&self, settings: &NatsSettings) -> Result<Vec<String>, PublishError> {
         if self.publisher.is_none() {
             return Ok(Vec::new());
@@ -234,22 +235,22 @@ impl Link {
         }
     }
 
-    /// Ends what was sent over a connection that is lost.
+    /// Ends the publishes that were sent over a lost connection.
     pub(super) fn end_lost(&self) {
         if let Some(publisher) = &self.publisher {
             publisher.end_lost(&self.client);
         }
     }
 
-    /// The user may not subscribe to acknowledgements: none will ever come.
+    /// The error if the user may not subscribe to acknowledgements; then none will ever arrive.
     pub(super) fn inbox_refusal(&self) -> Option<PublishError> {
-        self.events.said().inbox.clone()
+        self.events.reported().inbox.clone()
     }
 
-    /// Since then the server said that the user may not publish on the subject.
+    /// The error if the server has reported since `start` that the user may not publish on the subject.
     pub(super) fn refusal_since(&self, start: Instant, subject: &str) -> Option<PublishError> {
-        let said = self.events.said();
-        let refusal = said.refusals.iter().find(|(came, refused, _)| *came >= start && refused == subject);
+        let reported = self.events.reported();
+        let refusal = reported.refusals.iter().find(|(came, refused, _)| *came >= start && refused == subject);
         refusal.map(|(_, _, error)| error.clone())
     }
 }
@@ -268,7 +269,7 @@ fn options(settings: &NatsSettings, login: &PresentLogin, events: Arc<Events>) -
         })
         .event_callback(move |event| {
             let events = events.clone();
-            async move { events.take(&event) }
+            async move { events.handle(&event) }
         });
     options = match login.clone() {
         PresentLogin::None => options,
@@ -296,7 +297,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn violations_are_read_from_the_words_of_the_server() {
+    fn violations_are_parsed_from_the_messages_of_the_server() {
         for (words, expected) in [
             ("Permissions Violation for Publish to \"a.b\"", Some(Violation::Publish("a.b".to_owned()))),
             ("Permissions Violation for Publish to \"a\\\"b\"", Some(Violation::Publish("a\"b".to_owned()))),
@@ -314,12 +315,12 @@ mod tests {
             ("Authorization Violation", None),
             ("Unknown \"x\"", None),
         ] {
-            assert_eq!(Violation::read(words), expected, "{words}");
+            assert_eq!(Violation::parse(words), expected, "{words}");
         }
     }
 
     #[test]
-    fn a_missing_right_is_named_with_its_subject() {
+    fn an_error_about_a_missing_permission_names_the_subject() {
         let error = may_not_publish("media.x", "W");
         assert_eq!(error.kind, ErrorKind::Unauthorized);
         assert!(error.message.starts_with("the NATS user may not publish on \"media.x\""), "{error}");

@@ -2,23 +2,23 @@
 //!
 //! The contract:
 //! - **JetStream**: a message is published when its stream acknowledges it. `Nats-Msg-Id` is derived from the event's
-//!   source and id and from the subject, so that the stream drops a repeat within its duplicate window but keeps the
-//!   same event on two subjects. For a dead letter it also contains why and where publishing failed: an event can have
-//!   several.
-//! - **Core NATS**, only on demand: nobody acknowledges a message. It is delivered at most once.
+//!   source and id and from the subject. The stream drops a repeat within its duplicate window, and keeps the same
+//!   event on two subjects. For a dead letter, the id also contains the reason and the destination that failed, because
+//!   one event can have several dead letters.
+//! - **Core NATS**, only if configured: there are no acknowledgements. A message is delivered at most once.
 //! - A publish returns at its deadline at the latest. While the output is down it returns at once, with the reason.
-//! - What can pass without a change to the message is transient or the operator's. Only a message that is too large, or
-//!   refused for what it contains, is given up.
-//! - A right that is missing is named, with its subject.
+//! - An error that can pass without a change to the message is transient or operator's. Only a message that is too
+//!   large, or refused because of its content, fails for good.
+//! - The error about a missing permission names the subject.
 //!
 //! # Layout
 //!
-//! - `config`: settings and their checks; `stream_config`: those of the stream
+//! - `config`: settings and their checks; `stream_config`: settings of the stream
 //! - `binding`: headers and payload of a message
 //! - `publisher`: publishes to JetStream; `slots`: the messages that wait for an acknowledgement
 //! - `errors`: what each answer means
 //! - `stream`: creates the stream, or compares it with the configuration
-//! - `link`: one client and what its events said; `watch`: connects, and decides whether the output is up
+//! - `link`: one client and what its events reported; `watch`: connects, and decides whether the output is up
 
 mod binding;
 mod config;
@@ -62,7 +62,7 @@ pub(super) const KIND: OutputKind = OutputKind {
     schema: <NatsConfig as JsonSchema>::json_schema,
 };
 
-/// The header by which a stream recognizes a repeat.
+/// The header that identifies a repeat to a stream.
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 
 /// Publishes to NATS. Dropping it ends its connection.
@@ -92,7 +92,7 @@ struct Shared {
     link: RwLock<Option<Arc<Link>>>,
     /// Why it is down.
     reason: Mutex<Option<PublishError>>,
-    /// Rings when no stream took a subject.
+    /// Notified when no stream accepted a subject.
     no_stream: Notify,
 }
 
@@ -129,7 +129,7 @@ impl Shared {
 }
 
 impl Nats {
-    /// Starts to connect, in the background.
+    /// Starts connecting, in the background.
     fn start(settings: NatsSettings, metrics: &Metrics) -> Nats {
         let settings = Arc::new(settings);
         let shared = Arc::new(Shared {
@@ -159,7 +159,7 @@ impl Nats {
     }
 }
 
-/// Core NATS: sent is all that can be known.
+/// Core NATS: a message that was written counts as published.
 async fn send_core(
     link: &Link,
     subject: Subject,
@@ -175,7 +175,7 @@ async fn send_core(
     tokio::time::timeout_at(deadline, sent).await.unwrap_or_else(late)
 }
 
-/// The id by which a stream recognizes a repeat. Two dead letters of one event have different ones.
+/// The id that identifies a repeat to a stream. Two dead letters of one event have different ids.
 fn message_id(event: &Event, subject: &str) -> String {
     let part = |attribute| event.get(attribute).unwrap_or_default();
     let mut id = format!("{}|{}|{subject}", part(Attribute::Source), part(Attribute::Id));
@@ -211,7 +211,7 @@ impl Output for Nats {
     fn publish<'a>(&'a self, record: &'a Record, deadline: Instant) -> BoxFuture<'a, Result<(), PublishError>> {
         Box::pin(async move {
             let started = Instant::now();
-            // A message handed to a client without a connection would wait in its queue, past any deadline.
+            // A client without a connection would keep the message in its queue beyond the deadline.
             let Some(link) = self.shared.link().filter(|_| self.shared.health.is_up()) else {
                 return Err(self.shared.not_connected());
             };

@@ -1,23 +1,22 @@
 //! Publishes messages to JetStream and matches the acknowledgements, on the public API of async-nats.
 //!
-//! This is one of the few places where our own code stands in for the library's, `jetstream::Context::send_publish`.
-//! Two reasons:
-//! - **CPU.** The library makes an inbox, a map entry, a permit and two timers for each message, and writes each
-//!   message by itself. Here one subscription takes all acknowledgements, a slot is found by its number, one task looks
-//!   after all deadlines, and messages that are queued at the same time share one write. A prototype used 0.73 times the
-//!   CPU.
-//! - **Memory.** The library keeps an entry for each request that is never answered. While acknowledgements are missing
-//!   it grows for as long as messages are published. Here the number of slots is bounded.
+//! This is our own code instead of the library's `jetstream::Context::send_publish`, for two reasons:
+//! - **CPU.** The library creates an inbox, a map entry, a permit and two timers for each message, and writes each
+//!   message separately. Here one subscription receives all acknowledgements, a slot is found by its number, one task
+//!   watches all deadlines, and messages that are queued at the same time share one write. A prototype used 0.73 times
+//!   the CPU.
+//! - **Memory.** The library keeps an entry for each request that is never answered. While acknowledgements are
+//!   missing, its memory grows for as long as messages are published. Here the number of slots is bounded.
 //!
 //! Promises:
 //! - [`Publisher::publish`] returns when a stream acknowledged (a duplicate is acknowledged too), or with an error, or
 //!   at the deadline, at most a few tens of milliseconds late and never early. See [`super::slots`].
-//! - A message is handed over to the library only while it is connected, and only before its deadline. The library's
-//!   own queue is short ([`HANDED_OVER`]): what is in it when a connection breaks is sent after reconnecting, with the
-//!   same `Nats-Msg-Id`.
-//! - When the connection is lost, what was sent over it gets [`ErrorKind::Unavailable`](crate::output::ErrorKind) at
-//!   once: no acknowledgement can come any more.
-//! - Dropping the future of a publish gives up waiting. A message that was not sent yet is not sent.
+//! - A message is passed to the library only while it is connected, and only before its deadline. The library's own
+//!   queue is short ([`HANDED_OVER`]). Messages that are in it when a connection breaks are sent after reconnecting,
+//!   with the same `Nats-Msg-Id`.
+//! - When the connection is lost, messages that were sent over it fail with
+//!   [`ErrorKind::Unavailable`](crate::output::ErrorKind) at once, because no acknowledgement can arrive any more.
+//! - Dropping the future of a publish stops waiting. A message that was not sent yet is not sent.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -37,22 +36,22 @@ use super::errors::{self, ApiError};
 use super::slots::Slots;
 use crate::output::PublishError;
 
-/// The most messages that are queued or wait for their acknowledgements: as many as callbacks may be in flight
-/// (`delivery.max_in_flight`) unless it was raised. More wait for a place.
+/// The most messages that are queued or wait for their acknowledgements: the default of `delivery.max_in_flight`.
+/// Further messages wait for a free slot.
 const SLOTS: usize = 8192;
 
-/// The most messages in the library's own queue. It is enough to fill a write, and few are sent late when a connection
-/// breaks.
+/// The most messages in the library's own queue. It is enough to fill a write, and few messages are sent late when a
+/// connection breaks.
 pub(super) const HANDED_OVER: usize = 256;
 
-/// Bytes of a header block without its headers: `NATS/1.0` and two ends of lines.
+/// Bytes of a header block without its headers: `NATS/1.0` and two line ends.
 const HEADER_BLOCK: usize = 12;
 
-/// A publisher for one client. Dropping it ends its tasks; what waits then gets no outcome before its deadline.
+/// A publisher for one client. Dropping it ends its tasks; publishes that still wait then end at their deadlines.
 #[derive(Debug)]
 pub(super) struct Publisher {
     slots: Arc<Slots>,
-    /// Begin of the subjects for acknowledgements, up to the dot before the number.
+    /// Prefix of the subjects for acknowledgements, up to the dot before the number.
     inbox: String,
     tasks: [JoinHandle<()>; 3],
 }
@@ -64,20 +63,20 @@ impl Drop for Publisher {
     }
 }
 
-/// Room for the messages of one connection.
+/// Slots for the messages of one client.
 pub(super) fn slots() -> Arc<Slots> {
     Arc::new(Slots::new(SLOTS))
 }
 
 impl Publisher {
-    /// Subscribes to the acknowledgements. Whether the server permits that shows later, as an event of the client.
+    /// Subscribes to the acknowledgements. If the server does not permit this, an event of the client reports it later.
     ///
     /// # Errors
     /// When the client has ended.
     pub(super) async fn start(client: &Client, slots: Arc<Slots>) -> Result<Publisher, String> {
         let inbox = format!("{}.", client.new_inbox());
         let acknowledgements =
-            client.subscribe(format!("{inbox}*")).await.map_err(|error| format!("no inbox: {error}"))?;
+            client.subscribe(format!("{inbox}*")).await.map_err(|error| format!("cannot subscribe: {error}"))?;
         let tasks = [
             tokio::spawn(hand_over(client.clone(), slots.clone())),
             tokio::spawn(take_acknowledgements(acknowledgements, inbox.len(), slots.clone())),
@@ -97,7 +96,7 @@ impl Publisher {
         payload: Bytes,
         deadline: Instant,
     ) -> Result<(), PublishError> {
-        // As the server counts it: with the header block, of which each line has a colon, a space and an end.
+        // The server counts the header block too. Each of its lines has a colon, a space and a line end.
         let headers_len: usize = headers
             .iter()
             .flat_map(|(name, values)| {
@@ -112,7 +111,7 @@ impl Publisher {
         self.slots.open(deadline, size, make).await?.await
     }
 
-    /// Ends what was sent over connections that are lost.
+    /// Ends the publishes that were sent over lost connections.
     pub(super) fn end_lost(&self, client: &Client) {
         self.slots.end_lost(connection(client));
     }
@@ -124,15 +123,15 @@ fn connection(client: &Client) -> Option<u64> {
     is_connected.then(|| client.statistics().connects.load(Ordering::Relaxed))
 }
 
-/// Hands queued messages over to the client, as many as there are at a time.
+/// Passes queued messages to the client, as many as possible at a time.
 async fn hand_over(client: Client, slots: Arc<Slots>) {
     loop {
         slots.queued().await;
-        // All tasks that can run now queue their messages first. So they share one write.
+        // Let all tasks that can run now queue their messages first, because those then share one write.
         tokio::task::yield_now().await;
         loop {
             let Some(connection) = connection(&client) else {
-                // In the client's queue they would wait for the next connection, past every deadline.
+                // In the client's queue they would wait for the next connection, beyond their deadlines.
                 slots.end_lost(None);
                 break;
             };
@@ -144,7 +143,7 @@ async fn hand_over(client: Client, slots: Arc<Slots>) {
     }
 }
 
-/// Gives acknowledgements to those who wait for them.
+/// Passes acknowledgements to the publishes that wait for them.
 async fn take_acknowledgements(mut acknowledgements: Subscriber, prefix: usize, slots: Arc<Slots>) {
     while let Some(message) = acknowledgements.next().await {
         let number = message.subject.get(prefix..).and_then(|digits| digits.parse().ok());
@@ -161,7 +160,7 @@ async fn take_acknowledgements(mut acknowledgements: Subscriber, prefix: usize, 
 /// What an answer to a publish says.
 #[derive(Debug, PartialEq)]
 enum Answer {
-    /// The stream holds the message, be it a duplicate.
+    /// The stream has stored the message, now or before.
     Stored,
     Refused(PublishError),
     NoResponders,

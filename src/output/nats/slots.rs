@@ -1,12 +1,12 @@
-//! The messages that are queued or wait for their acknowledgements: one slot each, found again by its number.
+//! The messages that are queued or wait for their acknowledgements: one slot each, found by its number.
 //!
 //! Promises:
-//! - Numbers rise and are never used twice, so that a late or repeated acknowledgement cannot be taken for that of
-//!   another message. It is ignored.
-//! - A slot ends with its outcome, or when the future that waits for it is dropped. Then its place and its message are
-//!   free. The number of slots is bounded, so that nothing grows while acknowledgements are missing.
-//! - A slot without an outcome ends at its deadline, never before and at most [`SWEEP`] and a wake-up later. One task
-//!   looks after all deadlines; there is no timer per message.
+//! - Numbers increase and are never used twice. A late or repeated acknowledgement therefore cannot be mistaken for
+//!   that of another message. It is ignored.
+//! - A slot ends with its outcome, or when the future that waits for it is dropped. This frees its index and its
+//!   message. The number of slots is bounded, so memory does not grow while acknowledgements are missing.
+//! - A slot without an outcome ends at its deadline, never earlier and at most [`SWEEP`] and a wake-up later. One task
+//!   watches all deadlines; there is no timer per message.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -22,11 +22,12 @@ use tokio::time::Instant;
 use super::errors;
 use crate::output::PublishError;
 
-/// The shortest time between two looks at the deadlines. Many messages that were published at about the same time
-/// share one look.
+/// The shortest time between two checks of the deadlines. Many messages that were published at about the same time
+/// share one check.
 pub(super) const SWEEP: Duration = Duration::from_millis(20);
 
-/// The low bits of a number are the place of its slot, the others count uses: 178 years at 50,000 messages per second.
+/// The low bits of a number are the index of its slot. The others count uses: enough for 178 years at 50,000 messages
+/// per second.
 const PLACE_BITS: u32 = 16;
 
 type Outcome = Result<(), PublishError>;
@@ -35,11 +36,11 @@ type Outcome = Result<(), PublishError>;
 #[derive(Debug)]
 pub(super) struct Slots {
     state: Mutex<State>,
-    /// Free slots; waiting for one is the back-pressure.
+    /// Free slots. Waiting for one is the back-pressure.
     room: Semaphore,
-    /// A message was queued.
+    /// Notified when a message was queued.
     queued: Notify,
-    /// A deadline comes before the next look at them.
+    /// Notified when a new deadline is earlier than the next check.
     sooner: Notify,
 }
 
@@ -48,10 +49,10 @@ struct State {
     slots: Vec<Option<Slot>>,
     free: Vec<usize>,
     uses: u64,
-    /// Numbers of the slots whose messages are still here, oldest first.
+    /// Numbers of the slots whose messages were not passed to the client yet, oldest first.
     queue: VecDeque<u64>,
     next_look: Option<Instant>,
-    /// The largest message that a stream has acknowledged: what is not larger is not too large.
+    /// The largest message that a stream has acknowledged. A message of at most this size is not too large.
     largest_stored: usize,
 }
 
@@ -61,11 +62,11 @@ struct Slot {
     deadline: Instant,
     subject: Subject,
     size: usize,
-    /// Until it is handed over to the client.
+    /// The message, until it is passed to the client.
     message: Option<OutboundMessage>,
-    /// Number of the connection that it was handed over to, counted from 1.
+    /// Number of the connection that it was passed to, counted from 1.
     connection: u64,
-    /// Somebody else than JetStream answered.
+    /// A client other than JetStream answered.
     has_stray_answer: bool,
     outcome: Option<Outcome>,
     waker: Option<Waker>,
@@ -77,7 +78,7 @@ impl State {
         self.slots.get_mut(place)?.as_mut().filter(|slot| slot.number == number)
     }
 
-    /// Frees a slot. The caller drops it after the lock is released: a waker may run code of others when it is dropped.
+    /// Frees a slot. The caller drops it after releasing the lock, because dropping a waker may run foreign code.
     fn remove(&mut self, number: u64) -> Option<Slot> {
         let is_queued = self.slot(number)?.message.is_some();
         if is_queued {
@@ -88,7 +89,7 @@ impl State {
         self.slots[place].take()
     }
 
-    /// Ends slots with an outcome; gives back who must be woken. Their messages will not be sent.
+    /// Ends slots with an outcome and returns the wakers to call. Their messages will not be sent.
     fn end_all(&mut self, mut outcome: impl FnMut(&Slot) -> Option<Outcome>) -> Vec<Waker> {
         let mut wakers = Vec::new();
         let mut has_queued = false;
@@ -108,7 +109,7 @@ impl State {
 }
 
 impl Slots {
-    /// No more than this many messages at a time.
+    /// Slots for at most this many messages.
     pub(super) fn new(capacity: usize) -> Slots {
         debug_assert!(capacity <= 1 << PLACE_BITS);
         Slots { state: Mutex::default(), room: Semaphore::new(capacity), queued: Notify::new(), sooner: Notify::new() }
@@ -118,10 +119,10 @@ impl Slots {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a message in a slot of its own. `make` gets the slot's number and makes the message.
+    /// Queues a message in a new slot. `make` gets the slot's number and creates the message.
     ///
     /// # Errors
-    /// When no slot came free before the deadline.
+    /// No slot became free before the deadline.
     pub(super) async fn open(
         self: &Arc<Self>,
         deadline: Instant,
@@ -135,7 +136,7 @@ impl Slots {
                 _ => return Err(errors::queue_full()),
             },
         };
-        // The ticket gives it back.
+        // The ticket returns the permit.
         permit.forget();
         let mut state = self.state();
         let place = state.free.pop().unwrap_or(state.slots.len());
@@ -172,7 +173,7 @@ impl Slots {
         self.queued.notified().await;
     }
 
-    /// The oldest queued message and its number, which waits for its acknowledgement from now on.
+    /// Takes the oldest queued message with its number. From now on it waits for its acknowledgement.
     pub(super) fn take_next(&self, connection: u64) -> Option<(u64, OutboundMessage)> {
         let mut state = self.state();
         let number = state.queue.pop_front()?;
@@ -181,7 +182,7 @@ impl Slots {
         slot.message.take().map(|message| (number, message))
     }
 
-    /// Ends a slot with its outcome. Ignored when it has one, or nobody waits for it any more.
+    /// Ends a slot with its outcome. Does nothing if it has one, or if nobody waits for it any more.
     pub(super) fn settle(&self, number: u64, outcome: Outcome) {
         let mut state = self.state();
         let Some(slot) = state.slot(number).filter(|slot| slot.outcome.is_none()) else { return };
@@ -195,7 +196,7 @@ impl Slots {
         }
     }
 
-    /// Ends a slot by an error that names its subject.
+    /// Ends a slot with an error that names its subject.
     pub(super) fn refuse(&self, number: u64, error: impl FnOnce(&str) -> PublishError) {
         let subject = self.state().slot(number).map(|slot| slot.subject.clone());
         if let Some(subject) = subject {
@@ -203,14 +204,14 @@ impl Slots {
         }
     }
 
-    /// Somebody else than JetStream answered: JetStream's own answer may still come.
+    /// Remembers that a client other than JetStream answered. JetStream's own answer may still arrive.
     pub(super) fn note_stray_answer(&self, number: u64) {
         if let Some(slot) = self.state().slot(number) {
             slot.has_stray_answer = true;
         }
     }
 
-    /// Ends the slots of connections before the given one, and those that are queued if there is none now.
+    /// Ends the slots of connections before the given one. Without a connection, ends all slots.
     pub(super) fn end_lost(&self, connection: Option<u64>) {
         let wakers = self.state().end_all(|slot| {
             let is_lost = match connection {
@@ -222,21 +223,21 @@ impl Slots {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Ends the slots of a subject by an error.
+    /// Ends the slots of a subject with an error.
     pub(super) fn end_subject(&self, subject: &str, error: &PublishError) {
         let is_it = |slot: &Slot| slot.subject.as_str() == subject;
         let wakers = self.state().end_all(|slot| is_it(slot).then(|| Err(error.clone())));
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Ends all slots by an error.
+    /// Ends all slots with an error.
     pub(super) fn end_all(&self, error: &PublishError) {
         let wakers = self.state().end_all(|_| Some(Err(error.clone())));
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Ends the largest message that was handed over, if no message of its size was ever stored: the server said that one
-    /// is too large, not which.
+    /// Ends the largest message that was passed to the client, if no message of its size was ever stored. The server
+    /// reports that a message is too large, but not which.
     pub(super) fn end_largest(&self, error: &PublishError) {
         let state = self.state();
         let sent = state.slots.iter().flatten().filter(|slot| slot.message.is_none() && slot.outcome.is_none());
@@ -248,7 +249,7 @@ impl Slots {
         }
     }
 
-    /// Ends all slots whose deadlines have passed; gives back when to look again.
+    /// Ends all slots whose deadlines have passed. Returns when to check again.
     fn end_due(&self, now: Instant) -> Option<Instant> {
         let mut state = self.state();
         let mut next: Option<Instant> = None;
@@ -269,12 +270,12 @@ impl Slots {
         next
     }
 
-    /// Looks after the deadlines, forever.
+    /// Watches the deadlines, forever.
     pub(super) async fn sweep(&self) {
         loop {
             match self.end_due(Instant::now()) {
                 Some(next) => {
-                    // An earlier deadline asks for an earlier look; how early is computed anew.
+                    // A new earlier deadline changes the time of the next check.
                     let _ = tokio::time::timeout_at(next, self.sooner.notified()).await;
                 }
                 None => self.sooner.notified().await,
@@ -282,7 +283,7 @@ impl Slots {
         }
     }
 
-    /// Slots in use, and messages in the queue.
+    /// The numbers of slots in use and of messages in the queue.
     #[cfg(test)]
     pub(super) fn lengths(&self) -> (usize, usize) {
         let state = self.state();
@@ -302,10 +303,10 @@ impl Future for Ticket {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
         let mut state = self.slots.state();
-        // It is there as long as this ticket is.
+        // The slot exists for as long as this ticket.
         let Some(slot) = state.slot(self.number) else { return Poll::Ready(Err(errors::timed_out())) };
         if let Some(outcome) = slot.outcome.take() {
-            // So that a second poll, which should not be, gets an answer too.
+            // A second poll is a mistake, but it must not wait forever.
             slot.outcome = Some(outcome.clone());
             return Poll::Ready(outcome);
         }
@@ -346,14 +347,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_late_or_repeated_answer_is_not_taken_for_that_of_another_message() {
+    async fn a_late_or_repeated_answer_is_not_mistaken_for_that_of_another_message() {
         let slots = Arc::new(Slots::new(1));
         let first = open(&slots, LONG).await;
         let (number, _) = slots.take_next(1).expect("queued");
         drop(first);
         let second = open(&slots, LONG).await;
-        assert!(second.number > number, "numbers rise");
-        // Same place, another use.
+        assert!(second.number > number, "numbers increase");
+        // Same index, another use.
         assert_eq!(second.number & 0xff, number & 0xff);
         slots.settle(number, Err(errors::connection_lost()));
         slots.settle(second.number, Ok(()));
@@ -372,18 +373,18 @@ mod tests {
             assert_eq!(slots.lengths(), (1, 0));
         }
         assert_eq!(slots.lengths(), (0, 0));
-        assert!(slots.state().slots.len() <= 2, "nothing grows");
+        assert!(slots.state().slots.len() <= 2, "slots must not accumulate");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn deadlines_are_kept_each_its_own() {
+    async fn each_slot_ends_at_its_own_deadline() {
         let slots = Arc::new(Slots::new(100));
         let sweeper = tokio::spawn({
             let slots = slots.clone();
             async move { slots.sweep().await }
         });
         let start = Instant::now();
-        // The later deadline first, so that the sweeper has to change its plan.
+        // The later deadline comes first: the sweeper must reschedule its check.
         let waiting = [3000, 1000, 1007, 250].map(|millis| {
             let slots = slots.clone();
             tokio::spawn(async move {
@@ -402,7 +403,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_full_queue_is_waited_for_until_the_deadline() {
+    async fn publishing_waits_for_a_full_queue_until_the_deadline() {
         let slots = Arc::new(Slots::new(1));
         let first = open(&slots, LONG).await;
         let start = Instant::now();
@@ -420,7 +421,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lost_connection_ends_what_it_carried_and_nothing_else() {
+    async fn a_lost_connection_ends_only_its_own_messages() {
         let slots = Arc::new(Slots::new(10));
         let old = open(&slots, LONG).await;
         slots.take_next(1).expect("queued");
@@ -446,7 +447,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_of_somebody_else_does_not_end_the_wait_but_explains_it() {
+    async fn a_stray_answer_does_not_end_the_wait_but_explains_the_error() {
         let slots = Arc::new(Slots::new(10));
         let (first, second) = (open(&slots, LONG).await, open(&slots, LONG).await);
         slots.note_stray_answer(first.number);
@@ -458,7 +459,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn errors_of_a_subject_and_of_the_largest_message_end_those() {
+    async fn errors_of_a_subject_and_of_the_largest_message_end_only_those() {
         let slots = Arc::new(Slots::new(10));
         let deadline = Instant::now() + LONG;
         let other = |number| OutboundMessage { subject: "other".into(), ..message(number) };

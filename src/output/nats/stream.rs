@@ -1,7 +1,7 @@
-//! The stream that messages should end in: created as configured, or compared with the configuration.
+//! The stream that stores the messages: created as configured, or compared with the configuration.
 //!
-//! An existing stream is never changed: somebody may have tuned it. What protects less than configured, or can lose
-//! messages that nobody has read, gives one sentence each.
+//! An existing stream is never changed, because an operator may have tuned it. Each setting that protects less than
+//! configured, or that can lose unread messages, gives a warning of one sentence.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use async_nats::jetstream::{Context, ErrorCode};
 use super::stream_config::{StreamConfig, StreamStorage, covers};
 use crate::common::units::{Size, Span};
 
-/// Makes sure that JetStream answers, and that the stream is there if one is named. Gives back warnings.
+/// Makes sure that JetStream answers, and that the stream exists if one is configured. Returns warnings.
 ///
 /// # Errors
 /// A sentence with the remedy.
@@ -20,7 +20,7 @@ pub(super) async fn ensure(context: &Context, wanted: Option<&StreamConfig>) -> 
     let Some(wanted) = wanted else {
         return match context.query_account().await {
             Ok(_) => Ok(Vec::new()),
-            Err(error) => Err(format!("JetStream doesn't answer: {error}")),
+            Err(error) => Err(format!("JetStream does not answer: {error}")),
         };
     };
     let name = &wanted.name;
@@ -29,14 +29,14 @@ pub(super) async fn ensure(context: &Context, wanted: Option<&StreamConfig>) -> 
         Err(error) if is_missing(&error) && wanted.create => {
             let created = context.create_stream(settings(wanted)).await;
             let created =
-                created.map_err(|error| format!("stream `{name}` can't be created: {}", create_error(&error)))?;
+                created.map_err(|error| format!("stream `{name}` cannot be created: {}", create_error(&error)))?;
             tracing::info!(stream = name, "stream created");
             Ok(warnings(wanted, &created.cached_info().config))
         }
         Err(error) if is_missing(&error) => {
-            Err(format!("stream `{name}` is not there; create it, or set `stream.create = true`"))
+            Err(format!("stream `{name}` does not exist; create it, or set `stream.create = true`"))
         }
-        Err(error) => Err(format!("JetStream doesn't say whether stream `{name}` is there: {}", get_error(&error))),
+        Err(error) => Err(format!("JetStream does not say whether stream `{name}` exists: {}", get_error(&error))),
     }
 }
 
@@ -44,7 +44,7 @@ fn is_missing(error: &GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
-/// The error with its cause, which alone says what happened.
+/// The error with its cause. Only the cause says what happened.
 fn get_error(error: &GetStreamError) -> String {
     match std::error::Error::source(error) {
         Some(cause) => cause.to_string(),
@@ -56,8 +56,8 @@ fn create_error(error: &CreateStreamError) -> String {
     error.to_string()
 }
 
-/// The settings of a stream that is created here. Where a limit is set, a full stream refuses new messages: they wait
-/// in the spool, and nothing unread is deleted.
+/// The settings of a stream that is created here. If a limit is set, a full stream refuses new messages. They wait in
+/// the spool, and nothing unread is deleted.
 fn settings(wanted: &StreamConfig) -> Config {
     Config {
         name: wanted.name.clone(),
@@ -76,37 +76,36 @@ fn settings(wanted: &StreamConfig) -> Config {
     }
 }
 
-/// What of an existing stream protects less than configured, a sentence each.
+/// How an existing stream protects less than configured, a sentence each.
 fn warnings(wanted: &StreamConfig, found: &Config) -> Vec<String> {
     let mut sentences = Vec::new();
     let replicas = wanted.replicas.unwrap_or(1);
     if found.num_replicas < replicas {
-        sentences.push(format!("has {} replicas, configured are {replicas}", found.num_replicas));
+        sentences.push(format!("has {} replicas; configured: {replicas}", found.num_replicas));
     }
     if wanted.storage == StreamStorage::File && found.storage == StorageType::Memory {
         sentences.push("keeps its messages in memory only: a restart of its servers loses them".to_owned());
     }
     if let Some(window) = wanted.duplicate_window.filter(|window| found.duplicate_window < window.0) {
         let found = Span(found.duplicate_window);
-        sentences.push(format!(
-            "has a duplicate window of {found}, configured are {window}: later repeats are stored twice"
-        ));
+        sentences
+            .push(format!("has a duplicate window of {found}; configured: {window}. Later repeats are stored twice"));
     }
     if let Some(age) = wanted.max_age.filter(|age| !found.max_age.is_zero() && found.max_age < age.0) {
-        sentences.push(format!("deletes messages after {}, configured are {age}", Span(found.max_age)));
+        sentences.push(format!("deletes messages after {}; configured: {age}", Span(found.max_age)));
     }
     let max_bytes = u64::try_from(found.max_bytes).ok().filter(|bytes| *bytes > 0).map(Size);
     if let (Some(bytes), Some(found)) = (wanted.max_bytes, max_bytes)
         && found < bytes
     {
-        sentences.push(format!("holds at most {found}, configured are {bytes}"));
+        sentences.push(format!("holds at most {found}; configured: {bytes}"));
     }
     sentences.extend(losing(found));
     sentences.extend(subjects(wanted, found));
     sentences.into_iter().map(|sentence| format!("stream `{}` {sentence}", found.name)).collect()
 }
 
-/// How a stream can lose messages or take none, whatever is configured.
+/// How a stream can lose or refuse messages, whatever is configured.
 fn losing(found: &Config) -> Vec<String> {
     let mut sentences = Vec::new();
     let has_limit = found.max_bytes > 0 || found.max_messages > 0 || found.max_messages_per_subject > 0;
@@ -117,16 +116,16 @@ fn losing(found: &Config) -> Vec<String> {
         );
     }
     if found.retention == RetentionPolicy::Interest {
-        sentences.push("deletes messages at once that no consumer wants (retention interest)".to_owned());
+        sentences.push("deletes messages immediately if no consumer wants them (retention interest)".to_owned());
     }
     if found.no_ack {
         sentences.push("acknowledges nothing (no_ack): every publish times out".to_owned());
     }
     if found.sealed {
-        sentences.push("is sealed: it takes no messages".to_owned());
+        sentences.push("is sealed: it accepts no messages".to_owned());
     }
     if found.mirror.is_some() {
-        sentences.push("is a mirror: it takes no messages of publishers".to_owned());
+        sentences.push("is a mirror: it accepts no messages from publishers".to_owned());
     }
     if found.persist_mode == Some(PersistenceMode::Async) {
         sentences.push("acknowledges messages before they are stored (persist_mode async)".to_owned());
@@ -146,12 +145,12 @@ fn subjects(wanted: &StreamConfig, found: &Config) -> Vec<String> {
     }
     let missing = outside(&wanted.subjects, &found.subjects);
     if !missing.is_empty() {
-        let taken = if found.subjects.is_empty() { "none".to_owned() } else { found.subjects.join(", ") };
-        sentences.push(format!("does not take {}, which is configured; it takes {taken}", missing.join(", ")));
+        let accepted = if found.subjects.is_empty() { "none".to_owned() } else { found.subjects.join(", ") };
+        sentences.push(format!("does not accept {}, which is configured; it accepts {accepted}", missing.join(", ")));
     }
     let more = outside(&found.subjects, &wanted.subjects);
     if !more.is_empty() {
-        sentences.push(format!("also takes {}, which is not configured", more.join(", ")));
+        sentences.push(format!("also accepts {}, which is not configured", more.join(", ")));
     }
     sentences
 }
@@ -184,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn each_weakness_is_a_sentence() {
+    fn each_weakness_gives_a_sentence() {
         let wanted = wanted(
             "subjects = ['a.>', 'b']\nreplicas = 3\nduplicate_window = '10m'\nmax_age = '1h'\nmax_bytes = '2MiB'",
         );
@@ -206,19 +205,19 @@ mod tests {
         assert_eq!(
             warnings(&wanted, &found),
             [
-                "stream `S` has 1 replicas, configured are 3",
+                "stream `S` has 1 replicas; configured: 3",
                 "stream `S` keeps its messages in memory only: a restart of its servers loses them",
-                "stream `S` has a duplicate window of 2m, configured are 10m: later repeats are stored twice",
-                "stream `S` deletes messages after 1m, configured are 1h",
-                "stream `S` holds at most 1MiB, configured are 2MiB",
+                "stream `S` has a duplicate window of 2m; configured: 10m. Later repeats are stored twice",
+                "stream `S` deletes messages after 1m; configured: 1h",
+                "stream `S` holds at most 1MiB; configured: 2MiB",
                 "stream `S` deletes its oldest messages when it is full, also unread ones (discard old); discard new keeps \
                  them",
-                "stream `S` deletes messages at once that no consumer wants (retention interest)",
+                "stream `S` deletes messages immediately if no consumer wants them (retention interest)",
                 "stream `S` acknowledges nothing (no_ack): every publish times out",
-                "stream `S` is sealed: it takes no messages",
+                "stream `S` is sealed: it accepts no messages",
                 "stream `S` acknowledges messages before they are stored (persist_mode async)",
-                "stream `S` does not take `a.>`, which is configured; it takes a.*, b, c",
-                "stream `S` also takes `c`, which is not configured",
+                "stream `S` does not accept `a.>`, which is configured; it accepts a.*, b, c",
+                "stream `S` also accepts `c`, which is not configured",
             ]
         );
     }

@@ -1,5 +1,5 @@
-//! What is published holds: signatures from SDKs and pages are accepted, captured documents are read, and the server's
-//! have their shape.
+//! The server agrees with what is published: signatures from SDKs and pages are accepted, captured documents are read,
+//! and the documents of the server have the same shape.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,7 +30,7 @@ fn signable(vector: &Value, target: &str, date: String, authorization: String) -
     Signable { method: text(&vector["method"]).to_owned(), target: target.to_owned(), headers }
 }
 
-/// That `request` is accepted, and refused when anything signed is different.
+/// Checks that `request` is accepted, and refused if any signed part is different.
 fn holds(request: &Signable, key: &Key, region: &str, version: SignatureVersion) {
     let rules = Rules { keys: vec![key.clone()], region: region.to_owned(), versions: vec![version] };
     let now = parse_date(request.header("date").expect("given")).expect("a date");
@@ -65,7 +65,7 @@ fn holds(request: &Signable, key: &Key, region: &str, version: SignatureVersion)
 }
 
 #[test]
-fn published_signatures_hold() {
+fn published_signatures_are_accepted() {
     let vectors: Value = serde_json::from_str(&read("signature-vectors.json")).expect("JSON");
     let all = |name: &str| vectors[name].as_array().expect("a list").clone();
     let v1 = all("mns_v1_hmac_sha1");
@@ -104,13 +104,13 @@ fn published_signatures_hold() {
     }
 }
 
-/// The names in a document, in their order, without the texts.
+/// The names in a document in their order, without the texts.
 fn shape(element: &Element) -> String {
     let children: Vec<String> = element.children.iter().map(shape).collect();
     if children.is_empty() { element.name.clone() } else { format!("{}({})", element.name, children.join(" ")) }
 }
 
-/// As [`shape`], but what is optional is left out and the order doesn't count.
+/// Like [`shape`], without optional elements, and in any order.
 fn loose_shape(element: &Element) -> String {
     let mut children: Vec<String> = element.children.iter().map(loose_shape).collect();
     children.sort();
@@ -119,7 +119,7 @@ fn loose_shape(element: &Element) -> String {
 }
 
 fn sample(name: &str) -> Element {
-    Element::parse(&read(&format!("mns/{name}"))).unwrap_or_else(|| panic!("{name} isn't read"))
+    Element::parse(&read(&format!("mns/{name}"))).unwrap_or_else(|| panic!("{name} cannot be read"))
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn captured_documents_are_read_and_written() {
             assert_eq!(received.text_of(same), captured.text_of(same));
         }
         assert!(answer.body.contains(" xmlns=\"http://mns.aliyuncs.com/doc/v1\">"), "{}", answer.body);
-        // Captured answers say how long the lease is: both times are told by one clock.
+        // Captured answers show the length of the lease, because both times are from one clock.
         let millis = |name| received.text_of(name).and_then(|text| text.parse::<i64>().ok()).expect("a number");
         assert_eq!(millis("NextVisibleTime") - millis("FirstDequeueTime"), 50_000);
         let changed = ask(&mns, "PUT", &change_target(name, received.text_of("ReceiptHandle").expect("one"), 60), "");

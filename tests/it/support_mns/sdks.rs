@@ -1,4 +1,4 @@
-//! Alibaba's SDKs work against the server, and read out of its answers what they read out of the service's.
+//! Alibaba's SDKs work with the server, and read the same from its answers as from those of the real service.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::support::mns::signature::{Key, SignatureVersion};
 use crate::support::mns::{Fault, Mns, MnsOptions, Operation};
 use crate::support::wait_for;
 
-/// A body with what XML and Base64 find hard. A carriage return is harder: the Python SDK doesn't escape one.
+/// A body that is difficult for XML and Base64. It has no carriage return, because the Python SDK does not escape one.
 const BODY: &str = "{\"a\":\"<&>'\\\"]]> \u{6d4b}\u{8bd5} \u{1f600}\"}\n\t";
 
 #[test]
@@ -78,7 +78,7 @@ fn send_and_receive(mns: &Mns, client: &Client) {
     for plain in [true, false] {
         let sent = client.ok("send", json!({ "queue": "calls", "body": BODY, "plain": plain, "priority": 3 }));
         let left = mns.left("calls");
-        assert_eq!((left.len(), left[0].body == BODY), (1, plain), "the other way it is Base64");
+        assert_eq!((left.len(), left[0].body == BODY), (1, plain), "otherwise it is Base64");
         assert_eq!((&sent["id"], &sent["md5"]), (&json!(left[0].id), &json!(md5(&left[0].body))));
         assert_eq!(sent["handle"], Value::Null);
         let peeked = client.ok("peek", json!({ "queue": "calls", "plain": plain }));
@@ -150,7 +150,7 @@ fn batches(mns: &Mns, client: &Client) {
     let handles: Vec<&Value> = received.iter().map(|message| &message["handle"]).collect();
     client.ok("batch_delete", json!({ "queue": "calls", "handles": handles[..10] }));
     assert_eq!(mns.deleted("calls").len(), 3 + 1 + 10);
-    // Of the next five, one was deleted already, one is refused, one was never minted: the two others go.
+    // Of the next five handles, one is already deleted, one is refused, one is unknown. The two others are deleted.
     mns.fail_deletes("calls", text(&received[10]["id"]), 1, "InternalError");
     let before = mns.connections();
     let some = json!([handles[9], handles[10], "1-never", handles[11], handles[12]]);
@@ -162,7 +162,7 @@ fn batches(mns: &Mns, client: &Client) {
     assert_eq!(mns.deleted("calls").len(), 3 + 1 + 12);
     client.ok("batch_delete", json!({ "queue": "calls", "handles": [handles[10], handles[13], handles[14]] }));
     assert_eq!(mns.counts("calls"), Counts { inactive: 1, ..Counts::default() });
-    assert_eq!(mns.connections(), before + 1, "a failure in part closes the connection, and nothing else does");
+    assert_eq!(mns.connections(), before + 1, "only a partial failure closes the connection");
     let gone = client.call("batch_delete", json!({ "queue": "gone", "handles": handles })).expect_err("no queue");
     assert_eq!((gone.code.as_str(), gone.failed.len()), ("QueueNotExist", 0));
 }
@@ -190,7 +190,7 @@ fn long_poll(mns: &Mns, client: &Client) {
 }
 
 #[test]
-fn sdks_with_temporary_credentials_and_what_is_wrong_with_others() {
+fn temporary_credentials_are_accepted_and_wrong_ones_are_refused() {
     let mns = start("sts");
     let key = Key::with_token("STS.NUgYrLnoC37mZZCNnAbez", "secret", "CAIStokenA+/=");
     for sdk in Sdk::ALL {
@@ -211,7 +211,7 @@ fn sdks_with_temporary_credentials_and_what_is_wrong_with_others() {
             refused("TimeExpired");
         }
         mns.set_clock_offset(14 * 60);
-        send().expect("not off by that much");
+        send().expect("the difference is allowed");
         mns.set_clock_offset(0);
         mns.fail_next(&[Operation::SendMessage], 1, Fault::throttled());
         refused("QpsLimitExceeded");
@@ -223,7 +223,7 @@ fn sdks_with_temporary_credentials_and_what_is_wrong_with_others() {
 }
 
 #[test]
-fn signatures_that_are_not_accepted() {
+fn wrong_signatures_are_refused() {
     for (sdk, versions) in
         [(Sdk::Python, vec![SignatureVersion::V4]), (Sdk::Java(SignatureVersion::V4), vec![SignatureVersion::V1])]
     {

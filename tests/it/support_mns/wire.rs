@@ -1,4 +1,4 @@
-//! Requests made by hand, so that nothing stands between a test and the bytes.
+//! Hand-written requests, without a client library between the test and the bytes.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,7 +10,7 @@ use crate::support::mns::Mns;
 use crate::support::mns::signature::{Signable, SignatureVersion, authorization, http_date};
 use crate::support::mns::xml::Element;
 
-/// An answer, as bytes and no more.
+/// An answer without interpretation.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -24,7 +24,7 @@ impl Answer {
     }
 
     pub fn xml(&self) -> Element {
-        Element::parse(&self.body).unwrap_or_else(|| panic!("this isn't XML: {self:?}"))
+        Element::parse(&self.body).unwrap_or_else(|| panic!("this is not XML: {self:?}"))
     }
 
     /// The status, and the code in the body.
@@ -52,7 +52,7 @@ pub fn signed(mut request: Signable, mns: &Mns, version: SignatureVersion) -> Si
 
 pub fn connect(mns: &Mns) -> TcpStream {
     let stream = TcpStream::connect(mns.endpoint().trim_start_matches("http://")).expect("it listens");
-    stream.set_read_timeout(Some(SOON)).expect("a socket takes a timeout");
+    stream.set_read_timeout(Some(SOON)).expect("a socket accepts a timeout");
     stream
 }
 

@@ -1,13 +1,13 @@
-// Reads messages as a consumer with the JavaScript CloudEvents SDK would, and says what it makes of them.
+// Reads messages like a consumer with the JavaScript CloudEvents SDK, and reports what it reads.
 //
-// Questions and answers are those of judge.py, and so are the rules that are checked here because the SDK doesn't:
-// see there. On top of that, this SDK
-//   - invents id, time and specversion where they are missing, and its Kafka reader checks nothing unless asked to;
-//   - says `false`, and throws nothing, when the specversion is one that it doesn't know;
-//   - can't read a structured Kafka message without time, which is optional: such a one goes to its constructor;
-//   - replaces the attribute partitionkey by the record's key: so it is handed the attribute as key.
+// Requests and answers are those of judge.py, and so are the rules that are checked here because the SDK does not check
+// them. In addition, this SDK
+//   - invents a missing id, time or specversion, and its Kafka reader checks nothing unless asked to;
+//   - returns `false` and throws nothing for an unknown specversion;
+//   - cannot read a structured Kafka message without time, which is optional: such a message goes to its constructor;
+//   - replaces the attribute partitionkey with the record's key: so it gets the attribute as the key.
 //
-// The SDK lies in the folder that is the only argument, for Node looks for packages beside the script.
+// The only argument is the folder of the SDK, because Node looks for packages next to the script.
 
 "use strict";
 
@@ -39,7 +39,7 @@ function checkAttributes(attributes) {
     if (!has(attributes, name)) throw new Refused(`attribute ${name} is missing`);
   }
   for (const [name, value] of Object.entries(attributes)) {
-    if (!/^[a-z0-9]+$/.test(name)) throw new Refused(`attribute name '${name}' isn't made of a-z and 0-9 only`);
+    if (!/^[a-z0-9]+$/.test(name)) throw new Refused(`attribute name '${name}' must contain only a-z and 0-9`);
     if (typeof value === "string") {
       if (value === "") throw new Refused(`attribute ${name} is empty`);
       if (![...value].every(isAllowed)) throw new Refused(`attribute ${name} holds a character that isn't allowed`);
@@ -75,7 +75,7 @@ function textOf(name, value) {
   return value;
 }
 
-// A header's value as the NATS binding writes it: maybe quoted, then percent-encoded exactly once.
+// A header's value in the NATS binding: possibly quoted, then percent-encoded exactly once.
 function undoNats(name, value) {
   if (value.startsWith('"')) {
     if (!/^"(?:[^"\\]|\\.)*"$/s.test(value)) throw new Refused(`header ${name} has an unbalanced quote`);
@@ -162,7 +162,7 @@ function binary(transport, contentType, attributes, body) {
     const event = Kafka.toEvent({ headers, key: attributes.partitionkey, value: body });
     return [event, attributes, isJson ? json : event.data];
   }
-  // Without a value the SDK's Kafka reader gives up, though an event without data is one.
+  // The SDK's Kafka reader fails without a value, although an event may have no data.
   const data = isEmpty ? undefined : isJson ? json : body;
   return [new CloudEvent({ ...attributes, ...(data === undefined ? {} : { data }) }, true), attributes, data];
 }
@@ -174,7 +174,7 @@ function judge(message) {
   const isStructured = transport === "json" || (contentType ?? "").toLowerCase().startsWith("application/cloudevents");
   const read = isStructured ? structured : binary;
   const [event, raw, binaryData] = read(transport, contentType, fromHeaders, body);
-  if (event.validate() !== true) throw new Refused("the SDK's validation says no");
+  if (event.validate() !== true) throw new Refused("the SDK's validation fails");
   const attributes = {};
   for (const [name, value] of Object.entries(event)) {
     if (value !== undefined && !["data", "data_base64", "time"].includes(name)) attributes[name] = value;
@@ -206,7 +206,7 @@ readline.createInterface({ input: process.stdin, crlfDelay: Infinity }).on("line
   try {
     verdict = judge(JSON.parse(line));
   } catch (error) {
-    // Whatever a reader stumbles over is a verdict, not the judge's end.
+    // An exception of a reader is a verdict; the judge continues.
     verdict = { ok: false, error: `${error.constructor.name}: ${error.message}` };
   }
   process.stdout.write(`${JSON.stringify(verdict)}\n`);

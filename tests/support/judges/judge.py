@@ -1,4 +1,4 @@
-"""Reads messages as a consumer with the Python CloudEvents SDK would, and says what it makes of them.
+"""Reads messages like a consumer with the Python CloudEvents SDK, and reports what it reads.
 
 One JSON object a line on standard input:
     {"transport": "kafka" | "nats" | "json", "headers": [[name, value], ...], "key": ..., "body_base64": ... | null}
@@ -6,16 +6,16 @@ A header's value is a string, null (none at all) or {"base64": ...} (not UTF-8).
     {"ok": true, "mode": "binary" | "structured", "attributes": {...}, "data": ... or "data_base64": ...}
     {"ok": false, "error": "..."}
 
-The mode is decided by the content type, as the bindings say. The event is read and validated by the SDK: its Kafka
-binding, and for NATS, which it has no binding for, its JSON format or its constructor. What the SDK lets pass although
-the specification doesn't is refused here beforehand, each with its reason; judge.js holds the same list.
+The content type decides the mode, as the bindings say. The SDK reads and validates the event: with its Kafka binding, or
+for NATS, for which it has no binding, with its JSON format or its constructor. Before that, this program refuses what the
+specification forbids but the SDK accepts, each with its reason. judge.js has the same rules.
 
-    - The SDK invents id, time and specversion where they are missing, and folds header names to lower case.
-    - It looks at no type, length or character of an attribute's value.
-    - Its Kafka reader decides the mode by ce_ headers, which a structured message may carry as well.
-    - It writes the record's key over the attribute partitionkey, though a key isn't part of the event: so it gets no key.
+    - The SDK invents a missing id, time or specversion, and converts header names to lower case.
+    - It does not check the type, length or characters of an attribute's value.
+    - Its Kafka reader decides the mode by ce_ headers, which a structured message may have too.
+    - It overwrites the attribute partitionkey with the record's key, which is not part of the event. So it gets no key.
 
-"attributes" are the SDK's, but for the time, which stands as it came: every SDK prints its own number of digits.
+"attributes" are those of the SDK, except the time, which is unchanged because every SDK prints its own number of digits.
 """
 
 import base64
@@ -44,7 +44,7 @@ FORBIDDEN = re.compile(
 
 
 class Refused(Exception):
-    """The message isn't a valid CloudEvent, for a reason that the SDK doesn't look at."""
+    """The message is not a valid CloudEvent, for a reason that the SDK does not check."""
 
 
 def check_attributes(attributes):
@@ -53,12 +53,12 @@ def check_attributes(attributes):
             raise Refused(f"attribute {name} is missing")
     for name, value in attributes.items():
         if not NAME.match(name):
-            raise Refused(f"attribute name {name!r} isn't made of a-z and 0-9 only")
+            raise Refused(f"attribute name {name!r} must contain only a-z and 0-9")
         if isinstance(value, str):
             if value == "":
                 raise Refused(f"attribute {name} is empty")
             if FORBIDDEN.search(value):
-                raise Refused(f"attribute {name} holds a character that isn't allowed")
+                raise Refused(f"attribute {name} contains a character that is not allowed")
         elif isinstance(value, bool):
             pass
         elif isinstance(value, int):
@@ -84,7 +84,7 @@ def check_uri(attributes, name):
     if value is None:
         return
     if not re.match(r"^(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*$", value):
-        raise Refused(f"attribute {name} holds what a URI may not")
+        raise Refused(f"attribute {name} contains a character that is not allowed in a URI")
     try:
         urlsplit(value)
     except ValueError as error:
@@ -98,7 +98,7 @@ def text_of(name, value):
 
 
 def undo_nats(name, value):
-    """A header's value as the NATS binding writes it: maybe quoted, then percent-encoded exactly once."""
+    """A header's value in the NATS binding: possibly quoted, then percent-encoded exactly once."""
     if value.startswith('"'):
         if len(value) < 2 or not re.match(r'^"(?:[^"\\]|\\.)*"$', value, re.S):
             raise Refused(f"header {name} has an unbalanced quote")
@@ -111,11 +111,11 @@ def undo_nats(name, value):
     try:
         return octets.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Refused(f"header {name} isn't UTF-8 behind its percent signs") from error
+        raise Refused(f"header {name} is not UTF-8 after percent-decoding") from error
 
 
 def split_headers(transport, headers):
-    """The content type, and the attributes that stand in headers, not yet decoded."""
+    """The content type, and the attributes in headers, not yet decoded."""
     prefix = "ce_" if transport == "kafka" else "ce-"
     content_type, attributes = None, {}
     for name, value in headers:
@@ -195,7 +195,7 @@ def binary(transport, content_type, attributes, body):
         raise Refused("header Content-Type: on NATS the attribute is the header ce-datacontenttype")
     check_attributes(attributes)
     if body and is_json(attributes.get("datacontenttype")):
-        strict_json(body)  # the SDK takes what it can't parse for text
+        strict_json(body)  # the SDK treats what it cannot parse as text
     if transport == "kafka":
         message = kafka.KafkaMessage(headers=wire, key=None, value=body)
         return kafka.from_binary(message, JSONFormat(), CloudEvent), attributes
@@ -213,7 +213,7 @@ def judge(message):
     read = structured if is_structured else binary
     event, raw = read(transport, content_type, from_headers, body)
     attributes = dict(event.get_attributes())
-    attributes.pop("time", None)  # invented where there was none
+    attributes.pop("time", None)  # the SDK invents a missing one
     if "time" in raw:
         attributes["time"] = raw["time"]
     verdict = {"ok": True, "mode": read.__name__, "attributes": attributes}
@@ -229,7 +229,7 @@ def main():
     for line in sys.stdin.buffer:
         try:
             verdict = judge(json.loads(line))
-        except Exception as error:  # whatever a reader stumbles over is a verdict, not the judge's end
+        except Exception as error:  # an exception of a reader is a verdict; the judge continues
             verdict = {"ok": False, "error": f"{type(error).__name__}: {error}"}
         print(json.dumps(verdict), flush=True)
 

@@ -1,8 +1,8 @@
-//! Kafka brokers that form a cluster: each is broker and controller, topics have a copy on each of them.
+//! Kafka brokers that form a cluster: each is broker and controller, and topics have a copy on each of them.
 //!
-//! Promises: started means that all brokers know one another; what is done to a broker returns when it is done, a start
-//! when that broker answers. Support's own clients ask only brokers that should answer. A cluster of one is a single
-//! broker.
+//! Promises: started means that all brokers know each other. A call that changes a broker returns when the change is
+//! done, and a start returns when that broker answers. The clients of this support code use only brokers that should
+//! answer. A cluster of one is a single broker.
 
 use std::sync::Mutex;
 
@@ -18,20 +18,20 @@ use super::{Kafka, KafkaOptions, Member, consumer, create_topic, internal_config
 use crate::support::wait::{CHANGE, RETRY, SETTLED};
 use crate::support::{blocking, eventually, free_port, wait_for};
 
-/// Timeouts of the quorum: by default it takes seconds to notice that a controller is gone.
+/// Timeouts of the quorum. With the defaults it takes seconds to notice that a controller has failed.
 const QUORUM: [(&str, &str); 2] =
     [("controller.quorum.election.timeout.ms", "1000"), ("controller.quorum.fetch.timeout.ms", "2000")];
 
-/// The ports by which a proxy stands between clients and one broker.
+/// The ports of a proxy between clients and one broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proxied {
-    /// Where the proxy listens: the address that the broker advertises to its clients.
+    /// The port of the proxy, which the broker advertises to its clients.
     pub proxy: u16,
-    /// Where the broker listens.
+    /// The port of the broker.
     pub broker: u16,
 }
 
-/// Some brokers.
+/// The brokers.
 #[derive(Debug)]
 pub struct KafkaCluster {
     brokers: Vec<Kafka>,
@@ -41,7 +41,7 @@ pub struct KafkaCluster {
 }
 
 impl KafkaCluster {
-    /// Starts so many brokers.
+    /// Starts this many brokers.
     pub async fn start(size: usize, mut options: KafkaOptions) -> KafkaCluster {
         if size > 1 {
             options.properties.extend(QUORUM.map(|(key, value)| (key.to_owned(), value.to_owned())));
@@ -51,7 +51,7 @@ impl KafkaCluster {
         let starting = (1..).zip(&proxied).map(|(id, ports)| {
             let member = Member { id, controllers: controllers.clone(), proxied: Some((ports.broker, ports.proxy)) };
             let options = options.clone();
-            // Side by side: none is ready before most of them are.
+            // In parallel: none is ready before most of them are.
             blocking(move || Kafka::start_member(options, &member))
         });
         let brokers = join_all(starting).await;
@@ -70,33 +70,33 @@ impl KafkaCluster {
         self.brokers.iter().map(|broker| broker.brokers().to_owned()).collect()
     }
 
-    /// The same by the proxies. Clients that connect there use the proxies from then on.
+    /// The same for the proxies. Clients that connect there use the proxies from then on.
     pub fn proxied_bootstrap(&self) -> Vec<String> {
         self.proxied.iter().map(|ports| format!("127.0.0.1:{}", ports.proxy)).collect()
     }
 
-    /// The ports between which the proxies have to stand.
+    /// The ports of the proxies and the brokers.
     pub fn proxied(&self) -> &[Proxied] {
         &self.proxied
     }
 
-    /// What a client of support's own needs to get in.
+    /// The settings of a client of this support code.
     pub fn client_config(&self) -> ClientConfig {
         internal_config(&self.reachable())
     }
 
-    /// Makes a topic with a copy on each broker, and returns when all its partitions have a leader.
+    /// Creates a topic with a copy on each broker, and returns when all its partitions have a leader.
     pub async fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) {
         let copies = i32::try_from(self.brokers.len()).expect("a few");
         create_topic(&self.reachable(), name, partitions, copies, configs).await;
     }
 
-    /// Sets what a topic is configured with. What is not named gets its default back.
+    /// Sets the configuration of a topic. Keys that are not given get their defaults.
     ///
     /// # Errors
-    /// What the cluster answers.
+    /// The error of the cluster.
     pub async fn configure_topic(&self, name: &str, configs: &[(&str, &str)]) -> Result<(), String> {
-        let admin: AdminClient<DefaultClientContext> = self.client_config().create().expect("the settings are right");
+        let admin: AdminClient<DefaultClientContext> = self.client_config().create().expect("the settings are valid");
         let mut change = AlterConfig::new(ResourceSpecifier::Topic(name));
         for (key, value) in configs {
             change = change.set(key, value);
@@ -107,12 +107,12 @@ impl KafkaCluster {
         refused.map_or(Ok(()), |(_, code): (_, RDKafkaErrorCode)| Err(format!("topic {name}: {code}")))
     }
 
-    /// The places in [`brokers`](Self::brokers) of the leaders of a topic's partitions, where there is one.
+    /// The indexes in [`brokers`](Self::brokers) of the leaders of a topic's partitions, without those that have none.
     pub async fn leaders(&self, topic: &str) -> Vec<Option<usize>> {
         self.partitions(topic, |partition| usize::try_from(partition.leader() - 1).ok()).await
     }
 
-    /// The place of the broker that is the active controller, as the brokers have written it down.
+    /// The index of the broker that is the active controller, according to the metadata of the brokers.
     pub fn controller(&self) -> Option<usize> {
         let states = self.brokers.iter().filter_map(|broker| {
             let file = broker.folder.path().join("data/__cluster_metadata-0/quorum-state");
@@ -134,7 +134,7 @@ impl KafkaCluster {
         tokio::task::block_in_place(|| self.brokers[place].shut_down());
     }
 
-    /// Starts a broker that does not run.
+    /// Starts a broker that is not running.
     pub async fn start_again(&self, place: usize) {
         self.brokers[place].restart().await;
         self.set_answers(place, true);
@@ -177,7 +177,7 @@ impl KafkaCluster {
         .await;
     }
 
-    /// Something about each partition of a topic; nothing where the cluster does not answer now.
+    /// Something about each partition of a topic; nothing if the cluster does not answer.
     async fn partitions<T: Send + 'static>(
         &self,
         topic: &str,

@@ -26,11 +26,11 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * Does with Alibaba's Java SDK what a test asks for: driver.py tells how.
+ * Makes the calls of a test with Alibaba's Java SDK. The protocol is described in driver.py.
  *
  * <p>Arguments: endpoint, key id, secret, token ('' for none), region, signature (V2, which is MNS's first, or V4).
  */
-@SuppressWarnings("deprecation") // the numbers of messages, which the service will some day not tell any more
+@SuppressWarnings("deprecation") // the numbers of messages, which the service will remove later
 public final class Driver {
     private static final Gson GSON = new GsonBuilder().serializeNulls().disableHtmlEscaping().create();
 
@@ -41,7 +41,7 @@ public final class Driver {
     }
 
     public static void main(String[] arguments) throws Exception {
-        // The SDK prints what it can't read on standard output, which is ours.
+        // The SDK prints what it cannot read on standard output, which the driver uses.
         PrintStream out = new PrintStream(System.out, true, StandardCharsets.UTF_8);
         System.setOut(System.err);
         ClientConfiguration configuration = new ClientConfiguration();
@@ -60,7 +60,7 @@ public final class Driver {
             out.println(GSON.toJson(driver.verdict(GSON.fromJson(line, JsonObject.class))));
         }
         client.close();
-        // The SDK's threads would go on.
+        // The threads of the SDK would continue.
         System.exit(0);
     }
 
@@ -71,7 +71,7 @@ public final class Driver {
             verdict.put("ok", true);
             return verdict;
         } catch (ServiceHandlingRequiredException error) {
-            // The SDK's wrapping of most errors of the service.
+            // The SDK wraps most errors of the service in this.
             return failure(error.getErrorCode(), error.getCause());
         } catch (ServiceException error) {
             return failure(error.getErrorCode(), error);
@@ -86,7 +86,7 @@ public final class Driver {
         if (error instanceof BatchDeleteException) {
             ((BatchDeleteException) error).getErrorMessages()
                 .forEach((handle, result) -> failed.put(handle, result.getErrorCode()));
-            // The SDK gives the whole no code; the other one gives it a part's.
+            // This SDK has no code for the whole batch; the Python SDK uses the code of a part.
             first = (String) failed.values().iterator().next();
         }
         Map<String, Object> verdict = new LinkedHashMap<>();
@@ -244,7 +244,7 @@ public final class Driver {
         value.put("enqueued", millis(message.getEnqueueTime()));
         value.put("first_dequeued", millis(message.getFirstDequeueTime()));
         value.put("priority", message.getPriority());
-        // What is only looked at has neither.
+        // A peeked message has neither.
         if (message.getReceiptHandle() != null) {
             value.put("handle", message.getReceiptHandle());
             value.put("next_visible", millis(message.getNextVisibleTime()));

@@ -1,4 +1,4 @@
-"""Does with Alibaba's Python SDK what a test asks for.
+"""Makes the calls of a test with Alibaba's Python SDK.
 
     driver.py ENDPOINT KEY_ID SECRET TOKEN      TOKEN: '' for a key that needs none
 

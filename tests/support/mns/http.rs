@@ -1,8 +1,8 @@
-//! The server's end of the wire: connections, the log, faults, and what has to be right with every request.
+//! The HTTP side of the server: connections, the log, faults, and the checks of every request.
 //!
-//! Promises: a request is logged when it has come in whole, and again when it ends; a [`Fault`] strikes before anything
-//! is looked at; nothing is leased for a client that has gone away while it waited. A connection is kept unless the
-//! service's wouldn't be: after a batch delete that failed in part.
+//! Promises: a request is logged when it has arrived completely, and again when it ends. A [`Fault`] applies before the
+//! request is checked. Nothing is leased for a client that disconnected while it waited. A connection is kept open,
+//! except after a batch delete that failed in part, like with the real service.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,10 +27,10 @@ use super::signature::{Signable, hex, http_date, verify};
 use super::xml::{document, leaf};
 use super::{Answer, Command, Fault, Request, Shared, message_of, status_of};
 
-/// More than a batch of the largest messages, each letter of which is escaped.
+/// More than a batch of the largest messages in which each character is escaped.
 const MAX_BODY: usize = 16 * 65_536 * 6;
 
-/// Listens on `port` between commands to do so and not to, until the sender of commands is dropped.
+/// Listens on `port` while the last command says so, until the sender of commands is dropped.
 pub(super) async fn run(shared: Arc<Shared>, port: u16, mut commands: UnboundedReceiver<Command>) {
     let mut listener = None;
     let mut connections = JoinSet::new();
@@ -52,7 +52,7 @@ pub(super) async fn run(shared: Arc<Shared>, port: u16, mut commands: UnboundedR
                         done
                     }
                 };
-                // Whoever asked may have been dropped in a test's panic.
+                // The sender may have been dropped in a test's panic.
                 let _ = done.send(());
             }
             stream = accept(listener.as_ref()) => {
@@ -76,7 +76,7 @@ async fn accept(listener: Option<&TcpListener>) -> TcpStream {
 
 /// One connection.
 async fn serve(shared: Arc<Shared>, stream: TcpStream) {
-    // A failure means that the client is gone already.
+    // A failure means that the client has disconnected.
     let _ = stream.set_nodelay(true);
     let reset = AtomicBool::new(false);
     let service = service_fn(|request| {
@@ -85,14 +85,14 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream) {
         async move { answer(&shared, request).await.inspect_err(|_| reset.store(true, Ordering::Relaxed)).map(respond) }
     });
     let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-    // It also ends with an error when a client breaks off, which is the client's good right.
+    // It also ends with an error when a client disconnects, which is allowed.
     let _ = (&mut connection).await;
     if reset.load(Ordering::Relaxed) {
         let _ = connection.into_parts().io.into_inner().set_zero_linger();
     }
 }
 
-/// Instead of an answer, the connection is reset.
+/// The connection is reset instead of an answer.
 #[derive(Debug)]
 struct Reset;
 
@@ -122,7 +122,7 @@ fn respond(reply: Reply) -> Response<Full<Bytes>> {
     response.body(Full::new(reply.body.into())).expect("headers of printable characters")
 }
 
-/// Reads a request, logs it, strikes it with a fault if there is one, and has it carried out.
+/// Reads a request, logs it, applies a fault if there is one, and carries it out.
 async fn answer(shared: &Shared, request: hyper::Request<Incoming>) -> Result<Reply, Reset> {
     let (head, body) = request.into_parts();
     let text = |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
@@ -208,7 +208,7 @@ fn error(shared: &Shared, entry: usize, status: u16, code: &str) -> Reply {
     Reply { code: Some(code.to_owned()), ..Reply::new(status, document("Error", &content)) }
 }
 
-/// What has to be right with every request.
+/// The checks of every request.
 fn authorize(shared: &Shared, signable: &Signable, body: &[u8], entry: usize) -> Result<(), Refused> {
     let mut state = shared.lock();
     signable.header("x-mns-version").ok_or("MissingVersionHeader")?;
@@ -218,7 +218,7 @@ fn authorize(shared: &Shared, signable: &Signable, body: &[u8], entry: usize) ->
     }
     if let Some(claimed) = signable.header("content-md5") {
         let md5 = Md5::digest(body);
-        // The SDKs encode the digits, as the service seems to want it; the header's own definition is the bytes.
+        // The SDKs encode the hex digits, and the service seems to expect that. The header is defined as the bytes.
         if claimed != STANDARD.encode(hex(&md5)) && claimed != STANDARD.encode(md5) {
             return Err("InvalidDegist");
         }

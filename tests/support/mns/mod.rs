@@ -1,20 +1,23 @@
-//! A server that plays MNS (Alibaba's message queue, also called SMQ), in this process.
+//! A server that simulates MNS (Alibaba's message queue, also called SMQ), in this process.
 //!
 //! Promises:
-//! - It speaks HTTP on a port of 127.0.0.1, and answers as the service does: signatures V1 and V4 are verified, leases
-//!   really end, receipt handles die, a long poll ends as soon as a message is there, errors have their code, status
-//!   and XML. It is believed because Alibaba's own SDKs work against it ([`sdk`], tests/it/support_mns.rs).
-//! - What a test wants to know is known: what was deleted, how often a message was received, every request.
-//! - What goes wrong with the service can be made to go wrong: [`Fault`], wrong MD5s, a clock that is off, an outage.
-//! - It runs on a thread of its own, named `mns`: a test may block, and a benchmark can tell its CPU time apart. Time is
-//!   real, but [`Mns::advance`] lets leases and polls end early.
-//! - It knows all queue operations; topics it doesn't.
+//! - It serves HTTP on a port of 127.0.0.1, and answers like the service: signatures V1 and V4 are verified, leases
+//!   end, receipt handles become invalid, a long poll ends as soon as there is a message, errors have their code,
+//!   status and XML. The evidence is that Alibaba's own SDKs work with it ([`sdk`], tests/it/support_mns.rs).
+//! - A test can see what was deleted, how often a message was received, and every request.
+//! - A test can cause the failures of the service: [`Fault`], wrong MD5s, a wrong clock, an outage.
+//! - It runs on its own thread, named `mns`. A test may block, and a benchmark can measure its CPU time separately.
+//!   Time is real, but [`Mns::advance`] lets leases and polls end early.
+//! - It implements all queue operations, but no topics.
 //!
-//! Where the documentation is silent, the code says that it guesses.
+//! If the documentation does not define something, the code says that it guesses.
 //!
-//! Layout: here, the server as a test sees it; [`http`] connections, faults and the log; [`operations`] what requests
-//! ask for; [`queue`] messages and leases; [`signature`] both signatures; [`xml`] reading and writing; [`sdk`]
-//! Alibaba's SDKs, driven from a test.
+//! # Layout
+//!
+//! - here: the server as a test sees it
+//! - [`http`]: connections, faults and the log; [`operations`]: what requests do
+//! - [`queue`]: messages and leases; [`signature`]: both signatures; [`xml`]: reading and writing
+//! - [`sdk`]: Alibaba's SDKs, used from a test
 
 mod http;
 mod operations;
@@ -36,34 +39,34 @@ use self::queue::{Counts, Left, Now, Put, Queue, QueueAttributes};
 use self::signature::{Key, Rules, SignatureVersion};
 use super::free_port;
 
-/// The errors of the service: code, status, and a text (of our own: nobody may read more than the code out of it).
+/// The errors of the service: code, status, and a text. The texts are our own, so a client must only read the code.
 const ERRORS: &[(&str, u16, &str)] = &[
     ("InvalidArgument", 400, "an argument is out of its range"),
-    ("InvalidAuthorizationHeader", 400, "the header Authorization can't be read"),
-    ("InvalidDateHeader", 400, "the header Date can't be read"),
-    ("InvalidDegist", 400, "Content-MD5 doesn't fit the body"), // spelt so by the service
-    ("InvalidQueryString", 400, "the query can't be read"),
-    ("InvalidQueueName", 400, "a queue can't have this name"),
+    ("InvalidAuthorizationHeader", 400, "the header Authorization is malformed"),
+    ("InvalidDateHeader", 400, "the header Date is malformed"),
+    ("InvalidDegist", 400, "Content-MD5 does not match the body"), // spelt so by the service
+    ("InvalidQueryString", 400, "the query is malformed"),
+    ("InvalidQueueName", 400, "a queue cannot have this name"),
     ("InvalidRequestURL", 400, "nothing is at this path"),
-    ("MalformedXML", 400, "the body isn't the XML that was expected"),
+    ("MalformedXML", 400, "the body is not the expected XML"),
     ("MissingAuthorizationHeader", 400, "the header Authorization is missing"),
     ("MissingDateHeader", 400, "the header Date is missing"),
     ("MissingReceiptHandle", 400, "the receipt handle is missing"),
     ("MissingVersionHeader", 400, "the header x-mns-version is missing"),
     ("MissingVisibilityTimeout", 400, "the visibility timeout is missing"),
     ("QueueNameLengthError", 400, "the queue's name is too long"),
-    ("ReceiptHandleError", 400, "the receipt handle was never given out"),
-    ("AccessDenied", 403, "this key may not do that"),
-    ("InvalidAccessKeyId", 403, "the key isn't known"),
-    ("SignatureDoesNotMatch", 403, "the signature isn't the one computed here"),
-    ("MessageNotExist", 404, "the message doesn't exist"),
-    ("QueueNotExist", 404, "the queue doesn't exist"),
+    ("ReceiptHandleError", 400, "the receipt handle was never issued"),
+    ("AccessDenied", 403, "this key has no permission for that"),
+    ("InvalidAccessKeyId", 403, "the key is unknown"),
+    ("SignatureDoesNotMatch", 403, "the signature differs from the one computed here"),
+    ("MessageNotExist", 404, "the message does not exist"),
+    ("QueueNotExist", 404, "the queue does not exist"),
     ("TimeExpired", 408, "the request's date is too far from the time here"),
     ("QueueAlreadyExist", 409, "the queue exists with other attributes"),
-    ("InternalError", 500, "something is wrong here"),
+    ("InternalError", 500, "internal error"),
 ];
 
-/// What a request asks for.
+/// The operation of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)] // the service's own names
 pub enum Operation {
@@ -81,7 +84,7 @@ pub enum Operation {
     GetQueueAttributes,
     SetQueueAttributes,
     ListQueue,
-    /// None that is known here.
+    /// An unknown one.
     Unknown,
 }
 
@@ -110,87 +113,87 @@ impl Operation {
     pub const DELETES: &'static [Self] = &[Self::DeleteMessage, Self::BatchDeleteMessage];
 }
 
-/// What goes wrong with a request.
+/// A failure of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// It isn't carried out; an error in XML.
+    /// It is not carried out; the answer is an error in XML.
     Error {
         /// The HTTP status.
         status: u16,
         /// The code.
         code: String,
     },
-    /// It isn't carried out; an answer that isn't XML, as a front end gives it.
+    /// It is not carried out; the answer is not XML, like that of a proxy.
     Text {
         /// The HTTP status.
         status: u16,
         /// The body.
         body: String,
     },
-    /// It isn't carried out; the connection is reset.
+    /// It is not carried out; the connection is reset.
     Reset,
-    /// It is carried out, but instead of the answer comes a reset of the connection.
+    /// It is carried out, but the connection is reset instead of an answer.
     LoseAnswer,
-    /// It is carried out at once, and answered this much later.
+    /// It is carried out at once, and answered after this time.
     Delay(Duration),
 }
 
 impl Fault {
-    /// The error of that code, with the status that belongs to it.
+    /// The error with this code and its status.
     ///
     /// # Panics
-    /// When the code's status isn't known: then it is the test's to say, with [`Fault::Error`].
+    /// The status of the code is unknown. Then the test must give it with [`Fault::Error`].
     pub fn code(code: &str) -> Self {
-        let status = status_of(code).unwrap_or_else(|| panic!("which status belongs to {code} isn't known here"));
+        let status = status_of(code).unwrap_or_else(|| panic!("the status of {code} is unknown"));
         Self::Error { status, code: code.to_owned() }
     }
 
-    /// Too many requests. The code is known, its status isn't: 403 is the guess that is most easily taken for
-    /// something else.
+    /// Too many requests. The code is known, but its status is not: 403 is the guess that is most easily mistaken
+    /// for another error.
     pub fn throttled() -> Self {
         Self::Error { status: 403, code: "QpsLimitExceeded".to_owned() }
     }
 
-    /// What a proxy in front of the service says when that isn't there.
+    /// The answer of a proxy in front of the service when the service is down.
     pub fn bad_gateway() -> Self {
         Self::Text { status: 502, body: "<html><body><h1>502 Bad Gateway</h1><hr>".to_owned() }
     }
 }
 
-/// A request that came in.
+/// A request that arrived.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// What for.
+    /// Its operation.
     pub operation: Operation,
     /// The queue that it names.
     pub queue: Option<String>,
     /// Path and query as they were sent.
     pub target: String,
-    /// Who signed it and how, if that was verified.
+    /// The key that signed it and the version, if the signature was verified.
     pub signed: Option<(String, SignatureVersion)>,
-    /// How it ended. None while it is being answered, and for good if the client went away.
+    /// How it ended. None while it is being answered, and forever if the client disconnected.
     pub answer: Option<Answer>,
 }
 
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// How long that took.
+    /// How long it took.
     pub after: Duration,
     /// The HTTP status; 0 when the connection was reset instead.
     pub status: u16,
-    /// The MNS code of an error, also of a first one in a batch.
+    /// The MNS code of an error, or of the first error in a batch.
     pub code: Option<String>,
-    /// How many messages came with it.
+    /// How many messages it had.
     pub messages: usize,
 }
 
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct MnsOptions {
-    /// The account that the queues belong to. Seen in errors only, since the address isn't the service's.
+    /// The account that owns the queues. Only errors contain it, because the address is not the service's.
     pub account: String,
-    /// The region, which V4 signs. Default: cn-shanghai.
+    /// The region, which is part of V4 signatures. Default: cn-shanghai.
     pub region: String,
     /// The keys. Default: [`Mns::KEY_ID`] with [`Mns::KEY_SECRET`].
     pub keys: Vec<Key>,
@@ -209,7 +212,7 @@ impl Default for MnsOptions {
     }
 }
 
-/// The server; dropped, it is gone with all its queues.
+/// The server. Dropping it removes it with all its queues.
 #[derive(Debug)]
 pub struct Mns {
     shared: Arc<Shared>,
@@ -223,7 +226,7 @@ pub struct Mns {
 struct Shared {
     account: String,
     state: Mutex<State>,
-    /// Something has happened that a waiting receive may want to know.
+    /// Notified when something happened that affects waiting receives.
     changed: Notify,
     polls: AtomicUsize,
     connections: AtomicUsize,
@@ -234,10 +237,10 @@ struct State {
     rules: Rules,
     queues: BTreeMap<String, Queue>,
     queues_made: u32,
-    /// Each with the operations that it strikes and how many more times.
+    /// Each fault with its operations and how many more times it applies.
     faults: Vec<(Vec<Operation>, usize, Fault)>,
     requests: Vec<Request>,
-    /// How many requests came before those.
+    /// How many requests came before those in the log.
     forgotten: usize,
     /// How far the clock that clients see is ahead, in seconds.
     clock_offset: i64,
@@ -283,9 +286,9 @@ impl Mns {
             .name("mns".to_owned())
             .spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.expect("a runtime can be had").block_on(http::run(for_thread, port, received));
+                runtime.expect("a runtime can be created").block_on(http::run(for_thread, port, received));
             })
-            .expect("a thread can be had");
+            .expect("a thread can be started");
         let mns = Self { shared, port, commands: Some(commands), thread: Some(thread) };
         mns.up();
         mns
@@ -296,22 +299,22 @@ impl Mns {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// The region that V4 signs.
+    /// The region of V4 signatures.
     pub fn region(&self) -> String {
         self.lock().rules.region.clone()
     }
 
-    /// Makes the server forget all keys but these: credentials that are renewed, or taken away.
+    /// Replaces all keys with these, as when credentials are renewed or revoked.
     pub fn set_keys(&self, keys: &[Key]) {
         self.lock().rules.keys = keys.to_vec();
     }
 
     // === queues and messages ===
 
-    /// Makes a queue.
+    /// Creates a queue.
     pub fn create_queue(&self, name: &str, attributes: QueueAttributes) {
         let mut state = self.lock();
-        assert!(!state.queues.contains_key(name), "queue {name} exists already");
+        assert!(!state.queues.contains_key(name), "queue {name} already exists");
         state.create(name, attributes);
     }
 
@@ -321,17 +324,17 @@ impl Mns {
         self.shared.changed.notify_waiters();
     }
 
-    /// Puts a message into a queue: its id.
+    /// Puts a message into a queue. Returns its id.
     pub fn put(&self, queue: &str, message: impl Into<Put>) -> String {
         self.put_all(queue, [message]).remove(0)
     }
 
-    /// Puts messages into a queue, so that one receive can have them all: their ids.
+    /// Puts messages into a queue at once, so one receive can get all of them. Returns their ids.
     pub fn put_all<M: Into<Put>>(&self, queue: &str, messages: impl IntoIterator<Item = M>) -> Vec<String> {
         let ids = self.with(queue, |queue, now| {
             let mut put = |message: Put| {
                 let allowed = xml::is_writable(&message.body);
-                assert!(allowed, "a body that XML can't hold doesn't exist in MNS: {:?}", message.body);
+                assert!(allowed, "MNS has no body that XML cannot contain: {:?}", message.body);
                 queue.put(now, message).id
             };
             messages.into_iter().map(|message| put(message.into())).collect()
@@ -350,12 +353,12 @@ impl Mns {
         self.with(queue, |queue, now| queue.left(now))
     }
 
-    /// The ids of the messages that were deleted from a queue, in that order.
+    /// The ids of the messages that were deleted from a queue, in order.
     pub fn deleted(&self, queue: &str) -> Vec<String> {
         self.with(queue, |queue, _| queue.deleted().to_vec())
     }
 
-    /// The ids of the messages that the queue has dropped because nobody deleted them in the time that it keeps them.
+    /// The ids of the messages that the queue has dropped because their retention time has passed.
     pub fn lapsed(&self, queue: &str) -> Vec<String> {
         self.with(queue, |queue, now| queue.lapsed(now).to_vec())
     }
@@ -372,14 +375,14 @@ impl Mns {
         self.lock().requests.clone()
     }
 
-    /// Forgets every request so far, also those that are still being answered: for a test that runs for long.
+    /// Forgets every request so far, also those that are still being answered. This is for long tests.
     pub fn forget_requests(&self) {
         let state = &mut *self.lock();
         state.forgotten += state.requests.len();
         state.requests = Vec::new();
     }
 
-    /// How many requests came for an operation.
+    /// How many requests an operation had.
     pub fn count(&self, operation: Operation) -> usize {
         self.lock().requests.iter().filter(|request| request.operation == operation).count()
     }
@@ -394,36 +397,36 @@ impl Mns {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
-    // === what goes wrong ===
+    // === faults ===
 
-    /// Lets the next `times` requests for any of `operations` fail, after those that were told to fail before.
-    /// `usize::MAX` times is until [`heal`](Self::heal).
+    /// Lets the next `times` requests for any of `operations` fail, after earlier faults are used up. `usize::MAX`
+    /// times means until [`heal`](Self::heal).
     pub fn fail_next(&self, operations: &[Operation], times: usize, fault: Fault) {
         self.lock().faults.push((operations.to_vec(), times, fault));
     }
 
-    /// Ends whatever [`fail_next`](Self::fail_next) began.
+    /// Ends all faults of [`fail_next`](Self::fail_next).
     pub fn heal(&self) {
         self.lock().faults.clear();
     }
 
-    /// Lets the next `times` deletes of a message fail with `code`, be it alone or in a batch.
+    /// Lets the next `times` deletes of a message fail with `code`, alone or in a batch.
     pub fn fail_deletes(&self, queue: &str, message: &str, times: usize, code: &'static str) {
         self.with(queue, |queue, _| queue.set_undeletable(message, times, code));
     }
 
-    /// Whether a message is handed out with an MD5 that doesn't fit its body.
+    /// Whether a message is delivered with an MD5 that does not match its body.
     pub fn set_wrong_md5(&self, queue: &str, message: &str, wrong: bool) {
         self.with(queue, |queue, _| queue.set_wrong_md5(message, wrong));
     }
 
-    /// Puts the clock that clients see (the header Date, all times of a message, the age of a request) ahead of the
+    /// Sets the clock that clients see (the header Date, all times of a message, the age of a request) ahead of the
     /// real one.
     pub fn set_clock_offset(&self, seconds: i64) {
         self.lock().clock_offset = seconds;
     }
 
-    /// Lets so much time pass for leases, delays, retention and polls.
+    /// Lets this much time pass for leases, delays, retention and polls.
     pub fn advance(&self, time: Duration) {
         self.lock().skipped += time;
         self.shared.changed.notify_waiters();
@@ -434,7 +437,7 @@ impl Mns {
         self.command(Command::Down);
     }
 
-    /// Ends an outage: on the same port, with all that was there.
+    /// Ends an outage, on the same port and with the same contents.
     pub fn up(&self) {
         self.command(Command::Up);
     }
@@ -443,7 +446,7 @@ impl Mns {
         let (done, wait) = mpsc::channel();
         let commands = self.commands.as_ref().expect("there until dropped");
         commands.send(command(done)).expect("the thread runs until dropped");
-        wait.recv().expect("the thread of the server has ended: its reason stands above");
+        wait.recv().expect("the thread of the server has ended; see above for the reason");
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -461,9 +464,9 @@ impl Drop for Mns {
     fn drop(&mut self) {
         self.commands = None;
         let ended = self.thread.take().map(JoinHandle::join);
-        // A panic there is told on standard error already; another one here while a test fails would hide the first.
+        // Standard error already shows a panic there. Another panic here, while a test fails, would hide it.
         if ended.is_some_and(|ended| ended.is_err()) && !std::thread::panicking() {
-            panic!("the server that plays MNS has panicked: its reason stands above");
+            panic!("the server that simulates MNS has panicked; see above for the reason");
         }
     }
 }
@@ -494,18 +497,18 @@ impl State {
         self.queues.insert(name.to_owned(), queue);
     }
 
-    /// Writes a request down: its number.
+    /// Logs a request. Returns its number.
     fn log(&mut self, request: Request) -> usize {
         self.requests.push(request);
         self.forgotten + self.requests.len() - 1
     }
 
-    /// The request of that number, unless it is forgotten.
+    /// The request with that number, unless it was forgotten.
     fn logged(&mut self, number: usize) -> Option<&mut Request> {
         self.requests.get_mut(number.checked_sub(self.forgotten)?)
     }
 
-    /// What strikes this request, if anything does.
+    /// The fault for this request, if there is one.
     fn fault(&mut self, operation: Operation) -> Option<Fault> {
         let fault = self.faults.iter_mut().find(|(operations, times, _)| *times > 0 && operations.contains(&operation));
         let (_, times, fault) = fault?;
@@ -516,11 +519,11 @@ impl State {
     }
 }
 
-/// The status that belongs to an error, if it is known.
+/// The status of an error, if it is known.
 fn status_of(code: &str) -> Option<u16> {
     ERRORS.iter().find(|(known, ..)| *known == code).map(|&(_, status, _)| status)
 }
 
 fn message_of(code: &str) -> &'static str {
-    ERRORS.iter().find(|(known, ..)| *known == code).map_or("told to fail by a test", |&(.., message)| message)
+    ERRORS.iter().find(|(known, ..)| *known == code).map_or("a fault that a test requested", |&(.., message)| message)
 }

@@ -1,8 +1,8 @@
-//! What requests ask for: taken apart, carried out on the queues, and described in XML.
+//! The operations: requests are parsed, carried out on the queues, and answered in XML.
 //!
-//! Promises: what a request asks for is told from its method, path, query and root element, whatever else is wrong with
-//! it; an argument out of its range is refused before anything is changed; a receive ends as soon as there is
-//! something, and otherwise when its time or its queue's is over.
+//! Promises: the operation follows from the method, path, query and root element, whatever else is wrong with the
+//! request. An argument out of range is refused before anything is changed. A receive ends as soon as there is a
+//! message, and otherwise when its own waiting time, or else that of its queue, is over.
 
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,20 +13,20 @@ use super::signature::{Signable, decode};
 use super::xml::{Element, document, leaf};
 use super::{Operation, Shared, State, message_of};
 
-/// What a queue's name may have.
+/// Longest name of a queue.
 const MAX_NAME: usize = 120;
 
 /// Why a request is refused: an MNS code.
 pub(super) type Refused = &'static str;
 
-/// A request, taken apart.
+/// A parsed request.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) operation: Operation,
     pub(super) queue: Option<String>,
-    /// The parameters of the query, by lower-case name: the SDKs don't agree on theirs.
+    /// The parameters of the query, by lower-case name, because the SDKs use different cases.
     query: Vec<(String, String)>,
-    /// The body as XML, if it is.
+    /// The body, if it is XML.
     xml: Option<Element>,
 }
 
@@ -104,7 +104,7 @@ impl Call {
     }
 }
 
-/// An answer in the making.
+/// An answer that is being built.
 #[derive(Debug, Default)]
 pub(super) struct Reply {
     pub(super) status: u16,
@@ -114,7 +114,7 @@ pub(super) struct Reply {
     pub(super) closes: bool,
     pub(super) messages: usize,
     pub(super) code: Option<String>,
-    /// Filled in last: the request's id, and the time that clients see.
+    /// Set last: the request's id, and the time that clients see.
     pub(super) request_id: String,
     pub(super) date: String,
 }
@@ -125,12 +125,12 @@ impl Reply {
     }
 }
 
-/// Does what a request asks for.
+/// Carries out a request.
 pub(super) async fn carry_out(shared: &Shared, signable: &Signable, call: &Call) -> Result<Reply, Refused> {
     if matches!(call.operation, Operation::ReceiveMessage | Operation::BatchReceiveMessage) {
         return receive(shared, call).await;
     }
-    // Clients take the part before the path for their endpoint again.
+    // Clients use the part before the path as their endpoint again.
     let base = format!("http://{}", signable.header("host").unwrap_or_default());
     let state = &mut *shared.lock();
     let reply = match call.operation {
@@ -177,16 +177,16 @@ pub(super) async fn carry_out(shared: &Shared, signable: &Signable, call: &Call)
                     leaf(&mut content, "NextVisibleTime", visible);
                     Ok(Reply::new(200, document("ChangeVisibility", &content)))
                 }
-                other => unreachable!("{other:?} was done above"),
+                other => unreachable!("{other:?} is handled above"),
             }
         }
     };
-    // A message was sent, made visible earlier, or its queue is gone.
+    // A message was sent or made visible earlier, or its queue was deleted.
     shared.changed.notify_waiters();
     reply
 }
 
-/// Counts a receive as waiting while it lives.
+/// Counts a receive as waiting while this exists.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
@@ -212,7 +212,7 @@ async fn receive(shared: &Shared, call: &Call) -> Result<Reply, Refused> {
     let mut deadline = None;
     let mut waiting = None;
     loop {
-        // Made before looking, so that what happens in between isn't missed.
+        // Subscribe before checking, or a change in between would be missed.
         let changed = shared.changed.notified();
         let sleep = {
             let mut state = shared.lock();
@@ -229,7 +229,7 @@ async fn receive(shared: &Shared, call: &Call) -> Result<Reply, Refused> {
         waiting.get_or_insert_with(|| Waiting::new(&shared.polls));
         tokio::select! {
             () = changed => {}
-            // A long poll ends, or a lease does, when its time is over.
+            // Wait until the long poll or a lease ends.
             () = tokio::time::sleep(sleep) => {}
         }
     }
@@ -274,7 +274,7 @@ fn batch_send(call: &Call, queue: &mut Queue, now: Now) -> Result<Reply, Refused
     if !(1..=MAX_BATCH).contains(&messages.len()) {
         return Err("InvalidArgument");
     }
-    // All or none. That the service takes a part of a batch is known, but not with which status it says so.
+    // All or none. The real service may accept a part of a batch, but the status of that answer is unknown.
     let puts: Result<Vec<Put>, Refused> = messages.iter().map(|element| message(element, queue)).collect();
     let mut content = String::new();
     for put in puts? {
@@ -314,7 +314,7 @@ fn describe_sent(content: &mut String, sent: Sent) {
     }
 }
 
-/// A message as a client sends it. What a queue has no use for, such as its properties, is dropped.
+/// A message as a client sends it. Parts that a queue does not use, for example its properties, are dropped.
 fn message(element: &Element, queue: &Queue) -> Result<Put, Refused> {
     let body = element.text_of("MessageBody").filter(|body| !body.is_empty()).ok_or("MalformedXML")?;
     if element.name != "Message" {
@@ -356,7 +356,7 @@ fn create_queue(state: &mut State, call: &Call, base: &str) -> Result<Reply, Ref
     Ok(Reply { location: Some(format!("{base}/queues/{name}")), ..Reply::new(status, String::new()) })
 }
 
-/// The attributes that a document names, and for the others those of `otherwise`.
+/// The attributes in a document, and those of `otherwise` for the rest.
 fn attributes(element: &Element, otherwise: QueueAttributes) -> Result<QueueAttributes, Refused> {
     let number = |name, range: RangeInclusive<u64>| match number_in(element, name)? {
         Some(number) if !range.contains(&number) => Err("InvalidArgument"),
@@ -394,7 +394,7 @@ fn describe(content: &mut String, name: &str, queue: &mut Queue, now: Now) {
     leaf(content, "LoggingEnabled", if logging { "True" } else { "False" });
 }
 
-/// Rounded up: a queue made from Rust may have shorter times than the service knows.
+/// Rounded up, because a queue that is created from Rust may have shorter times than the service allows.
 fn whole_seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
@@ -405,7 +405,7 @@ fn list_queue(state: &mut State, signable: &Signable, base: &str) -> Result<Repl
     let most = signable.header("x-mns-ret-number").map_or(Ok(1_000), str::parse).map_err(|_| "InvalidArgument")?;
     let with_meta = signable.header("x-mns-with-meta").is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let now = state.now();
-    // The marker is opaque to clients; here it is the name to go on with.
+    // The marker is opaque to clients. Here it is the name to continue with.
     let mut names = state.queues.iter_mut().filter(|(name, _)| name.starts_with(prefix) && name.as_str() >= marker);
     let mut content = String::new();
     for (name, queue) in names.by_ref().take(most) {

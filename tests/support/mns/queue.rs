@@ -1,9 +1,9 @@
-//! One queue: its messages, their leases and receipt handles. No clock and no network of its own.
+//! One queue: its messages, their leases and receipt handles. It has no clock and no network.
 //!
-//! Promises: whoever receives a message holds it until its visibility time-out is over or changed; each receive and
-//! each change mints a handle, and only the newest one is alive; an unsettled lease gives the message back by itself.
-//! A handle that was minted once and isn't alive any more is told from one that never was. Messages come by priority,
-//! then in the order in which they were sent.
+//! Promises: a receiver holds a message until its visibility time-out is over or changed. Each receive and each change
+//! issues a handle, and only the newest handle is valid. When a lease ends, the message can be received again. A handle
+//! that is no longer valid and a handle that was never issued give different errors. Messages are delivered by
+//! priority, then in the order in which they were sent.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -18,41 +18,41 @@ use md5::{Digest, Md5};
 pub const MAX_BATCH: usize = 16;
 /// The longest poll, in seconds.
 pub const MAX_WAIT: u64 = 30;
-/// What a lease may be, in seconds.
+/// The range of a lease, in seconds.
 pub const VISIBILITY: RangeInclusive<u64> = 1..=43_200;
-/// What a delay may be, in seconds.
+/// The range of a delay, in seconds.
 pub const DELAY: RangeInclusive<u64> = 0..=604_800;
 
-/// How all handles start: as `++//`. The service's handles hold these characters now and then; here every one does, so
-/// that how a client encodes and signs them is always put to the test.
+/// The start of all handles: `++//`. Some handles of the service contain these characters. Here every handle does, so a
+/// test always covers how a client encodes and signs them.
 const HANDLE_START: [u8; 3] = [0xfb, 0xef, 0xff];
-/// The bytes in a handle: the start, the queue, the message, the lease, and a check. Not a multiple of three, so that
-/// its text ends with `=`.
+/// The bytes in a handle: the start, the queue, the message, the lease, and a checksum. It is not a multiple of three,
+/// so the text ends with `=`.
 const HANDLE_BYTES: usize = HANDLE_START.len() + 4 + 8 + 8 + 8;
 
-/// A moment, on both clocks.
+/// A moment on both clocks.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
-    /// What leases are counted with.
+    /// The clock of leases.
     pub instant: Instant,
-    /// What clients see: milliseconds since 1970.
+    /// The clock that clients see, in milliseconds since 1970.
     pub millis: i64,
 }
 
-/// What a queue is made with. The defaults are the service's.
+/// The attributes of a queue. The defaults are the service's.
 ///
-/// Over HTTP everything is in whole seconds; made from Rust, a queue may have shorter times.
+/// Over HTTP all times are in whole seconds. A queue that is created from Rust may have shorter ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueAttributes {
     /// How long a receiver holds a message. Default: 30 s.
     pub visibility_timeout: Duration,
-    /// How long a receive waits that doesn't say so itself. Default: not at all.
+    /// How long a receive waits if it does not say so. Default: not at all.
     pub polling_wait: Duration,
-    /// How long a message stays invisible at first, unless it says so itself. Default: not at all.
+    /// How long a message is invisible at first if it does not say so. Default: not at all.
     pub delay: Duration,
     /// How long a message is kept. Default: 7 days.
     pub retention: Duration,
-    /// The bytes that a body may have, as it is transferred. Default: 65,536.
+    /// The largest body as it is transferred, in bytes. Default: 65,536.
     pub maximum_message_size: usize,
     /// Stored and returned, without effect. Default: false.
     pub logging: bool,
@@ -71,16 +71,16 @@ impl Default for QueueAttributes {
     }
 }
 
-/// A message to be put into a queue.
+/// A message to put into a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Put {
-    /// The body as it is transferred: whoever wants Base64 encodes it.
+    /// The body as it is transferred. The caller encodes it if Base64 is wanted.
     pub body: String,
     /// 1 (first) to 16 (last). Default: 8.
     pub priority: u8,
-    /// How long it stays invisible at first. Default: as the queue says.
+    /// How long it is invisible at first. Default: the delay of the queue.
     pub delay: Option<Duration>,
-    /// XML that is handed out inside the message with the elements that all have, such as `<SystemProperties>`.
+    /// XML that is added to the elements of the message, for example `<SystemProperties>`.
     pub extra: String,
 }
 
@@ -99,22 +99,22 @@ impl From<&str> for Put {
 /// How many messages a queue has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// Those that can be received.
+    /// Messages that can be received.
     pub active: usize,
-    /// Those that somebody holds.
+    /// Messages that are leased.
     pub inactive: usize,
-    /// Those that can't be received yet for the first time.
+    /// Messages that cannot be received yet for the first time.
     pub delayed: usize,
 }
 
-/// What a message in a queue is about.
+/// The state of a message in a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// It can be received.
     Active,
-    /// Somebody holds it.
+    /// It is leased.
     Inactive,
-    /// It can't be received yet.
+    /// It cannot be received yet.
     Delayed,
 }
 
@@ -127,7 +127,7 @@ pub struct Left {
     pub body: String,
     /// How often it was received.
     pub dequeue_count: u32,
-    /// Whether it can be received.
+    /// Its state.
     pub standing: Standing,
 }
 
@@ -136,11 +136,11 @@ pub struct Left {
 pub(super) struct Sent {
     pub(super) id: String,
     pub(super) body_md5: String,
-    /// For a delayed message only.
+    /// Only for a delayed message.
     pub(super) handle: Option<String>,
 }
 
-/// A message that is handed out.
+/// A message that is delivered.
 #[derive(Debug, Clone)]
 pub(super) struct Received {
     pub(super) id: String,
@@ -151,7 +151,7 @@ pub(super) struct Received {
     pub(super) dequeue_count: u32,
     pub(super) priority: u8,
     pub(super) extra: String,
-    /// The handle, and when the message can be received again. None when it was only looked at.
+    /// The handle, and when the message can be received again. None for a peek.
     pub(super) lease: Option<(String, i64)>,
 }
 
@@ -167,13 +167,13 @@ pub(super) struct Queue {
     next_message: u64,
     next_lease: u64,
     messages: BTreeMap<u64, Message>,
-    /// The messages that can be received, in the order in which they will be.
+    /// The messages that can be received, in the order of delivery.
     ready: BTreeSet<(u8, u64)>,
-    /// The others, by the time at which they can be.
+    /// The others, by the time at which they can be received.
     hidden: BTreeSet<(Instant, u64)>,
     deleted: Vec<String>,
     lapsed: Vec<String>,
-    /// By message id, also of messages that are gone.
+    /// By message id, also of messages that were deleted.
     received: HashMap<String, u32>,
     wrong_md5: HashSet<String>,
     /// By message id: how many more deletes fail, and with which code.
@@ -255,7 +255,7 @@ impl Queue {
             let until = now.instant + self.attributes.visibility_timeout;
             let lease = self.lease(number, until);
             let handle = self.handle(number, lease.number);
-            let message = self.messages.get_mut(&number).expect("what is ready is there");
+            let message = self.messages.get_mut(&number).expect("a ready message exists");
             message.lease = Some(lease);
             message.dequeue_count += 1;
             message.first_dequeued.get_or_insert(now.millis);
@@ -297,7 +297,7 @@ impl Queue {
         let lease = self.lease(number, now.instant + timeout);
         let handle = self.handle(number, lease.number);
         let message = self.messages.get_mut(&number).expect("it was found");
-        let old = message.lease.replace(lease).expect("a message with a living handle is leased");
+        let old = message.lease.replace(lease).expect("a message with a valid handle is leased");
         self.hidden.remove(&(old.until, number));
         Ok((handle, now.millis + millis(timeout)))
     }
@@ -309,7 +309,7 @@ impl Queue {
         Counts { active: self.ready.len(), inactive: self.hidden.len() - delayed, delayed }
     }
 
-    /// When the next message can be received that can't be now.
+    /// When the next message becomes receivable.
     pub(super) fn next_visible(&self) -> Option<Instant> {
         self.hidden.first().map(|&(until, _)| until)
     }
@@ -350,13 +350,13 @@ impl Queue {
         self.undeletable.insert(id.to_owned(), (times, code));
     }
 
-    /// Gives back what nobody holds any more, and drops what was kept for long enough.
+    /// Makes messages receivable whose lease or delay is over, and drops those whose retention time is over.
     fn settle(&mut self, now: Now) {
         while let Some(&(until, number)) = self.hidden.first()
             && until <= now.instant
         {
             self.hidden.pop_first();
-            let message = self.messages.get_mut(&number).expect("what is hidden is there");
+            let message = self.messages.get_mut(&number).expect("a hidden message exists");
             message.lease = None;
             self.ready.insert((message.put.priority, number));
         }
@@ -369,7 +369,7 @@ impl Queue {
     }
 
     fn remove(&mut self, number: u64) -> Message {
-        let message = self.messages.remove(&number).expect("asked for with a number that was found");
+        let message = self.messages.remove(&number).expect("the number was found");
         match &message.lease {
             Some(lease) => self.hidden.remove(&(lease.until, number)),
             None => self.ready.remove(&(message.put.priority, number)),
@@ -393,7 +393,7 @@ impl Queue {
             body: message.put.body.clone(),
             body_md5,
             enqueued: message.enqueued,
-            // What the service tells of a message that nobody has received is written nowhere.
+            // The answer of the service about a message that was never received is not documented.
             first_dequeued: message.first_dequeued.unwrap_or(message.enqueued),
             dequeue_count: message.dequeue_count,
             priority: message.put.priority,
@@ -412,8 +412,8 @@ impl Queue {
         format!("1-{}", STANDARD.encode(bytes))
     }
 
-    /// The message that a living handle is for. Codes as the service gives them: `ReceiptHandleError` for a handle
-    /// that this queue never minted, `MessageNotExist` for one that has died or whose message is gone.
+    /// The message of a valid handle. The codes are those of the service: `ReceiptHandleError` for a handle that this
+    /// queue never issued, `MessageNotExist` for one that is no longer valid or whose message was deleted.
     fn find(&mut self, now: Now, handle: &str) -> Result<u64, &'static str> {
         self.settle(now);
         let (message, lease) = self.minted(handle).ok_or("ReceiptHandleError")?;
@@ -421,8 +421,8 @@ impl Queue {
         if held.is_some_and(|held| held.number == lease) { Ok(message) } else { Err("MessageNotExist") }
     }
 
-    /// The message and the lease for which this queue minted `handle`. Read out of it, so that handles needn't be
-    /// remembered.
+    /// The message and the lease for which this queue issued `handle`. They are encoded in the handle, so the queue
+    /// need not remember handles.
     fn minted(&self, handle: &str) -> Option<(u64, u64)> {
         let bytes: [u8; HANDLE_BYTES] = STANDARD.decode(handle.strip_prefix("1-")?).ok()?.try_into().ok()?;
         let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
@@ -447,5 +447,5 @@ pub fn md5(text: &str) -> String {
 }
 
 fn millis(duration: Duration) -> i64 {
-    duration.as_millis().try_into().expect("a lease isn't that long")
+    duration.as_millis().try_into().expect("a lease is not that long")
 }

@@ -1,9 +1,9 @@
-//! The two signatures of MNS: checked as the service checks them, and made for clients that a test writes itself.
+//! The two signatures of MNS: verified like the service does, and created for requests that a test writes itself.
 //!
-//! Promises: [`verify`] looks at the request exactly as it came (the target byte for byte, no header but the signed
-//! ones), takes the time as an argument, and names a refusal by its MNS code. V1 is HMAC-SHA1 over the raw target; V4
-//! is HMAC-SHA256 with a key derived from day and region, over the decoded and newly encoded target, so that a client
-//! may send a receipt handle bare or percent-encoded. SDKs call them V2 and V4.
+//! Promises: [`verify`] uses the request exactly as it came (the target byte for byte, and only the signed headers),
+//! gets the time as an argument, and returns the MNS code of a refusal. V1 is HMAC-SHA1 over the raw target. V4 is
+//! HMAC-SHA256 with a key derived from day and region, over the decoded and again encoded target: a client may send a
+//! receipt handle with or without percent-encoding. SDKs call them V2 and V4.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,10 +18,10 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
-/// How far a request's clock may be off.
+/// The largest allowed difference of a request's time.
 pub const CLOCK_LIMIT: Duration = Duration::from_secs(15 * 60);
 
-/// What opens a V4 `Authorization`, and the text that it signs.
+/// The first word of a V4 `Authorization`, and of the text that it signs.
 const V4: &str = "MNS4-HMAC-SHA256";
 /// The last part of a V4 scope.
 const V4_END: &str = "aliyun_v4_request";
@@ -30,11 +30,11 @@ const HTTP_DATE: &[BorrowedFormatItem<'_>] =
     format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour repr:24]:[minute]:[second] GMT");
 const V4_TIME: &[BorrowedFormatItem<'_>] = format_description!("[year][month][day]T[hour][minute][second]Z");
 
-/// All but what RFC 3986 calls unreserved.
+/// All characters except those that RFC 3986 calls unreserved.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const ENCODED_PATH: &AsciiSet = &ENCODED.remove(b'/');
 
-/// Which signature.
+/// The version of the signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SignatureVersion {
     /// `MNS id:signature`.
@@ -50,12 +50,12 @@ pub struct Key {
     pub id: String,
     /// Its secret, which is not.
     pub secret: String,
-    /// The token of temporary credentials: every request has to carry it as `security-token`.
+    /// The token of temporary credentials. Every request must have it as `security-token`.
     pub token: Option<String>,
 }
 
 impl Key {
-    /// A key that doesn't lapse.
+    /// A permanent key.
     pub fn new(id: &str, secret: &str) -> Self {
         Self { id: id.to_owned(), secret: secret.to_owned(), token: None }
     }
@@ -66,24 +66,24 @@ impl Key {
     }
 }
 
-/// What of a request a signature may cover.
+/// The parts of a request that a signature may cover.
 #[derive(Debug, Clone)]
 pub struct Signable {
     /// The method.
     pub method: String,
     /// The path and query of the request line.
     pub target: String,
-    /// The headers; names in any case, values without blanks around them.
+    /// The headers. Names are in any case, values without spaces around them.
     pub headers: Vec<(String, String)>,
 }
 
 impl Signable {
-    /// The value of the first header of that name.
+    /// The value of the first header with that name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// The text of the signed time, from whichever of the two headers gives it.
+    /// The text of the signed time, from one of the two headers.
     fn date(&self) -> Option<&str> {
         self.header("x-mns-date").or_else(|| self.header("date"))
     }
@@ -95,20 +95,21 @@ impl Signable {
     }
 }
 
-/// Whose signatures are accepted, and of which kind.
+/// Which signatures are accepted.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// The keys that are known.
+    /// The known keys.
     pub keys: Vec<Key>,
-    /// The region that a V4 signature has to be made for.
+    /// The region of V4 signatures.
     pub region: String,
-    /// The signatures that are known.
+    /// The accepted versions.
     pub versions: Vec<SignatureVersion>,
 }
 
-/// Whose request it is: the key's id and the signature's version, or the MNS code of the refusal.
+/// The key id and the version of a valid signature, or the MNS code of the refusal.
 ///
-/// Form, key, signature, token, clock: which of several wrongs the service would name first is a guess.
+/// The order of the checks (form, key, signature, token, clock) is a guess: it decides which of several errors is
+/// reported.
 pub fn verify(
     request: &Signable,
     rules: &Rules,
@@ -124,7 +125,7 @@ pub fn verify(
     let expected = match version {
         SignatureVersion::V1 => signature_v1(request, &key.secret),
         SignatureVersion::V4 => {
-            // A scope of another day or region can't have made this server's signature.
+            // A scope of another day or region cannot give the signature of this server.
             signature_v4(request, &key.secret, &rules.region, date)
         }
     };
@@ -132,8 +133,8 @@ pub fn verify(
         return Err("SignatureDoesNotMatch");
     }
     if key.token.is_some() && request.header("security-token") != key.token.as_deref() {
-        // Which code the service has for this is nowhere written. Without its token the key of temporary credentials
-        // means nothing, so it is answered like one that isn't known.
+        // The code of the service for this is not documented. Without its token, the key of temporary credentials has
+        // no meaning, so the answer is that of an unknown key.
         return Err("InvalidAccessKeyId");
     }
     if (now - date).unsigned_abs() > CLOCK_LIMIT {
@@ -142,26 +143,26 @@ pub fn verify(
     Ok((key.id.clone(), version))
 }
 
-/// The `Authorization` that signs `request`, which needs its `Date` (or `x-mns-date`) already. The key's token is the
-/// caller's to send.
+/// The `Authorization` that signs `request`, which must already have its `Date` (or `x-mns-date`). The caller sends the
+/// token of the key.
 pub fn authorization(request: &Signable, key: &Key, region: &str, version: SignatureVersion) -> String {
     let Key { id, secret, .. } = key;
     match version {
         SignatureVersion::V1 => format!("MNS {id}:{}", signature_v1(request, secret)),
         SignatureVersion::V4 => {
-            let date = request.date().and_then(parse_date).expect("a request to be signed has a date");
+            let date = request.date().and_then(parse_date).expect("the request has a date");
             let scope = v4_scope(date, region);
             format!("{V4} Credential={id}/{scope},Signature={}", signature_v4(request, secret, region, date))
         }
     }
 }
 
-/// A time as HTTP writes it.
+/// A time in the format of HTTP.
 pub fn http_date(time: OffsetDateTime) -> String {
-    time.to_offset(time::UtcOffset::UTC).format(HTTP_DATE).expect("a time has all that the format names")
+    time.to_offset(time::UtcOffset::UTC).format(HTTP_DATE).expect("a time has all parts of the format")
 }
 
-/// The time that an HTTP header names.
+/// The time in an HTTP header.
 pub fn parse_date(text: &str) -> Option<OffsetDateTime> {
     time::PrimitiveDateTime::parse(text, HTTP_DATE).ok().map(time::PrimitiveDateTime::assume_utc)
 }
@@ -171,12 +172,12 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Undoes percent-encoding, and nothing else: a bare `+` is a plus.
+/// Decodes percent-encoding and nothing else: `+` stays a plus.
 pub fn decode(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
-/// What an `Authorization` header says.
+/// The parts of an `Authorization` header.
 struct Claim<'a> {
     id: &'a str,
     scope: Option<&'a str>,
@@ -215,7 +216,7 @@ fn signature_v1(request: &Signable, secret: &str) -> String {
         text += &format!("{name}:{value}\n");
     }
     text += &request.target;
-    let mut hmac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
+    let mut hmac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).expect("HMAC accepts keys of any length");
     hmac.update(text.as_bytes());
     STANDARD.encode(hmac.finalize().into_bytes())
 }
@@ -258,7 +259,7 @@ fn v4_scope(date: OffsetDateTime, region: &str) -> String {
 }
 
 fn v4_time(date: OffsetDateTime) -> String {
-    date.format(V4_TIME).expect("a time has all that the format names")
+    date.format(V4_TIME).expect("a time has all parts of the format")
 }
 
 fn v4_day(date: OffsetDateTime) -> String {
@@ -266,7 +267,7 @@ fn v4_day(date: OffsetDateTime) -> String {
 }
 
 fn hmac_sha256(key: &[u8], text: &str) -> Vec<u8> {
-    let mut hmac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    let mut hmac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC accepts keys of any length");
     hmac.update(text.as_bytes());
     hmac.finalize().into_bytes().to_vec()
 }

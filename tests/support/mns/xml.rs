@@ -1,8 +1,8 @@
-//! The XML of MNS: read by local names, written as in the answers that were captured.
+//! The XML of MNS: read by local names, written like the captured answers of the service.
 //!
-//! Promises: [`Element::parse`] takes a document of any namespace, prefix and order of elements, and refuses what isn't
-//! well-formed; what [`document`] writes has the namespace *without* a slash at its end, as the service's answers do
-//! (the Java SDK can't read an error's code otherwise, though the documentation prints a slash).
+//! Promises: [`Element::parse`] accepts any namespace, prefix and order of elements, and refuses documents that are not
+//! well-formed. [`document`] writes the namespace *without* a slash at its end, like the answers of the service. (The
+//! Java SDK cannot read the code of an error otherwise, although the documentation has a slash.)
 
 use std::fmt::Display;
 
@@ -25,10 +25,10 @@ pub struct Element {
 }
 
 impl Element {
-    /// The document's root element; `None` if it isn't well-formed XML.
+    /// The root element of a document; `None` if the document is not well-formed XML.
     pub fn parse(document: &str) -> Option<Self> {
         let mut reader = Reader::from_str(document);
-        // The first stands for the document, the others for the elements that are open.
+        // The first is the document, the others are the open elements.
         let mut open = vec![Self::default()];
         loop {
             match reader.read_event().ok()? {
@@ -53,12 +53,12 @@ impl Element {
         document.text.trim().is_empty().then_some(root)
     }
 
-    /// The first child of that name.
+    /// The first child with that name.
     pub fn child(&self, name: &str) -> Option<&Self> {
         self.children.iter().find(|child| child.name == name)
     }
 
-    /// The text of the first child of that name.
+    /// The text of the first child with that name.
     pub fn text_of(&self, name: &str) -> Option<&str> {
         self.child(name).map(|child| child.text.as_str())
     }
@@ -68,7 +68,7 @@ impl Element {
     }
 }
 
-/// A document with the root element `root` around `content`, which is XML already.
+/// A document with the root element `root` around `content`, which is XML.
 pub fn document(root: &str, content: &str) -> String {
     format!("<?xml version=\"1.0\" ?>\n<{root} xmlns=\"{NAMESPACE}\">\n{content}</{root}>\n")
 }
@@ -76,12 +76,12 @@ pub fn document(root: &str, content: &str) -> String {
 /// Appends an element with a text in it.
 pub fn leaf(out: &mut String, name: &str, text: impl Display) {
     let text = text.to_string();
-    // A reader makes a line feed of a bare carriage return, and the body would no longer fit its MD5.
+    // A reader turns a bare carriage return into a line feed. The body would then no longer match its MD5.
     let text = partial_escape(text.as_str()).replace('\r', "&#13;");
     *out += &format!("  <{name}>{text}</{name}>\n");
 }
 
-/// Whether all of `text` can stand in a document, be it escaped.
+/// Whether a document can contain all of `text`, possibly escaped.
 pub fn is_writable(text: &str) -> bool {
     text.chars().all(|character| match character {
         '\t' | '\n' | '\r' => true,

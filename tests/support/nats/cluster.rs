@@ -1,11 +1,11 @@
 //! nats-servers that form a cluster, with JetStream and a copy of each stream on each of them.
 //!
-//! Promises: started means that a leader of all of JetStream is elected and every server follows it; what is done to a
-//! server returns when it is done. Support's own client asks only servers that should answer. A cluster of one is a
-//! single server.
+//! Promises: started means that JetStream has elected its leader and every server follows it. A call that changes a
+//! server returns when the change is done. The client of this support code uses only servers that should answer. A
+//! cluster of one is a single server.
 //!
-//! Clients come in without credentials. Elections of JetStream's own leader are asked for by a user of the system
-//! account, which only support knows.
+//! Clients connect without credentials. A user of the system account, which only this support code uses, requests
+//! elections of JetStream's own leader.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -23,18 +23,18 @@ use crate::support::{bridge, eventually, free_port};
 /// The user of the system account.
 const OPERATOR: (&str, &str) = ("operator", "of-the-tests");
 
-/// Some servers.
+/// The servers.
 #[derive(Debug)]
 pub struct NatsCluster {
     servers: Vec<Nats>,
-    /// Ports of the monitoring of each server.
+    /// The monitoring ports of the servers.
     monitors: Vec<u16>,
     /// Whether each server should answer.
     answers: Mutex<Vec<bool>>,
 }
 
 impl NatsCluster {
-    /// Starts so many servers.
+    /// Starts this many servers.
     pub async fn start(size: usize) -> NatsCluster {
         let (monitors, routes): (Vec<u16>, Vec<u16>) = (0..size).map(|_| (free_port(), free_port())).unzip();
         let servers = (0..size).map(|place| {
@@ -74,7 +74,7 @@ impl NatsCluster {
         jetstream
     }
 
-    /// Makes a stream with a copy on each server, kept in files; `change` sets what is not the default.
+    /// Creates a stream with a copy on each server, stored in files; `change` sets what is not the default.
     pub async fn create_stream(&self, name: &str, subjects: &[&str], change: impl FnOnce(&mut Config)) -> Stream {
         create_stream(&self.jetstream().await, name, subjects, |config| {
             config.num_replicas = self.servers.len();
@@ -83,13 +83,13 @@ impl NatsCluster {
         .await
     }
 
-    /// The place in [`servers`](Self::servers) of the one that leads a stream, if one does now.
+    /// The index in [`servers`](Self::servers) of the leader of a stream, if there is one.
     pub async fn leader(&self, stream: &str) -> Option<usize> {
         let info = self.stream_info(stream).await?;
         self.place(info["cluster"]["leader"].as_str()?)
     }
 
-    /// The place of the server that leads JetStream, if one does now: as most servers see it.
+    /// The index of the leader of JetStream according to most servers, if there is one.
     pub async fn meta_leader(&self) -> Option<usize> {
         let mut seen = Vec::new();
         for place in self.answering() {
@@ -99,7 +99,7 @@ impl NatsCluster {
         seen.iter().copied().find(|leader| seen.iter().filter(|other| *other == leader).count() * 2 > seen.len())
     }
 
-    /// The places of the servers to which a client whose name begins so is connected.
+    /// The indexes of the servers to which a client with this prefix of its name is connected.
     pub async fn servers_of(&self, client: &str) -> Vec<usize> {
         let mut places = Vec::new();
         for place in self.answering() {
@@ -112,21 +112,21 @@ impl NatsCluster {
         places
     }
 
-    /// Asks the leader of a stream to step down. Whether one did.
+    /// Asks the leader of a stream to step down. True if one did.
     pub async fn step_down(&self, stream: &str) -> bool {
         let subject = format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}");
         is_done(&ask(&self.client().await, subject, "").await)
     }
 
-    /// Asks the leader of JetStream to step down. Whether one did.
+    /// Asks the leader of JetStream to step down. True if one did.
     pub async fn step_down_meta(&self) -> bool {
         let options = ConnectOptions::with_user_and_password(OPERATOR.0.to_owned(), OPERATOR.1.to_owned());
         let client = self.connect(options).await;
         is_done(&ask(&client, "$JS.API.META.LEADER.STEPDOWN".to_owned(), "").await)
     }
 
-    /// Makes a stream as large as it may be, so that it refuses new messages; or gives it room. Nothing if the cluster does
-    /// not do it now.
+    /// Limits a stream to its current size, so it refuses new messages; or gives it room. Nothing if the cluster does
+    /// not do it at the moment.
     pub async fn set_full(&self, stream: &str, is_full: bool) -> Option<()> {
         let jetstream = self.jetstream().await;
         let mut handle = jetstream.get_stream(stream).await.ok()?;
@@ -149,7 +149,7 @@ impl NatsCluster {
         tokio::task::block_in_place(|| self.servers[place].shut_down());
     }
 
-    /// Starts a server that does not run.
+    /// Starts a server that is not running.
     pub async fn start_again(&self, place: usize) {
         self.servers[place].restart().await;
         self.set_answers(place, true);
@@ -197,13 +197,13 @@ impl NatsCluster {
         .await;
     }
 
-    /// What JetStream says about a stream, if it answers.
+    /// The information of JetStream about a stream, if it answers.
     pub async fn stream_info(&self, stream: &str) -> Option<Value> {
         let info = ask(&self.client().await, format!("$JS.API.STREAM.INFO.{stream}"), "").await?;
         info["error"].is_null().then_some(info)
     }
 
-    /// What a server says about itself, if it answers.
+    /// The answer of a server's monitoring, if it answers.
     async fn monitor(&self, place: usize, path: &str) -> Option<Value> {
         let address = SocketAddr::from(([127, 0, 0, 1], self.monitors[place]));
         let get = async {
@@ -241,7 +241,7 @@ fn server_name(place: usize) -> String {
     format!("server-{}", place + 1)
 }
 
-/// What a server's configuration has because it is one of several.
+/// The part of a server's configuration that makes it a member of the cluster.
 fn configuration(place: usize, monitor: u16, routes: &[u16]) -> String {
     let (user, password) = OPERATOR;
     let mut config = json!({
@@ -260,16 +260,16 @@ fn configuration(place: usize, monitor: u16, routes: &[u16]) -> String {
             "name": "tests",
             "listen": format!("127.0.0.1:{}", routes[place]),
             "routes": routes.iter().map(url).collect::<Vec<_>>(),
-            // Or clients behind a proxy would learn of ways around it.
+            // Otherwise clients behind a proxy would learn addresses that bypass it.
             "no_advertise": true,
         });
     }
-    // Without its outer braces it can follow other settings.
+    // Without the outer braces it can follow other settings.
     let text = config.to_string();
     text[1..text.len() - 1].to_owned()
 }
 
-/// Whether a copy is there and has caught up.
+/// Whether a copy is online and has caught up.
 fn is_current(copy: &Value) -> bool {
     copy["current"] == true && copy["offline"] != true
 }
