@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::{ConfigArgs, fail, print, table};
+use super::ConfigArgs;
+use super::terminal::{fail, print, table};
 use crate::common::suggest::nearest;
 use crate::dialect::{Catalogue, EventType};
 

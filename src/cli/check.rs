@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::{ConfigArgs, print};
+use super::ConfigArgs;
+use super::terminal::print;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{fail, print};
+use super::terminal::{fail, print};
 use crate::config;
 
 /// Arguments.

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::normalize::pretty;
-use super::{StoreArgs, USAGE, fail, print, table};
+use super::terminal::{fail, pretty, print, table};
+use super::{StoreArgs, USAGE};
 use crate::bridge::DeadLetterReason;
 use crate::common::suggest::nearest;
 use crate::store::database::{Access, Database};

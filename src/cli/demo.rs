@@ -22,11 +22,11 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
 
-use super::{fail, print, table};
+use super::terminal::{fail, print, table};
 use crate::config::{self, Layer};
-use crate::dialect::{Catalogue, Normalizer, Origin};
+use crate::dialect::{Catalogue, Dialect, Normalizer, Origin};
 use crate::event::{Attribute, DEFAULT_TYPE_PREFIX};
-use crate::input::http::signature::sign;
+use crate::input::http::signature::signed_headers;
 use crate::service::Service;
 use crate::telemetry::logs;
 
@@ -255,15 +255,13 @@ async fn post_samples(input: SocketAddr) -> Result<Vec<Expected>, String> {
     for (name, body) in SAMPLES {
         let now = OffsetDateTime::now_utc();
         let event = normalizer.normalize(body, &Origin::at(now)).map_err(|error| format!("{name}: {error}"))?.event;
-        let timestamp = now.unix_timestamp().to_string();
-        let family = if name.starts_with("vod") { "VOD" } else { "ICE" };
-        let request = Request::post("/callbacks")
-            .header("host", "media.example.com")
-            .header("content-type", "application/json")
-            .header(format!("X-{family}-TIMESTAMP"), &timestamp)
-            .header(format!("X-{family}-SIGNATURE"), sign(URL, &timestamp, KEY))
-            .body(Full::new(Bytes::from_static(body)))
-            .map_err(|error| error.to_string())?;
+        let dialect = Dialect::of(body).ok_or_else(|| format!("{name}: not a callback"))?;
+        let mut request =
+            Request::post("/callbacks").header("host", "media.example.com").header("content-type", "application/json");
+        for (name, value) in signed_headers(dialect, URL, now.unix_timestamp(), KEY) {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(Bytes::from_static(body))).map_err(|error| error.to_string())?;
         let start = Instant::now();
         sender.ready().await.map_err(|error| format!("{name}: {error}"))?;
         let response = sender.send_request(request).await.map_err(|error| format!("{name}: {error}"))?;

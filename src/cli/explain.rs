@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
-use super::normalize::pretty;
-use super::{ConfigArgs, fail, print, read, shown, table};
+use super::ConfigArgs;
+use super::terminal::{fail, pretty, print, read, shown, table};
 use crate::bridge::Sender;
 use crate::dialect::{Normalized, Normalizer, Origin};
 use crate::event::{Attribute, Event};

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
 
-use super::{ConfigArgs, config_errors, fail, print};
+use super::terminal::{fail, print};
+use super::{ConfigArgs, config_errors};
 use crate::common::http::HttpClient;
 use crate::config;
 

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use super::{ConfigArgs, FAILED, print, read, shown};
+use super::terminal::{pretty, print, read, shown};
+use super::{ConfigArgs, FAILED};
 use crate::dialect::Origin;
-use crate::event::json::Json;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -95,15 +95,4 @@ impl Normalize {
         }
         code
     }
-}
-
-/// The same JSON, indented.
-pub(super) fn pretty(json: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    // An envelope was written by this program, and has one more level than its data may have.
-    match Json::parse_within(json, usize::MAX) {
-        Ok(json) => json.write_pretty(0, &mut out),
-        Err(_) => out.extend_from_slice(json),
-    }
-    out
 }

@@ -13,11 +13,12 @@ use hyper::{Request, StatusCode, Uri};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{fail, print, read, shown};
+use super::terminal::{fail, print, read, shown};
 use crate::bridge::Outcome;
 use crate::common::http::HttpClient;
 use crate::common::secret::{Secret, SecretSource};
-use crate::input::http::signature::sign;
+use crate::dialect::Dialect;
+use crate::input::http::signature::signed_headers;
 use crate::telemetry::metrics::PREFIX;
 
 /// How long VOD waits for an answer (Alibaba's page on VOD callbacks); IMS gives up earlier.
@@ -91,15 +92,11 @@ impl Send {
         };
         let mut request = Request::post(&self.target).header(CONTENT_TYPE, "application/json");
         if let Some(key) = key {
-            // IMS nests its content under this key, and has its own headers.
-            let is_ims =
-                serde_json::from_slice::<serde_json::Value>(&body).is_ok_and(|body| body["MessageBody"].is_object());
-            let family = if is_ims { "ICE" } else { "VOD" };
-            let time = now.unix_timestamp().to_string();
-            let signature = sign(self.url.as_deref().unwrap_or(&self.target), &time, &key.value());
-            request = request
-                .header(format!("X-{family}-TIMESTAMP"), time)
-                .header(format!("X-{family}-SIGNATURE"), signature);
+            let dialect = Dialect::of(&body).unwrap_or(Dialect::Vod);
+            let url = self.url.as_deref().unwrap_or(&self.target);
+            for (name, value) in signed_headers(dialect, url, now.unix_timestamp(), &key.value()) {
+                request = request.header(name, value);
+            }
         }
         let request =
             request.body(Full::new(Bytes::from(body))).map_err(|error| format!("{}: {error}", self.target))?;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use super::{ConfigArgs, FAILED, config_errors, fail};
+use super::terminal::fail;
+use super::{ConfigArgs, FAILED, config_errors};
 use crate::config::{self, Effective, Layer};
 use crate::service::{Candidate, Ended, LoadAttempt, Service, restart_keys};
 use crate::telemetry::logs;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{StoreArgs, USAGE, age, config_errors, fail, print, table};
+use super::terminal::{fail, print, table};
+use super::{StoreArgs, USAGE, age, config_errors};
 use crate::common::units::Size;
 use crate::config;
 use crate::route::Template;

@@ -58,6 +58,13 @@ fn article(json: &Json<'_>) -> &'static str {
     }
 }
 
+impl Dialect {
+    /// The dialect of a callback's body; none if the body is not a callback.
+    pub fn of(body: &[u8]) -> Option<Dialect> {
+        dialect_of(&Json::parse(body).ok()?).ok()
+    }
+}
+
 /// Determines the dialect from the shape alone, because many EventTypes exist in both dialects.
 pub(super) fn dialect_of(json: &Json<'_>) -> Result<Dialect, NotACallback> {
     let Json::Object(members) = json else {

@@ -13,6 +13,7 @@ use subtle::ConstantTimeEq;
 
 use super::problem::Problem;
 use crate::common::secret::Secret;
+use crate::dialect::Dialect;
 
 /// Header names of the two products: timestamp and signature.
 pub const HEADERS: [(&str, &str); 2] = [("x-vod-timestamp", "x-vod-signature"), ("x-ice-timestamp", "x-ice-signature")];
@@ -20,6 +21,18 @@ pub const HEADERS: [(&str, &str); 2] = [("x-vod-timestamp", "x-vod-signature"), 
 /// The signature of a request: 32 lower-case hex digits.
 pub fn sign(url: &str, timestamp: &str, key: &str) -> String {
     digest(url, timestamp, key).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The headers of a signed request, as the product of a dialect sends them. `time` is in Unix seconds.
+pub fn signed_headers(dialect: Dialect, url: &str, time: i64, key: &str) -> [(&'static str, String); 2] {
+    let [vod, ims] = HEADERS;
+    let (timestamp, signature) = match dialect {
+        Dialect::Vod => vod,
+        Dialect::Ims => ims,
+    };
+    let time = time.to_string();
+    let signed = sign(url, &time, key);
+    [(timestamp, time), (signature, signed)]
 }
 
 fn digest(url: &str, timestamp: &str, key: &str) -> [u8; 16] {

@@ -62,7 +62,7 @@ function checkAttributes(attributes) {
   }
   for (const name of ["source", "dataschema"]) {
     if (has(attributes, name) && !URI.test(attributes[name])) {
-      throw new Refused(`attribute ${name} holds what a URI may not`);
+      throw new Refused(`attribute ${name} contains a character that is not allowed in a URI`);
     }
   }
   if (has(attributes, "dataschema") && !/^[A-Za-z][A-Za-z0-9+.-]*:/.test(attributes.dataschema)) {
