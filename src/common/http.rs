@@ -1,6 +1,7 @@
-//! A client for HTTP and HTTPS. Connections are kept alive, TLS trusts the certificate authorities of the system, and
-//! the size of an answer is bounded.
+//! A client for HTTP and HTTPS: connections are kept alive, TLS trusts the authorities of the system or those that the
+//! caller names, and the size of an answer is bounded.
 
+use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,12 +11,18 @@ use hyper::{Request, Response};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio_rustls::rustls::ClientConfig;
+
+use super::tls::{self, TlsError};
 
 /// How long opening a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Largest answer that is read: 16 messages of a queue, each with 64 KiB in which every character is escaped.
+/// How long a connection without a request is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Largest answer that is read: 16 messages of a queue, of 64 KiB each, whose every character is escaped.
 const MAX_ANSWER: usize = 8 << 20;
 
 /// The client. Its clones share connections.
@@ -25,10 +32,13 @@ pub struct HttpClient(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// The system has no certificates of authorities. HTTPS needs them.
-    #[error("the system has no certificates of authorities: {0}")]
-    NoAuthorities(std::io::Error),
-    /// No connection, or it ended before the head of the answer arrived.
+    /// HTTPS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// No connection.
+    #[error("{0}")]
+    NotConnected(String),
+    /// The connection ended before the head of the answer arrived.
     #[error("{0}")]
     NoAnswer(String),
     /// No complete answer within the time.
@@ -36,26 +46,30 @@ pub enum HttpError {
     TimedOut,
     /// The answer ended early or is too large.
     #[error("the answer could not be read: {0}")]
-    Unreadable(Box<dyn std::error::Error + Send + Sync>),
+    Unreadable(Box<dyn Error + Send + Sync>),
 }
 
 impl HttpClient {
-    /// Creates a client that has no connection yet.
+    /// Creates a client that trusts the authorities of the system. It has no connection yet.
     ///
     /// # Errors
-    /// [`HttpError::NoAuthorities`].
+    /// [`HttpError::Tls`].
     pub fn new() -> Result<HttpClient, HttpError> {
+        Ok(HttpClient::with(tls::trusting_system()?, IDLE_TIMEOUT))
+    }
+
+    /// Creates a client with TLS settings of its own. It closes a connection that had no request for so long. It has no
+    /// connection yet.
+    pub fn with(tls: ClientConfig, idle_timeout: Duration) -> HttpClient {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
         connector.enforce_http(false);
-        let connector = HttpsConnectorBuilder::new()
-            .with_native_roots()
-            .map_err(HttpError::NoAuthorities)?
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
-        Ok(HttpClient(Client::builder(TokioExecutor::new()).build(connector)))
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(connector);
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder.pool_idle_timeout(idle_timeout).pool_timer(TokioTimer::new());
+        HttpClient(builder.build(connector))
     }
 
     /// Sends a request and reads the answer, both within the timeout. May be cancelled.
@@ -74,12 +88,15 @@ impl HttpClient {
     /// Sends a request, and returns when the head of the answer has arrived. Has no time limit of its own; the caller
     /// may drop the future.
     ///
+    /// A request that meets a kept connection which the server has closed is sent over another one, as long as nothing of
+    /// it was written.
+    ///
     /// # Errors
-    /// [`HttpError::NoAnswer`].
+    /// [`HttpError::NotConnected`], [`HttpError::NoAnswer`].
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, HttpError> {
         self.0.request(request).await.map_err(|error| {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            HttpError::NoAnswer(format!("{error}{cause}"))
+            let words = causes(&error);
+            if error.is_connect() { HttpError::NotConnected(words) } else { HttpError::NoAnswer(words) }
         })
     }
 
@@ -92,4 +109,16 @@ impl HttpClient {
         let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(HttpError::Unreadable)?;
         Ok(Response::from_parts(head, body.to_bytes()))
     }
+}
+
+/// What caused an error of the client, whose own words say nothing more.
+fn causes(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    let mut words: Vec<String> = Vec::new();
+    for cause in causes.map(ToString::to_string) {
+        if words.last().is_none_or(|outer| !outer.ends_with(&cause)) {
+            words.push(cause);
+        }
+    }
+    if words.is_empty() { error.to_string() } else { words.join(": ") }
 }

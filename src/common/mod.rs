@@ -6,6 +6,7 @@ pub mod kind;
 pub mod limit;
 pub mod secret;
 pub mod suggest;
+pub mod tls;
 pub mod units;
 pub mod validation;
 pub mod watch;

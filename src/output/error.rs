@@ -80,7 +80,9 @@ impl ErrorKind {
     /// What a person can do about an operator's error; empty for the others.
     pub fn remedy(self) -> &'static str {
         match self {
-            ErrorKind::NoSuchDestination => "create the topic or stream, or fix its name in the route",
+            ErrorKind::NoSuchDestination => {
+                "create the topic, stream or endpoint, or fix its name in the configuration"
+            }
             ErrorKind::Unauthorized => "give the user of the output the right to publish there",
             ErrorKind::Misconfigured => "compare the settings of the output with those of the bus",
             _ => "",

@@ -100,7 +100,10 @@ async fn a_topic_with_a_typo_is_named_with_its_fix_and_recovers() {
         Some(status(&folder, &[])).filter(|text| text.contains(named) && text.contains("no_such_destination"))
     })
     .await;
-    assert!(status_text.contains("create the topic or stream, or fix its name in the route"), "{status_text}");
+    assert!(
+        status_text.contains("create the topic, stream or endpoint, or fix its name in the configuration"),
+        "{status_text}"
+    );
     let status: serde_json::Value = serde_json::from_str(&status(&folder, &["--json"])).expect("JSON");
     assert_eq!(status["lanes"][0]["state"], "failing", "{status}");
     assert_eq!(status["lanes"][0]["failing"]["reason"], "no_such_destination", "{status}");

@@ -1,17 +1,16 @@
 //! TLS at the input, by rustls. Certificate and key are read again when their files change, so renewing them needs no
 //! restart. While the new files cannot be used, the last certificate stays in use.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{self, ServerConfig};
 
+use crate::common::tls::{TlsError, certificates, key, read_file};
 use crate::common::watch::{Fingerprint, Reread};
 
 /// Files of the input's certificate.
@@ -39,17 +38,6 @@ impl std::fmt::Debug for Tls {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.files.fmt(formatter)
     }
-}
-
-/// Why a certificate cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum TlsError {
-    #[error("{path} cannot be read: {error}")]
-    Unreadable { path: PathBuf, error: String },
-    #[error("{0} contains no certificate")]
-    NoCertificate(PathBuf),
-    #[error("{cert_file} and {key_file} cannot be used together: {error}")]
-    Unusable { cert_file: PathBuf, key_file: PathBuf, error: rustls::Error },
 }
 
 impl Tls {
@@ -83,18 +71,10 @@ impl Reread for Tls {
 
 impl State {
     fn read(files: &TlsFiles) -> Result<State, TlsError> {
-        let unreadable = |path: &Path, error: String| TlsError::Unreadable { path: path.to_owned(), error };
-        let read = |path: &Path| std::fs::read(path).map_err(|error| unreadable(path, error.to_string()));
-        let (cert, key) = (read(&files.cert_file)?, read(&files.key_file)?);
-        let fingerprints = [Fingerprint::of(&cert), Fingerprint::of(&key)];
-        let certificates: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&cert)
-            .collect::<Result<_, _>>()
-            .map_err(|error| unreadable(&files.cert_file, error.to_string()))?;
-        if certificates.is_empty() {
-            return Err(TlsError::NoCertificate(files.cert_file.clone()));
-        }
-        let key =
-            PrivateKeyDer::from_pem_slice(&key).map_err(|error| unreadable(&files.key_file, error.to_string()))?;
+        let (cert_pem, key_pem) = (read_file(&files.cert_file)?, read_file(&files.key_file)?);
+        let fingerprints = [Fingerprint::of(&cert_pem), Fingerprint::of(&key_pem)];
+        let certificates = certificates(&files.cert_file, &cert_pem)?;
+        let key = key(&files.key_file, &key_pem)?;
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .and_then(|builder| builder.with_no_client_auth().with_single_cert(certificates, key))

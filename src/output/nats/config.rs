@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::stream_config::{StreamConfig, is_pattern};
 use crate::common::secret::{Secret, SecretSource};
+use crate::common::tls::TlsConfig;
 use crate::common::units::{at_least_one_schema, one_or_many};
 use crate::common::validation::Validation;
 use crate::common::watch::{Fingerprint, ReadByLibrary};
@@ -23,39 +24,6 @@ pub enum NatsDelivery {
     Jetstream,
     /// Core NATS, at most once. Nobody acknowledges: events that were answered with 200 can be lost.
     Core,
-}
-
-/// Files of a TLS connection.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TlsConfig {
-    /// The file with the certificate authorities to trust, PEM. Default: those of the system.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca_file: Option<PathBuf>,
-    /// The file with the certificate of this client, PEM. It needs `key_file`. Default: none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cert_file: Option<PathBuf>,
-    /// The file with the key of the certificate, PEM. It needs `cert_file`. Default: none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key_file: Option<PathBuf>,
-}
-
-impl TlsConfig {
-    fn check(&self, validation: &mut Validation) {
-        for (key, file) in
-            [("tls.ca_file", &self.ca_file), ("tls.cert_file", &self.cert_file), ("tls.key_file", &self.key_file)]
-        {
-            if let Some(file) = file
-                && let Err(error) = std::fs::File::open(file)
-            {
-                validation.unusable_file(file);
-                validation.wrong(key, format!("{} cannot be read: {error}", file.display()));
-            }
-        }
-        if self.cert_file.is_some() != self.key_file.is_some() {
-            validation.wrong("tls", "`cert_file` and `key_file` must be set together");
-        }
-    }
 }
 
 /// Subjects of NATS.
@@ -173,11 +141,10 @@ impl OutputConfig for NatsConfig {
             let message = format!("invalid subject `{}`: expected one without wildcards", self.inbox_prefix);
             validation.wrong("inbox_prefix", message);
         }
-        let mut files = Vec::new();
         if let Some(tls) = &self.tls {
             tls.check(validation);
-            files.extend([&tls.ca_file, &tls.cert_file, &tls.key_file].into_iter().flatten().cloned());
         }
+        let files = self.tls.as_ref().map(TlsConfig::files).unwrap_or_default();
         let files = Arc::new(ReadByLibrary::new("certificate of a NATS client", files));
         validation.watch(files.clone());
         if let Some(stream) = &self.stream {

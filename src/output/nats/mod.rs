@@ -46,7 +46,7 @@ use crate::common::validation::FieldError;
 use crate::event::{Attribute, Event, percent_encode};
 use crate::telemetry::metrics::Metrics;
 
-pub use config::{NatsConfig, NatsDelivery, NatsSettings, TlsConfig};
+pub use config::{NatsConfig, NatsDelivery, NatsSettings};
 use link::Link;
 pub use stream_config::{StreamConfig, StreamStorage};
 

@@ -1,0 +1,237 @@
+//! TLS: reading certificates and keys, and the settings of clients.
+//!
+//! The files of a client are read again when they change. While the new ones cannot be used, the last ones stay.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use hyper_rustls::ConfigBuilderExt;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{self, ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
+
+use super::validation::Validation;
+use super::watch::{Fingerprint, Reread};
+
+/// Files of a TLS connection.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    /// The file with the certificate authorities to trust, PEM. Default: those of the system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// The file with the certificate of this client, PEM. It needs `key_file`. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert_file: Option<PathBuf>,
+    /// The file with the key of the certificate, PEM. It needs `cert_file`. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+}
+
+impl TlsConfig {
+    /// Reports files that cannot be read, and half of a pair. The section has this as its key `tls`.
+    pub fn check(&self, validation: &mut Validation) {
+        for (key, file) in
+            [("tls.ca_file", &self.ca_file), ("tls.cert_file", &self.cert_file), ("tls.key_file", &self.key_file)]
+        {
+            if let Some(file) = file
+                && let Err(error) = std::fs::File::open(file)
+            {
+                validation.unusable_file(file);
+                validation.wrong(key, format!("{} cannot be read: {error}", file.display()));
+            }
+        }
+        if self.cert_file.is_some() != self.key_file.is_some() {
+            validation.wrong("tls", "`cert_file` and `key_file` must be set together");
+        }
+    }
+
+    /// The files that are set.
+    pub fn files(&self) -> Vec<PathBuf> {
+        [&self.ca_file, &self.cert_file, &self.key_file].into_iter().flatten().cloned().collect()
+    }
+}
+
+/// Why certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read, or is not PEM.
+    #[error("{path} cannot be read: {error}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: String,
+    },
+    /// A file of certificates has none.
+    #[error("{0} contains no certificate")]
+    NoCertificate(PathBuf),
+    /// Certificate and key do not fit together, or are of a kind that is not supported.
+    #[error("{cert_file} and {key_file} cannot be used together: {error}")]
+    Unusable {
+        /// The certificate.
+        cert_file: PathBuf,
+        /// The key.
+        key_file: PathBuf,
+        /// What is wrong.
+        error: rustls::Error,
+    },
+    /// A certificate of an authority cannot be used.
+    #[error("{path} contains a certificate that is not one of an authority: {error}")]
+    NotAnAuthority {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: rustls::Error,
+    },
+    /// The system has no certificates of authorities.
+    #[error("no certificates of authorities to trust: {0}")]
+    NoAuthorities(std::io::Error),
+    /// The protocol versions are not supported.
+    #[error("TLS is not available: {0}")]
+    NotAvailable(rustls::Error),
+}
+
+/// The contents of a PEM file. Blocks.
+///
+/// # Errors
+/// [`TlsError::Unreadable`].
+pub fn read_file(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|error| unreadable(path, error))
+}
+
+/// The certificates, at least one, in what a file contains.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| unreadable(path, error))?;
+    if certificates.is_empty() {
+        return Err(TlsError::NoCertificate(path.to_owned()));
+    }
+    Ok(certificates)
+}
+
+/// The key in what a file contains.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| unreadable(path, error))
+}
+
+fn unreadable(path: &Path, error: impl fmt::Display) -> TlsError {
+    TlsError::Unreadable { path: path.to_owned(), error: error.to_string() }
+}
+
+/// Settings of a client that trusts the authorities of the system.
+///
+/// # Errors
+/// [`TlsError::NoAuthorities`].
+pub fn trusting_system() -> Result<ClientConfig, TlsError> {
+    Ok(client_builder()?.with_native_roots().map_err(TlsError::NoAuthorities)?.with_no_client_auth())
+}
+
+/// Settings of a client that is only used without TLS: they trust nobody.
+///
+/// # Errors
+/// [`TlsError::NotAvailable`].
+pub fn trusting_nobody() -> Result<ClientConfig, TlsError> {
+    Ok(client_builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+}
+
+fn client_builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::NotAvailable)
+}
+
+/// The TLS of a client, with its files as they are now.
+pub struct ClientTls {
+    files: TlsConfig,
+    state: RwLock<State>,
+}
+
+struct State {
+    config: Arc<ClientConfig>,
+    fingerprints: Vec<Fingerprint>,
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.files.fmt(formatter)
+    }
+}
+
+impl ClientTls {
+    /// Reads the files for the first time. Blocks.
+    ///
+    /// # Errors
+    /// What cannot be used.
+    pub fn read(files: &TlsConfig) -> Result<ClientTls, TlsError> {
+        Ok(ClientTls { files: files.clone(), state: RwLock::new(State::read(files)?) })
+    }
+
+    /// The present settings; others as soon as the files were read again.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).config.clone()
+    }
+}
+
+impl Reread for ClientTls {
+    fn name(&self) -> &'static str {
+        "certificate of a client"
+    }
+
+    fn files(&self) -> Vec<(PathBuf, Fingerprint)> {
+        let fingerprints = self.state.read().unwrap_or_else(PoisonError::into_inner).fingerprints.clone();
+        self.files.files().into_iter().zip(fingerprints).collect()
+    }
+
+    fn reread(&self) -> Result<(), String> {
+        let state = State::read(&self.files).map_err(|error| error.to_string())?;
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        Ok(())
+    }
+}
+
+impl State {
+    fn read(files: &TlsConfig) -> Result<State, TlsError> {
+        let mut fingerprints = Vec::new();
+        let mut read = |path: &Path| {
+            let pem = read_file(path)?;
+            fingerprints.push(Fingerprint::of(&pem));
+            Ok(pem)
+        };
+        let builder = client_builder()?;
+        let builder = match &files.ca_file {
+            None => builder.with_native_roots().map_err(TlsError::NoAuthorities)?,
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in certificates(path, &read(path)?)? {
+                    let refused = |error| TlsError::NotAnAuthority { path: path.clone(), error };
+                    roots.add(certificate).map_err(refused)?;
+                }
+                builder.with_root_certificates(roots)
+            }
+        };
+        let config = match (&files.cert_file, &files.key_file) {
+            (Some(cert_file), Some(key_file)) => {
+                let chain = certificates(cert_file, &read(cert_file)?)?;
+                let key = key(key_file, &read(key_file)?)?;
+                builder.with_client_auth_cert(chain, key).map_err(|error| TlsError::Unusable {
+                    cert_file: cert_file.clone(),
+                    key_file: key_file.clone(),
+                    error,
+                })?
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        Ok(State { config: Arc::new(config), fingerprints })
+    }
+}
