@@ -13,7 +13,7 @@
 //! * [`input`]: the ways that callbacks come in, one folder for each kind.
 //! * [`bridge`]: `accept`, one callback to one outcome; the drain of the spool, and replays.
 //! * [`store`]: the spool and the dead letters on the disk.
-//! * [`output`]: the buses Kafka and NATS, and the console.
+//! * [`output`]: the buses Kafka and NATS, CloudEvents over HTTP, and the console.
 //! * [`route`]: matching, and the templates of topics and keys.
 //! * [`dialect`]: the catalogue of event types, and the conversion of a callback to an event.
 //! * [`event`]: the envelope and its JSON.

@@ -10,6 +10,7 @@
 pub mod console;
 mod error;
 mod health;
+pub mod http;
 pub mod kafka;
 pub mod nats;
 
@@ -33,7 +34,7 @@ use crate::event::{Event, Mode};
 use crate::telemetry::metrics::Metrics;
 
 /// Every kind of output.
-pub const KINDS: &[OutputKind] = &[kafka::KIND, nats::KIND, console::KIND];
+pub const KINDS: &[OutputKind] = &[kafka::KIND, nats::KIND, http::KIND, console::KIND];
 
 /// How often an output compares the secrets it logged in with to the present ones. The values are in memory.
 const SECRETS_CHECK: Duration = Duration::from_secs(1);

@@ -264,6 +264,9 @@ fn the_documented_file_is_valid_and_shows_every_key_with_its_default() {
         kind = 'kafka'
         [outputs.nats]
         kind = 'nats'
+        [outputs.webhook]
+        kind = 'http'
+        url = 'https://events.example.com/'
         [outputs.console]
         kind = 'console'
         [[routes]]
@@ -286,6 +289,9 @@ fn the_documented_file_is_valid_and_shows_every_key_with_its_default() {
         "outputs.nats.tls.ca_file",
         "outputs.nats.tls.cert_file",
         "outputs.nats.tls.key_file",
+        "outputs.webhook.tls.ca_file",
+        "outputs.webhook.tls.cert_file",
+        "outputs.webhook.tls.key_file",
         "outputs.nats.stream.name",
         "outputs.nats.stream.subjects",
         "outputs.nats.stream.create",
@@ -307,9 +313,14 @@ fn the_documented_file_is_valid_and_shows_every_key_with_its_default() {
     for key in defaults.iter().map(|(key, _)| key.as_str()).chain(without_default) {
         assert!(is_shown(key), "{key} is not documented");
     }
-    for prefix in
-        ["outputs.nats.password", "outputs.nats.nkey", "outputs.kafka.client", "routes.match", "routes.filter"]
-    {
+    for prefix in [
+        "outputs.nats.password",
+        "outputs.nats.nkey",
+        "outputs.kafka.client",
+        "outputs.webhook.request_headers",
+        "routes.match",
+        "routes.filter",
+    ] {
         assert!(is_shown(prefix), "{prefix} is not documented");
     }
     // Every default that is shown is the real one.

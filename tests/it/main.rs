@@ -16,6 +16,7 @@ mod dead_letters;
 mod docs;
 mod generated;
 mod http;
+mod http_output;
 mod image;
 mod kafka;
 mod lanes;

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::http_receiver::Request;
 use crate::support::judges::{Event, Message, Mode, accepted, refused};
 use crate::support::kafka::Received;
 use crate::support::nats::Stored;
@@ -47,6 +48,14 @@ fn nats(headers: &[(&str, &str)], payload: &str) -> Message {
     })
 }
 
+fn http(headers: &[(&str, &str)], body: &str) -> Message {
+    Message::http(&Request {
+        target: "/".to_owned(),
+        headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        body: body.to_owned().into(),
+    })
+}
+
 fn body() -> Value {
     let mut body: Value = attributes().into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
     body["datacontenttype"] = json!("application/json");
@@ -72,6 +81,10 @@ fn good_events_of_each_mode() {
     expect(&accepted(&kafka(&[("content-type", STRUCTURED), ("ce_id", "1%20")], Some(&body))), Mode::Structured);
     expect(&accepted(&nats(&[("Content-Type", STRUCTURED)], &body)), Mode::Structured);
     expect(&accepted(&Message::json(body.as_bytes())), Mode::Structured);
+    expect(
+        &accepted(&http(&[("content-type", "application/cloudevents+json; charset=utf-8")], &body)),
+        Mode::Structured,
+    );
     let headers = [
         ("ce-specversion", "1.0"),
         ("ce-id", "1%2520"),
@@ -84,6 +97,9 @@ fn good_events_of_each_mode() {
         ("Nats-Msg-Id", "not an attribute"),
     ];
     expect(&accepted(&nats(&headers, r#"{"Size":1.0}"#)), Mode::Binary);
+    let over_http =
+        headers.map(|(name, value)| (if name == "ce-datacontenttype" { "content-type" } else { name }, value));
+    expect(&accepted(&http(&over_http, r#"{"Size":1.0}"#)), Mode::Binary);
 }
 
 #[test]
@@ -94,6 +110,7 @@ fn optional_parts_may_be_missing() {
         Message::json(br#"{"specversion":"1.0","id":"1","source":"/s","type":"t"}"#),
         kafka(&[("content-type", STRUCTURED)], Some(r#"{"specversion":"1.0","id":"1","source":"/s","type":"t"}"#)),
         nats(&[("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t")], ""),
+        http(&[("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t")], ""),
     ] {
         let event = accepted(&message);
         assert_eq!((event.data, event.bytes), (None, None));
@@ -137,7 +154,12 @@ fn bad_packing() {
     let nats_with = |name, value| {
         nats(&[("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t"), (name, value)], "")
     };
+    let http_with = |name, value| {
+        http(&[("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t"), (name, value)], "")
+    };
     for (message, reason) in [
+        (http_with("ce-datacontenttype", "application/json"), "header ce-datacontenttype"),
+        (http_with("ce-subject", "100%"), "bare percent sign"),
         (kafka_binary(&[&attributes()[..], &[("datacontenttype", "a/b")]].concat(), None), "header ce_datacontenttype"),
         (kafka_binary(&[&attributes()[..], &[("id", "2")]].concat(), None), "two headers ce_id"),
         (kafka_binary(&attributes(), Some("{")), "JSON"),

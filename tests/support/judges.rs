@@ -15,6 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
+use super::http_receiver::Request;
 use super::kafka::Received;
 use super::nats::Stored;
 use super::{installed, tool};
@@ -42,6 +43,16 @@ impl Message {
             "headers": message.headers,
             "key": null,
             "body_base64": STANDARD.encode(&message.payload),
+        }))
+    }
+
+    /// A request that a server received.
+    pub fn http(request: &Request) -> Self {
+        Self(json!({
+            "transport": "http",
+            "headers": request.headers,
+            "key": null,
+            "body_base64": STANDARD.encode(&request.body),
         }))
     }
 

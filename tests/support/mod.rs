@@ -14,7 +14,7 @@
 //!
 //! - [`process`]: child processes that end with the test process
 //! - [`kafka`] and [`nats`]: the brokers, alone or as clusters of three; [`toxiproxy`]: a bad network
-//! - [`mns`]: a server that simulates Alibaba's queue
+//! - [`mns`]: a server that simulates Alibaba's queue; [`http_receiver`]: a server that events are posted to
 //! - [`kubernetes`]: an API server with its clients
 //! - [`disk`]: a disk that can be filled; [`certificates`]: TLS material
 //! - [`config`]: configurations of the bridge; [`bridge`] and [`program`]: the bridge, in this or in its own process
@@ -31,6 +31,7 @@ pub mod certificates;
 pub mod config;
 pub mod disk;
 pub mod generated;
+pub mod http_receiver;
 pub mod judges;
 pub mod kafka;
 pub mod kubernetes;

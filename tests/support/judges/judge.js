@@ -5,7 +5,9 @@
 //   - invents a missing id, time or specversion, and its Kafka reader checks nothing unless asked to;
 //   - returns `false` and throws nothing for an unknown specversion;
 //   - cannot read a structured Kafka message without time, which is optional: such a message goes to its constructor;
-//   - replaces the attribute partitionkey with the record's key: so it gets the attribute as the key.
+//   - replaces the attribute partitionkey with the record's key: so it gets the attribute as the key;
+//   - leaves the attributes of a binary HTTP request percent-encoded: they are decoded here after it has read them;
+//   - compares the content type of a structured HTTP request letter by letter, and knows only `charset=utf-8`.
 //
 // The only argument is the folder of the SDK, because Node looks for packages next to the script.
 
@@ -14,7 +16,7 @@
 const path = require("node:path");
 const readline = require("node:readline");
 const { createRequire } = require("node:module");
-const { CloudEvent, Kafka } = createRequire(path.join(path.resolve(process.argv[2]), "judge.js"))("cloudevents");
+const { CloudEvent, HTTP, Kafka } = createRequire(path.join(path.resolve(process.argv[2]), "judge.js"))("cloudevents");
 
 const JSON_EVENT = "application/cloudevents+json";
 const JSON_DATA = /^[a-z0-9!#$&^_.+-]+\/([a-z0-9!#$&^_.-]+\+)?json\s*(;.*)?$/i;
@@ -75,8 +77,8 @@ function textOf(name, value) {
   return value;
 }
 
-// A header's value in the NATS binding: possibly quoted, then percent-encoded exactly once.
-function undoNats(name, value) {
+// A header's value in the bindings of NATS and HTTP: possibly quoted, then percent-encoded exactly once.
+function undoPercent(name, value) {
   if (value.startsWith('"')) {
     if (!/^"(?:[^"\\]|\\.)*"$/s.test(value)) throw new Refused(`header ${name} has an unbalanced quote`);
     value = value.slice(1, -1).replace(/\\(.)/gs, "$1");
@@ -86,7 +88,7 @@ function undoNats(name, value) {
   try {
     return decodeURIComponent(value);
   } catch {
-    throw new Refused(`header ${name} has a bare percent sign, or isn't UTF-8 behind its percent signs`);
+    throw new Refused(`header ${name} has a bare percent sign, or is not UTF-8 after percent-decoding`);
   }
 }
 
@@ -106,7 +108,7 @@ function splitHeaders(transport, headers) {
       const attribute = name.slice(prefix.length);
       if (has(attributes, attribute)) throw new Refused(`two headers ${name}`);
       const text = textOf(name, value);
-      attributes[attribute] = transport === "nats" ? undoNats(name, text) : text;
+      attributes[attribute] = transport === "kafka" ? text : undoPercent(name, text);
     }
   }
   return [contentType, attributes];
@@ -114,7 +116,7 @@ function splitHeaders(transport, headers) {
 
 const utf8 = (body) => new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(body);
 
-function structured(transport, contentType, repeated, body) {
+function structured(transport, headers, contentType, repeated, body) {
   if (contentType !== undefined && contentType.split(";")[0].trim().toLowerCase() !== JSON_EVENT) {
     throw new Refused(`content type ${contentType}: the format read here is ${JSON_EVENT}`);
   }
@@ -134,6 +136,7 @@ function structured(transport, contentType, repeated, body) {
       throw new Refused(`header of attribute ${name} says '${value}', the body '${attributes[name]}'`);
     }
   }
+  if (transport === "http") return [HTTP.toEvent({ headers, body: text }), attributes];
   const event =
     transport === "kafka" && has(members, "time")
       ? Kafka.toEvent({ headers: { "content-type": contentType.toLowerCase() }, key: members.partitionkey, value: text })
@@ -141,7 +144,7 @@ function structured(transport, contentType, repeated, body) {
   return [event, attributes];
 }
 
-function binary(transport, contentType, attributes, body) {
+function binary(transport, received, contentType, attributes, body) {
   const headers = Object.fromEntries(Object.entries(attributes).map(([name, value]) => [`ce_${name}`, value]));
   if (transport === "kafka") {
     if (has(attributes, "datacontenttype")) {
@@ -151,6 +154,11 @@ function binary(transport, contentType, attributes, body) {
       attributes.datacontenttype = contentType;
       headers["content-type"] = contentType;
     }
+  } else if (transport === "http") {
+    if (has(attributes, "datacontenttype")) {
+      throw new Refused("header ce-datacontenttype: over HTTP that attribute is the header content-type");
+    }
+    if (contentType !== undefined) attributes.datacontenttype = contentType;
   } else if (contentType !== undefined) {
     throw new Refused("header Content-Type: on NATS the attribute is the header ce-datacontenttype");
   }
@@ -162,6 +170,10 @@ function binary(transport, contentType, attributes, body) {
     const event = Kafka.toEvent({ headers, key: attributes.partitionkey, value: body });
     return [event, attributes, isJson ? json : event.data];
   }
+  if (transport === "http") {
+    const event = HTTP.toEvent({ headers: received, body: isEmpty ? undefined : utf8(body) });
+    return [event, attributes, isJson ? json : isEmpty ? undefined : body];
+  }
   // The SDK's Kafka reader fails without a value, although an event may have no data.
   const data = isEmpty ? undefined : isJson ? json : body;
   return [new CloudEvent({ ...attributes, ...(data === undefined ? {} : { data }) }, true), attributes, data];
@@ -170,14 +182,17 @@ function binary(transport, contentType, attributes, body) {
 function judge(message) {
   const transport = message.transport;
   const body = message.body_base64 === null ? null : Buffer.from(message.body_base64, "base64");
+  const received = Object.fromEntries(message.headers);
   const [contentType, fromHeaders] = splitHeaders(transport, message.headers);
   const isStructured = transport === "json" || (contentType ?? "").toLowerCase().startsWith("application/cloudevents");
   const read = isStructured ? structured : binary;
-  const [event, raw, binaryData] = read(transport, contentType, fromHeaders, body);
+  const [event, raw, binaryData] = read(transport, received, contentType, fromHeaders, body);
   if (event.validate() !== true) throw new Refused("the SDK's validation fails");
   const attributes = {};
+  const isEncoded = transport === "http" && read === binary;
   for (const [name, value] of Object.entries(event)) {
-    if (value !== undefined && !["data", "data_base64", "time"].includes(name)) attributes[name] = value;
+    if (value === undefined || ["data", "data_base64", "time"].includes(name)) continue;
+    attributes[name] = isEncoded && name !== "datacontenttype" ? undoPercent(name, value) : value;
   }
   if (has(raw, "time")) {
     if (Date.parse(event.time) !== Date.parse(raw.time)) throw new Refused("the SDK reads another time");

@@ -1,18 +1,20 @@
 """Reads messages like a consumer with the Python CloudEvents SDK, and reports what it reads.
 
 One JSON object a line on standard input:
-    {"transport": "kafka" | "nats" | "json", "headers": [[name, value], ...], "key": ..., "body_base64": ... | null}
+    {"transport": "kafka" | "nats" | "http" | "json", "headers": [[name, value], ...], "key": ...,
+     "body_base64": ... | null}
 A header's value is a string, null (none at all) or {"base64": ...} (not UTF-8). One JSON object a line in answer:
     {"ok": true, "mode": "binary" | "structured", "attributes": {...}, "data": ... or "data_base64": ...}
     {"ok": false, "error": "..."}
 
-The content type decides the mode, as the bindings say. The SDK reads and validates the event: with its Kafka binding, or
-for NATS, for which it has no binding, with its JSON format or its constructor. Before that, this program refuses what the
+The content type decides the mode, as the bindings say. The SDK reads and validates the event: with its Kafka binding,
+with its HTTP binding, which gets all headers of a request, or for NATS, for which it has no binding, with its JSON format
+or its constructor. Before that, this program refuses what the
 specification forbids but the SDK accepts, each with its reason. judge.js has the same rules.
 
     - The SDK invents a missing id, time or specversion, and converts header names to lower case.
     - It does not check the type, length or characters of an attribute's value.
-    - Its Kafka reader decides the mode by ce_ headers, which a structured message may have too.
+    - Its readers decide the mode by ce_ or ce- headers, which a structured message may have too.
     - It overwrites the attribute partitionkey with the record's key, which is not part of the event. So it gets no key.
 
 "attributes" are those of the SDK, except the time, which is unchanged because every SDK prints its own number of digits.
@@ -24,7 +26,7 @@ import re
 import sys
 from urllib.parse import urlsplit
 
-from cloudevents.core.bindings import kafka
+from cloudevents.core.bindings import http, kafka
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
@@ -97,8 +99,8 @@ def text_of(name, value):
     return value
 
 
-def undo_nats(name, value):
-    """A header's value in the NATS binding: possibly quoted, then percent-encoded exactly once."""
+def undo_percent(name, value):
+    """A header's value in the bindings of NATS and HTTP: possibly quoted, then percent-encoded exactly once."""
     if value.startswith('"'):
         if len(value) < 2 or not re.match(r'^"(?:[^"\\]|\\.)*"$', value, re.S):
             raise Refused(f"header {name} has an unbalanced quote")
@@ -132,8 +134,8 @@ def split_headers(transport, headers):
             if attribute in attributes:
                 raise Refused(f"two headers {name}")
             attributes[attribute] = text_of(name, value)
-    if transport == "nats":
-        attributes = {name: undo_nats(prefix + name, value) for name, value in attributes.items()}
+    if transport in ("nats", "http"):
+        attributes = {name: undo_percent(prefix + name, value) for name, value in attributes.items()}
     return content_type, attributes
 
 
@@ -156,7 +158,7 @@ def is_json(datacontenttype):
     return datacontenttype is not None and JSON_DATA.match(datacontenttype) is not None
 
 
-def structured(transport, content_type, repeated, body):
+def structured(transport, headers, content_type, repeated, body):
     if content_type is not None and content_type.split(";")[0].strip().lower() != JSON_EVENT:
         raise Refused(f"content type {content_type}: the format read here is {JSON_EVENT}")
     if body is None:
@@ -178,12 +180,14 @@ def structured(transport, content_type, repeated, body):
     if transport == "kafka":
         message = kafka.KafkaMessage(headers={"content-type": content_type.encode()}, key=None, value=body)
         event = kafka.from_structured(message, JSONFormat(), CloudEvent)
+    elif transport == "http":
+        event = http.from_http(http.HTTPMessage(dict(headers), body), JSONFormat(), CloudEvent)
     else:
         event = JSONFormat().read(CloudEvent, body)
     return event, attributes
 
 
-def binary(transport, content_type, attributes, body):
+def binary(transport, headers, content_type, attributes, body):
     if transport == "kafka":
         if "datacontenttype" in attributes:
             raise Refused("header ce_datacontenttype: on Kafka that attribute is the header content-type")
@@ -191,6 +195,11 @@ def binary(transport, content_type, attributes, body):
         if content_type is not None:
             attributes["datacontenttype"] = content_type
             wire["content-type"] = content_type.encode("utf-8")
+    elif transport == "http":
+        if "datacontenttype" in attributes:
+            raise Refused("header ce-datacontenttype: over HTTP that attribute is the header content-type")
+        if content_type is not None:
+            attributes["datacontenttype"] = content_type
     elif content_type is not None:
         raise Refused("header Content-Type: on NATS the attribute is the header ce-datacontenttype")
     check_attributes(attributes)
@@ -199,6 +208,8 @@ def binary(transport, content_type, attributes, body):
     if transport == "kafka":
         message = kafka.KafkaMessage(headers=wire, key=None, value=body)
         return kafka.from_binary(message, JSONFormat(), CloudEvent), attributes
+    if transport == "http":
+        return http.from_http(http.HTTPMessage(dict(headers), body), JSONFormat(), CloudEvent), attributes
     values = dict(attributes)
     if "time" in values:
         values["time"] = isoparse(values["time"])
@@ -211,7 +222,7 @@ def judge(message):
     content_type, from_headers = split_headers(transport, message["headers"])
     is_structured = (content_type or "").lower().startswith(STRUCTURED) or transport == "json"
     read = structured if is_structured else binary
-    event, raw = read(transport, content_type, from_headers, body)
+    event, raw = read(transport, message["headers"], content_type, from_headers, body)
     attributes = dict(event.get_attributes())
     attributes.pop("time", None)  # the SDK invents a missing one
     if "time" in raw:
