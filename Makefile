@@ -37,6 +37,10 @@ lint: ## check the format and the lints
 	$(CARGO) fmt --check
 	$(CARGO) clippy --quiet --locked --all-targets --test chaos --test clusters --test crash -- -D warnings
 
+generate: ## write the files that are derived from the code and from the values of the chart
+	@$(SETUP) build chart
+	GENERATE=1 $(CARGO) test --quiet --locked --test it --test chart -- generated
+
 test: ## run all tests, against a real Kafka and NATS
 	@$(SETUP) build kafka nats kcat promtool judges mns hadolint chart kubernetes
 	$(CARGO) test

@@ -10,7 +10,7 @@
 //! * [`config`]: the layers of the configuration, merged and checked.
 //! * [`service`]: builds the parts, starts them, stops them in phases.
 //! * [`admin`]: `/metrics`, `/healthz`, `/readyz`.
-//! * [`input`]: HTTP and MNS.
+//! * [`input`]: the ways that callbacks come in, one folder for each kind.
 //! * [`bridge`]: `accept`, one callback to one outcome; the drain of the spool, and replays.
 //! * [`store`]: the spool and the dead letters on the disk.
 //! * [`output`]: the buses Kafka and NATS, and the console.

@@ -247,6 +247,16 @@ impl Bridge {
         outcome
     }
 
+    /// Ends a callback whose body its input could not read as one. What there is of the body is kept as
+    /// [`accept`](Bridge::accept) keeps a body that is not a callback, without another look at it: the beginning of a
+    /// body can look like a callback.
+    pub async fn reject(&self, callback: Callback, error: NotACallback) -> Outcome {
+        let _in_flight = self.enter_in_flight();
+        let outcome = self.keep_body(&callback, error).await;
+        self.observe_outcome(&callback, &outcome);
+        outcome
+    }
+
     async fn outcome(&self, callback: &Callback) -> Outcome {
         let rules = self.rules();
         let normalized = match rules.normalizer.normalize(&callback.body, &callback.origin()) {

@@ -1,4 +1,4 @@
-//! `catalogue`: the event types that are known.
+//! `catalogue`: the known event types.
 
 use std::process::ExitCode;
 
@@ -14,7 +14,7 @@ Examples:
   apsara-bridge catalogue TranscodeComplete
 ")]
 pub(super) struct List {
-    /// Show the fields of this event type, in each dialect that has it.
+    /// Show the fields of this event type, for each dialect that has it.
     #[arg(value_name = "EVENT_TYPE")]
     event_type: Option<String>,
     #[command(flatten)]

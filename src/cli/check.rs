@@ -1,4 +1,4 @@
-//! `check`: is the configuration right, and what does it amount to?
+//! `check`: checks a configuration and prints the effective values.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use super::{ConfigArgs, print};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Prints the effective configuration as TOML, and warnings on standard error.
-Nothing is connected to.
+Connects to nothing.
 
 Examples:
   apsara-bridge check --config bridge.toml

@@ -1,4 +1,4 @@
-//! `dead-letters`: what could not be published, looked at, replayed, deleted; beside a running bridge.
+//! `dead-letters`: shows, replays and deletes what could not be published. Works next to a running bridge.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -15,17 +15,17 @@ use crate::common::suggest::nearest;
 use crate::store::database::{Access, Database};
 use crate::store::{self, DeadLetterFilter, DeadLetterRow, StoreError, StoreSettings};
 
-/// Letters of one transaction: a running bridge waits for it at most.
+/// Dead letters per transaction. A running bridge waits for one transaction at most.
 const CHUNK: usize = 500;
 
-/// How often it is looked whether replays have ended.
+/// How often to check whether replays have ended.
 const POLL: Duration = Duration::from_millis(50);
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Works beside a running bridge. A replay is done by the running bridge, by its
-routes as they are now; without one it waits for the next start.
+Works next to a running bridge. The running bridge does a replay, by its current
+routes. Without a running bridge, the replay waits for the next start.
 
 Examples:
   apsara-bridge dead-letters list --config bridge.toml --reason unrouted --since 1h
@@ -40,40 +40,40 @@ pub(super) struct DeadLetters {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// List them, a line each.
+    /// List dead letters, one per line.
     List {
         #[command(flatten)]
         store: StoreArgs,
         #[command(flatten)]
         conditions: Conditions,
-        /// As a JSON array, for programs.
+        /// Print a JSON array, for programs.
         #[arg(long)]
         json: bool,
     },
-    /// Show one with its envelope and body.
+    /// Show one dead letter with its envelope and body.
     Show {
         #[command(flatten)]
         store: StoreArgs,
-        /// Its number.
+        /// Number of the dead letter.
         id: i64,
-        /// As a JSON object, for programs.
+        /// Print a JSON object, for programs.
         #[arg(long)]
         json: bool,
-        /// The body alone, byte by byte as it came.
+        /// Print only the body, exactly as it was received.
         #[arg(long, conflicts_with = "json")]
         body: bool,
     },
-    /// Publish them again; each is taken out when every destination has acknowledged it.
+    /// Publish dead letters again. Each is removed when every destination has acknowledged it.
     Replay {
         #[command(flatten)]
         store: StoreArgs,
         #[command(flatten)]
         which: Which,
-        /// How long to wait for the end; what is not ended by then goes on without us.
+        /// How long to wait for the result. The replay continues after that.
         #[arg(long, value_name = "TIME", default_value = "1m", value_parser = super::span)]
         wait: Duration,
     },
-    /// Delete them for good.
+    /// Delete dead letters for good.
     Delete {
         #[command(flatten)]
         store: StoreArgs,
@@ -85,26 +85,26 @@ enum Command {
 /// Conditions that all must hold.
 #[derive(Debug, clap::Args)]
 struct Conditions {
-    /// Why they are dead letters, as unrouted or too_large.
+    /// Only those with this reason, for example unrouted or too_large.
     #[arg(long, value_parser = reason)]
     reason: Option<String>,
-    /// Type of the event, in full or as Alibaba's EventType.
+    /// Only those of this event type: the full type, or the EventType of Alibaba.
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<String>,
-    /// Came last at this time or later: RFC 3339, or a span before now, as 2h.
+    /// Only those last received at this time or later: RFC 3339, or how long ago, for example 2h.
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<OffsetDateTime>,
-    /// Came last before this time: RFC 3339, or a span before now, as 2h.
+    /// Only those last received before this time: RFC 3339, or how long ago, for example 2h.
     #[arg(long, value_name = "TIME", value_parser = moment)]
     before: Option<OffsetDateTime>,
 }
 
-/// Which ones are meant.
+/// Which dead letters are meant.
 #[derive(Debug, clap::Args)]
 struct Which {
-    /// Their numbers.
+    /// Numbers of dead letters.
     ids: Vec<i64>,
-    /// All of them.
+    /// All dead letters.
     #[arg(long, conflicts_with_all = ["ids", "reason", "event_type", "since", "before"])]
     all: bool,
     #[command(flatten)]
@@ -126,7 +126,7 @@ fn moment(text: &str) -> Result<OffsetDateTime, String> {
         return Ok(time);
     }
     let ago = super::span(text)
-        .map_err(|_| "expected a time as 2026-01-31T12:00:00Z, or a span before now as 2h".to_owned())?;
+        .map_err(|_| "expected a time, for example 2026-01-31T12:00:00Z, or how long ago, for example 2h".to_owned())?;
     time::Duration::try_from(ago)
         .ok()
         .and_then(|ago| OffsetDateTime::now_utc().checked_sub(ago))
@@ -148,7 +148,7 @@ impl Conditions {
 }
 
 impl Which {
-    /// The filter, or a usage error when nothing was said: forgetting a condition must not mean all.
+    /// The filter, or a usage error if there is no condition: a forgotten condition must not mean all.
     fn filter(self) -> Result<DeadLetterFilter, ExitCode> {
         let filter = DeadLetterFilter { ids: self.ids, ..self.conditions.filter() };
         let says_something = self.all
@@ -160,7 +160,7 @@ impl Which {
         if says_something {
             return Ok(filter);
         }
-        eprintln!("apsara-bridge: say which: numbers, --all, --reason, --type, --since or --before");
+        eprintln!("apsara-bridge: expected numbers, --all, --reason, --type, --since or --before");
         Err(ExitCode::from(USAGE))
     }
 }
@@ -189,8 +189,8 @@ impl DeadLetters {
     }
 }
 
-/// Visits letters in the order of their numbers, some at a time, so that a million of them take no more memory than
-/// a few.
+/// Visits dead letters in the order of their numbers, in chunks, so that a million of them take no more memory than a
+/// few.
 fn visit(
     database: &Database,
     filter: &DeadLetterFilter,
@@ -332,12 +332,12 @@ fn replay(settings: &StoreSettings, filter: &DeadLetterFilter, wait: Duration) -
     }
     print(format!("{} replayed\n", letters(asked.len() - waiting.len() - failed.len())));
     for letter in &failed {
-        let error = letter.replay_error.as_deref().unwrap_or("it came again meanwhile");
+        let error = letter.replay_error.as_deref().unwrap_or("it was received again");
         eprintln!("dead letter {}: not replayed: {}", letter.id, printable(error, 1024));
     }
     if !waiting.is_empty() {
         eprintln!(
-            "{} not ended after {}; the bridge goes on",
+            "{} not finished after {}; the bridge continues",
             letters(waiting.len()),
             humantime::format_duration(wait)
         );
@@ -375,7 +375,7 @@ fn ids(database: &Database, filter: &DeadLetterFilter) -> Result<Vec<i64>, Store
     Ok(ids)
 }
 
-/// A number that isn't there is a mistake, and then nothing is done.
+/// The error about numbers that do not exist. Nothing is done then.
 fn missing(filter: &DeadLetterFilter, found: &[i64]) -> Option<ExitCode> {
     let missing: Vec<String> = filter.ids.iter().filter(|id| !found.contains(id)).map(|id| id.to_string()).collect();
     (!missing.is_empty()).then(|| fail(format!("there is no such dead letter: {}", missing.join(", "))))
@@ -385,7 +385,7 @@ fn letters(count: usize) -> String {
     if count == 1 { "1 dead letter".to_owned() } else { format!("{count} dead letters") }
 }
 
-/// What is told of a letter beside envelope and body.
+/// A dead letter without its envelope and body.
 fn summary(letter: &DeadLetterRow) -> Value {
     let DeadLetterRow { id, first_at, count, replay_error, replay_requested, is_sound, letter } = letter;
     let (event_id, event_type, subject) = match &letter.event {
@@ -428,7 +428,7 @@ fn time_of(milliseconds: i64) -> String {
         .unwrap_or_else(|| "-".to_owned())
 }
 
-/// Text of a sender on a terminal: without control characters, and not too long.
+/// The text of a sender for a terminal: without control characters, and cut off.
 fn printable(text: &str, characters: usize) -> String {
     let clean = |c: char| if c.is_control() && c != '\n' || c == '\n' && characters < usize::MAX { ' ' } else { c };
     let mut shown: String = text.chars().take(characters).map(clean).collect();

@@ -1,4 +1,4 @@
-//! `demo`: the whole way, with nothing installed.
+//! `demo`: the whole path of a callback, without anything installed.
 //!
 //! The broker is librdkafka's mock cluster inside this process; everything else is real: the service with its HTTP
 //! input and signatures, and the consumer that reads the topics back.
@@ -30,18 +30,18 @@ use crate::input::http::signature::sign;
 use crate::service::Service;
 use crate::telemetry::logs;
 
-/// The URL as it would be typed at Alibaba: what is signed, whatever address the request reaches.
+/// The URL as it would be entered at Alibaba. It is signed; the request goes to another address.
 const URL: &str = "https://media.example.com/callbacks";
 
-/// The key as it would be typed at Alibaba.
+/// The key as it would be entered at Alibaba.
 const KEY: &str = "DemoKey123";
 
-/// Topics, with the partitions each has.
+/// The topics, and how many partitions each has.
 const TOPICS: [&str; 3] = ["media.vod", "media.ims", "media.failed"];
 const PARTITIONS: i32 = 3;
 
-/// How long the parts may take to find each other, and the records to be read back.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest time to connect, and to read the records.
+const MAX_WAIT: Duration = Duration::from_secs(20);
 
 macro_rules! samples {
     ($($name:literal,)*) => {
@@ -107,14 +107,14 @@ samples! {
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Stays up until Ctrl-C, so that any Kafka client can look at the topics.
+Runs until Ctrl-C, so that you can read the topics with any Kafka client.
 
 Examples:
   apsara-bridge demo
-  apsara-bridge demo --once      end after the table; 0 only if all arrived
+  apsara-bridge demo --once      exit after the table, with 0 if all events arrived
 ")]
 pub(super) struct Demo {
-    /// End after the table.
+    /// Exit after the table. The exit code is 0 if all events arrived.
     #[arg(long)]
     once: bool,
 }
@@ -124,15 +124,15 @@ impl Demo {
         logs::start(logs::Format::Text, "warn");
         let runtime = match tokio::runtime::Runtime::new() {
             Ok(runtime) => runtime,
-            Err(error) => return fail(format!("no runtime: {error}")),
+            Err(error) => return fail(format!("the runtime cannot be started: {error}")),
         };
         let cluster = match MockCluster::new(1) {
             Ok(cluster) => cluster,
-            Err(error) => return fail(format!("the mock cluster doesn't start: {error}")),
+            Err(error) => return fail(format!("the mock cluster cannot be started: {error}")),
         };
         for topic in TOPICS {
             if let Err(error) = cluster.create_topic(topic, PARTITIONS, 1) {
-                return fail(format!("topic {topic} can't be created: {error}"));
+                return fail(format!("topic {topic} cannot be created: {error}"));
             }
         }
         match runtime.block_on(show(&cluster.bootstrap_servers(), self.once)) {
@@ -209,7 +209,7 @@ async fn show(brokers: &str, once: bool) -> Result<bool, String> {
     let running = tokio::spawn(service.run(async { drop(stopped.await) }, std::future::pending()));
     let start = Instant::now();
     while !bridge.is_connected() {
-        if start.elapsed() > PATIENCE {
+        if start.elapsed() > MAX_WAIT {
             return Err("the producer does not find the mock cluster".to_owned());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -287,14 +287,14 @@ async fn post_samples(input: SocketAddr) -> Result<Vec<Expected>, String> {
     Ok(posted)
 }
 
-/// Reads all topics from their beginning, by the id in the records' headers, until as many records as expected came.
+/// Reads all topics from their start until the expected number of records has arrived. Gives the records by event id.
 fn read_back(brokers: &str, expected: usize) -> Result<HashMap<String, Vec<Found>>, String> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", "apsara-bridge-demo")
         .set("enable.auto.commit", "false")
         .create()
-        .map_err(|error| format!("no consumer: {error}"))?;
+        .map_err(|error| format!("the consumer cannot be created: {error}"))?;
     let mut assignment = TopicPartitionList::new();
     for topic in TOPICS {
         for partition in 0..PARTITIONS {
@@ -306,7 +306,7 @@ fn read_back(brokers: &str, expected: usize) -> Result<HashMap<String, Vec<Found
     consumer.assign(&assignment).map_err(|error| format!("topics cannot be read: {error}"))?;
     let mut found: HashMap<String, Vec<Found>> = HashMap::new();
     let (start, mut count) = (Instant::now(), 0);
-    while count < expected && start.elapsed() < PATIENCE {
+    while count < expected && start.elapsed() < MAX_WAIT {
         let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else { continue };
         let id = message
             .headers()
@@ -318,14 +318,14 @@ fn read_back(brokers: &str, expected: usize) -> Result<HashMap<String, Vec<Found
             offset: message.offset(),
         });
     }
-    // Samples with the same content have the same id and are told apart by their offsets.
+    // Samples with the same content have the same id. Their offsets distinguish them.
     for records in found.values_mut() {
         records.sort_by_key(|record| (record.topic == "media.failed", record.offset));
     }
     Ok(found)
 }
 
-/// The table of what landed where, and how many callbacks arrived everywhere they should.
+/// The table of the records, and how many callbacks arrived at all of their topics.
 fn report(posted: &[Expected], found: &mut HashMap<String, Vec<Found>>) -> (String, usize) {
     let header = ["callback", "type", "status", "subject", "topic", "partition", "offset", "answered in"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
@@ -359,14 +359,14 @@ fn report(posted: &[Expected], found: &mut HashMap<String, Vec<Found>>) -> (Stri
 }
 
 fn look_further(brokers: &str, input: SocketAddr, admin: SocketAddr) -> String {
-    let mut text = String::from("\nLook further, while this stays up:\n\n");
+    let mut text = String::from("\nWhile this runs, you can look further:\n\n");
     let _ = write!(
         text,
         "  kcat -b {brokers} -C -t media.failed -e -f '%k  %h\\n%s\\n\\n'\n\n  \
          t=$(date +%s); curl -i http://{input}/callbacks -H \"X-VOD-TIMESTAMP: $t\" \\\n    \
          -H \"X-VOD-SIGNATURE: $(printf %s \"{URL}|$t|{KEY}\" | md5sum | cut -c1-32)\" \\\n    \
          -d '{{\"EventType\":\"FileUploadComplete\",\"EventTime\":\"2026-01-01T00:00:00Z\",\"VideoId\":\"my-video\",\"Size\":\"42\"}}'\n\n  \
-         curl http://{admin}/metrics\n\nCtrl-C ends it.\n"
+         curl http://{admin}/metrics\n\nCtrl-C stops it.\n"
     );
     text
 }
@@ -375,7 +375,7 @@ fn look_further(brokers: &str, input: SocketAddr, admin: SocketAddr) -> String {
 mod tests {
     use super::*;
 
-    /// Two samples with the same content are one event, and would be published once.
+    /// Two samples with the same content are one event, which is published once.
     #[test]
     fn the_list_names_every_sample_of_different_content() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples");

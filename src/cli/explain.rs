@@ -1,4 +1,4 @@
-//! `explain`: what would become of a callback, and why.
+//! `explain`: what would happen to a callback, and why.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -19,18 +19,18 @@ use crate::service::Settings;
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Nothing is connected to and nothing published. Without a configuration there are
-no routes to try.
+Connects to nothing and publishes nothing. Without a configuration there are no
+routes.
 
 Examples:
   apsara-bridge explain callback.json --config bridge.toml
   curl -s example.com/callback.json | apsara-bridge explain --config bridge.toml
 ")]
 pub(super) struct Explain {
-    /// File with one callback; `-` or none is standard input.
+    /// File with one callback. `-` is standard input.
     #[arg(value_name = "FILE", default_value = "-")]
     file: PathBuf,
-    /// Path of the HTTP endpoint, or name of the queue, that the callback would come by; the first one, if not given.
+    /// Path of the HTTP endpoint, or name of the queue, that would receive the callback. Default: the first one.
     #[arg(long, value_name = "PATH")]
     endpoint: Option<String>,
     #[command(flatten)]
@@ -74,7 +74,7 @@ impl Explain {
         let mut text = head(&normalizer, &normalized);
         match &settings {
             Some(settings) => explain_routes(settings, &normalized.event, &mut text),
-            None => text.push_str("\nRoutes: none to try; name a configuration with --config\n"),
+            None => text.push_str("\nRoutes: none, because there is no configuration; set one with --config\n"),
         }
         print(text);
         ExitCode::SUCCESS
@@ -102,7 +102,7 @@ fn explain_routes(settings: &Settings, event: &Event, text: &mut String) {
     let mut ended_by: Option<&str> = None;
     for route in settings.router.routes() {
         let verdict = match (ended_by, route.try_match(event)) {
-            (Some(name), _) => format!("not tried: `{name}` took the event and doesn't continue"),
+            (Some(name), _) => format!("not tried: `{name}` matches and does not continue"),
             (None, Err(why)) => format!("no: {why}"),
             (None, Ok(())) => {
                 if !route.continue_matching {
@@ -127,19 +127,19 @@ fn explain_routes(settings: &Settings, event: &Event, text: &mut String) {
     if decision.is_unrouted() || decision.dead_letter_by.is_some() {
         match &settings.dead_letters {
             Some(destination) => {
-                text.push_str("\nDead letter (with dlqreason, dlqcode, dlqattempts beside):\n");
+                text.push_str("\nDead letter (it also has dlqreason, dlqcode and dlqattempts):\n");
                 record(settings, event, destination, text);
             }
             None if settings.store.is_some() => text.push_str("\nDead letter, kept in the database of the spool\n"),
             None => text.push_str(
-                "\nDead letter: there is no spool and dead_letters.to is not set, so that the answer is 503 and nothing is kept\n",
+                "\nDead letter: there is no spool and dead_letters.to is not set, so the answer is 503 and nothing is kept\n",
             ),
         }
     }
 }
 
 fn record(settings: &Settings, event: &Event, destination: &Destination, text: &mut String) {
-    // Routes name only outputs that are there.
+    // Routes only name outputs that exist.
     let Some(output) = settings.outputs.iter().find(|output| output.name == destination.output) else { return };
     let record = Record {
         event: Arc::new(event.clone()),

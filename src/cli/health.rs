@@ -11,13 +11,13 @@ use super::{ConfigArgs, config_errors, fail, print};
 use crate::common::http::HttpClient;
 use crate::config;
 
-/// How long the answer may take: shorter than the three seconds that health checks of containers give a command.
+/// The longest time for the answer: shorter than the three seconds that health checks of containers allow a command.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Ends with 0 when the answer is 200, and with 1 otherwise.
+Exits with 0 if the answer is 200, and else with 1.
 
 Examples:
   apsara-bridge health --config bridge.toml
@@ -26,7 +26,7 @@ Examples:
 pub(super) struct Health {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Ask whether it is ready for callbacks, not only whether it is alive.
+    /// Ask whether the bridge is ready for callbacks, not only whether it is alive.
     #[arg(long)]
     ready: bool,
 }
@@ -49,7 +49,7 @@ impl Health {
     }
 }
 
-/// An address that listens on all is reached by the local one.
+/// An address to connect to: the local one for a listener on all addresses.
 fn reachable(listen: &str) -> String {
     match listen.rsplit_once(':') {
         Some(("0.0.0.0" | "", port)) => format!("127.0.0.1:{port}"),

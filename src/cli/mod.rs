@@ -1,10 +1,11 @@
-//! The command line: one file a command.
+//! The command line: one file per command.
 //!
-//! Exit codes: 0 fine, 1 the work failed, 2 used wrongly, which a wrong configuration is too. What a command prints
-//! for programs goes to standard output, all else to standard error.
+//! Exit codes: 0 success, 1 the work failed, 2 wrong usage, including an invalid configuration. Results go to standard
+//! output, everything else to standard error.
 
 mod catalogue;
 mod check;
+mod config_schema;
 mod dead_letters;
 mod demo;
 mod explain;
@@ -31,21 +32,20 @@ use crate::store::{self, StoreSettings};
 /// The work failed.
 const FAILED: u8 = 1;
 
-/// Used wrongly.
+/// Wrong usage, including an invalid configuration.
 const USAGE: u8 = 2;
 
-/// Takes the callbacks of ApsaraVideo VOD and Intelligent Media Services (IMS) and publishes them as CloudEvents to
-/// Kafka and NATS.
+/// Publishes the callbacks of ApsaraVideo VOD and Intelligent Media Services (IMS) as CloudEvents to Kafka and NATS.
 #[derive(Debug, Parser)]
 #[command(
     name = "apsara-bridge",
     version,
     after_help = "\
 Examples:
-  apsara-bridge demo                                  see it work, with nothing installed
-  apsara-bridge normalize callback.json --pretty      one callback as the event it becomes
-  apsara-bridge check --config bridge.toml            is the configuration right?
-  apsara-bridge serve --config bridge.toml            run it
+  apsara-bridge demo                                  try it, without anything installed
+  apsara-bridge normalize callback.json --pretty      convert a callback to an event
+  apsara-bridge check --config bridge.toml            check a configuration
+  apsara-bridge serve --config bridge.toml            run the bridge
 "
 )]
 struct Cli {
@@ -57,34 +57,36 @@ struct Cli {
 enum Command {
     /// Run the bridge until SIGTERM or SIGINT.
     Serve(serve::Serve),
-    /// Check the configuration and print what it amounts to, secrets hidden.
+    /// Check a configuration and print the effective values, with secrets hidden.
     Check(check::Check),
-    /// Turn callbacks into events, one envelope a line.
+    /// Print the JSON Schema of the configuration, for editors.
+    ConfigSchema(config_schema::ConfigSchema),
+    /// Convert callbacks to events, one envelope per line.
     Normalize(normalize::Normalize),
-    /// Tell what would become of a callback: dialect, envelope, each route with why or why not, topic, key, headers.
+    /// Show what would happen to a callback: its envelope, which routes match and why, topics, keys and headers.
     Explain(explain::Explain),
-    /// Post a signed callback, as Alibaba does: it has no test button.
+    /// Post a signed callback as Alibaba does, to test an endpoint.
     Send(send::Send),
-    /// Ask a running bridge how it is: for container health checks.
+    /// Ask a running bridge whether it is alive or ready, for health checks of containers.
     Health(health::Health),
-    /// List the event types that are known, or the fields of one.
+    /// List the known event types, or the fields of one.
     Catalogue(catalogue::List),
-    /// Look at what could not be published, replay it, delete it.
+    /// Look at events that could not be published, publish them again, or delete them.
     DeadLetters(dead_letters::DeadLetters),
-    /// Look at what waits on the disk for a bus.
+    /// Look at the events stored on disk, and publish or move them.
     Spool(spool::Spool),
-    /// Show the whole way with nothing installed: sample callbacks, posted and signed, read back from a Kafka topic.
+    /// Show the whole path without anything installed: post signed sample callbacks, and read the events from Kafka topics.
     Demo(demo::Demo),
 }
 
 /// Where the configuration comes from.
 #[derive(Debug, Args)]
 struct ConfigArgs {
-    /// Configuration file, TOML or YAML; of several the later wins. Over them goes the environment:
-    /// APSARA_BRIDGE__SECTION__KEY.
+    /// Configuration file, TOML or YAML. A later file overrides an earlier one, and the environment
+    /// (APSARA_BRIDGE__SECTION__KEY) overrides all files.
     #[arg(short, long, value_name = "FILE")]
     config: Vec<PathBuf>,
-    /// One value over all others, as delivery.deadline=2s.
+    /// Set one key, for example delivery.deadline=2s. This overrides files and environment.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
@@ -112,12 +114,12 @@ impl ConfigArgs {
     }
 }
 
-/// Where the spool lies.
+/// Where the spool is stored.
 #[derive(Debug, Args)]
 struct StoreArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// The folder, in place of the configuration's spool.path.
+    /// Folder of the spool. Default: spool.path of the configuration.
     #[arg(long, value_name = "FOLDER")]
     path: Option<PathBuf>,
 }
@@ -139,13 +141,13 @@ fn span(text: &str) -> Result<Duration, String> {
     parsed.map(|span| span.0).map_err(|error| error.to_string())
 }
 
-/// Why a command can't do with a spool what it should.
+/// Why a command cannot use a spool.
 fn unreadable(settings: &StoreSettings, error: &StoreError) -> String {
     let file = store::file(&settings.path);
     if !file.exists() {
-        return format!("there is no spool at {}; name its folder with --path, or the configuration", file.display());
+        return format!("there is no spool at {}; set its folder with --path, or use --config", file.display());
     }
-    format!("{} can't be used: {error}", file.display())
+    format!("{} cannot be used: {error}", file.display())
 }
 
 /// How long ago a time of the store was.
@@ -154,7 +156,7 @@ fn age(milliseconds: i64) -> Duration {
     Duration::from_millis(u64::try_from(now - i128::from(milliseconds)).unwrap_or(0))
 }
 
-/// Tells the mistakes of a configuration and gives the code of wrong use.
+/// Prints the errors of a configuration. Gives the exit code of wrong usage.
 fn config_errors(errors: &[ConfigError]) -> ExitCode {
     for error in errors {
         eprintln!("{error}");
@@ -164,10 +166,11 @@ fn config_errors(errors: &[ConfigError]) -> ExitCode {
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    // clap prints its own errors and ends with 2 on them.
+    // clap prints its own errors and exits with 2.
     match Cli::parse().command {
         Command::Serve(serve) => serve.run(),
         Command::Check(check) => check.run(),
+        Command::ConfigSchema(config_schema) => config_schema.run(),
         Command::Normalize(normalize) => normalize.run(),
         Command::Explain(explain) => explain.run(),
         Command::Send(send) => send.run(),
@@ -182,16 +185,16 @@ pub fn main() -> ExitCode {
 /// Runs a future to its end.
 fn block_on<T>(future: impl Future<Output = T>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    Ok(runtime.map_err(|error| format!("no runtime: {error}"))?.block_on(future))
+    Ok(runtime.map_err(|error| format!("the runtime cannot be started: {error}"))?.block_on(future))
 }
 
-/// Tells an error and gives the code of a failure.
+/// Prints an error. Gives the exit code of a failure.
 fn fail(error: impl std::fmt::Display) -> ExitCode {
     eprintln!("apsara-bridge: {error}");
     ExitCode::from(FAILED)
 }
 
-/// Writes to standard output. A reader that has enough, as `head`, ends the program in peace.
+/// Writes to standard output. If the reader has closed it, for example `head`, the program exits with 0.
 fn print(text: impl AsRef<[u8]>) {
     let mut out = io::stdout().lock();
     if let Err(error) = out.write_all(text.as_ref()).and_then(|()| out.flush()) {
@@ -218,7 +221,7 @@ fn shown(path: &Path) -> String {
     if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() }
 }
 
-/// Rows with their columns aligned, two blanks apart.
+/// Rows with aligned columns, separated by two spaces.
 fn table(rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = Vec::new();
     for row in rows {

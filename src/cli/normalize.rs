@@ -1,4 +1,4 @@
-//! `normalize`: callbacks in, envelopes out.
+//! `normalize`: converts callbacks to envelopes.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,15 +13,15 @@ use crate::event::json::Json;
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A file may hold several callbacks, one behind the other. What is no callback is
-told on standard error; the others are printed, and the exit code is 1.
+A file can contain several callbacks, one after the other. What is not a callback
+is reported on standard error. The others are printed, and the exit code is 1.
 
 Examples:
   apsara-bridge normalize callback.json --pretty
   kcat -C -t raw -e | apsara-bridge normalize - > events.jsonl
 ")]
 pub(super) struct Normalize {
-    /// Files with callbacks; `-` or none is standard input.
+    /// Files with callbacks. `-` is standard input, and the default.
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Indent the JSON.
@@ -69,7 +69,7 @@ impl Normalize {
                     }
                     Some(Err(error)) => {
                         wrong(place, format!("not valid JSON: {error}"));
-                        // What comes on the next line may be whole again.
+                        // The next line may be a callback again.
                         let next = rest[end..].iter().position(|byte| *byte == b'\n');
                         rest = next.map_or(&[], |next| &rest[end + next + 1..]);
                         continue;
@@ -90,7 +90,7 @@ impl Normalize {
             }
             let found = count > 0;
             if !found {
-                wrong(String::new(), "holds no callback".to_owned());
+                wrong(String::new(), "contains no callback".to_owned());
             }
         }
         code
@@ -100,7 +100,7 @@ impl Normalize {
 /// The same JSON, indented.
 pub(super) fn pretty(json: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    // An envelope has one level more than its data may have, and was written by this program.
+    // An envelope was written by this program, and has one more level than its data may have.
     match Json::parse_within(json, usize::MAX) {
         Ok(json) => json.write_pretty(0, &mut out),
         Err(_) => out.extend_from_slice(json),

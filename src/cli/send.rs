@@ -1,4 +1,4 @@
-//! `send`: posts a signed callback, as Alibaba does, and looks whether it was counted.
+//! `send`: posts a signed callback as Alibaba does, and can check that it was counted.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -26,8 +26,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Ends with 0 when the answer is 200, which Alibaba takes as success, and with 1
-otherwise. Without FILE it posts an upload that never was, with an id of its own.
+Exits with 0 if the answer is 200, which is success for Alibaba, and else with 1.
+Without FILE it posts an upload event with a new id.
 
 Examples:
   CALLBACK_KEY=… apsara-bridge send https://media.example.com/callbacks --key-env CALLBACK_KEY
@@ -35,21 +35,21 @@ Examples:
   apsara-bridge send http://127.0.0.1:8080/callbacks callback.json --metrics http://127.0.0.1:9464/metrics
 ")]
 pub(super) struct Send {
-    /// Where to post to.
+    /// URL to post the callback to.
     target: String,
-    /// The callback, or `-` for standard input.
+    /// File with the callback. `-` is standard input.
     file: Option<PathBuf>,
-    /// The URL that is signed, as typed at Alibaba; the target, if not given.
+    /// URL to sign, exactly as it was entered at Alibaba. Default: the URL to post to.
     #[arg(long)]
     url: Option<String>,
-    /// File with the key that signs.
+    /// File with the authentication key. Without a key the callback is not signed.
     #[arg(long, value_name = "FILE", conflicts_with = "key_env")]
     key_file: Option<PathBuf>,
-    /// Environment variable with the key that signs. Without a key the callback is not signed.
+    /// Environment variable with the authentication key.
     #[arg(long, value_name = "NAME")]
     key_env: Option<String>,
-    /// Address of the bridge's metrics, by http: look there, before and after, whether the callback was counted. Of a
-    /// name that stands for several replicas all are asked.
+    /// Also check that the callback was counted, by the metrics of the bridge at this http:// URL. If the host name stands
+    /// for several replicas, all of them are asked.
     #[arg(long, value_name = "URL")]
     metrics: Option<String>,
 }
@@ -91,7 +91,7 @@ impl Send {
         };
         let mut request = Request::post(&self.target).header(CONTENT_TYPE, "application/json");
         if let Some(key) = key {
-            // IMS nests what it tells under this key, and has headers of its own.
+            // IMS nests its content under this key, and has its own headers.
             let is_ims =
                 serde_json::from_slice::<serde_json::Value>(&body).is_ok_and(|body| body["MessageBody"].is_object());
             let family = if is_ims { "ICE" } else { "VOD" };
@@ -123,7 +123,7 @@ async fn fetch(http: &HttpClient, url: &str, request: Request<Full<Bytes>>) -> R
     http.exchange(request, TIMEOUT).await.map_err(|error| format!("{url}: {error}"))
 }
 
-/// How many callbacks the metrics of all replicas count as answered with 200, whatever became of them.
+/// How many callbacks all replicas together have answered with 200, by their metrics.
 async fn counted(http: &HttpClient, metrics: &str) -> Result<u64, String> {
     let uri: Uri = metrics.parse().map_err(|error| format!("{metrics}: {error}"))?;
     let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http"));
@@ -153,7 +153,7 @@ fn count_in(text: &str) -> u64 {
     counts.map(|count| count as u64).sum()
 }
 
-/// A callback of VOD's with an id that no other has.
+/// A VOD callback with a new id.
 fn sample(now: OffsetDateTime) -> String {
     let time = now.replace_nanosecond(0).unwrap_or(now).format(&Rfc3339).unwrap_or_default();
     let id = format!("apsara-bridge-send-{}", now.unix_timestamp_nanos());

@@ -22,9 +22,9 @@ use crate::telemetry::logs;
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-`status` and `verify` work next to a running bridge. The other commands need the
-folder for themselves: `drain` waits until no bridge runs on it, `move` and
-`import` end with an error if one does.
+`status` and `verify` work next to a running bridge. The other commands lock the
+folder: `drain` waits until no bridge uses it, `move` and `import` exit with an
+error if one does.
 
 Examples:
   apsara-bridge spool status --config bridge.toml
@@ -45,7 +45,7 @@ enum Command {
     Status {
         #[command(flatten)]
         store: StoreArgs,
-        /// As JSON, for programs.
+        /// Print JSON, for programs.
         #[arg(long)]
         json: bool,
     },
@@ -54,12 +54,12 @@ enum Command {
         #[command(flatten)]
         store: StoreArgs,
     },
-    /// Publish everything in the spool, without taking callbacks. Ends with 0 when the spool is empty.
+    /// Publish everything in the spool, without accepting callbacks. The exit code is 0 if the spool is then empty.
     Drain {
         #[command(flatten)]
         store: StoreArgs,
-        /// How long it may take, for example 10m; after that it ends with 1 and the number of records left. Default: no
-        /// limit.
+        /// The longest time, for example 10m. After that the exit code is 1, and the number of records left is printed.
+        /// Default: no limit.
         #[arg(long, value_name = "TIME", value_parser = super::span)]
         timeout: Option<Duration>,
     },
@@ -67,21 +67,21 @@ enum Command {
     Move {
         #[command(flatten)]
         store: StoreArgs,
-        /// The output that they are for now; it need not be configured.
+        /// Output that the records are for. It does not have to be configured.
         #[arg(long, value_name = "OUTPUT")]
         from: String,
-        /// The output that is to publish them.
+        /// Output to give the records to.
         #[arg(long, value_name = "OUTPUT")]
         to: String,
-        /// Topic for all of them. Default: each keeps its own.
+        /// Topic for all records. Default: each keeps its own.
         #[arg(long)]
         topic: Option<String>,
     },
-    /// Add the records and dead letters of another spool's file, for example of one that was set aside.
+    /// Add the records and dead letters from the file of another spool, for example of one that was set aside.
     Import {
         #[command(flatten)]
         store: StoreArgs,
-        /// The file; it is only read.
+        /// File of the other spool. It is only read.
         file: PathBuf,
     },
 }
@@ -110,7 +110,8 @@ fn drain(store: &StoreArgs, timeout: Option<Duration>) -> Result<ExitCode, ExitC
     }
     let (format, filter) = &settings.log;
     logs::start(*format, filter);
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| fail(format!("no runtime: {error}")))?;
+    let runtime =
+        tokio::runtime::Runtime::new().map_err(|error| fail(format!("the runtime cannot be started: {error}")))?;
     let drained = match runtime.block_on(service::drain_spool(settings, timeout)) {
         Ok(drained) => drained,
         Err(error) => return Ok(fail(error)),
@@ -188,7 +189,7 @@ fn move_records(store: &StoreArgs, from: &str, to: &str, topic: Option<&str>) ->
     let moved = offline.move_records(from, to, topic).map_err(fail)?;
     print(format!("{} moved from {from} to {to}\n", counted(moved)));
     if moved < records {
-        return Ok(fail(format!("{} damaged and stay; see `spool verify`", counted(records - moved))));
+        return Ok(fail(format!("{} damaged and not moved; see `spool verify`", counted(records - moved))));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -201,8 +202,8 @@ fn import(settings: StoreSettings, file: &Path) -> ExitCode {
     };
     let Imported { records, dead_letters, repeats, damaged, lost, may_be_more, left } = imported;
     print(format!(
-        "imported {} and {dead_letters} dead letters; {repeats} were here already; {damaged} were damaged and are dead \
-         letters now\n",
+        "imported {} and {dead_letters} dead letters; {repeats} existed already; {damaged} were damaged and are now \
+         dead letters\n",
         counted(records)
     ));
     if lost > 0 || may_be_more {
@@ -211,28 +212,28 @@ fn import(settings: StoreSettings, file: &Path) -> ExitCode {
     }
     if left > 0 {
         return fail(format!(
-            "{left} rows found no room (spool.max_bytes, dead_letters.max_bytes): drain the spool, then import the file \
-             again"
+            "there was no room for {left} rows (spool.max_bytes, dead_letters.max_bytes): drain the spool, then import the \
+             file again"
         ));
     }
     ExitCode::SUCCESS
 }
 
-/// A folder that holds no spool is a mistake, not an empty spool.
+/// A folder without a spool is an error, not an empty spool.
 fn there(settings: &StoreSettings) -> Result<(), ExitCode> {
     if store::file(&settings.path).exists() || !store::set_aside(&settings.path).is_empty() {
         return Ok(());
     }
     let file = store::file(&settings.path);
-    Err(fail(format!("there is no spool at {}; name its folder with --path, or the configuration", file.display())))
+    Err(fail(format!("there is no spool at {}; set its folder with --path, or use --config", file.display())))
 }
 
-/// What records of an output are called: those that wait for room among the dead letters have none.
+/// The output of records, for people. Records that wait for room among the dead letters have no output.
 fn shown_output(output: &str) -> &str {
     if output == AWAITS_DEAD_LETTERS { "waiting for room among the dead letters" } else { output }
 }
 
-/// How many lanes the text names; `--json` has all of them.
+/// How many lanes the text lists. `--json` lists all of them.
 const LANES_SHOWN: usize = 20;
 
 /// What the spool holds for one output.
@@ -420,7 +421,7 @@ fn verify(settings: &StoreSettings) -> ExitCode {
         Ok(verified) => {
             let places: Vec<String> = verified.damaged.iter().take(20).map(i64::to_string).collect();
             fail(format!(
-                "{} of {} records were changed on the disk: number {}{}; the bridge makes dead letters of them",
+                "{} of {} records were changed on the disk: number {}{}; the bridge makes them dead letters",
                 verified.damaged.len(),
                 verified.records,
                 places.join(", "),

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// The limit. Permits are acquired from its semaphore.
 #[derive(Clone, Debug)]
@@ -12,6 +12,7 @@ pub struct Limit {
     size: Arc<AtomicUsize>,
     /// Held while the size changes.
     resizing: Arc<Mutex<()>>,
+    resized: Arc<Notify>,
 }
 
 impl Limit {
@@ -22,6 +23,7 @@ impl Limit {
             semaphore: Arc::new(Semaphore::new(size)),
             size: Arc::new(AtomicUsize::new(size)),
             resizing: Arc::default(),
+            resized: Arc::default(),
         }
     }
 
@@ -33,6 +35,21 @@ impl Limit {
     /// The current size.
     pub fn size(&self) -> usize {
         self.size.load(Ordering::Relaxed)
+    }
+
+    /// Waits for permits: `wanted`, or all of them if the limit is smaller. May be cancelled.
+    pub async fn acquire(&self, wanted: usize) -> Option<OwnedSemaphorePermit> {
+        loop {
+            let resized = self.resized.notified();
+            let permits = u32::try_from(wanted.min(self.size())).unwrap_or(u32::MAX);
+            tokio::select! {
+                biased;
+                // More than the new size would never be available.
+                () = resized => {}
+                // The semaphore is never closed.
+                permit = self.semaphore.clone().acquire_many_owned(permits) => return permit.ok(),
+            }
+        }
     }
 
     /// Changes the size. Permits that are held stay valid. When the limit shrinks, they count against the new size, and
@@ -57,6 +74,7 @@ impl Limit {
                 });
             }
         }
+        self.resized.notify_waiters();
     }
 }
 
@@ -75,5 +93,16 @@ mod tests {
         assert_eq!((limit.size(), limit.semaphore().available_permits()), (1, 1));
         limit.resize(4);
         assert_eq!(limit.semaphore().available_permits(), 4);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_more_than_the_new_size_gets_all_of_it() {
+        let limit = Limit::new(16);
+        let held = limit.acquire(16).await.expect("open");
+        let mut waiting = std::pin::pin!(limit.acquire(16));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        limit.resize(4);
+        drop(held);
+        assert_eq!(waiting.await.expect("open").num_permits(), 4);
     }
 }

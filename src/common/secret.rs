@@ -3,10 +3,12 @@
 //! The value of a secret is kept in memory. When the contents of its file change, the service reads it again by
 //! [`Reread`]. While the file cannot be read, the last value stays in use.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::watch::{Fingerprint, Reread};
@@ -81,6 +83,47 @@ impl<'de> Deserialize<'de> for SecretSource {
             }
         }
         deserializer.deserialize_any(Visitor)
+    }
+}
+
+// Numbers and booleans are left out: in a file they must be in quotes, because YAML and TOML change some of them, for
+// example `0123` or `1.10`.
+impl JsonSchema for SecretSource {
+    fn schema_name() -> Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [
+            { "description": "The secret itself.", "type": "string", "minLength": 1 },
+            {
+                "type": "object",
+                "properties": {
+                    "file": {
+                        "description": "A file that contains the secret. White space at its end is ignored. The file is \
+                            read again when it changes.",
+                        "type": "string",
+                    },
+                },
+                "required": ["file"],
+                "additionalProperties": false,
+            },
+            {
+                "type": "object",
+                "properties": {
+                    "env": {
+                        "description": "An environment variable of the process that contains the secret.",
+                        "type": "string",
+                    },
+                },
+                "required": ["env"],
+                "additionalProperties": false,
+            },
+        ] })
     }
 }
 

@@ -1,8 +1,10 @@
 //! Durations and sizes with units, and lists that may be written as a single item.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::IntoDeserializer;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -39,6 +41,26 @@ impl<'de> Deserialize<'de> for Span {
             }
         }
         deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// Numbers with units, one after the other. Stricter than `humantime`, which also reads blanks between digits.
+const SPAN_PATTERN: &str = concat!(
+    r"^([0-9]+(\.[0-9]+)?\s*(nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds|second|secs|sec|s|minutes|minute|min|mins|m|",
+    r"hours|hour|hr|hrs|h|days|day|d|weeks|week|wk|wks|w|months|month|M|years|year|yr|yrs|y)\s*)+$"
+);
+
+impl JsonSchema for Span {
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": SPAN_PATTERN, "examples": ["250ms", "5s", "1m 30s", "12h", "7d"] })
     }
 }
 
@@ -91,6 +113,35 @@ impl<'de> Deserialize<'de> for Size {
         }
         deserializer.deserialize_any(Visitor)
     }
+}
+
+/// A number with its unit.
+const SIZE_PATTERN: &str = r"^[0-9]+(\.[0-9]+)?\s*([KMGTPEkmgtpe][Ii]?[Bb]?|[Bb])$";
+
+impl JsonSchema for Size {
+    fn schema_name() -> Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": SIZE_PATTERN, "examples": ["256KiB", "64MiB", "1GiB", "1GB"] })
+    }
+}
+
+/// The schema of what [`one_or_many`] reads.
+pub fn one_or_many_schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    let item = generator.subschema_for::<T>();
+    json_schema!({ "anyOf": [item, { "type": "array", "items": item }] })
+}
+
+/// The schema of what [`one_or_many`] reads, for a list that must not be empty.
+pub fn at_least_one_schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    let item = generator.subschema_for::<T>();
+    json_schema!({ "anyOf": [item, { "type": "array", "items": item, "minItems": 1 }] })
 }
 
 /// Reads a list. A single item counts as a list of one.

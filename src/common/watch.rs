@@ -114,6 +114,14 @@ impl WatchedFiles {
         true
     }
 
+    /// Counts the present contents as known. Blocks.
+    pub fn acknowledge(&mut self) {
+        for (path, known) in &mut self.files {
+            *known = Fingerprint::of_file(path);
+        }
+        self.last_check.clear();
+    }
+
     /// The files.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|(path, _)| path.as_path())

@@ -71,9 +71,12 @@ pub(super) fn check_inputs(
     validation: &mut Validation,
 ) -> Vec<CheckedInput> {
     let mut checked = Vec::new();
-    for input in inputs {
+    for (index, input) in inputs.iter().enumerate() {
         let mut section = Validation::of(&format!("inputs.{}", input.name));
-        let settings = input.config.validate(InputContext { name: &input.name, deadline }, &mut section);
+        let same_kind = inputs[..index].iter().filter(|other| other.kind == input.kind);
+        let same_kind: Vec<&str> = same_kind.map(|other| other.name.as_str()).collect();
+        let context = InputContext { name: &input.name, deadline, same_kind: &same_kind };
+        let settings = input.config.validate(context, &mut section);
         checked.extend(settings.map(|settings| CheckedInput { name: input.name.clone(), settings }));
         validation.append(section);
     }

@@ -10,7 +10,7 @@
 //! - `layers`: merges the layers and reads sections
 //! - [`raw`]: the keys and their defaults; `kinds`: the sections of inputs and outputs
 //! - `check`: checks; `lint`: warnings
-//! - `effective`: what a configuration results in
+//! - `effective`: what a configuration results in; `schema`: its JSON Schema
 
 mod check;
 mod effective;
@@ -18,12 +18,13 @@ mod kinds;
 mod layers;
 mod lint;
 pub mod raw;
+mod schema;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::common::secret::Secret;
 use crate::common::validation::{Validated, Validation};
 use crate::common::watch::{Fingerprint, Reread};
 use crate::dialect::Normalizer;
@@ -38,6 +39,7 @@ use kinds::Named;
 pub use layers::{ConfigError, ENV_PREFIX, Layer};
 use layers::{Reader, Unreadable};
 use raw::{Raw, RawAdmin, RawCatalogue, RawDeadLetters, RawEvent, RawSpool};
+pub use schema::json_schema;
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -56,7 +58,16 @@ pub struct Loaded {
 #[derive(Debug)]
 pub struct Effective {
     table: toml::Table,
-    secrets: Vec<(String, Arc<Secret>)>,
+    inline_secrets: InlineSecrets,
+}
+
+/// The secrets in the configuration itself, by their keys. Never printed.
+struct InlineSecrets(BTreeMap<String, Arc<str>>);
+
+impl fmt::Debug for InlineSecrets {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 impl Effective {
@@ -74,9 +85,8 @@ impl Effective {
     /// compared by its value.
     pub fn changed_keys(&self, other: &Effective) -> Vec<Vec<String>> {
         let mut keys = effective::changed_keys(&self.table, &other.table);
-        for (key, secret) in self.secrets.iter().filter(|(_, secret)| secret.is_inline()) {
-            let same_key = other.secrets.iter().find(|(other, secret)| other == key && secret.is_inline());
-            if same_key.is_some_and(|(_, other)| other.value() != secret.value()) {
+        for (key, secret) in &self.inline_secrets.0 {
+            if other.inline_secrets.0.get(key).is_some_and(|other| other != secret) {
                 keys.push(key.split('.').map(str::to_owned).collect());
             }
         }
@@ -171,6 +181,8 @@ fn check_all(reader: &mut Reader, with_inputs: bool, files: &mut Vec<(PathBuf, F
     let mut all_warnings = lint::all(&router, &catalogue, &type_prefix, keeps_dead_letters);
     all_warnings.append(&mut warnings);
     all_warnings.extend(store.iter().flat_map(StoreSettings::warnings));
+    let inline = secrets.iter().filter(|(_, secret)| secret.is_inline());
+    let inline_secrets = InlineSecrets(inline.map(|(key, secret)| (key.clone(), secret.value())).collect());
     rereads.extend(secrets.iter().map(|(_, secret)| secret.clone() as Arc<dyn Reread>));
     Some(Loaded {
         settings: Settings {
@@ -187,7 +199,7 @@ fn check_all(reader: &mut Reader, with_inputs: bool, files: &mut Vec<(PathBuf, F
             shutdown_delay: raw.shutdown.delay.0,
             shutdown_drain: raw.shutdown.drain.0,
         },
-        effective: Effective { table, secrets },
+        effective: Effective { table, inline_secrets },
         warnings: all_warnings,
         rereads,
     })

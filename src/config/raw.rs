@@ -1,94 +1,129 @@
-//! The configuration as it is written, before it is checked: the names of the keys and their defaults. The settings
-//! of inputs and outputs lie with those.
+//! The configuration as it is written, before it is checked: the names of the keys and their defaults. The settings of
+//! inputs and outputs are in the folders of their kinds.
+//!
+//! The doc comments of the fields are the descriptions in the JSON Schema. Their readers write configurations: what a
+//! key does, its limits, and what happens at the limit. The schema adds the default and whether a change needs a restart.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::common::units::{Size, Span, one_or_many};
+use super::schema;
+use crate::common::units::{Size, Span, one_or_many, one_or_many_schema};
 use crate::event::{DEFAULT_TYPE_PREFIX, Mode};
-use crate::route::FilterConfig;
+use crate::route::{FilterConfig, match_schema};
 use crate::telemetry::logs::Format;
 
-/// The root.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+/// A complete configuration of apsara-bridge. The files, the environment and the flags of one bridge are merged. A file
+/// with a part of the configuration is not valid by this schema alone.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["inputs", "outputs", "routes"]))]
 pub struct Raw {
-    /// Inputs by name.
+    /// The inputs: where callbacks come from. Each has a name of your choice: letters, digits, `-` and `_`. Metrics and
+    /// logs show the name. Environment variables can only set inputs whose names have no capital letters.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::inputs")]
     pub inputs: BTreeMap<String, figment::value::Value>,
-    /// Outputs by name.
+    /// The outputs: where events are published. Each has a name of your choice: letters, digits, `-` and `_`. Metrics and
+    /// logs show the name. Environment variables can only set outputs whose names have no capital letters.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::outputs")]
     pub outputs: BTreeMap<String, figment::value::Value>,
-    /// Routes in order.
+    /// The routes: which events are published where. They are tried in order. The first route that matches an event
+    /// decides, unless it has `continue = true`. An event that no route matches becomes a dead letter. A destination that
+    /// several routes name gets the event once.
+    #[schemars(length(min = 1))]
     pub routes: Vec<RawRoute>,
-    /// The envelope.
+    /// The CloudEvents envelope.
     pub event: RawEvent,
-    /// The catalogue of event types.
+    /// The event types that are known.
     pub catalogue: RawCatalogue,
-    /// Delivery.
+    /// Limits for callbacks on their way from the inputs to the outputs.
     pub delivery: RawDelivery,
-    /// The spool.
+    /// The spool: events on disk that could not be published yet.
     pub spool: RawSpool,
-    /// Dead letters.
+    /// Dead letters: callbacks and events that could not be published.
     pub dead_letters: RawDeadLetters,
-    /// The window of ids.
+    /// The memory of accepted events, by which repeats are recognized.
     pub dedupe: RawDedupe,
-    /// The admin listener.
+    /// The listener for metrics and probes.
     pub admin: RawAdmin,
-    /// Logs.
+    /// The log, on standard error.
     pub log: RawLog,
-    /// Stopping.
+    /// What happens after SIGTERM or SIGINT.
     pub shutdown: RawShutdown,
 }
 
-/// A route.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+/// A route. It has exactly one of `to`, `drop = true` and `dead_letter = true`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["name"], "oneOf" = [
+    { "required": ["to"], "properties": { "to": { "type": ["object", "array"], "minItems": 1 } } },
+    { "required": ["drop"], "properties": { "drop": { "const": true } } },
+    { "required": ["dead_letter"], "properties": { "dead_letter": { "const": true } } },
+]))]
 pub struct RawRoute {
-    /// Its name.
+    /// The name of the route. It must be unique. Metrics and logs show it.
+    #[schemars(length(min = 1))]
     pub name: String,
-    /// Attributes and the patterns they must fit.
+    /// Attributes of the event and the values that they must have. All of them must match. For each attribute there is a
+    /// text, a pattern, or a list of which one must match. In a pattern, `*` stands for any text, `?` for one character,
+    /// `[ab]` for one of several characters, and `{a,b}` for one of several texts. `type` can be written without
+    /// `event.type_prefix`. A route without `match` and `filter` matches every event.
     #[serde(rename = "match", deserialize_with = "patterns", skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "match_schema")]
     pub matches: BTreeMap<String, Vec<String>>,
-    /// Filters that must all hold.
+    /// Filters of CloudEvents Subscriptions, which must hold in addition to `match`: one filter, or a list of which all
+    /// must hold. Here `type` is written in full, with `event.type_prefix`.
     #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "one_or_many_schema::<FilterConfig>")]
     pub filter: Vec<FilterConfig>,
-    /// Destinations.
+    /// Where the event is published: one destination or a list of them.
     #[serde(deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "one_or_many_schema::<RawDestination>")]
     pub to: Vec<RawDestination>,
-    /// Whether what it takes is dropped.
+    /// Answer the callback with 200 and do not publish the event.
     #[serde(skip_serializing_if = "is_false")]
+    #[schemars(extend("default" = false))]
     pub drop: bool,
-    /// Whether what it takes becomes a dead letter.
+    /// Make the event a dead letter.
     #[serde(skip_serializing_if = "is_false")]
+    #[schemars(extend("default" = false))]
     pub dead_letter: bool,
-    /// Whether later routes are tried too.
+    /// Also try the routes after this one.
     #[serde(rename = "continue", skip_serializing_if = "is_false")]
+    #[schemars(extend("default" = false))]
     pub continue_matching: bool,
 }
 
 /// A destination.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawDestination {
-    /// Name of the output.
+    /// The name of an output.
     pub output: String,
-    /// Template of the topic.
+    /// The topic of Kafka or the subject of NATS. Attributes in braces are replaced by their values, for example
+    /// `media.{status}`. A topic must start with a text, not with an attribute. In a value, every character except
+    /// letters, digits, `-` and `_` becomes `_`, the value is cut off after 64 characters, and a missing value becomes
+    /// `none`. Outputs without topics need none.
     pub topic: Option<String>,
-    /// Template of the key.
+    /// The key of the Kafka record, at most 1024 bytes. Attributes in braces are replaced by their whole values, for
+    /// example `{mediaid}`. Default: `{partitionkey}`, the id of the media, or else of the job or the task.
     pub key: Option<String>,
-    /// Layout, in place of the output's.
+    /// The layout of the record. Default: the `mode` of the output.
     pub mode: Option<Mode>,
 }
 
 /// The envelope.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawEvent {
-    /// What every `type` starts with.
+    /// The start of every `type`, before the EventType of Alibaba: letters, digits, `.`, `-` and `_`.
+    #[schemars(regex(pattern = r"^[A-Za-z0-9._-]+$"))]
     pub type_prefix: String,
 }
 
@@ -99,25 +134,35 @@ impl Default for RawEvent {
 }
 
 /// The catalogue of event types.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawCatalogue {
-    /// Files with entries of the user's.
+    /// Files with event types in addition to the built-in ones, which `apsara-bridge catalogue` lists. Their format is
+    /// that of `src/dialect/catalogue.toml`.
     #[serde(deserialize_with = "one_or_many")]
+    #[schemars(schema_with = "one_or_many_schema::<PathBuf>")]
     pub files: Vec<PathBuf>,
 }
 
 /// Delivery.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawDelivery {
-    /// Longest time from receipt to answer.
+    /// The longest time from the receipt of a callback to its answer: more than 0s, at most 2900ms. IMS waits 3s for an
+    /// answer, VOD 5s.
     pub deadline: Span,
-    /// How long a topic may have nothing but operator's errors until its older records become dead letters.
+    /// How long a topic may fail with errors that an operator has to fix: the topic or stream does not exist, the bridge
+    /// has no permission, settings are wrong. After this time, events that have waited at least as long become dead
+    /// letters. Younger events stay in the spool and are retried. A success, any other error and a restart of the bridge
+    /// start the time again. More than 0s.
     pub give_up_after: Span,
-    /// Callbacks in delivery at once.
+    /// How many callbacks can be in delivery at the same time, for all inputs together: at least 1. Further callbacks
+    /// wait, at most until their deadline.
+    #[schemars(range(min = 1))]
     pub max_in_flight: usize,
-    /// Bytes of bodies and envelopes of callbacks at once.
+    /// How many bytes of bodies and envelopes can be in memory at the same time, for all inputs together: more than 0B.
+    /// Bodies count twice, because the envelope repeats them. Further callbacks wait until their deadline and then get
+    /// 503. At this limit the process takes up to twice as much memory, in addition to what it takes at rest.
     pub max_in_flight_bytes: Size,
 }
 
@@ -133,16 +178,26 @@ impl Default for RawDelivery {
 }
 
 /// The spool.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawSpool {
-    /// Whether there is one.
+    /// Store events that could not be published before the deadline on disk, and publish them later, in order. Without a
+    /// spool their callbacks get 503, and Alibaba drops an event after three tries.
     pub enabled: bool,
-    /// Its folder, where the dead letters lie, too.
+    /// The folder of the spool and of the dead letters. It is created if it is missing. It belongs to one bridge, and must
+    /// be on a disk that remains when the bridge is replaced. A network file system gives a warning. Do not change its
+    /// files. Only `spool.db.damaged-…`, a damaged database that was replaced, may be moved or deleted.
+    #[schemars(length(min = 1))]
     pub path: PathBuf,
-    /// Bound of what its records hold.
+    /// How many bytes of events the spool can store: more than 0B. An event counts as its envelope, its body and 256
+    /// bytes. At the limit, events are published directly while their output is connected; otherwise their callbacks get
+    /// 503. The volume needs 1.25 times the sum of this and `dead_letters.max_bytes`, 64MiB for the log, and a reserve of
+    /// 1/16 of the volume, at most 32MiB. A smaller volume gives a warning.
     pub max_bytes: Size,
-    /// Part of it that one topic of an output that is up may have.
+    /// The part of `max_bytes` that one topic can use while its output is connected: more than 0, at most 1. A topic that
+    /// fails leaves the rest to other topics. Events beyond it are published directly, or their callbacks get 503. A topic
+    /// of an output that is down can fill the whole spool.
+    #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
     pub lane_share: f64,
 }
 
@@ -153,15 +208,20 @@ impl Default for RawSpool {
 }
 
 /// Dead letters.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawDeadLetters {
-    /// Bound of what they hold.
+    /// How many bytes of dead letters the database of the spool can store: more than 0B. At the limit, events wait in the
+    /// spool until there is room, and bodies that are not callbacks are not kept. Old dead letters are not deleted to make
+    /// room.
     pub max_bytes: Size,
-    /// Age from which on they are deleted; none keeps them.
+    /// The age at which a dead letter is deleted, counted from the last copy that was received: more than 0s. Each
+    /// deletion is counted and logged. Default: dead letters are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age: Option<Span>,
-    /// Where they are published as well.
+    /// Where dead letters that are events are also published. Their attributes `dlqreason`, `dlqcode`, `dlqattempts` and
+    /// `dlqdestination` say why. Without a spool, this is the only place for dead letters; without both, callbacks get
+    /// 503. Default: nowhere.
     pub to: Option<RawDestination>,
 }
 
@@ -172,12 +232,14 @@ impl Default for RawDeadLetters {
 }
 
 /// The window of ids.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawDedupe {
-    /// How long an id is remembered.
+    /// How long the id of an accepted event is remembered. A repeat in this time is answered with 200 and not published
+    /// again. The ids are in the memory of each bridge. With `0s` nothing is remembered.
     pub window: Span,
-    /// How many are remembered at most.
+    /// How many ids are remembered: at least 1. The oldest are forgotten first. An id takes about 60 bytes.
+    #[schemars(range(min = 1))]
     pub max_ids: usize,
 }
 
@@ -188,10 +250,10 @@ impl Default for RawDedupe {
 }
 
 /// The admin listener.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawAdmin {
-    /// Its address, as `host:port`.
+    /// The address of `/metrics`, `/healthz` and `/readyz`, as `host:port`. They are never reachable through an input.
     pub listen: String,
 }
 
@@ -202,12 +264,13 @@ impl Default for RawAdmin {
 }
 
 /// Logs.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawLog {
-    /// How lines look.
+    /// The format of the lines.
     pub format: Format,
-    /// What is logged.
+    /// What is logged: `off`, `error`, `warn`, `info`, `debug` or `trace`, or a level for each module, for example
+    /// `info,apsara_bridge=debug`. With `debug` every callback has a line. The module of the Kafka client is `librdkafka`.
     pub filter: String,
 }
 
@@ -218,12 +281,12 @@ impl Default for RawLog {
 }
 
 /// Stopping.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawShutdown {
-    /// Time between not being ready and taking no more.
+    /// How long callbacks are still accepted after `/readyz` began to answer 503, so that a load balancer can notice.
     pub delay: Span,
-    /// Longest time for what is in flight.
+    /// How long callbacks in flight have after that. What is not acknowledged then is stored in the spool.
     pub drain: Span,
 }
 

@@ -21,6 +21,16 @@ pub enum NotACallback {
     /// A callback of a dialect that the sender's `dialects` do not list.
     #[error("a callback of dialect {0}; the `dialects` of this input do not include it")]
     DialectNotAccepted(Dialect),
+    /// A body that is larger than its input reads.
+    #[error("the body has {bytes} bytes; expected at most {limit}; it was cut to its first {kept}")]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+        /// The largest size that the input reads.
+        limit: u64,
+        /// How many bytes of it the input kept.
+        kept: u64,
+    },
 }
 
 /// The parts of a callback, without the shape of its dialect.

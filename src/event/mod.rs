@@ -11,6 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::common::words::words;
@@ -106,13 +107,13 @@ impl fmt::Display for Attribute {
 
 words! {
     /// How an event is laid out in a record.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
     #[serde(rename_all = "lowercase")]
     pub enum Mode {
-        /// The whole envelope as JSON in the record's value.
+        /// The whole envelope as JSON in the value of the record.
         #[default]
         Structured = "structured",
-        /// Attributes in headers, the data alone in the record's value.
+        /// The attributes in headers, and the data alone in the value of the record.
         Binary = "binary",
     }
 }

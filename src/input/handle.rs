@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::bridge::{Admission, Bridge, Callback, Outcome};
+use crate::dialect::NotACallback;
 use crate::telemetry::metrics::Metrics;
 
 /// The inputs that receive nothing until a person changes something.
@@ -62,6 +63,11 @@ impl InputHandle {
     /// Processes a callback to its outcome; see [`Bridge::accept`].
     pub async fn accept(&self, callback: Callback) -> Outcome {
         self.bridge.accept(callback).await
+    }
+
+    /// Ends a callback whose body is not a callback, as the input knows already; see [`Bridge::reject`].
+    pub async fn reject(&self, callback: Callback, error: NotACallback) -> Outcome {
+        self.bridge.reject(callback, error).await
     }
 
     /// Begins a callback's share of the memory; see [`Bridge::admit`].

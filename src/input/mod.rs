@@ -12,6 +12,7 @@
 mod handle;
 pub mod http;
 pub mod mns;
+pub mod stdin;
 
 use std::any::Any;
 use std::fmt;
@@ -26,12 +27,12 @@ use serde::de::DeserializeOwned;
 pub use handle::{InputHandle, Misconfigured};
 
 use crate::bridge::Sender;
-use crate::common::kind::{KindKeys, ReadSection};
+use crate::common::kind::{KindKeys, ReadSection, SectionSchema};
 use crate::common::validation::{FieldError, Validation};
 use crate::telemetry::metrics::Metrics;
 
 /// Every kind of input.
-pub const KINDS: &[InputKind] = &[http::KIND, mns::KIND];
+pub const KINDS: &[InputKind] = &[http::KIND, mns::KIND, stdin::KIND];
 
 /// A kind of input, as `kind` names it in the configuration.
 #[derive(Debug)]
@@ -44,6 +45,8 @@ pub struct InputKind {
     pub reloadable: &'static [&'static str],
     /// Reads the section of an input, without `kind`.
     pub read: ReadSection<dyn InputConfig>,
+    /// The schema of the section, without `kind`.
+    pub schema: SectionSchema,
 }
 
 /// Reads a section into the settings of a kind.
@@ -60,6 +63,8 @@ pub struct InputContext<'a> {
     pub name: &'a str,
     /// `delivery.deadline`.
     pub deadline: Duration,
+    /// The names of earlier inputs of the same kind, for a kind that only one input can have.
+    pub same_kind: &'a [&'a str],
 }
 
 /// The settings of an input as they are written.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -20,12 +21,13 @@ use crate::telemetry::metrics::Metrics;
 /// The kind.
 pub(super) const KIND: OutputKind = OutputKind {
     name: "console",
-    keys: KindKeys { listeners: &[], addresses: &[], secrets: &[] },
+    keys: KindKeys::NONE,
     read: super::read::<ConsoleConfig>,
+    schema: <ConsoleConfig as JsonSchema>::json_schema,
 };
 
-/// Settings: none.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+/// Standard output, one envelope per line, for trying out. It has no other keys.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConsoleConfig {}
 

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 pub use error::{ErrorClass, ErrorKind, PublishError};
 pub use health::Health;
 
-use crate::common::kind::{KindKeys, ReadSection};
+use crate::common::kind::{KindKeys, ReadSection, SectionSchema};
 use crate::common::validation::{FieldError, Validation};
 use crate::event::{Event, Mode};
 use crate::telemetry::metrics::Metrics;
@@ -52,6 +52,8 @@ pub struct OutputKind {
     pub keys: KindKeys,
     /// Reads the section of an output, without `kind`.
     pub read: ReadSection<dyn OutputConfig>,
+    /// The schema of the section, without `kind`.
+    pub schema: SectionSchema,
 }
 
 /// Reads a section into the settings of a kind.

@@ -5,32 +5,68 @@
 
 use std::collections::BTreeMap;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::event::{Attribute, Event};
 
 /// A filter as the configuration writes it. All dialects that it names must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, serde::Serialize)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Filter", extend("minProperties" = 1))]
 pub struct FilterConfig {
-    /// Attributes that equal a text.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Attributes that equal a text. All of them must.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "texts_schema")]
     pub exact: Option<BTreeMap<String, String>>,
-    /// Attributes that start with a text.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Attributes that start with a text. All of them must.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "texts_schema")]
     pub prefix: Option<BTreeMap<String, String>>,
-    /// Attributes that end with a text.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Attributes that end with a text. All of them must.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "texts_schema")]
     pub suffix: Option<BTreeMap<String, String>>,
     /// Filters that must all hold.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
     pub all: Option<Vec<FilterConfig>>,
     /// Filters of which at least one must hold.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
     pub any: Option<Vec<FilterConfig>>,
     /// A filter that must not hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not: Option<Box<FilterConfig>>,
+}
+
+/// The schema of attributes with a text each.
+fn texts_schema(_: &mut SchemaGenerator) -> Schema {
+    let mut schema = attributes_schema(&json!({ "type": "string", "minLength": 1 }));
+    schema.insert("type".to_owned(), json!(["object", "null"]));
+    schema
+}
+
+/// The schema of a table of attributes, whose values have the schema `value`.
+pub(super) fn attributes_schema(value: &Value) -> Schema {
+    let properties = Attribute::ALL.iter().map(|attribute| {
+        let mut schema = value.clone();
+        schema["description"] = sentence(attribute.description()).into();
+        (attribute.name().to_owned(), schema)
+    });
+    json_schema!({
+        "type": "object",
+        "minProperties": 1,
+        "properties": Value::Object(properties.collect()),
+        "additionalProperties": false,
+    })
+}
+
+/// A description as a sentence.
+fn sentence(description: &str) -> String {
+    let mut characters = description.chars();
+    characters.next().map(|first| format!("{}{}.", first.to_uppercase(), characters.as_str())).unwrap_or_default()
 }
 
 /// A compiled filter.

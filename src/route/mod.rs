@@ -16,7 +16,7 @@ use crate::common::suggest::nearest;
 use crate::event::{Attribute, Event, Mode};
 pub use filter::{Filter, FilterConfig, FilterError};
 use index::Index;
-pub use pattern::{MatchError, MatchErrorKind, Matches, Pattern, PatternError, parse_match};
+pub use pattern::{MatchError, MatchErrorKind, Matches, Pattern, PatternError, match_schema, parse_match};
 pub use template::{ABSENT, MAX_KEY_BYTES, MAX_TOPIC_VALUE_BYTES, Template, TemplateError};
 
 /// Where a record goes.

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use globset::{GlobBuilder, GlobMatcher};
+use schemars::{Schema, SchemaGenerator};
+use serde_json::json;
 
 use super::attribute_hint;
+use super::filter::attributes_schema;
 use crate::event::Attribute;
 
 /// Attributes, each with the patterns of which one must fit.
@@ -93,6 +96,16 @@ pub enum MatchErrorKind {
     /// A pattern is malformed.
     #[error(transparent)]
     Pattern(#[from] PatternError),
+}
+
+/// The schema of the `match` of a route: attributes, each with one pattern or a list of them.
+pub fn match_schema(_: &mut SchemaGenerator) -> Schema {
+    let mut schema = attributes_schema(&json!({
+        "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" }, "minItems": 1 }],
+    }));
+    // Without attributes, a route matches every event.
+    schema.remove("minProperties");
+    schema
 }
 
 /// Reads the `match` of a route: patterns by the name of the attribute.

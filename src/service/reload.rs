@@ -152,7 +152,13 @@ impl Reloader {
                 let attempt = is_due.then(|| load());
                 (files, results, attempt)
             });
-            let Ok((looked, results, attempt)) = looked.await else { return };
+            let (looked, results, attempt) = match looked.await {
+                Ok(looked) => looked,
+                Err(error) => {
+                    tracing::error!(%error, "files are not watched any more: restart to apply changes");
+                    return;
+                }
+            };
             files = looked;
             results.into_iter().for_each(|is_success| self.count(is_success));
             let Some(attempt) = attempt else { continue };
@@ -233,6 +239,11 @@ impl Files {
             }
             let (what, files) = (reread.name(), paths.join(", "));
             let result = reread.reread();
+            // Contents that cannot be used are not tried again. Others are known by what was read just now.
+            match &result {
+                Ok(()) => watched.files = WatchedFiles::new(reread.files()),
+                Err(_) => watched.files.acknowledge(),
+            }
             match &result {
                 Ok(()) if has_changed => tracing::info!(what, files, "read again, because its file changed"),
                 Ok(()) => {}

@@ -6,17 +6,18 @@
 use std::fmt;
 use std::io::IsTerminal;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
 /// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// Text on a terminal, otherwise JSON.
     #[default]
     Auto,
-    /// Lines for people.
+    /// Text for people.
     Text,
     /// One JSON object per line.
     Json,

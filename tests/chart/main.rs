@@ -13,6 +13,7 @@
 mod support;
 
 mod install;
+mod kinds;
 mod papers;
 mod pod;
 mod references;

@@ -28,12 +28,12 @@ const MISTAKES: &[(&str, &[&str], &str)] = &[
     (
         "fewer pods at most than at least",
         &["--set", "autoscaling.enabled=true,autoscaling.minReplicas=4,autoscaling.maxReplicas=3"],
-        "autoscaling.maxReplicas is 3, less than autoscaling.minReplicas, which is 4",
+        "autoscaling.maxReplicas is 3: expected at least autoscaling.minReplicas, which is 4",
     ),
     (
         "the same with KEDA",
         &["--set", "keda.enabled=true,keda.minReplicas=4,keda.maxReplicas=3"],
-        "keda.maxReplicas is 3, less than keda.minReplicas, which is 4",
+        "keda.maxReplicas is 3: expected at least keda.minReplicas, which is 4",
     ),
     ("an ingress has no host", &["--set", "ingress.enabled=true"], "ingress.hosts is empty: "),
     (
@@ -41,31 +41,19 @@ const MISTAKES: &[(&str, &[&str], &str)] = &[
         &["--set", "httpRoutes.main.enabled=true"],
         "httpRoutes.main.parentRefs is empty: ",
     ),
-    (
-        "a Secret is named without keys",
-        &["--set-json", "secrets.callback.keys=[]"],
-        "secrets.callback names a Secret without keys: ",
-    ),
-    (
-        "a file comes from no Secret",
-        &["--set", "secrets.callback=null"],
-        "but there is no secrets.callback to mount it",
-    ),
+    ("a Secret is named without keys", &["--set-json", "secrets.callback.keys=[]"], "secrets.callback has no keys: "),
+    ("a file comes from no Secret", &["--set", "secrets.callback=null"], "but it is not mounted: add secrets.callback"),
     (
         "a secret stands in the configuration",
         &["--set", "config.outputs.kafka.password=hunter2"],
-        "config.outputs.kafka.password holds a secret as text",
+        "config.outputs.kafka.password is a secret as text",
     ),
     (
         "there is too little time to stop in",
         &["--set", "terminationGracePeriodSeconds=20"],
         "terminationGracePeriodSeconds is 20, but stopping may take ",
     ),
-    (
-        "a policy lets no callback in",
-        &["--set", "networkPolicy.enabled=true"],
-        "networkPolicy lets nobody post callbacks: ",
-    ),
+    ("a policy lets no callback in", &["--set", "networkPolicy.enabled=true"], "networkPolicy blocks all callbacks: "),
 ];
 
 #[test]
@@ -124,7 +112,7 @@ fn an_upgrade_neither_adds_nor_removes_a_volume() {
         assert!(error.contains(said), "{error}");
         if before == "true" {
             for (change, said) in [
-                ("persistence.size=40Gi", "persistence.size is 40Gi, but the volumes were made with 20Gi"),
+                ("persistence.size=40Gi", "persistence.size is 40Gi, but the volumes were created with 20Gi"),
                 ("persistence.storageClassName=fast", "persistence.storageClassName is \"fast\", but"),
                 ("persistence.annotations.backup=no", "persistence.annotations is {\"backup\":\"no\"}, but"),
             ] {

@@ -34,7 +34,7 @@ fn with_input(mut command: Command, input: &[u8]) -> (i32, String, String) {
 
 #[test]
 fn help_shows_examples() {
-    for command in ["serve", "check", "normalize", "explain", "catalogue", "demo"] {
+    for command in ["serve", "check", "config-schema", "normalize", "explain", "catalogue", "demo"] {
         let (code, out, _) = run(&[command, "--help"]);
         assert!(code == 0 && out.contains("Examples:") && out.contains(&format!("apsara-bridge {command}")), "{out}");
         assert!(!out.contains('\u{1b}'), "no colours in a pipe");
@@ -64,7 +64,7 @@ fn normalize_prints_one_envelope_per_line() {
     let (code, out, error) = run_with_input(&["normalize"], broken.as_bytes());
     assert_eq!((code, out.lines().count()), (1, 2), "the lines after a broken one are read");
     assert!(error.starts_with("standard input, callback 2: not valid JSON"), "{error}");
-    assert_eq!(run_with_input(&["normalize"], b"").2, "standard input: holds no callback\n");
+    assert_eq!(run_with_input(&["normalize"], b"").2, "standard input: contains no callback\n");
     let (code, _, error) = run(&["normalize", "no-such-file"]);
     assert!(code == 1 && error.starts_with("no-such-file: cannot be read"), "{error}");
     let (_, out, _) = run(&["normalize", sample, "--set", "event.type_prefix=org.example."]);
@@ -114,7 +114,7 @@ fn explain_shows_the_final_topic_key_and_headers() {
         "  failures    yes, and continues\n",
         "  transcodes  no: type is com.aliyun.media.ProduceMediaComplete, not *Transcode*\n",
         "  rest        yes\n",
-        "  never       not tried: `rest` took the event and doesn't continue\n",
+        "  never       not tried: `rest` matches and does not continue\n",
         "Record by route `failures`:\n  output  kafka (kafka)\n  topic   media.failed\n  key     1234343b689*****a5422dfe1e472a41\n",
         "header  content-type: application/cloudevents+json; charset=UTF-8",
         "  topic   media.failure\n",
@@ -126,7 +126,7 @@ fn explain_shows_the_final_topic_key_and_headers() {
     let (code, _, error) = run_with_input(&["explain", "--config", path], b"{}");
     assert!(code == 1 && error.contains("`EventType` is missing"), "{error}");
     let (code, out, _) = run(&["explain", sample]);
-    assert!(code == 0 && out.contains("name a configuration with --config"), "{out}");
+    assert!(code == 0 && out.contains("set one with --config"), "{out}");
 
     let (code, out, error) = run(&["check", "--config", path]);
     assert!(code == 0 && out.contains("[outputs.nats]") && error.contains("route `never` can never match"), "{error}");
@@ -137,6 +137,13 @@ fn explain_shows_the_final_topic_key_and_headers() {
     assert!(error.contains("--set: log.format: unknown value `xml`; expected one of auto, text, json"), "{error}");
     let (code, _, error) = run(&["serve", "--config", "no-such-file"]);
     assert!(code == 2 && error.starts_with("no-such-file: cannot be read"), "{error}");
+}
+
+#[test]
+fn the_schema_of_the_configuration_is_printed() {
+    let (code, out, error) = run(&["config-schema"]);
+    assert_eq!((code, error.as_str()), (0, ""));
+    assert!(out == crate::support::repository_text("config/apsara-bridge.schema.json"), "not the committed schema");
 }
 
 #[test]

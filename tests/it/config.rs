@@ -1,6 +1,7 @@
 //! The configuration: all errors are reported at once, with file and key; every key is documented.
 
 use apsara_bridge::config::{self, Layer};
+use apsara_bridge::service::is_reloadable;
 
 use crate::support::{repository, repository_text};
 
@@ -104,8 +105,8 @@ fn every_kind_of_mistake_is_reported_at_once() {
         "inputs.http.max_bdy: unknown key; did you mean `max_body`?",
         "inputs.http.max_body: invalid size `1 parsec`: expected a number with its unit, for example \"256KiB\" or \"1GiB\"",
         "inputs.http.tls: /nonexistent.pem cannot be read: ",
-        "inputs.nothing.kind: missing; expected one of http, mns",
-        "inputs.queue.kind: unknown kind `htp`; did you mean `http`?; expected one of http, mns",
+        "inputs.nothing.kind: missing; expected one of http, mns, stdin",
+        "inputs.queue.kind: unknown kind `htp`; did you mean `http`?; expected one of http, mns, stdin",
         "log.filter: invalid filter `nonsense==`: ",
         "log.format: unknown value `xml`; expected one of auto, text, json",
         "outputs.kafka.brokers: expected at least one host:port",
@@ -207,8 +208,8 @@ fn secrets_are_hidden_in_errors_and_in_the_effective_configuration() {
     assert!(effective.contains("<hidden>") && !effective.contains("hunter2"), "{effective}");
 }
 
-/// The documented file, in which every line `#key = value` becomes a key.
-fn documented() -> (String, String) {
+/// The documented file, and the same in which every line `#key = value` becomes a key.
+pub(crate) fn documented() -> (String, String) {
     let text = repository_text("config/apsara-bridge.toml");
     let all = text
         .lines()
@@ -257,6 +258,8 @@ fn the_documented_file_is_valid_and_shows_every_key_with_its_default() {
         [inputs.http]
         kind = 'http'
         [[inputs.http.endpoints]]
+        [inputs.backfill]
+        kind = 'stdin'
         [outputs.kafka]
         kind = 'kafka'
         [outputs.nats]
@@ -275,6 +278,8 @@ fn the_documented_file_is_valid_and_shows_every_key_with_its_default() {
         "inputs.http.tls.key_file",
         "inputs.http.endpoints.region",
         "inputs.http.endpoints.account_id",
+        "inputs.backfill.region",
+        "inputs.backfill.account_id",
         "outputs.nats.user",
         "outputs.nats.token",
         "outputs.nats.credentials_file",
@@ -340,4 +345,45 @@ fn the_examples_are_valid() {
         count += 1;
     }
     assert!(count >= 3);
+}
+
+#[test]
+fn the_documented_file_marks_the_keys_that_a_reload_applies() {
+    const MARK: &str = "(reload)";
+    let (text, _) = documented();
+    let table: toml::Value = toml::from_str(&text).expect("TOML");
+    let kind_of = |name: &str| table["inputs"].get(name)?.get("kind")?.as_str();
+    let (mut section, mut comment, mut is_after_key) = (Vec::new(), String::new(), false);
+    let (mut marked, mut wrong) = (0, Vec::new());
+    for line in text.lines() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with("# ----") {
+            comment.clear();
+        } else if let Some(words) = line.strip_prefix("# ") {
+            // A comment is about all keys that follow it.
+            if is_after_key {
+                comment.clear();
+            }
+            comment.push_str(words);
+            is_after_key = false;
+        } else if line.starts_with('[') {
+            let name = line.trim_matches(['[', ']']);
+            section = name.split('.').map(str::to_owned).collect();
+            comment.clear();
+        } else if let Some((key, _)) = line.trim_start_matches('#').split_once(" = ") {
+            is_after_key = true;
+            let path: Vec<String> = section.iter().cloned().chain(key.split('.').map(str::to_owned)).collect();
+            // The comment above all routes is about every key of them.
+            if section == ["routes"] || key == "kind" || line.starts_with(['{', '"']) {
+                continue;
+            }
+            let is_marked = comment.contains(MARK);
+            marked += usize::from(is_marked);
+            if is_marked != is_reloadable(&path, kind_of) {
+                wrong.push(path.join("."));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "wrongly marked, or not marked: {}", wrong.join(", "));
+    assert!(marked > 20, "only {marked} keys are marked");
 }

@@ -11,8 +11,10 @@ mod support;
 
 mod cli;
 mod config;
+mod config_schema;
 mod dead_letters;
 mod docs;
+mod generated;
 mod http;
 mod image;
 mod kafka;
@@ -24,6 +26,7 @@ mod normalize;
 mod reload;
 mod shutdown;
 mod spool;
+mod stdin;
 mod support_config;
 mod support_judges;
 mod support_kafka;

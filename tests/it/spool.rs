@@ -1044,7 +1044,7 @@ async fn another_spools_file_is_imported() {
     let file = aside.to_str().expect("UTF-8");
     let (code, out, error) = commands.run(&settings, &["import", file]);
     assert_eq!(code, 0, "{error}");
-    assert!(out.starts_with("imported 0 records and 0 dead letters; 3 were here already"), "{out}");
+    assert!(out.starts_with("imported 0 records and 0 dead letters; 3 existed already"), "{out}");
     let (code, _, error) = commands.run(&settings, &["import", "/nowhere/spool.db"]);
     assert!(code == 1 && error.contains("/nowhere/spool.db cannot be opened"), "{error}");
     std::fs::write(&aside, "not a database, but long enough to be read").expect("written");

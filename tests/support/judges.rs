@@ -155,6 +155,28 @@ impl Judge {
     }
 }
 
+/// Validates documents with Ajv, a JSON Schema validator for JavaScript. Returns for each document nothing if it is valid,
+/// or its errors.
+///
+/// # Panics
+/// The schema is not valid.
+pub fn ajv(schema: &Value, documents: &[Value]) -> Vec<Option<String>> {
+    let packages = installed("judges-js/node_modules/ajv", "judges");
+    let mut child = Command::new(tool("node", "judges"))
+        .arg(script("schema.js"))
+        // The folder whose node_modules contains Ajv is two levels up.
+        .arg(packages.ancestors().nth(2).expect("a path with two parents"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("node starts");
+    let request = json!({ "schema": schema, "documents": documents }).to_string();
+    child.stdin.take().expect("standard input is a pipe").write_all(request.as_bytes()).expect("written");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "Ajv refuses the schema; see standard error for the reason");
+    serde_json::from_slice(&output.stdout).expect("a list of verdicts")
+}
+
 /// The event in `message`, as all judges read it. Its data is that of the Python judge.
 ///
 /// # Panics

@@ -20,6 +20,7 @@
 //! - [`config`]: configurations of the bridge; [`bridge`] and [`program`]: the bridge, in this or in its own process
 //! - [`sender`]: a load like Alibaba's; [`read`]: reads what is on the buses
 //! - [`judges`]: the CloudEvents SDKs of other languages
+//! - [`generated`]: files that are generated from the code
 //! - [`wait`]: waiting, and the limits for it
 //! - here: ports and tools
 

@@ -1,6 +1,6 @@
 {{/*
-Names, labels, images, and what the rest reads out of the values. What refuses values is in _validate.tpl, the pod in
-_pod.tpl.
+Names, labels, images, and facts that the other templates read from the values. _validate.tpl checks the values, _pod.tpl
+has the pod.
 */}}
 
 {{- define "apsara-bridge.name" -}}
@@ -8,7 +8,7 @@ _pod.tpl.
 {{- end -}}
 
 {{/*
-50 characters: a StatefulSet's name and a hash must fit into a label of its pods, of 63.
+At most 50 characters: the name and a hash form a label of the pods, which has at most 63.
 */}}
 {{- define "apsara-bridge.fullname" -}}
 {{- if .Values.fullnameOverride -}}
@@ -44,8 +44,8 @@ _pod.tpl.
 {{- end -}}
 
 {{/*
-Labels by which pods are selected: they never change, for a selector can't be changed. The component keeps the pod of
-the test apart.
+Labels that select the pods. They never change, because a selector cannot change. The component excludes the pod of the
+test.
 */}}
 {{- define "apsara-bridge.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "apsara-bridge.name" . }}
@@ -74,7 +74,7 @@ app.kubernetes.io/component: bridge
 {{- end -}}
 
 {{/*
-The image: registry/repository, then the digest if there is one, else the tag.
+The image: registry and repository, then the digest or else the tag.
 */}}
 {{- define "apsara-bridge.image" -}}
 {{- $image := .Values.image -}}
@@ -91,7 +91,7 @@ The image: registry/repository, then the digest if there is one, else the tag.
 {{- end -}}
 
 {{/*
-Names of the secrets to pull images with, the global ones first; each a text or an object with a name.
+Secrets for pulling images, the global ones first. Each is a text or an object with a name.
 */}}
 {{- define "apsara-bridge.imagePullSecrets" -}}
 {{- $names := list -}}
@@ -107,7 +107,7 @@ imagePullSecrets:
 {{- end -}}
 
 {{/*
-A list as JSON, of a value that may be a list, one item, or nothing.
+A value that may be a list, one item or null, as a JSON list.
 */}}
 {{- define "apsara-bridge.list" -}}
 {{- if kindIs "invalid" . -}}
@@ -120,8 +120,8 @@ A list as JSON, of a value that may be a list, one item, or nothing.
 {{- end -}}
 
 {{/*
-The configuration as JSON. A section, input or output that is null is left out: so a later values file takes away what
-an earlier one has.
+The configuration as JSON. A section, input or output that is null is left out, so that a later values file can remove
+it.
 */}}
 {{- define "apsara-bridge.config" -}}
 {{- $config := dict -}}
@@ -143,24 +143,132 @@ an earlier one has.
 {{- end -}}
 
 {{/*
+The inputs and outputs of the configuration, as a JSON list. Each has section, name, kind and settings, and what
+files/kinds.yaml says about its kind: listeners, addresses and cloud_key. These are empty for a kind that this version of
+the chart does not know. Its secrets are those of all kinds, because a secret in a wrong place must be found too.
+*/}}
+{{- define "apsara-bridge.plugins" -}}
+{{- $kinds := .Files.Get "files/kinds.yaml" | fromYaml -}}
+{{- $config := include "apsara-bridge.config" . | fromJson -}}
+{{- $plugins := list -}}
+{{- range $section := (list "inputs" "outputs") -}}
+{{- $secrets := list -}}
+{{- range (get $kinds $section) -}}
+{{- $secrets = concat $secrets .secrets -}}
+{{- end -}}
+{{- range $name, $settings := (get $config $section | default dict) -}}
+{{- $kind := toString $settings.kind -}}
+{{- $known := get (get $kinds $section) $kind | default dict -}}
+{{- $plugins = append $plugins (dict
+    "section" $section
+    "name" $name
+    "kind" $kind
+    "settings" $settings
+    "listeners" ($known.listeners | default list)
+    "addresses" ($known.addresses | default list)
+    "cloud_key" ($known.cloud_key | default "")
+    "secrets" (uniq $secrets)) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $plugins -}}
+{{- end -}}
+
+{{/*
+The values that settings have as text, at any depth, as a JSON list of key and value: (list "" settings). A secret that
+comes from a file or a variable is not text. A part of a key that contains dots is in quotes.
+*/}}
+{{- define "apsara-bridge.texts" -}}
+{{- $key := index . 0 -}}
+{{- $value := index . 1 -}}
+{{- $texts := list -}}
+{{- if kindIs "map" $value -}}
+{{- if not (and (eq (len $value) 1) (or (hasKey $value "file") (hasKey $value "env"))) -}}
+{{- range $part, $below := $value -}}
+{{- $part = contains "." $part | ternary (printf "%q" $part) $part -}}
+{{- $part = empty $key | ternary $part (printf "%s.%s" $key $part) -}}
+{{- $texts = concat $texts (include "apsara-bridge.texts" (list $part $below) | fromJsonArray) -}}
+{{- end -}}
+{{- end -}}
+{{- else if kindIs "slice" $value -}}
+{{- range $index, $below := $value -}}
+{{- $texts = concat $texts (include "apsara-bridge.texts" (list (printf "%s[%d]" $key $index) $below) | fromJsonArray) -}}
+{{- end -}}
+{{- else if ne (toString (default "" $value)) "" -}}
+{{- $texts = list (dict "key" $key "value" $value) -}}
+{{- end -}}
+{{- toJson $texts -}}
+{{- end -}}
+
+{{/*
+Those of these texts whose key fits a pattern of files/kinds.yaml, as a JSON list: (list texts pattern).
+*/}}
+{{- define "apsara-bridge.fitting" -}}
+{{- $pattern := index . 1 | regexQuoteMeta | replace "\\[\\]" "([[][0-9]+[]])?" | replace "\\*" ".*" | printf "^%s$" -}}
+{{- $fitting := list -}}
+{{- range index . 0 -}}
+{{- if regexMatch $pattern (replace "\"" "" .key) -}}
+{{- $fitting = append $fitting . -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $fitting -}}
+{{- end -}}
+
+{{/*
 What the configuration says that other objects depend on, as JSON:
-  http                       the HTTP input: name, tls, endpoints with path, urls, keyFiles, isSigned, takesVod
-  httpNames                  names of all HTTP inputs
-  mns                        whether there is a queue
-  needsMetadata              whether a queue's key may come from the instance's role
-  brokerPorts, queuePorts    where outputs listen; where queues do and what gives their keys
+  listener                   the input that listens: name, key of its address, tls, and endpoints with path, urls,
+                             keyFiles, isSigned, takesVod
+  listeners                  names of all inputs that listen
+  inputKinds                 kinds of the inputs
+  needsMetadata              whether an access key may come from the role of the instance
+  brokerPorts, queuePorts    where outputs connect to; where inputs connect to, and what gives them their access keys
 */}}
 {{- define "apsara-bridge.facts" -}}
-{{- $config := include "apsara-bridge.config" . | fromJson -}}
-{{- $names := list -}}
-{{- $http := dict -}}
-{{- $queues := list -}}
+{{- $listeners := list -}}
+{{- $listener := dict -}}
+{{- $kinds := list -}}
+{{- $ports := dict "inputs" list "outputs" list -}}
 {{- $needsMetadata := false -}}
-{{- range $name, $input := $config.inputs -}}
-{{- if eq (toString $input.kind) "http" -}}
-{{- $names = append $names $name -}}
+{{- range $plugin := (include "apsara-bridge.plugins" . | fromJsonArray) -}}
+{{- if .addresses -}}
+{{- $texts := include "apsara-bridge.texts" (list "" .settings) | fromJsonArray -}}
+{{- range $address := .addresses -}}
+{{- range (include "apsara-bridge.fitting" (list $texts .key) | fromJsonArray) -}}
+{{- $port := include "apsara-bridge.port" (list .value $address.port) | int -}}
+{{- $_ := set $ports $plugin.section (append (get $ports $plugin.section) $port) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- /* Without an access key, the input asks the cloud for one, over HTTPS. Without RRSA, it also asks the instance. */ -}}
+{{- if and .cloud_key (not (get .settings .cloud_key)) -}}
+{{- $_ := set $ports .section (append (get $ports .section) 443) -}}
+{{- $needsMetadata = or $needsMetadata (not $.Values.rrsa.roleName) -}}
+{{- end -}}
+{{- if eq .section "inputs" -}}
+{{- $kinds = append $kinds .kind -}}
+{{- end -}}
+{{- if .listeners -}}
+{{- $listeners = append $listeners .name -}}
+{{- if not $listener -}}
+{{- $listener = dict "name" .name "key" (first .listeners) "tls" (not (empty .settings.tls)) "endpoints" (include "apsara-bridge.endpoints" .settings | fromJsonArray) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- dict
+    "listener" $listener
+    "listeners" $listeners
+    "inputKinds" (uniq $kinds)
+    "needsMetadata" $needsMetadata
+    "queuePorts" (uniq $ports.inputs)
+    "brokerPorts" (uniq $ports.outputs) | toJson -}}
+{{- end -}}
+
+{{/*
+The endpoints of an input that is an HTTP server, as a JSON list. Ingress, HTTPRoute, the notes and the test lead to
+their paths, so the chart has to know these keys.
+*/}}
+{{- define "apsara-bridge.endpoints" -}}
 {{- $endpoints := list -}}
-{{- range (include "apsara-bridge.list" $input.endpoints | fromJsonArray) -}}
+{{- range (include "apsara-bridge.list" .endpoints | fromJsonArray) -}}
 {{- $files := list -}}
 {{- $keys := include "apsara-bridge.list" .keys | fromJsonArray -}}
 {{- range $keys -}}
@@ -176,46 +284,56 @@ What the configuration says that other objects depend on, as JSON:
     "isSigned" (gt (len $keys) 0)
     "takesVod" (or (not $dialects) (has "vod" $dialects))) -}}
 {{- end -}}
-{{- if not $http -}}
-{{- $http = dict "name" $name "tls" (not (empty $input.tls)) "endpoints" $endpoints -}}
-{{- end -}}
-{{- else if eq (toString $input.kind) "mns" -}}
-{{- $endpoint := toString $input.endpoint -}}
-{{- $default := hasPrefix "http:" $endpoint | ternary 80 443 -}}
-{{- $queues = append $queues (include "apsara-bridge.port" (list $endpoint $default) | int) -}}
-{{- if and (not $input.credentials) (not $.Values.rrsa.roleName) -}}
-{{- $needsMetadata = true -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- $brokers := list -}}
-{{- range $config.outputs -}}
-{{- range (include "apsara-bridge.list" .brokers | fromJsonArray) -}}
-{{- $brokers = append $brokers (include "apsara-bridge.port" (list . 9092) | int) -}}
-{{- end -}}
-{{- range (include "apsara-bridge.list" .servers | fromJsonArray) -}}
-{{- $brokers = append $brokers (include "apsara-bridge.port" (list . 4222) | int) -}}
-{{- end -}}
-{{- end -}}
-{{- dict
-    "http" $http
-    "httpNames" $names
-    "mns" (gt (len $queues) 0)
-    "needsMetadata" $needsMetadata
-    "queuePorts" (append $queues 443 | uniq)
-    "brokerPorts" (uniq $brokers) | toJson -}}
+{{- toJson $endpoints -}}
 {{- end -}}
 
 {{/*
-The port of an address, or a default: (list "nats://host:4222" 4222).
+The port of an address. An address without one has that of its scheme, http or https, or else a default:
+(list "nats://host:4222" 4222).
 */}}
 {{- define "apsara-bridge.port" -}}
-{{- $address := index . 0 | toString | replace "://" " " | splitList " " | last | splitList "/" | first -}}
-{{- regexFind ":[0-9]+$" $address | trimPrefix ":" | default (index . 1) -}}
+{{- $address := index . 0 | toString -}}
+{{- $default := hasPrefix "http://" $address | ternary 80 (hasPrefix "https://" $address | ternary 443 (index . 1)) -}}
+{{- $host := regexReplaceAll "^[a-z]+://" $address "" | regexFind "^[^/?#]*" -}}
+{{- regexFind ":[0-9]+$" $host | trimPrefix ":" | default $default -}}
 {{- end -}}
 
 {{/*
-A time of the configuration, as "1m 30s", in milliseconds; "invalid" if it is none.
+The part of the configuration whose change needs a restart, as JSON. The running bridge applies changes of all other
+keys.
+*/}}
+{{- define "apsara-bridge.restartConfig" -}}
+{{- $keys := .Files.Get "files/restart-keys.yaml" | fromYaml -}}
+{{- $config := include "apsara-bridge.config" . | fromJson -}}
+{{- range $keys.reloadable -}}
+{{- include "apsara-bridge.remove" (list $config (splitList "." .)) -}}
+{{- end -}}
+{{- range $config.inputs -}}
+{{- $input := . -}}
+{{- range (get $keys.inputs (toString .kind) | default list) -}}
+{{- $_ := unset $input . -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $config -}}
+{{- end -}}
+
+{{/*
+Removes a key from a table, and a table above it that is then empty: (list table (list "spool" "max_bytes")).
+*/}}
+{{- define "apsara-bridge.remove" -}}
+{{- $table := index . 0 -}}
+{{- $key := index . 1 | first -}}
+{{- $below := index . 1 | rest -}}
+{{- if and $below (kindIs "map" (get $table $key)) -}}
+{{- include "apsara-bridge.remove" (list (get $table $key) $below) -}}
+{{- end -}}
+{{- if or (not $below) (and (kindIs "map" (get $table $key)) (empty (get $table $key))) -}}
+{{- $_ := unset $table $key -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+A time of the configuration, for example "1m 30s", in milliseconds, or "invalid".
 */}}
 {{- define "apsara-bridge.milliseconds" -}}
 {{- $units := dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 "d" 86400000 -}}
@@ -240,7 +358,7 @@ A time of the configuration, as "1m 30s", in milliseconds; "invalid" if it is no
 {{- end -}}
 
 {{/*
-A size, of the bridge ("256MiB", "1GB") or of Kubernetes ("20Gi", "1e9"), in bytes; 0 if it is none that is known.
+A size of the bridge ("256MiB", "1GB") or of Kubernetes ("20Gi") in bytes, or 0 if it cannot be read.
 */}}
 {{- define "apsara-bridge.bytes" -}}
 {{- $factors := dict "" 1
@@ -258,17 +376,21 @@ A size, of the bridge ("256MiB", "1GB") or of Kubernetes ("20Gi", "1e9"), in byt
 {{- end -}}
 
 {{/*
-What the chart sets of the configuration, in a second file over the user's.
+The keys of the configuration that the chart sets, in a second file that overrides the user's.
 */}}
 {{- define "apsara-bridge.ownConfig" -}}
 {{- $facts := include "apsara-bridge.facts" . | fromJson -}}
 {{- $config := include "apsara-bridge.config" . | fromJson -}}
 admin:
   listen: {{ include "apsara-bridge.listen" (list . "admin") | quote }}
-{{- if $facts.http }}
+{{- with $facts.listener }}
 inputs:
-  {{ $facts.http.name }}:
-    listen: {{ include "apsara-bridge.listen" (list . "callbacks") | quote }}
+  {{ .name }}:
+    {{- $setting := include "apsara-bridge.listen" (list $ "callbacks") }}
+    {{- range splitList "." .key | reverse }}
+    {{- $setting = dict . $setting }}
+    {{- end }}
+    {{- toYaml $setting | nindent 4 }}
 {{- end }}
 spool:
   enabled: {{ .Values.persistence.enabled }}
@@ -279,7 +401,7 @@ spool:
 log:
   format: json
 {{- end }}
-{{- if and $facts.http (not (hasKey (default dict $config.shutdown) "delay")) }}
+{{- if and $facts.listener (not (hasKey (default dict $config.shutdown) "delay")) }}
 shutdown:
   delay: 5s
 {{- end }}
@@ -303,7 +425,7 @@ shutdown:
 {{- end -}}
 
 {{/*
-Secrets that are mounted, as JSON: name of the folder → {existingSecret, keys}, with that of the quick start.
+Mounted Secrets as JSON, with that of the quick start: name of the folder → {existingSecret, keys}.
 */}}
 {{- define "apsara-bridge.secrets" -}}
 {{- $secrets := dict -}}
@@ -319,13 +441,13 @@ Secrets that are mounted, as JSON: name of the folder → {existingSecret, keys}
 {{- end -}}
 
 {{/*
-How long the bridge may take to stop, in seconds: what the configuration says, a sleep before it, and 12 s, of which
-the spool takes five at most for what no bus has confirmed; the rest is for a busy machine.
+How long the bridge may take to stop, in seconds: the times in the configuration, the sleep of the preStop hook, and
+12 s. Spooling unconfirmed events takes at most 5 s of these; the rest is a reserve for a busy machine.
 */}}
 {{- define "apsara-bridge.stopSeconds" -}}
 {{- $shutdown := default dict (include "apsara-bridge.config" . | fromJson).shutdown -}}
 {{- $facts := include "apsara-bridge.facts" . | fromJson -}}
-{{- $delay := include "apsara-bridge.milliseconds" (default (empty $facts.http | ternary "0s" "5s") $shutdown.delay) -}}
+{{- $delay := include "apsara-bridge.milliseconds" (default (empty $facts.listener | ternary "0s" "5s") $shutdown.delay) -}}
 {{- $drain := include "apsara-bridge.milliseconds" (default "20s" $shutdown.drain) -}}
 {{- $sleep := dig "preStop" "sleep" "seconds" 0 (default dict .Values.lifecycle) -}}
 {{- $milliseconds := add (eq $delay "invalid" | ternary 0 $delay) (eq $drain "invalid" | ternary 0 $drain) -}}
@@ -343,14 +465,14 @@ name: {{ include "apsara-bridge.fullname" . }}
 {{- end -}}
 
 {{/*
-Addresses to type at Alibaba, as a JSON list: those that the configuration checks signatures by, or, where it has none,
-what ingress and routes make of the endpoints' paths.
+URLs to enter at Alibaba, as a JSON list: those in the configuration, or, for an endpoint without urls, the hosts of
+Ingress and HTTPRoutes with the path of the endpoint.
 */}}
 {{- define "apsara-bridge.callbackUrls" -}}
 {{- $facts := include "apsara-bridge.facts" . | fromJson -}}
 {{- $bases := include "apsara-bridge.bases" . | fromJsonArray -}}
 {{- $urls := list -}}
-{{- range ($facts.http).endpoints -}}
+{{- range ($facts.listener).endpoints -}}
 {{- $path := .path -}}
 {{- if .urls -}}
 {{- $urls = concat $urls .urls -}}
@@ -364,7 +486,7 @@ what ingress and routes make of the endpoints' paths.
 {{- end -}}
 
 {{/*
-Scheme and host of every way in, as a JSON list.
+Scheme and host of each Ingress and HTTPRoute, as a JSON list.
 */}}
 {{- define "apsara-bridge.bases" -}}
 {{- $bases := list -}}
@@ -384,15 +506,15 @@ Scheme and host of every way in, as a JSON list.
 {{- end -}}
 
 {{/*
-The endpoint that the test posts to, as JSON: path, url, secret and keyFile; empty if there is none that it can sign for.
+The endpoint that the test sends to, as JSON: path, url, secret and keyFile. Empty if the test can sign for none.
 */}}
 {{- define "apsara-bridge.tested" -}}
 {{- $facts := include "apsara-bridge.facts" . | fromJson -}}
 {{- $secrets := include "apsara-bridge.secrets" . | fromJson -}}
 {{- $prefix := printf "%s/" (include "apsara-bridge.secretsPath" .) -}}
 {{- $found := dict -}}
-{{- if and .Values.tests.enabled $facts.http (not ($facts.http).tls) -}}
-{{- range $facts.http.endpoints -}}
+{{- if and .Values.tests.enabled $facts.listener (not ($facts.listener).tls) -}}
+{{- range $facts.listener.endpoints -}}
 {{- if and .takesVod (not $found) -}}
 {{- if not .isSigned -}}
 {{- $found = dict "path" .path -}}
@@ -412,7 +534,7 @@ The endpoint that the test posts to, as JSON: path, url, secret and keyFile; emp
 {{- end -}}
 
 {{/*
-Namespaces by their names, as a peer of a NetworkPolicy.
+Namespaces, by name, as a peer of a NetworkPolicy.
 */}}
 {{- define "apsara-bridge.namespacePeer" -}}
 - namespaceSelector:

@@ -1,9 +1,9 @@
 {{/*
-The pod of the StatefulSet and of the Deployment, and what the pod of the test shares with it.
+The pod of the StatefulSet and the Deployment, and the parts that the pod of the test shares with it.
 */}}
 
 {{/*
-Flags for both serve and check: the user's file, the chart's over it, then the user's own.
+Arguments of serve and check. A later file overrides an earlier one, and extraArgs override both.
 */}}
 {{- define "apsara-bridge.configArgs" -}}
 - --config
@@ -16,7 +16,7 @@ Flags for both serve and check: the user's file, the chart's over it, then the u
 {{- end -}}
 
 {{/*
-What both containers see, so that check checks what serve will read.
+Image, variables and mounts. They are the same for both containers, so that check sees what serve will read.
 */}}
 {{- define "apsara-bridge.surroundings" -}}
 image: {{ include "apsara-bridge.image" . }}
@@ -58,7 +58,7 @@ volumeMounts:
 {{- end -}}
 
 {{/*
-A mounted Secret: (list name {existingSecret, keys}).
+The volume of a mounted Secret: (list name {existingSecret, keys}).
 */}}
 {{- define "apsara-bridge.secretVolume" -}}
 {{- $secret := index . 1 -}}
@@ -92,7 +92,7 @@ metadata:
   annotations:
     kubectl.kubernetes.io/default-container: bridge
     {{- if .Values.rollOnConfigChange }}
-    checksum/config: {{ include "apsara-bridge.configData" . | sha256sum }}
+    checksum/config: {{ list (include "apsara-bridge.restartConfig" .) (include "apsara-bridge.ownConfig" .) | toJson | sha256sum }}
     {{- end }}
     {{- with .Values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
@@ -124,7 +124,7 @@ spec:
         {{- include "apsara-bridge.configArgs" . | nindent 8 }}
       {{- include "apsara-bridge.surroundings" . | nindent 6 }}
       ports:
-        {{- if $facts.http }}
+        {{- if $facts.listener }}
         - name: callbacks
           containerPort: {{ .Values.listen.callbacks }}
           protocol: TCP
@@ -190,12 +190,12 @@ spec:
 {{- end -}}
 
 {{/*
-The data of the ConfigMap: the user's configuration as it is, and the chart's over it.
+The data of the ConfigMap: the configuration of the user, and the keys that the chart sets.
 */}}
 {{- define "apsara-bridge.configData" -}}
 bridge.yaml: |
   {{- include "apsara-bridge.config" . | fromJson | toYaml | nindent 2 }}
 chart.yaml: |
-  # Read after bridge.yaml, and over it: what the pod and the Services rely on, and what bridge.yaml leaves open.
+  # Overrides bridge.yaml. Keys that the pod and the Services depend on, and defaults of the chart.
   {{- include "apsara-bridge.ownConfig" . | nindent 2 }}
 {{- end -}}

@@ -1,5 +1,5 @@
 {{/*
-What the values may not say. Every mistake is told at once, one a line, with its key and what to do.
+Checks of the values. All errors are reported together, one per line, with the key and what to do.
 */}}
 
 {{- define "apsara-bridge.validate" -}}
@@ -8,7 +8,7 @@ What the values may not say. Every mistake is told at once, one a line, with its
 {{- $wrong = concat $wrong (include (printf "apsara-bridge.wrong.%s" .) $ | fromJsonArray) -}}
 {{- end -}}
 {{- with $wrong -}}
-{{- printf "\n\n%s cannot be installed so:\n  - %s\n" (include "apsara-bridge.fullname" $) (join "\n  - " .) | fail -}}
+{{- printf "\n\n%s cannot be installed with these values:\n  - %s\n" (include "apsara-bridge.fullname" $) (join "\n  - " .) | fail -}}
 {{- end -}}
 {{- end -}}
 
@@ -16,91 +16,74 @@ What the values may not say. Every mistake is told at once, one a line, with its
 {{- $wrong := list -}}
 {{- $config := include "apsara-bridge.config" . | fromJson -}}
 {{- $facts := include "apsara-bridge.facts" . | fromJson -}}
+{{- $kinds := .Files.Get "files/kinds.yaml" | fromYaml -}}
 {{- if empty $config -}}
-{{- $wrong = append $wrong "config is empty: the bridge needs an input, an output and a route; the chart's README begins with an example" -}}
+{{- $wrong = append $wrong "config is empty: the bridge needs an input, an output and a route. The README of the chart has an example" -}}
 {{- else -}}
 {{- if empty $config.inputs -}}
-{{- $wrong = append $wrong "config.inputs is empty: name at least one input, of kind http or mns" -}}
+{{- $wrong = append $wrong (printf "config.inputs is empty: add an input, of kind %s" (keys $kinds.inputs | sortAlpha | join ", ")) -}}
 {{- end -}}
 {{- if empty $config.outputs -}}
-{{- $wrong = append $wrong "config.outputs is empty: name at least one output, of kind kafka, nats or console" -}}
+{{- $wrong = append $wrong (printf "config.outputs is empty: add an output, of kind %s" (keys $kinds.outputs | sortAlpha | join ", ")) -}}
 {{- end -}}
 {{- if empty $config.routes -}}
-{{- $wrong = append $wrong "config.routes is empty: without a route no event goes anywhere; one with a name and `to` takes everything" -}}
+{{- $wrong = append $wrong "config.routes is empty: without a route no event is published. A route that has only `name` and `to` accepts every event" -}}
 {{- end -}}
-{{- if gt (len $facts.httpNames) 1 -}}
-{{- $wrong = append $wrong (printf "config.inputs has several inputs of kind http (%s), and the Service leads to one: give one of them several endpoints" (join ", " $facts.httpNames)) -}}
-{{- end -}}
-
-{{- if and $facts.http (not $facts.http.endpoints) -}}
-{{- $wrong = append $wrong (printf "config.inputs.%s.endpoints is empty: name at least one, with its path, urls and keys" $facts.http.name) -}}
+{{- if gt (len $facts.listeners) 1 -}}
+{{- $wrong = append $wrong (printf "config.inputs has several inputs that listen (%s), but the Service has one port for callbacks: use one input with several endpoints" (join ", " $facts.listeners)) -}}
 {{- end -}}
 
-{{- /* What chart.yaml sets, and objects outside of the configuration rely on. */ -}}
+{{- if and $facts.listener (not $facts.listener.endpoints) -}}
+{{- $wrong = append $wrong (printf "config.inputs.%s.endpoints is empty: add at least one, with path, urls and keys" $facts.listener.name) -}}
+{{- end -}}
+
+{{- /* Keys that chart.yaml sets, because other objects depend on them. */ -}}
 {{- $listen := include "apsara-bridge.listen" (list . "admin") -}}
 {{- with ($config.admin).listen -}}
 {{- if ne . $listen -}}
-{{- $wrong = append $wrong (printf "config.admin.listen is %s, but the chart sets it to %s, where probes and the Service look: leave it out, and set listen.admin" . $listen) -}}
+{{- $wrong = append $wrong (printf "config.admin.listen is %s, but the chart sets it to %s for the probes and the Service: remove it, and set listen.admin instead" . $listen) -}}
 {{- end -}}
 {{- end -}}
-{{- if $facts.http -}}
-{{- $listen := include "apsara-bridge.listen" (list . "callbacks") -}}
-{{- with (get $config.inputs $facts.http.name).listen -}}
-{{- if ne . $listen -}}
-{{- $wrong = append $wrong (printf "config.inputs.%s.listen is %s, but the chart sets it to %s, where the Service leads: leave it out, and set listen.callbacks" $facts.http.name . $listen) -}}
+{{- with $facts.listener -}}
+{{- $listen := include "apsara-bridge.listen" (list $ "callbacks") -}}
+{{- $texts := include "apsara-bridge.texts" (list "" (get $config.inputs .name)) | fromJsonArray -}}
+{{- range (include "apsara-bridge.fitting" (list $texts .key) | fromJsonArray) -}}
+{{- if ne (toString .value) $listen -}}
+{{- $wrong = append $wrong (printf "config.inputs.%s.%s is %v, but the chart sets it to %s for the Service: remove it, and set listen.callbacks instead" $facts.listener.name .key .value $listen) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- with ($config.spool).path -}}
 {{- if ne . (include "apsara-bridge.spoolPath" $) -}}
-{{- $wrong = append $wrong (printf "config.spool.path is %s, but the volume is mounted at %s: leave it out" . (include "apsara-bridge.spoolPath" $)) -}}
+{{- $wrong = append $wrong (printf "config.spool.path is %s, but the volume is mounted at %s: remove it" . (include "apsara-bridge.spoolPath" $)) -}}
 {{- end -}}
 {{- end -}}
 {{- if hasKey (default dict $config.spool) "enabled" -}}
 {{- if and $config.spool.enabled (not .Values.persistence.enabled) -}}
-{{- $wrong = append $wrong "config.spool.enabled is true, but persistence.enabled is false: there is no volume for the spool to outlive the pod" -}}
+{{- $wrong = append $wrong "config.spool.enabled is true, but persistence.enabled is false: without a volume the spool is lost with the pod" -}}
 {{- else if and (not $config.spool.enabled) .Values.persistence.enabled -}}
-{{- $wrong = append $wrong "config.spool.enabled is false, but persistence.enabled is true: for a bridge without a spool set persistence.enabled to false" -}}
+{{- $wrong = append $wrong "config.spool.enabled is false, but persistence.enabled is true: to run without a spool, set persistence.enabled to false" -}}
 {{- end -}}
 {{- end -}}
 {{- range $key := (list "delay" "drain") -}}
 {{- $time := get (default dict $config.shutdown) $key -}}
 {{- if and $time (eq (include "apsara-bridge.milliseconds" $time) "invalid") -}}
-{{- $wrong = append $wrong (printf "config.shutdown.%s is `%v`, which is no time: write it with its unit, as in 20s or 1m 30s" $key $time) -}}
+{{- $wrong = append $wrong (printf "config.shutdown.%s is an invalid time: `%v`: expected a number with a unit, for example 20s or 1m 30s" $key $time) -}}
 {{- end -}}
 {{- end -}}
 
-{{- /* Secrets as text would lie in a ConfigMap for everyone to read. */ -}}
-{{- $texts := list -}}
-{{- range $name, $input := $config.inputs -}}
-{{- range $index, $endpoint := (include "apsara-bridge.list" $input.endpoints | fromJsonArray) -}}
-{{- range (include "apsara-bridge.list" $endpoint.keys | fromJsonArray) -}}
-{{- if not (kindIs "map" .) -}}
-{{- $texts = append $texts (printf "config.inputs.%s.endpoints[%d].keys" $name $index) -}}
+{{- /* A secret as text would be stored in a ConfigMap, which many people can read. */ -}}
+{{- range $plugin := (include "apsara-bridge.plugins" . | fromJsonArray) -}}
+{{- $texts := include "apsara-bridge.texts" (list "" .settings) | fromJsonArray -}}
+{{- $keys := list -}}
+{{- range .secrets -}}
+{{- range (include "apsara-bridge.fitting" (list $texts .) | fromJsonArray) -}}
+{{- $keys = append $keys .key -}}
 {{- end -}}
 {{- end -}}
+{{- range uniq $keys -}}
+{{- $wrong = append $wrong (printf "config.%s.%s.%s is a secret as text, and the configuration is stored in a ConfigMap: put it into a Secret, add that to `secrets`, and write {file: %s/NAME/KEY} here" $plugin.section $plugin.name . (include "apsara-bridge.secretsPath" $)) -}}
 {{- end -}}
-{{- range $key, $value := (default dict $input.credentials) -}}
-{{- if and $value (not (kindIs "map" $value)) -}}
-{{- $texts = append $texts (printf "config.inputs.%s.credentials.%s" $name $key) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- range $name, $output := $config.outputs -}}
-{{- range $key := (list "password" "token" "nkey") -}}
-{{- $value := get $output $key -}}
-{{- if and $value (not (kindIs "map" $value)) -}}
-{{- $texts = append $texts (printf "config.outputs.%s.%s" $name $key) -}}
-{{- end -}}
-{{- end -}}
-{{- range $key, $value := (default dict $output.client) -}}
-{{- if and (regexMatch "password|secret|key[.]pem" $key) (not (kindIs "map" $value)) -}}
-{{- $texts = append $texts (printf "config.outputs.%s.client.\"%s\"" $name $key) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- range uniq $texts -}}
-{{- $wrong = append $wrong (printf "%s holds a secret as text, and the configuration becomes a ConfigMap: put it into a Secret, name that in `secrets`, and write {file: %s/NAME/KEY} here" . (include "apsara-bridge.secretsPath" $)) -}}
 {{- end -}}
 {{- end -}}
 {{- toJson $wrong -}}
@@ -111,18 +94,18 @@ What the values may not say. Every mistake is told at once, one a line, with its
 {{- range $name, $secret := .Values.secrets -}}
 {{- if not (kindIs "invalid" $secret) -}}
 {{- if not $secret.existingSecret -}}
-{{- $wrong = append $wrong (printf "secrets.%s names no Secret: set secrets.%s.existingSecret" $name $name) -}}
+{{- $wrong = append $wrong (printf "secrets.%s has no Secret: set secrets.%s.existingSecret" $name $name) -}}
 {{- end -}}
 {{- if not $secret.keys -}}
-{{- $wrong = append $wrong (printf "secrets.%s names a Secret without keys: list in secrets.%s.keys those that become files" $name $name) -}}
+{{- $wrong = append $wrong (printf "secrets.%s has no keys: list the keys to mount in secrets.%s.keys" $name $name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.quickStart.callbackKey (default dict .Values.secrets).callback -}}
-{{- $wrong = append $wrong "quickStart.callbackKey and secrets.callback are both set, and both mount the folder callback: leave quickStart.callbackKey out" -}}
+{{- $wrong = append $wrong "quickStart.callbackKey and secrets.callback are both set, and both mount the folder callback: remove quickStart.callbackKey" -}}
 {{- end -}}
 
-{{- /* A file that the configuration names must come from somewhere. */ -}}
+{{- /* Every file that the configuration names must be mounted. */ -}}
 {{- $secrets := include "apsara-bridge.secrets" . | fromJson -}}
 {{- $path := include "apsara-bridge.secretsPath" . -}}
 {{- $mounted := list -}}
@@ -142,9 +125,9 @@ What the values may not say. Every mistake is told at once, one a line, with its
 {{- $key := rest $parts | join "/" -}}
 {{- if not $isMounted -}}
 {{- if not (hasKey $secrets $name) -}}
-{{- $wrong = append $wrong (printf "config names the file %s, but there is no secrets.%s to mount it" $file $name) -}}
+{{- $wrong = append $wrong (printf "config names the file %s, but it is not mounted: add secrets.%s" $file $name) -}}
 {{- else if and (get $secrets $name).keys (not (has $key (get $secrets $name).keys)) -}}
-{{- $wrong = append $wrong (printf "config names the file %s, but secrets.%s.keys does not list `%s`" $file $name $key) -}}
+{{- $wrong = append $wrong (printf "config names the file %s, but it is not mounted: add `%s` to secrets.%s.keys" $file $key $name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -158,23 +141,23 @@ What the values may not say. Every mistake is told at once, one a line, with its
 {{- $needed := include "apsara-bridge.stopSeconds" . | int64 -}}
 {{- with .Values.terminationGracePeriodSeconds -}}
 {{- if lt (int64 .) $needed -}}
-{{- $wrong = append $wrong (printf "terminationGracePeriodSeconds is %v, but stopping may take %d s (shutdown.delay, shutdown.drain and 12 s more): leave it out, or shorten config.shutdown" . $needed) -}}
+{{- $wrong = append $wrong (printf "terminationGracePeriodSeconds is %v, but stopping may take %d s (shutdown.delay, shutdown.drain and 12 s): remove it, or shorten config.shutdown" . $needed) -}}
 {{- end -}}
 {{- end -}}
 {{- range .Values.extraEnv -}}
 {{- if regexMatch "^APSARA_BRIDGE__(ADMIN__LISTEN|SPOOL__ENABLED|SPOOL__PATH|SHUTDOWN__DELAY|SHUTDOWN__DRAIN)$" .name -}}
-{{- $wrong = append $wrong (printf "extraEnv sets %s, which the chart has to know: set it in `config`, `listen` or `persistence`" .name) -}}
+{{- $wrong = append $wrong (printf "extraEnv sets %s, but the chart needs its value: set it in `config`, `listen` or `persistence`" .name) -}}
 {{- end -}}
 {{- end -}}
 
-{{- /* Kinds are not turned into one another: empty without a cluster, as under helm template. */ -}}
+{{- /* An upgrade cannot change the kind of the workload. `lookup` finds nothing without a cluster, for example in helm template. */ -}}
 {{- $other := .Values.persistence.enabled | ternary "Deployment" "StatefulSet" -}}
 {{- $found := lookup "apps/v1" $other $namespace $name -}}
 {{- if eq (dig "metadata" "annotations" "meta.helm.sh/release-name" "" (default dict $found)) .Release.Name -}}
 {{- if .Values.persistence.enabled -}}
-{{- $wrong = append $wrong (printf "persistence.enabled is true, but the release runs as a Deployment, without volumes, and is not turned into a StatefulSet by an upgrade: `helm uninstall` it and install it anew") -}}
+{{- $wrong = append $wrong "persistence.enabled is true, but the release runs as a Deployment, and an upgrade cannot change it into a StatefulSet: uninstall the release and install it again" -}}
 {{- else -}}
-{{- $wrong = append $wrong (printf "persistence.enabled is false, but the release runs as a StatefulSet, and what lies in the spools on its volumes would be left there: wait until apsara_bridge_spool_events is 0 on every pod, replay or delete the dead letters, then `helm uninstall` it and install it anew; its volumes stay until you delete them") -}}
+{{- $wrong = append $wrong "persistence.enabled is false, but the release runs as a StatefulSet, and the events in the spools on its volumes would stay there: wait until apsara_bridge_spool_events is 0 on every pod, replay or delete the dead letters, then uninstall the release and install it again. Its volumes stay until you delete them" -}}
 {{- end -}}
 {{- end -}}
 {{- if .Values.persistence.enabled -}}
@@ -185,18 +168,18 @@ What the values may not say. Every mistake is told at once, one a line, with its
 {{- $isBytes := include "apsara-bridge.bytes" $is | int64 -}}
 {{- $wantedBytes := include "apsara-bridge.bytes" $.Values.persistence.size | int64 -}}
 {{- if and $isBytes $wantedBytes (ne $isBytes $wantedBytes) -}}
-{{- $wrong = append $wrong (printf "persistence.size is %v, but the volumes were made with %v, and a StatefulSet's template cannot be changed: the chart's README tells how volumes are enlarged" $.Values.persistence.size $is) -}}
+{{- $wrong = append $wrong (printf "persistence.size is %v, but the volumes were created with %v, and the volume template of a StatefulSet cannot change: the README of the chart explains how to enlarge volumes" $.Values.persistence.size $is) -}}
 {{- end -}}
-{{- /* What else stands there, and the server would refuse with fewer words, leaving a failed revision. */ -}}
+{{- /* The server would refuse these changes too, with a less clear message and a failed revision. */ -}}
 {{- $class := hasKey .spec "storageClassName" | ternary (default "-" .spec.storageClassName) "" -}}
 {{- if ne $class (default "" $.Values.persistence.storageClassName) -}}
-{{- $wrong = append $wrong (printf "persistence.storageClassName is %q, but the volumes were made with %q, and a StatefulSet's template cannot be changed: leave it as it was" $.Values.persistence.storageClassName $class) -}}
+{{- $wrong = append $wrong (printf "persistence.storageClassName is %q, but the volumes were created with %q, and the volume template of a StatefulSet cannot change: set the old value again" $.Values.persistence.storageClassName $class) -}}
 {{- end -}}
 {{- if ne (toJson (default (list "ReadWriteOnce") .spec.accessModes)) (toJson $.Values.persistence.accessModes) -}}
-{{- $wrong = append $wrong (printf "persistence.accessModes is %s, but the volumes were made with %s, and a StatefulSet's template cannot be changed: leave it as it was" (toJson $.Values.persistence.accessModes) (toJson .spec.accessModes)) -}}
+{{- $wrong = append $wrong (printf "persistence.accessModes is %s, but the volumes were created with %s, and the volume template of a StatefulSet cannot change: set the old value again" (toJson $.Values.persistence.accessModes) (toJson .spec.accessModes)) -}}
 {{- end -}}
 {{- if ne (toJson (default dict .metadata.annotations)) (toJson (default dict $.Values.persistence.annotations)) -}}
-{{- $wrong = append $wrong (printf "persistence.annotations is %s, but the volumes were made with %s, and a StatefulSet's template cannot be changed: leave it as it was, and annotate the claims with kubectl" (toJson $.Values.persistence.annotations) (toJson (default dict .metadata.annotations))) -}}
+{{- $wrong = append $wrong (printf "persistence.annotations is %s, but the volumes were created with %s, and the volume template of a StatefulSet cannot change: set the old value again, and annotate the claims with kubectl" (toJson $.Values.persistence.annotations) (toJson (default dict .metadata.annotations))) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -208,35 +191,41 @@ What the values may not say. Every mistake is told at once, one a line, with its
 {{- $wrong := list -}}
 {{- $facts := include "apsara-bridge.facts" . | fromJson -}}
 {{- $admin := include "apsara-bridge.adminName" . -}}
-{{- $noHttp := "but config has no input of kind http: nothing takes callbacks" -}}
+{{- $kinds := list -}}
+{{- range $kind, $known := (.Files.Get "files/kinds.yaml" | fromYaml).inputs -}}
+{{- if $known.listeners -}}
+{{- $kinds = append $kinds $kind -}}
+{{- end -}}
+{{- end -}}
+{{- $noListener := printf "but config has no input that listens: add one of kind %s" (join " or " $kinds) -}}
 {{- if .Values.ingress.enabled -}}
-{{- if not $facts.http -}}
-{{- $wrong = append $wrong (printf "ingress.enabled is true, %s" $noHttp) -}}
+{{- if not $facts.listener -}}
+{{- $wrong = append $wrong (printf "ingress.enabled is true, %s" $noListener) -}}
 {{- end -}}
 {{- if not (compact (default list .Values.ingress.hosts)) -}}
-{{- $wrong = append $wrong "ingress.hosts is empty: name the host of the URL that is typed at Alibaba" -}}
+{{- $wrong = append $wrong "ingress.hosts is empty: add the host of the URL that you enter at Alibaba" -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $route := (default dict .Values.httpRoutes) -}}
 {{- if and $route $route.enabled -}}
-{{- if not $facts.http -}}
-{{- $wrong = append $wrong (printf "httpRoutes.%s.enabled is true, %s" $name $noHttp) -}}
+{{- if not $facts.listener -}}
+{{- $wrong = append $wrong (printf "httpRoutes.%s.enabled is true, %s" $name $noListener) -}}
 {{- end -}}
 {{- if not $route.parentRefs -}}
-{{- $wrong = append $wrong (printf "httpRoutes.%s.parentRefs is empty: name the Gateway that the route belongs to" $name) -}}
+{{- $wrong = append $wrong (printf "httpRoutes.%s.parentRefs is empty: add the Gateway of the route" $name) -}}
 {{- end -}}
 {{- if contains (printf "\"%s\"" $admin) (toJson (default list $route.additionalRules)) -}}
-{{- $wrong = append $wrong (printf "httpRoutes.%s.additionalRules leads to the Service %s: the admin port stays inside of the cluster" $name $admin) -}}
+{{- $wrong = append $wrong (printf "httpRoutes.%s.additionalRules names the Service %s: the admin port must not be reachable from outside the cluster" $name $admin) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $policy := .Values.networkPolicy -}}
 {{- if $policy.enabled -}}
-{{- if and $facts.http (not $policy.gatewayNamespaces) (not $policy.gatewayPeers) -}}
-{{- $wrong = append $wrong "networkPolicy lets nobody post callbacks: name the namespace of the gateway in networkPolicy.gatewayNamespaces, or addresses in networkPolicy.gatewayPeers" -}}
+{{- if and $facts.listener (not $policy.gatewayNamespaces) (not $policy.gatewayPeers) -}}
+{{- $wrong = append $wrong "networkPolicy blocks all callbacks: add the namespace of the gateway to networkPolicy.gatewayNamespaces, or addresses to networkPolicy.gatewayPeers" -}}
 {{- end -}}
 {{- if and .Values.serviceMonitor.enabled (not $policy.monitoringNamespaces) (not $policy.monitoringPeers) -}}
-{{- $wrong = append $wrong "serviceMonitor.enabled is true, but networkPolicy lets nobody read metrics: name the namespace of Prometheus in networkPolicy.monitoringNamespaces" -}}
+{{- $wrong = append $wrong "serviceMonitor.enabled is true, but networkPolicy blocks all scrapes: add the namespace of Prometheus to networkPolicy.monitoringNamespaces" -}}
 {{- end -}}
 {{- end -}}
 {{- toJson $wrong -}}
@@ -250,42 +239,43 @@ What the values may not say. Every mistake is told at once, one a line, with its
 {{- $hasMin := not (kindIs "invalid" $pdb.minAvailable) -}}
 {{- $hasMax := not (kindIs "invalid" $pdb.maxUnavailable) -}}
 {{- if and $hasMin $hasMax -}}
-{{- $wrong = append $wrong "podDisruptionBudget has both minAvailable and maxUnavailable: set one of them, and the other to null" -}}
+{{- $wrong = append $wrong "podDisruptionBudget has both minAvailable and maxUnavailable: set only one of them" -}}
 {{- else if not (or $hasMin $hasMax) -}}
-{{- $wrong = append $wrong "podDisruptionBudget has neither minAvailable nor maxUnavailable: set one of them, as maxUnavailable to 1" -}}
+{{- $wrong = append $wrong "podDisruptionBudget has neither minAvailable nor maxUnavailable: set one of them, for example maxUnavailable to 1" -}}
 {{- end -}}
 {{- end -}}
 {{- $hpa := .Values.autoscaling -}}
 {{- $keda := .Values.keda -}}
 {{- if and $hpa.enabled $keda.enabled -}}
-{{- $wrong = append $wrong "autoscaling.enabled and keda.enabled are both true, and would fight over the replicas: KEDA makes a HorizontalPodAutoscaler of its own, so leave autoscaling out" -}}
+{{- $wrong = append $wrong "autoscaling.enabled and keda.enabled are both true: disable autoscaling, because KEDA creates its own HorizontalPodAutoscaler" -}}
 {{- end -}}
 {{- if $hpa.enabled -}}
 {{- if lt (int $hpa.maxReplicas) (int $hpa.minReplicas) -}}
-{{- $wrong = append $wrong (printf "autoscaling.maxReplicas is %v, less than autoscaling.minReplicas, which is %v" $hpa.maxReplicas $hpa.minReplicas) -}}
+{{- $wrong = append $wrong (printf "autoscaling.maxReplicas is %v: expected at least autoscaling.minReplicas, which is %v" $hpa.maxReplicas $hpa.minReplicas) -}}
 {{- end -}}
 {{- if not (or $hpa.targetCPUUtilizationPercentage $hpa.targetMemoryUtilizationPercentage $hpa.metrics) -}}
-{{- $wrong = append $wrong "autoscaling has nothing to scale by: set autoscaling.targetCPUUtilizationPercentage or autoscaling.metrics" -}}
+{{- $wrong = append $wrong "autoscaling has no metric: set autoscaling.targetCPUUtilizationPercentage or autoscaling.metrics" -}}
 {{- end -}}
 {{- end -}}
 {{- if $keda.enabled -}}
 {{- if lt (int $keda.maxReplicas) (int $keda.minReplicas) -}}
-{{- $wrong = append $wrong (printf "keda.maxReplicas is %v, less than keda.minReplicas, which is %v" $keda.maxReplicas $keda.minReplicas) -}}
+{{- $wrong = append $wrong (printf "keda.maxReplicas is %v: expected at least keda.minReplicas, which is %v" $keda.maxReplicas $keda.minReplicas) -}}
 {{- end -}}
-{{- if and $facts.http (eq (int $keda.minReplicas) 0) -}}
-{{- $wrong = append $wrong "keda.minReplicas is 0, but callbacks come by HTTP, and would find nobody: set it to 1 at least" -}}
+{{- if and $facts.listener (eq (int $keda.minReplicas) 0) -}}
+{{- $wrong = append $wrong "keda.minReplicas is 0, but without a pod nothing answers callbacks over HTTP: set it to at least 1" -}}
 {{- end -}}
 {{- $byBridge := or $keda.prometheus.callbacksPerReplica $keda.prometheus.messagesPerReplica -}}
 {{- if not (or $byBridge $keda.triggers) -}}
 {{- $wrong = append $wrong "keda has no trigger: set keda.prometheus.callbacksPerReplica, keda.prometheus.messagesPerReplica or keda.triggers" -}}
 {{- end -}}
 {{- if and $byBridge (not $keda.prometheus.serverAddress) -}}
-{{- $wrong = append $wrong "keda.prometheus.serverAddress is empty: KEDA asks Prometheus there for the bridge's metrics" -}}
+{{- $wrong = append $wrong "keda.prometheus.serverAddress is empty: KEDA needs the address of Prometheus for the metrics of the bridge" -}}
 {{- end -}}
 {{- if and $byBridge (eq (int $keda.minReplicas) 0) -}}
-{{- $wrong = append $wrong "keda.minReplicas is 0, but the triggers are metrics of the bridge, and with no replica there are none: set it to 1 at least" -}}
+{{- $wrong = append $wrong "keda.minReplicas is 0, but the triggers are metrics of the bridge, which do not exist without a pod: set it to at least 1" -}}
 {{- end -}}
-{{- if and $keda.prometheus.messagesPerReplica (not $facts.mns) -}}
+{{- /* The trigger uses a metric that only this kind has. */ -}}
+{{- if and $keda.prometheus.messagesPerReplica (not (has "mns" $facts.inputKinds)) -}}
 {{- $wrong = append $wrong "keda.prometheus.messagesPerReplica is set, but config has no input of kind mns" -}}
 {{- end -}}
 {{- end -}}
@@ -303,7 +293,7 @@ What the values may not say. Every mistake is told at once, one a line, with its
 {{- if and $alerts .Values.prometheusRule.enabled -}}
 {{- range .Values.prometheusRule.disabled -}}
 {{- if not (has . $alerts) -}}
-{{- $wrong = append $wrong (printf "prometheusRule.disabled names %s, but there is no such alert; there are %s" . (join ", " $alerts)) -}}
+{{- $wrong = append $wrong (printf "prometheusRule.disabled has an unknown alert, %s: expected one of %s" . (join ", " $alerts)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use rustc_hash::FxHashMap;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::common::words::words;
@@ -18,12 +19,12 @@ pub(in crate::dialect) const DEFAULT_SUBJECT: [&str; 5] =
 
 words! {
     /// The Alibaba product that sent a callback. It determines the shape of the callback.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, serde::Serialize)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, JsonSchema, serde::Serialize)]
     #[serde(rename_all = "lowercase")]
     pub enum Dialect {
-        /// ApsaraVideo VOD: flat JSON.
+        /// ApsaraVideo VOD. Its callbacks are flat JSON.
         Vod = "vod",
-        /// Intelligent Media Services: nested under `MessageBody`.
+        /// Intelligent Media Services (IMS). Its callbacks are nested under `MessageBody`.
         Ims = "ims",
     }
 }

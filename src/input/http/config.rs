@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Uri;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -13,30 +14,37 @@ use super::signature::Verifier;
 use super::tls::{Tls, TlsFiles};
 use crate::bridge::Sender;
 use crate::common::secret::SecretSource;
-use crate::common::units::{Size, Span, one_or_many};
+use crate::common::units::{Size, Span, one_or_many, one_or_many_schema};
 use crate::common::validation::Validation;
 use crate::dialect::Dialect;
 use crate::input::{InputConfig, InputContext, InputSettings};
 
-/// Settings of an HTTP input.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+/// Callbacks that Alibaba posts over HTTP.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["endpoints"]))]
 pub struct HttpConfig {
-    /// Address to listen on, as `host:port`.
+    /// The address to listen on, as `host:port`. If other machines can reach it, every endpoint needs `keys` or
+    /// `allow_unsigned = true`.
     pub listen: String,
-    /// Largest body that is taken.
+    /// The largest body: more than 0B. Larger bodies get 413.
     pub max_body: Size,
-    /// Requests that may be in flight at once; more are refused.
+    /// How many requests can wait for their answer at the same time: at least 1. Further requests get 503.
+    #[schemars(range(min = 1))]
     pub max_in_flight: usize,
-    /// Connections that may be open at once; more are refused.
+    /// How many connections can be open at the same time: at least 1. Further connections get 503 and are closed.
+    #[schemars(range(min = 1))]
     pub max_connections: usize,
-    /// Longest time for the head of a request.
+    /// The longest time for the head of a request, from its first byte, and for a TLS handshake: more than 0s. After that
+    /// a request gets 408, and a connection is closed. An idle connection is kept for 75s, longer than proxies keep
+    /// theirs.
     pub header_timeout: Span,
-    /// Longest time for the body of a request.
+    /// The longest time for the body of a request: more than 0s. After that the request gets 408.
     pub body_timeout: Span,
-    /// Certificate, to take HTTPS.
+    /// The certificate for HTTPS. Default: HTTP without TLS.
     pub tls: Option<TlsFiles>,
-    /// The paths that callbacks come to.
+    /// The paths that callbacks are posted to: at least one.
+    #[schemars(length(min = 1))]
     pub endpoints: Vec<EndpointConfig>,
 }
 
@@ -56,27 +64,36 @@ impl Default for HttpConfig {
 }
 
 /// Settings of one path.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EndpointConfig {
-    /// The path of the request.
+    /// The path of the request, without a query. Each endpoint of an input has its own path.
+    #[schemars(regex(pattern = r"^/[^?# ]*$"))]
     pub path: String,
-    /// The URLs as typed at Alibaba: the text that it signs.
+    /// The callback URLs, exactly as they were entered at Alibaba, because Alibaba signs this text. They are needed
+    /// together with `keys`. What a proxy changes about the request does not matter.
     #[serde(deserialize_with = "one_or_many")]
+    #[schemars(schema_with = "one_or_many_schema::<String>")]
     pub urls: Vec<String>,
-    /// The keys that are taken; several while a key is being changed.
+    /// The authentication keys, exactly as they were entered at Alibaba. While a key is being changed, list the old one and
+    /// the new one. Without keys, callbacks are accepted from anyone who can reach the address.
     #[serde(deserialize_with = "one_or_many")]
+    #[schemars(schema_with = "one_or_many_schema::<SecretSource>")]
     pub keys: Vec<SecretSource>,
-    /// Farthest a signature's timestamp may lie from now.
+    /// The largest difference between the time in a signature and the present time, in either direction. Callbacks with a
+    /// larger difference get 401. The signature does not cover the body, so a captured signature can be used with another
+    /// body for this long.
     pub max_age: Span,
-    /// Whether callbacks without a signature are taken.
+    /// Also accept callbacks without a signature. A signature that is present must still be right if there are keys.
     pub allow_unsigned: bool,
-    /// The dialects that are taken; empty takes both.
+    /// The products whose callbacks are accepted. Others get 400. An empty list accepts both.
     #[serde(deserialize_with = "one_or_many")]
+    #[schemars(schema_with = "one_or_many_schema::<Dialect>")]
     pub dialects: Vec<Dialect>,
-    /// Region of the Alibaba service: part of `source`.
+    /// The region of the Alibaba service, for example `cn-shanghai`. Region and account together become part of `source`,
+    /// for example `acs:vod:cn-shanghai:1833220977560000`. Default: none.
     pub region: Option<String>,
-    /// Account: part of `source`.
+    /// The id of the Alibaba Cloud account. If an IMS callback contains an account, that one is used. Default: none.
     pub account_id: Option<String>,
 }
 

@@ -26,6 +26,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_util::future::BoxFuture;
 use hyper::StatusCode;
+use schemars::JsonSchema;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -45,9 +46,10 @@ use crate::telemetry::metrics::Metrics;
 /// The kind.
 pub(super) const KIND: InputKind = InputKind {
     name: "http",
-    keys: KindKeys { listeners: &["listen"], addresses: &[], secrets: &["endpoints[].keys[]"] },
+    keys: KindKeys { listeners: &["listen"], secrets: &["endpoints[].keys[]"], ..KindKeys::NONE },
     reloadable: RELOADABLE,
     read: super::read::<HttpConfig>,
+    schema: <HttpConfig as JsonSchema>::json_schema,
 };
 
 /// The reloadable settings that are in use.

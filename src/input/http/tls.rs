@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
@@ -14,12 +15,12 @@ use tokio_rustls::rustls::{self, ServerConfig};
 use crate::common::watch::{Fingerprint, Reread};
 
 /// Files of the input's certificate.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsFiles {
-    /// Certificate chain, PEM.
+    /// The file with the certificate chain, PEM. It is read again when it changes.
     pub cert_file: PathBuf,
-    /// Its key, PEM.
+    /// The file with the key of the certificate, PEM. It is read again when it changes.
     pub key_file: PathBuf,
 }
 

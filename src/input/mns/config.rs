@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Uri;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -12,7 +13,7 @@ use super::credentials::{CredentialsConfig, GivenKey};
 use super::lease::MAX_VISIBILITY;
 use super::signature::SignatureVersion;
 use crate::bridge::Sender;
-use crate::common::units::{Span, one_or_many};
+use crate::common::units::{Span, one_or_many, one_or_many_schema};
 use crate::common::validation::Validation;
 use crate::dialect::Dialect;
 use crate::input::{InputConfig, InputContext, InputSettings};
@@ -26,37 +27,55 @@ const MAX_NAME: usize = 120;
 /// Most long polls at a time: Alibaba throttles those of one account.
 const MAX_RECEIVERS: usize = 64;
 
-/// Settings of an MNS input.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+/// Callbacks from a queue of Alibaba's Message Service (MNS, also called SMQ).
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["endpoint", "queue"]))]
 pub struct MnsConfig {
-    /// Address of the account's queues.
+    /// The endpoint of the account's queues, without a path, for example
+    /// `https://1833220977560000.mns.cn-shanghai.aliyuncs.com`.
+    #[schemars(regex(pattern = "^[Hh][Tt][Tt][Pp][Ss]?://"))]
     pub endpoint: String,
-    /// Name of the queue.
+    /// The name of the queue: at most 120 letters, digits and `-`, starting with a letter or digit.
+    #[schemars(regex(pattern = "^[A-Za-z0-9][A-Za-z0-9-]{0,119}$"))]
     pub queue: String,
-    /// The access key; without it the usual chain.
+    /// The access key. It needs the permissions to receive, delete and change the visibility of messages, and to read the
+    /// attributes of the queue. Default: the first that is found of `ALIBABA_CLOUD_ACCESS_KEY_ID` and
+    /// `ALIBABA_CLOUD_ACCESS_KEY_SECRET` in the environment, the role of a Kubernetes service account, and the role of the
+    /// instance. Set the key here or in the environment, not in both.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials: Option<CredentialsConfig>,
-    /// How requests are signed.
+    /// The algorithm that signs the requests.
     pub signature: SignatureVersion,
-    /// Region of the queue: signed by V4, and with `account_id` part of `source`.
+    /// The region of the queue, for example `cn-shanghai`. Requests signed with `v4` need it. Together with `account_id` it
+    /// also becomes part of `source`. `source` must not depend on how a callback arrived: set both keys in the same way for
+    /// all inputs, or for none. Default: none.
     pub region: Option<String>,
-    /// Account of the callbacks: with `region` part of `source`.
+    /// The id of the Alibaba Cloud account of the callbacks. Together with `region` it becomes part of `source`. Default:
+    /// none.
     pub account_id: Option<String>,
-    /// The dialects that are taken; empty takes both.
+    /// The products whose callbacks are accepted. Others become dead letters. An empty list accepts both.
     #[serde(deserialize_with = "one_or_many")]
+    #[schemars(schema_with = "one_or_many_schema::<Dialect>")]
     pub dialects: Vec<Dialect>,
-    /// Long polls at a time.
+    /// How many requests wait for messages at the same time: 1 to 64. Each gets up to 16 messages.
+    #[schemars(range(min = 1, max = MAX_RECEIVERS))]
     pub receivers: usize,
-    /// How long the server waits for a message.
+    /// How long the server waits for a message before it answers that there is none: 1s to 30s, whole seconds.
     pub wait: Span,
-    /// Messages in the bridge at a time.
+    /// How many messages the bridge works on at the same time: at least 1. It pauses polling while there is no room for
+    /// another batch.
+    #[schemars(range(min = 1))]
     pub max_in_flight: usize,
-    /// What a lease is extended to.
+    /// How long the lease of a message is extended, each time that half of it has passed: 1s to 12h, whole seconds, at least
+    /// `delivery.deadline`. The first lease is the visibility timeout of the queue.
     pub visibility: Span,
-    /// How long the buses have for a message before it is spooled.
+    /// How long the outputs have to acknowledge a message before it is stored in the spool: at least `delivery.deadline`.
+    /// The lease is kept during this time. Without a spool, the message is left in the queue and comes again.
     pub deadline: Span,
-    /// A message that is received more often becomes a dead letter if it can't be published.
+    /// How often a message can be received: at least 1. A message that was received more often and cannot be published
+    /// becomes a dead letter.
+    #[schemars(range(min = 1))]
     pub max_receives: u32,
 }
 

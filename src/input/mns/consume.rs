@@ -171,14 +171,13 @@ impl Consumer {
         let stopping = self.handle.not_accepting();
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
-            let batch = BATCH.min(self.room.0.size());
             let room = tokio::select! {
                 biased;
                 () = stopping.cancelled() => return,
-                room = self.room.0.semaphore().clone().acquire_many_owned(batch as u32) => room,
+                room = self.room.0.acquire(BATCH) => room,
             };
-            // The semaphore is never closed.
-            let Ok(mut room) = room else { return };
+            let Some(mut room) = room else { return };
+            let batch = room.num_permits();
             let Some(received) = self.queue.receive(batch, self.wait, stopping).await else { return };
             let at = Instant::now();
             self.count_receive(&received);

@@ -11,6 +11,7 @@ use reqsign_aliyun_oss::{
     AssumeRoleWithOidcCredentialProvider, Credential, EcsRamRoleCredentialProvider, EnvCredentialProvider,
 };
 use reqsign_core::{Context, FileRead, HttpSend, OsEnv, ProvideCredential, ProvideCredentialChain, SigningCredential};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
@@ -26,14 +27,14 @@ const CHAIN: [&str; 2] = ["ALIBABA_CLOUD_ACCESS_KEY_ID", "ALIBABA_CLOUD_ROLE_ARN
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An access key in the configuration.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct CredentialsConfig {
-    /// Its id.
+    /// The id of the access key.
     pub access_key_id: SecretSource,
-    /// Its secret.
+    /// The secret of the access key.
     pub access_key_secret: SecretSource,
-    /// The token of a temporary key.
+    /// The security token, for a temporary access key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security_token: Option<SecretSource>,
 }

@@ -27,6 +27,8 @@ pub use config::MnsConfig;
 pub use consume::RECEIVE_RESULTS;
 pub use credentials::CredentialsConfig;
 
+use schemars::JsonSchema;
+
 use super::InputKind;
 use crate::common::kind::{AddressKey, KindKeys};
 
@@ -34,10 +36,12 @@ use crate::common::kind::{AddressKey, KindKeys};
 pub(super) const KIND: InputKind = InputKind {
     name: "mns",
     keys: KindKeys {
-        listeners: &[],
         addresses: &[AddressKey { key: "endpoint", port: 443 }],
         secrets: &["credentials.access_key_id", "credentials.access_key_secret", "credentials.security_token"],
+        cloud_key: Some("credentials"),
+        ..KindKeys::NONE
     },
     reloadable: &["max_in_flight"],
     read: super::read::<MnsConfig>,
+    schema: <MnsConfig as JsonSchema>::json_schema,
 };

@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ring::hmac;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, UtcOffset};
 
@@ -26,13 +27,13 @@ const V4_SCHEME: &str = "MNS4-HMAC-SHA256";
 const V4_END: &str = "aliyun_v4_request";
 
 /// The version of the signature.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SignatureVersion {
-    /// HMAC-SHA1.
+    /// HMAC-SHA1, which every service accepts.
     #[default]
     V1,
-    /// HMAC-SHA256, for a region.
+    /// HMAC-SHA256. It needs `region`.
     V4,
 }
 

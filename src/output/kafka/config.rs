@@ -1,5 +1,6 @@
 //! Settings of a Kafka output: the section of the configuration, its checks, and the checked settings.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -11,10 +12,11 @@ use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::common::secret::{Secret, SecretSource};
-use crate::common::units::one_or_many;
+use crate::common::units::{at_least_one_schema, one_or_many};
 use crate::common::validation::Validation;
 use crate::common::watch::{Fingerprint, ReadByLibrary};
 use crate::event::Mode;
@@ -40,17 +42,21 @@ const RESERVED: &[(&str, &str)] = &[
     ("transactional.id", "the bridge publishes without transactions"),
 ];
 
-/// Settings of a Kafka output.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+/// Topics of Apache Kafka.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct KafkaConfig {
-    /// Brokers to connect to first, as `host:port`.
+    /// The brokers to connect to first, as `host:port`: at least one. They name the other brokers of the cluster.
     #[serde(deserialize_with = "one_or_many")]
+    #[schemars(schema_with = "at_least_one_schema::<String>")]
     pub brokers: Vec<String>,
-    /// How events are laid out.
+    /// The layout of the records, by the CloudEvents binding for Kafka.
     pub mode: Mode,
-    /// librdkafka's own properties by their own names; any value may be a secret. Tables inside are names with dots.
+    /// Properties of librdkafka by their own names, for example `security.protocol`. Write a name in quotes because of its
+    /// dots. Each value can be a secret. The bridge keeps these properties and refuses others: `acks = all`,
+    /// `enable.idempotence = true`, `bootstrap.servers` (from `brokers`), `message.timeout.ms` (from `delivery.deadline`).
     #[serde(deserialize_with = "properties", serialize_with = "shown_properties")]
+    #[schemars(schema_with = "properties_schema")]
     pub client: BTreeMap<String, SecretSource>,
 }
 
@@ -60,12 +66,13 @@ impl Default for KafkaConfig {
     }
 }
 
-/// A property is a secret if its name contains one of these words.
-const SECRET_WORDS: [&str; 5] = ["password", "secret", "token", "pem", "jaas"];
+/// A property whose name contains one of these words is not shown. It may be a secret.
+const SECRET_WORDS: [&str; 6] = ["password", "passphrase", "secret", "token", "pem", "jaas"];
 
-/// The same as keys of the configuration.
+/// The properties that are secrets, as keys of the configuration. Certificates and the URL of a token endpoint are not:
+/// a deployment may have them as text.
 pub(super) const SECRET_KEYS: &[&str] =
-    &["client.*password*", "client.*secret*", "client.*token*", "client.*pem*", "client.*jaas*"];
+    &["client.*password*", "client.*passphrase*", "client.*secret*", "client.*key.pem*", "client.*jaas*"];
 
 /// Reads properties. From the environment and from flags, and from TOML without quotes, a name with dots arrives as
 /// tables in tables.
@@ -90,6 +97,29 @@ fn properties<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<Str
         flatten(name, value, &mut properties).map_err(serde::de::Error::custom)?;
     }
     Ok(properties)
+}
+
+/// The schema of what [`properties`] reads.
+fn properties_schema(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "additionalProperties": generator.subschema_for::<Property>() })
+}
+
+/// The schema of a property: a value, or a table that continues a name with dots.
+struct Property;
+
+impl JsonSchema for Property {
+    fn schema_name() -> Cow<'static, str> {
+        "KafkaProperty".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let below = generator.subschema_for::<Property>();
+        json_schema!({ "anyOf": [
+            { "type": ["string", "number", "boolean"] },
+            generator.subschema_for::<SecretSource>(),
+            { "type": "object", "additionalProperties": below },
+        ] })
+    }
 }
 
 /// Shows properties, secrets hidden.

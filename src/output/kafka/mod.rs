@@ -26,6 +26,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
+use schemars::JsonSchema;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -46,11 +47,12 @@ use crate::telemetry::metrics::Metrics;
 pub(super) const KIND: OutputKind = OutputKind {
     name: "kafka",
     keys: KindKeys {
-        listeners: &[],
         addresses: &[AddressKey { key: "brokers[]", port: 9092 }],
         secrets: config::SECRET_KEYS,
+        ..KindKeys::NONE
     },
     read: super::read::<KafkaConfig>,
+    schema: <KafkaConfig as JsonSchema>::json_schema,
 };
 
 /// How long to wait for room in the queue before trying again: about the time after which a batch leaves it.

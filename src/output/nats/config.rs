@@ -3,38 +3,39 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::stream_config::{StreamConfig, is_pattern};
 use crate::common::secret::{Secret, SecretSource};
-use crate::common::units::one_or_many;
+use crate::common::units::{at_least_one_schema, one_or_many};
 use crate::common::validation::Validation;
 use crate::common::watch::{Fingerprint, ReadByLibrary};
 use crate::event::Mode;
 use crate::output::{DestinationRules, OutputConfig, OutputContext, OutputSettings, TopicRule, TopicSyntax};
 
 /// How messages are delivered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NatsDelivery {
-    /// Acknowledged by a stream.
+    /// An event is published when a stream of JetStream acknowledges it.
     #[default]
     Jetstream,
-    /// Not acknowledged: at most once.
+    /// Core NATS, at most once. Nobody acknowledges: events that were answered with 200 can be lost.
     Core,
 }
 
 /// Files of a TLS connection.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsConfig {
-    /// Certificates of authorities to trust, in place of the system's.
+    /// The file with the certificate authorities to trust, PEM. Default: those of the system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
-    /// Certificate of this client.
+    /// The file with the certificate of this client, PEM. It needs `key_file`. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cert_file: Option<PathBuf>,
-    /// Its key.
+    /// The file with the key of the certificate, PEM. It needs `cert_file`. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
 }
@@ -57,32 +58,36 @@ impl TlsConfig {
     }
 }
 
-/// Settings of a NATS output.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+/// Subjects of NATS.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NatsConfig {
-    /// Servers, as `nats://host:port` or `tls://host:port`.
+    /// The servers to connect to first: at least one. They are written as `nats://host:port`, or as `tls://host:port` to
+    /// require TLS. An address has no user and no password.
     #[serde(deserialize_with = "one_or_many")]
+    #[schemars(schema_with = "at_least_one_schema::<String>")]
     pub servers: Vec<String>,
-    /// How events are laid out.
+    /// The layout of the messages, by the CloudEvents binding for NATS.
     pub mode: Mode,
-    /// Whether a stream acknowledges.
+    /// Who acknowledges a message.
     pub delivery: NatsDelivery,
-    /// User name, with `password`.
+    /// The user name. It needs `password`. At most one login can be set: `user`, `token`, `nkey` or `credentials_file`.
+    /// Default: none.
     pub user: Option<String>,
-    /// Password of `user`.
+    /// The password of `user`. Default: none.
     pub password: Option<SecretSource>,
-    /// Token.
+    /// The token to log in with. Default: none.
     pub token: Option<SecretSource>,
-    /// NKey seed.
+    /// The seed of the NKey to log in with. Default: none.
     pub nkey: Option<SecretSource>,
-    /// File with a user's JWT and seed.
+    /// The credentials file to log in with. It contains a JWT and a seed. Default: none.
     pub credentials_file: Option<PathBuf>,
-    /// Begin of the subjects that answers come to.
+    /// The first tokens of the subjects on which the bridge receives answers. Its user needs the permission to subscribe to
+    /// all subjects below.
     pub inbox_prefix: String,
-    /// TLS files; naming any demands TLS.
+    /// The files for TLS. If one is set, TLS is required. Default: none.
     pub tls: Option<TlsConfig>,
-    /// The stream to check or create.
+    /// The stream that must exist before the output is ready. Default: none, only JetStream itself must answer.
     pub stream: Option<StreamConfig>,
 }
 

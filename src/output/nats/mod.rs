@@ -36,6 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use async_nats::{HeaderMap, HeaderName, Subject};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -53,11 +54,12 @@ pub use stream_config::{StreamConfig, StreamStorage};
 pub(super) const KIND: OutputKind = OutputKind {
     name: "nats",
     keys: KindKeys {
-        listeners: &[],
         addresses: &[AddressKey { key: "servers[]", port: 4222 }],
         secrets: &["password", "token", "nkey"],
+        ..KindKeys::NONE
     },
     read: super::read::<NatsConfig>,
+    schema: <NatsConfig as JsonSchema>::json_schema,
 };
 
 /// The header that identifies a repeat to a stream.

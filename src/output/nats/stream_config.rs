@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::units::{Size, Span, one_or_many};
+use crate::common::units::{Size, Span, one_or_many, one_or_many_schema};
 use crate::common::validation::Validation;
 
 /// The most replicas that a stream can have.
@@ -13,42 +14,49 @@ const MAX_REPLICAS: usize = 5;
 /// The shortest times that a server accepts for a stream.
 const SHORTEST_TIME: Duration = Duration::from_millis(100);
 
-/// Where a stream keeps its messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+/// Where a stream stores its messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StreamStorage {
     /// In files.
     #[default]
     File,
-    /// In memory: a restart of the servers loses them.
+    /// In memory. A restart of the servers loses the messages.
     Memory,
 }
 
 /// The stream that messages should end in.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct StreamConfig {
-    /// Its name.
+    /// The name of the stream.
+    #[schemars(regex(pattern = r"^[^.*>/\\\s]+$"))]
     pub name: String,
-    /// Subjects it takes; needed when it is created.
+    /// The subjects of the stream. They are needed if the bridge creates it.
     #[serde(default, deserialize_with = "one_or_many")]
+    #[schemars(schema_with = "one_or_many_schema::<String>")]
     pub subjects: Vec<String>,
-    /// Whether to create it when it is missing.
+    /// Create the stream if it is missing. An existing stream is never changed. A warning in the log says what of it
+    /// protects events less than these settings.
     #[serde(default)]
     pub create: bool,
-    /// Number of servers that hold each message, 1 to 5. Default: 1.
+    /// How many servers store each message: 1 to 5, for a cluster usually 3. Default: 1, with a warning if the bridge
+    /// creates the stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MAX_REPLICAS))]
     pub replicas: Option<usize>,
-    /// Where it keeps its messages.
+    /// Where the stream stores its messages.
     #[serde(default)]
     pub storage: StreamStorage,
-    /// How long it knows a repeat by its `Nats-Msg-Id`. Default: the server's, 2 minutes.
+    /// How long the stream recognizes repeats by their `Nats-Msg-Id`: at least 100ms, at most `max_age`. It should be longer
+    /// than the outages that the spool bridges. It uses memory of the servers. Default: that of the server, 2m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duplicate_window: Option<Span>,
-    /// How long it keeps a message. Default: forever.
+    /// How long the stream keeps a message, whether it was read or not: at least 100ms. Default: forever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<Span>,
-    /// How many bytes it holds before it takes no more. Default: no limit of its own.
+    /// The size at which the stream refuses more messages: more than 0B. Old messages are not deleted. Further events wait
+    /// in the spool. Default: only the limits of the account and the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<Size>,
 }
