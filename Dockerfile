@@ -1,4 +1,4 @@
-# The image: the program, the libraries that it links, certificates to trust, and a user; no shell and no packages.
+# The image: the program, the libraries that it links, CA certificates, and a user. It has no shell and no packages.
 #
 #     docker buildx build --platform linux/amd64,linux/arm64 --tag apsara-bridge .
 #
@@ -7,7 +7,7 @@
 
 FROM rust:1.95-slim-bookworm AS build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# The versions are those of the release that the base image is of.
+# The Debian release of the base image determines the versions.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates gcc libc6-dev make perl \
@@ -16,13 +16,13 @@ WORKDIR /source
 COPY Cargo.toml Cargo.lock ./
 COPY benches benches
 COPY src src
-# Dependencies that are built stay between builds, for each platform its own.
+# Built dependencies are cached between builds, separately for each platform.
 ARG TARGETPLATFORM
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/source/target,id=target-${TARGETPLATFORM} \
     cargo build --release --locked --features vendored --bin apsara-bridge \
     && install -D target/release/apsara-bridge /image/apsara-bridge
-# What the loader would load, at the places where it looks.
+# The libraries that the loader needs, at their usual paths.
 RUN ldd /image/apsara-bridge | grep -o '/[^ ]*' | xargs -I '{}' cp --parents --dereference '{}' /image \
     && cp --parents --dereference /etc/ssl/certs/ca-certificates.crt /image \
     && printf 'nonroot:x:65532:65532:nonroot:/:/sbin/nologin\n' >/image/etc/passwd \
@@ -31,7 +31,7 @@ RUN ldd /image/apsara-bridge | grep -o '/[^ ]*' | xargs -I '{}' cp --parents --d
 
 FROM scratch
 LABEL org.opencontainers.image.title="apsara-bridge" \
-    org.opencontainers.image.description="Takes the callbacks of ApsaraVideo VOD and Intelligent Media Services and publishes them as CloudEvents to Kafka and NATS" \
+    org.opencontainers.image.description="Receives the callbacks of ApsaraVideo VOD and Intelligent Media Services and publishes them as CloudEvents to Kafka and NATS" \
     org.opencontainers.image.licenses="Apache-2.0" \
     org.opencontainers.image.version="0.1.0"
 COPY --from=build /image /

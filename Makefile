@@ -49,11 +49,11 @@ release: ## build target/release/apsara-bridge as the image contains it, with Op
 	@$(SETUP) release
 	$(CARGO) build --release --locked --features vendored --bin apsara-bridge
 
-crash-states: ## simulate power failures for an hour and check what the spool lost (STATES=500: so many states)
+crash-states: ## simulate power failures for an hour and check what the spool lost (STATES=500: this many states)
 	@$(SETUP) build
 	CRASH_FAULTS=$(FAULTS) $(if $(STATES),CRASH_STATES=$(STATES),CRASH_SECONDS=$(TIME)) $(CARGO) test --test crash
 
-clusters: ## make servers and network of clusters of three fail, one scenario after the other (FORM=full: 20 minutes)
+clusters: ## test failures of servers and network in clusters of three, one after the other (FORM=full: 20 minutes)
 	@$(SETUP) build kafka nats toxiproxy
 	CLUSTERS_FORM=$(FORM) $(CARGO) test --test clusters
 
@@ -68,8 +68,8 @@ bench: ## run the benchmarks
 	$(CARGO) bench --bench spool
 	$(CARGO) bench --bench queue
 
-tools: ## install everything that any of these needs
+tools: ## install everything that any target needs
 	@$(SETUP) build release kafka nats toxiproxy kcat promtool judges mns hadolint chart kubernetes
 
-clean-tools: ## remove what was installed into .tools
+clean-tools: ## remove everything that was installed into .tools
 	rm -rf .tools

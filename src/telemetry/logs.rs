@@ -1,7 +1,7 @@
 //! Logs: text on a terminal, JSON lines otherwise, on standard error.
 //!
-//! ERROR means that data was lost or that an operator must act. WARN means that something is wrong, but nothing was
-//! lost. Nothing is logged per event at INFO.
+//! ERROR means that data was lost or that an operator must act. WARN means that something is wrong, but no
+//! accepted event was lost. Nothing is logged per event at INFO.
 
 use std::fmt;
 use std::io::IsTerminal;

@@ -170,21 +170,21 @@ impl Judge {
 /// its errors.
 ///
 /// # Panics
-/// When the schema is not valid.
+/// The schema is not valid.
 pub fn ajv(schema: &Value, documents: &[Value]) -> Vec<Option<String>> {
     let packages = installed("judges-js/node_modules/ajv", "judges");
     let mut child = Command::new(tool("node", "judges"))
         .arg(script("schema.js"))
-        // Two folders up is the one whose node_modules contains Ajv.
+        // The folder whose node_modules contains Ajv is two levels up.
         .arg(packages.ancestors().nth(2).expect("a path with two parents"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .expect("node starts");
-    let question = json!({ "schema": schema, "documents": documents }).to_string();
-    child.stdin.take().expect("standard input is a pipe").write_all(question.as_bytes()).expect("written");
+    let request = json!({ "schema": schema, "documents": documents }).to_string();
+    child.stdin.take().expect("standard input is a pipe").write_all(request.as_bytes()).expect("written");
     let output = child.wait_with_output().expect("it ends");
-    assert!(output.status.success(), "Ajv refuses the schema: its reason is on standard error");
+    assert!(output.status.success(), "Ajv refuses the schema; see standard error for the reason");
     serde_json::from_slice(&output.stdout).expect("a list of verdicts")
 }
 
