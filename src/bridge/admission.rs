@@ -70,9 +70,9 @@ impl Admission {
         let room = self.bound.0.semaphore();
         let permit = match room.clone().try_acquire_many_owned(more) {
             Ok(permit) => permit,
-            Err(_) => match tokio::time::timeout_at(deadline, room.clone().acquire_many_owned(more)).await {
-                Ok(Ok(permit)) => permit,
-                Ok(Err(_)) | Err(_) => return Err(NoRoom),
+            Err(_) => match tokio::time::timeout_at(deadline, self.bound.0.acquire(more as usize)).await {
+                Ok(Some(permit)) => permit,
+                Ok(None) | Err(_) => return Err(NoRoom),
             },
         };
         match &mut self.permit {

@@ -195,6 +195,11 @@ impl Bridge {
         self.deadline
     }
 
+    /// Whether there is a spool, which may be full.
+    pub fn has_store(&self) -> bool {
+        self.store.is_some()
+    }
+
     /// Whether an event that a bus does not acknowledge would be spooled now.
     pub fn can_spool(&self) -> bool {
         self.store.as_ref().is_some_and(Store::has_room)

@@ -36,10 +36,11 @@ impl Bridge {
         let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
         let mut is_done = true;
         loop {
+            let pause = if is_done { Duration::ZERO } else { backoff.pause() };
             tokio::select! {
                 () = stopping.cancelled() => return,
                 () = store.replays_requested() => {}
-                () = tokio::time::sleep(backoff.pause()), if !is_done => {}
+                () = tokio::time::sleep(pause), if !is_done => {}
             }
             is_done = self.replay_all(store, &stopping).await;
             if is_done {

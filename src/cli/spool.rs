@@ -11,6 +11,7 @@ use super::terminal::{fail, print, table};
 use super::{StoreArgs, USAGE, age, config_errors};
 use crate::common::units::Size;
 use crate::config;
+use crate::output::TopicRule;
 use crate::route::Template;
 use crate::service;
 use crate::store::database::{Access, Database};
@@ -155,6 +156,14 @@ fn move_records(store: &StoreArgs, from: &str, to: &str, topic: Option<&str>) ->
         eprintln!("apsara-bridge: --to: expected another output than `{from}`");
         return Err(ExitCode::from(USAGE));
     }
+    let topic = match (output.rules.topic, topic) {
+        (TopicRule::None(_), Some(_)) => {
+            eprintln!("apsara-bridge: --topic: an output of kind {} has no topics; leave it out", output.kind);
+            return Err(ExitCode::from(USAGE));
+        }
+        (TopicRule::None(lane), None) => Some(lane),
+        (_, topic) => topic,
+    };
     let check = |topic: &str| {
         let template = Template::parse_topic(topic).map_err(|error| error.to_string())?;
         if template.literals().collect::<String>() != topic {

@@ -66,10 +66,14 @@ impl Limit {
             let semaphore = self.semaphore.clone();
             if held > 0 {
                 tokio::spawn(async move {
-                    for _ in 0..held {
+                    // One waiter for all of them, because each waiter queues behind those that came before it.
+                    let mut held = held;
+                    while held > 0 {
+                        let chunk = u32::try_from(held).unwrap_or(u32::MAX);
                         // The semaphore is never closed.
-                        let Ok(permit) = semaphore.acquire().await else { return };
-                        permit.forget();
+                        let Ok(permits) = semaphore.acquire_many(chunk).await else { return };
+                        permits.forget();
+                        held -= chunk as usize;
                     }
                 });
             }
@@ -93,6 +97,25 @@ mod tests {
         assert_eq!((limit.size(), limit.semaphore().available_permits()), (1, 1));
         limit.resize(4);
         assert_eq!(limit.semaphore().available_permits(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_smaller_limit_is_reached_although_others_wait() {
+        let limit = Limit::new(4);
+        let held = limit.acquire(4).await.expect("open");
+        let mut waiting: Vec<_> = (0..8).map(|_| Box::pin(limit.semaphore().clone().acquire_owned())).collect();
+        for waiting in &mut waiting {
+            assert!(futures_util::poll!(waiting).is_pending());
+        }
+        limit.resize(1);
+        tokio::task::yield_now().await;
+        drop(held);
+        // Those who waited before come first. After them, one permit is left.
+        for waiting in waiting {
+            drop(waiting.await.expect("open"));
+        }
+        tokio::task::yield_now().await;
+        assert_eq!(limit.semaphore().available_permits(), 1);
     }
 
     #[tokio::test]

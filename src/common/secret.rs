@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::watch::{Fingerprint, Reread};
+use super::watch::{Fingerprint, Reread, RereadError};
 
 /// Where a secret is stored. Its value is never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -221,8 +221,8 @@ impl Reread for Secret {
         }
     }
 
-    fn reread(&self) -> Result<(), String> {
-        let state = State::read(&self.source).map_err(|error| error.to_string())?;
+    fn reread(&self) -> Result<(), RereadError> {
+        let state = State::read(&self.source)?;
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
         Ok(())
     }

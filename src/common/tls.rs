@@ -15,7 +15,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 
 use super::validation::Validation;
-use super::watch::{Fingerprint, Reread};
+use super::watch::{Fingerprint, Reread, RereadError};
 
 /// Files of a TLS connection.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
@@ -41,7 +41,7 @@ impl TlsConfig {
             if let Some(file) = file
                 && let Err(error) = std::fs::File::open(file)
             {
-                validation.unusable_file(file);
+                validation.unusable_file(file, Fingerprint::UNREADABLE);
                 validation.wrong(key, format!("{} cannot be read: {error}", file.display()));
             }
         }
@@ -193,8 +193,8 @@ impl Reread for ClientTls {
         self.files.files().into_iter().zip(fingerprints).collect()
     }
 
-    fn reread(&self) -> Result<(), String> {
-        let state = State::read(&self.files).map_err(|error| error.to_string())?;
+    fn reread(&self) -> Result<(), RereadError> {
+        let state = State::read(&self.files)?;
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
         Ok(())
     }

@@ -40,6 +40,11 @@ impl Validation {
 
     /// Reads a secret, and reports what is wrong with it. It is read again when its file changes.
     pub fn secret(&mut self, key: &str, source: &SecretSource) -> Option<Arc<Secret>> {
+        // Taken before the secret is read, because the file may change in between.
+        let found = match source {
+            SecretSource::File(path) => Some((path, Fingerprint::of_file(path))),
+            SecretSource::Env(_) | SecretSource::Inline(_) => None,
+        };
         match Secret::read(source) {
             Ok(secret) => {
                 let secret = Arc::new(secret);
@@ -47,8 +52,8 @@ impl Validation {
                 Some(secret)
             }
             Err(error) => {
-                if let SecretSource::File(path) = source {
-                    self.unusable_file(path);
+                if let Some((path, found)) = found {
+                    self.unusable_file(path, found);
                 }
                 self.wrong(key, error.to_string());
                 None
@@ -61,9 +66,10 @@ impl Validation {
         self.rereads.push(reread);
     }
 
-    /// Registers a file that could not be used: after it changes, the configuration may be valid. Blocks.
-    pub fn unusable_file(&mut self, path: &Path) {
-        self.unusable.push((path.to_owned(), Fingerprint::of_file(path)));
+    /// Registers a file that could not be used, with its contents before it was read: after they change, the
+    /// configuration may be valid.
+    pub fn unusable_file(&mut self, path: &Path, found: Fingerprint) {
+        self.unusable.push((path.to_owned(), found));
     }
 
     /// Whether no error was found so far.

@@ -41,8 +41,16 @@ pub trait Reread: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// What is wrong with the files. The last good contents stay in use.
-    fn reread(&self) -> Result<(), String>;
+    fn reread(&self) -> Result<(), RereadError>;
 }
+
+/// Why files cannot be used: the error of what was read from them.
+pub type RereadError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A file cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} cannot be read")]
+struct Unreadable(PathBuf);
 
 /// Files that a client library reads by itself, for example when it connects. The owner of the library's client
 /// compares the fingerprints to know when a new client is needed.
@@ -75,11 +83,11 @@ impl Reread for ReadByLibrary {
         self.paths.iter().cloned().zip(self.fingerprints()).collect()
     }
 
-    fn reread(&self) -> Result<(), String> {
+    fn reread(&self) -> Result<(), RereadError> {
         let present: Vec<Fingerprint> = self.paths.iter().map(|path| Fingerprint::of_file(path)).collect();
         let missing = self.paths.iter().zip(&present).find(|(_, present)| **present == Fingerprint::UNREADABLE);
         if let Some((path, _)) = missing {
-            return Err(format!("{} cannot be read", path.display()));
+            return Err(Box::new(Unreadable(path.clone())));
         }
         *self.fingerprints.write().unwrap_or_else(PoisonError::into_inner) = present;
         Ok(())

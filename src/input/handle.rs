@@ -75,6 +75,11 @@ impl InputHandle {
         self.bridge.admit()
     }
 
+    /// Whether there is a place for dead letters on the disk, which may be full.
+    pub fn keeps_dead_letters(&self) -> bool {
+        self.bridge.has_store()
+    }
+
     /// The longest time from receipt to answer.
     pub fn deadline(&self) -> Duration {
         self.bridge.deadline()

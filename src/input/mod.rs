@@ -120,11 +120,25 @@ pub trait Input: Send + fmt::Debug {
     ///
     /// # Errors
     /// That some callbacks could not be accepted, for an input that ends by itself.
-    fn run(self: Box<Self>, handle: InputHandle) -> BoxFuture<'static, Result<(), String>>;
+    fn run(self: Box<Self>, handle: InputHandle) -> BoxFuture<'static, Result<(), InputError>>;
 }
+
+/// Why an input that ended by itself has failed: a sentence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InputError(pub String);
 
 /// Changes an input while it runs.
 pub trait InputReload: Send + Sync + fmt::Debug {
+    /// Whether other settings of the same input fit what runs. Called before anything is applied.
+    ///
+    /// # Errors
+    /// The key of the configuration that does not fit, and why.
+    fn check(&self, settings: &dyn InputSettings) -> Result<(), FieldError> {
+        let _ = settings;
+        Ok(())
+    }
+
     /// Takes over those of the kind's reloadable keys from other settings of the same input. Settings of another kind
     /// change nothing. Cannot fail: whatever can go wrong is found when the settings are checked.
     fn apply(&self, settings: Box<dyn InputSettings>, metrics: &Metrics);

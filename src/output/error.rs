@@ -2,26 +2,30 @@
 
 use std::fmt;
 
-/// Why a record was not published, in a closed list: the label `kind` of metrics, and the reason of dead letters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ErrorKind {
-    /// Not connected, or the bus says that it cannot accept the record at the moment: a limit, a quota, an election,
-    /// not enough replicas.
-    Unavailable,
-    /// No answer before the deadline; the record may have arrived.
-    TimedOut,
-    /// The client's queue stayed full until the deadline.
-    QueueFull,
-    /// No such topic, or no stream for the subject.
-    NoSuchDestination,
-    /// The bus does not accept the login, or the user lacks a permission.
-    Unauthorized,
-    /// Refused because of a setting of the client or the bus.
-    Misconfigured,
-    /// Larger than the bus accepts.
-    TooLarge,
-    /// Refused because of the content of the record.
-    Rejected,
+use crate::common::words::words;
+
+words! {
+    /// Why a record was not published, in a closed list: the label `kind` of metrics, and the reason of dead letters.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum ErrorKind {
+        /// Not connected, or the bus says that it cannot accept the record at the moment: a limit, a quota, an election,
+        /// not enough replicas.
+        Unavailable = "unavailable",
+        /// No answer before the deadline; the record may have arrived.
+        TimedOut = "timed_out",
+        /// The client's queue stayed full until the deadline.
+        QueueFull = "queue_full",
+        /// No such topic, or no stream for the subject.
+        NoSuchDestination = "no_such_destination",
+        /// The bus does not accept the login, or the user lacks a permission.
+        Unauthorized = "unauthorized",
+        /// Refused because of a setting of the client or the bus.
+        Misconfigured = "misconfigured",
+        /// Larger than the bus accepts.
+        TooLarge = "too_large",
+        /// Refused because of the content of the record.
+        Rejected = "rejected",
+    }
 }
 
 /// What an error means for a record.
@@ -37,32 +41,6 @@ pub enum ErrorClass {
 }
 
 impl ErrorKind {
-    /// Every kind.
-    pub const ALL: [ErrorKind; 8] = [
-        ErrorKind::Unavailable,
-        ErrorKind::TimedOut,
-        ErrorKind::QueueFull,
-        ErrorKind::NoSuchDestination,
-        ErrorKind::Unauthorized,
-        ErrorKind::Misconfigured,
-        ErrorKind::TooLarge,
-        ErrorKind::Rejected,
-    ];
-
-    /// The word in metrics and dead letters.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ErrorKind::Unavailable => "unavailable",
-            ErrorKind::TimedOut => "timed_out",
-            ErrorKind::QueueFull => "queue_full",
-            ErrorKind::NoSuchDestination => "no_such_destination",
-            ErrorKind::Unauthorized => "unauthorized",
-            ErrorKind::Misconfigured => "misconfigured",
-            ErrorKind::TooLarge => "too_large",
-            ErrorKind::Rejected => "rejected",
-        }
-    }
-
     /// What it means for the record.
     pub fn class(self) -> ErrorClass {
         match self {

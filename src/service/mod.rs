@@ -8,6 +8,7 @@ mod drain;
 mod reload;
 mod shutdown;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -93,6 +94,7 @@ fn start_outputs(outputs: Vec<CheckedOutput>, metrics: &Metrics) -> Result<Vec<A
 #[derive(Debug)]
 pub struct Service {
     bridge: Arc<Bridge>,
+    output_kinds: BTreeMap<String, &'static str>,
     inputs: Vec<(String, Box<dyn Input>)>,
     misconfigured: Misconfigured,
     admin: Admin,
@@ -122,6 +124,7 @@ impl Service {
             Some(store) => Some(open_store(store, None, &metrics).await?),
             None => None,
         };
+        let output_kinds = settings.outputs.iter().map(|output| (output.name.clone(), output.kind)).collect();
         let outputs = start_outputs(settings.outputs, &metrics)?;
         let normalizer = Normalizer::new(settings.catalogue, settings.type_prefix);
         let rules = Rules::new(normalizer, settings.router, settings.dead_letters, &metrics);
@@ -139,6 +142,7 @@ impl Service {
         })?;
         Ok(Service {
             bridge,
+            output_kinds,
             inputs,
             misconfigured,
             admin,
@@ -156,7 +160,7 @@ impl Service {
     /// What changes it while it runs.
     pub fn reloader(&self) -> Reloader {
         let inputs = self.inputs.iter().filter_map(|(name, input)| Some((name.clone(), input.reload()?))).collect();
-        Reloader::new(self.bridge.clone(), inputs)
+        Reloader::new(self.bridge.clone(), self.output_kinds.clone(), inputs)
     }
 
     /// The address of an input.
@@ -247,6 +251,9 @@ impl Service {
 /// Waits until all inputs have ended, and collects what went wrong. May be cancelled and called again.
 async fn all_ended(inputs: &mut JoinSet<Result<(), String>>, failed: &mut Vec<String>) {
     while let Some(ended) = inputs.join_next().await {
-        failed.extend(ended.map_err(|error| error.to_string()).flatten().err());
+        if let Err(error) = ended.map_err(|error| error.to_string()).flatten() {
+            tracing::error!(error, "an input has ended with an error");
+            failed.push(error);
+        }
     }
 }

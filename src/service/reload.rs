@@ -5,6 +5,7 @@
 //! five seconds, and at once when it is asked for. A reload that fails is logged and counted, and is tried again when
 //! one of the files changes again.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,9 +14,11 @@ use tokio::sync::mpsc;
 
 use super::Settings;
 use crate::bridge::{Bridge, Rules, UnknownOutput};
+use crate::common::validation::FieldError;
 use crate::common::watch::{Fingerprint, Reread, WatchedFiles};
 use crate::dialect::Normalizer;
 use crate::input::{self, InputReload};
+use crate::route::Route;
 use crate::telemetry::logs::LogFilter;
 
 /// The keys that a running service takes over, without those of inputs, which are in [`input::KINDS`]. A key stands for
@@ -91,6 +94,8 @@ pub type Load = Arc<dyn Fn() -> LoadAttempt + Send + Sync>;
 #[derive(Debug)]
 pub struct Reloader {
     bridge: Arc<Bridge>,
+    /// The kinds of the running outputs, by their names.
+    output_kinds: BTreeMap<String, &'static str>,
     inputs: Vec<(String, Arc<dyn InputReload>)>,
 }
 
@@ -113,11 +118,15 @@ struct Files {
 }
 
 impl Reloader {
-    pub(super) fn new(bridge: Arc<Bridge>, inputs: Vec<(String, Arc<dyn InputReload>)>) -> Reloader {
+    pub(super) fn new(
+        bridge: Arc<Bridge>,
+        output_kinds: BTreeMap<String, &'static str>,
+        inputs: Vec<(String, Arc<dyn InputReload>)>,
+    ) -> Reloader {
         for result in RESULTS {
             bridge.metrics().config_reloads_total.with_label_values(&[result]);
         }
-        Reloader { bridge, inputs }
+        Reloader { bridge, output_kinds, inputs }
     }
 
     /// Watches the files, and applies what changed, until the runtime ends. Every message of `requests` has everything
@@ -199,7 +208,9 @@ impl Reloader {
         }
     }
 
-    fn apply(&self, settings: Settings, log_filter: &LogFilter) -> Result<(), OutputNotRunning> {
+    /// Nothing has changed if this fails.
+    fn apply(&self, settings: Settings, log_filter: &LogFilter) -> Result<(), NotApplied> {
+        self.check(&settings)?;
         let normalizer = Normalizer::new(settings.catalogue, settings.type_prefix);
         let rules = Rules::new(normalizer, settings.router, settings.dead_letters, self.bridge.metrics());
         let bounds = settings.store.map(|store| store.bounds);
@@ -213,16 +224,45 @@ impl Reloader {
         Ok(())
     }
 
+    /// Whether settings that are valid by themselves fit what runs.
+    fn check(&self, settings: &Settings) -> Result<(), NotApplied> {
+        let destinations = settings.router.routes().iter().flat_map(Route::destinations).chain(&settings.dead_letters);
+        for destination in destinations {
+            let name = &destination.output;
+            let wanted = settings.outputs.iter().find(|output| output.name == *name).map(|output| output.kind);
+            match (self.output_kinds.get(name), wanted) {
+                (None, _) => return Err(UnknownOutput(name.clone()).into()),
+                // Its routes were checked by the rules of the other kind.
+                (Some(running), Some(wanted)) if *running != wanted => {
+                    return Err(NotApplied::OtherKind { name: name.clone(), running, wanted });
+                }
+                (Some(_), _) => {}
+            }
+        }
+        for input in &settings.inputs {
+            if let Some((_, running)) = self.inputs.iter().find(|(name, _)| *name == input.name) {
+                running.check(&*input.settings)?;
+            }
+        }
+        Ok(())
+    }
+
     fn count(&self, is_success: bool) {
         let result = RESULTS[usize::from(!is_success)];
         self.bridge.metrics().config_reloads_total.with_label_values(&[result]).inc();
     }
 }
 
-/// Why a configuration cannot be taken over.
+/// Why a valid configuration cannot be applied to what runs.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}: restart to add it")]
-struct OutputNotRunning(#[from] UnknownOutput);
+enum NotApplied {
+    #[error("{0}: restart to add it")]
+    OutputNotRunning(#[from] UnknownOutput),
+    #[error("output `{name}` runs as {running}, and is {wanted} in the new configuration: restart to change it")]
+    OtherKind { name: String, running: &'static str, wanted: &'static str },
+    #[error("{0}")]
+    Input(#[from] FieldError),
+}
 
 impl Files {
     /// Reads secrets and certificates again whose files changed, or all of them. Returns which of these reads
@@ -238,16 +278,19 @@ impl Files {
                 continue;
             }
             let (what, files) = (reread.name(), paths.join(", "));
+            if !has_changed {
+                // Contents that cannot be used are not tried again. Taken before they are read, because they may change
+                // in between.
+                watched.files.acknowledge();
+            }
             let result = reread.reread();
-            // Contents that cannot be used are not tried again. Others are known by what was read just now.
-            match &result {
-                Ok(()) => watched.files = WatchedFiles::new(reread.files()),
-                Err(_) => watched.files.acknowledge(),
+            if result.is_ok() {
+                watched.files = WatchedFiles::new(reread.files());
             }
             match &result {
                 Ok(()) if has_changed => tracing::info!(what, files, "read again, because its file changed"),
                 Ok(()) => {}
-                Err(error) => tracing::error!(what, error, "cannot be read again; the last good one stays"),
+                Err(error) => tracing::error!(what, %error, "cannot be read again; the last good one stays"),
             }
             if has_changed || result.is_err() {
                 results.push(result.is_ok());

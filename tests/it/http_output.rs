@@ -115,10 +115,10 @@ async fn each_status_has_its_kind() {
     }
     let table = [
         (ErrorKind::Rejected, vec![400, 422]),
-        (ErrorKind::TooLarge, vec![413, 431]),
+        (ErrorKind::TooLarge, vec![413]),
         (ErrorKind::Unauthorized, vec![401, 403, 407]),
         (ErrorKind::NoSuchDestination, vec![404, 410]),
-        (ErrorKind::Misconfigured, vec![301, 302, 303, 307, 308, 405, 415]),
+        (ErrorKind::Misconfigured, vec![301, 302, 303, 307, 308, 405, 415, 431]),
         (ErrorKind::TimedOut, vec![408]),
         (ErrorKind::Unavailable, vec![402, 409, 418, 425, 429, 499, 500, 501, 502, 503, 504, 507, 599]),
     ];

@@ -11,7 +11,9 @@ use crate::support::bridge::{Client, KEY, URL, callback, headers_signed_at, sign
 use crate::support::certificates::Certificates;
 use crate::support::config::{Config, Route};
 use crate::support::generated;
-use crate::support::program::Program;
+use crate::support::free_port;
+use crate::support::process::Process;
+use crate::support::program::{Program, command};
 use crate::support::wait::{SOON, eventually};
 
 /// The promise: a change is applied within five seconds.
@@ -224,6 +226,43 @@ async fn each_key_is_applied_or_reported() {
     .await;
     drop(waiting);
     bridge.stop();
+}
+
+/// The routes of the new configuration follow the rules of the new kind. They must not reach the old output.
+#[tokio::test]
+async fn an_output_of_another_kind_needs_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bridge = Program::start(folder.path(), dropping("one"));
+    let changed = bridge.configuration().without("outputs.console").output("console", "nats", &["nats://127.0.0.1:9"]);
+    changed.routes([Route::new("two").to("console", "media.two")]).write(&bridge.configuration_file());
+    wait_reloads(&bridge, "failure", 1.0).await;
+    bridge.process().wait_log("output `console` runs as console, and is nats in the new configuration", SOON);
+    assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
+    assert_eq!(bridge.metric(r#"apsara_bridge_route_matches_total{route="one"}"#).await, 1.0);
+    assert!(!bridge.metrics().await.expect("an answer").contains("two"), "a series of a rejected configuration");
+    bridge.stop();
+}
+
+/// A new address needs a restart, new endpoints do not. Together they must not open the old address to unsigned callbacks.
+#[tokio::test]
+async fn keys_stay_required_where_others_can_reach_the_input() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (input, admin) = (free_port(), free_port());
+    let file = folder.path().join("bridge.toml");
+    let listening = |on: &str| {
+        dropping("all").set(&format!("inputs.http.listen = '{on}:{input}'\nadmin.listen = '127.0.0.1:{admin}'"))
+    };
+    listening("0.0.0.0").write(&file);
+    let command = command(&["serve", "--config", file.to_str().expect("UTF-8")]);
+    let bridge = Process::start("the bridge", &command, &folder.path().join("bridge.log"), None);
+    bridge.wait_log("accepting callbacks", SOON);
+    listening("127.0.0.1").keys("[]").set("inputs.http.max_body = '1KiB'").write(&file);
+    bridge.wait_log("the running input is reachable from other machines", SOON);
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], input));
+    let mut client = Client::connect(address).await;
+    assert_eq!(client.post("/callbacks", callback("a"), &[]).await.status.as_u16(), 401);
+    bridge.signal("TERM");
+    assert_eq!(bridge.wait(SOON), Some(0));
 }
 
 /// Reading a file can take forever. A stop does not wait for it.

@@ -191,6 +191,11 @@ impl Metrics {
         of_labels.filter_map(|rest| rest.rsplit(' ').next()?.parse().ok()).collect()
     }
 
+    /// Whether a text occurs anywhere.
+    pub fn contains(&self, text: &str) -> bool {
+        self.0.contains(text)
+    }
+
     /// The sum of these values.
     pub fn sum(&self, name: &str, labels: &[&str]) -> u64 {
         self.values(name, labels).iter().sum::<f64>() as u64

@@ -16,6 +16,7 @@ use crate::bridge::Sender;
 use crate::common::secret::SecretSource;
 use crate::common::units::{Size, Span, one_or_many, one_or_many_schema};
 use crate::common::validation::Validation;
+use crate::common::watch::Fingerprint;
 use crate::dialect::Dialect;
 use crate::input::{InputConfig, InputContext, InputSettings};
 
@@ -122,17 +123,20 @@ impl InputConfig for HttpConfig {
             }
         };
         self.check_bounds(validation);
-        let tls = self.tls.as_ref().and_then(|files| match Tls::read(files) {
-            Ok(tls) => {
-                let tls = Arc::new(tls);
-                validation.watch(tls.clone());
-                Some(tls)
-            }
-            Err(error) => {
-                validation.unusable_file(&files.cert_file);
-                validation.unusable_file(&files.key_file);
-                validation.wrong("tls", error.to_string());
-                None
+        let tls = self.tls.as_ref().and_then(|files| {
+            // Taken before the files are read, because they may change in between.
+            let found = [&files.cert_file, &files.key_file].map(|path| (path, Fingerprint::of_file(path)));
+            match Tls::read(files) {
+                Ok(tls) => {
+                    let tls = Arc::new(tls);
+                    validation.watch(tls.clone());
+                    Some(tls)
+                }
+                Err(error) => {
+                    found.into_iter().for_each(|(path, found)| validation.unusable_file(path, found));
+                    validation.wrong("tls", error.to_string());
+                    None
+                }
             }
         });
         if self.endpoints.is_empty() {

@@ -36,7 +36,7 @@ use problem::Problem;
 use request::Service;
 pub use tls::TlsFiles;
 
-use super::{Input, InputHandle, InputKind, InputReload, InputSettings};
+use super::{Input, InputError, InputHandle, InputKind, InputReload, InputSettings};
 use crate::bridge::Sender;
 use crate::common::kind::KindKeys;
 use crate::common::limit::Limit;
@@ -58,14 +58,17 @@ struct Current {
     endpoints: RwLock<Arc<Vec<Endpoint>>>,
     max_body: AtomicUsize,
     room: Limit,
+    /// Whether the bound address is reachable only from this machine.
+    is_local: bool,
 }
 
 impl Current {
-    fn new(settings: Reloadable) -> Current {
+    fn new(settings: Reloadable, is_local: bool) -> Current {
         Current {
             endpoints: RwLock::new(Arc::new(settings.endpoints)),
             max_body: AtomicUsize::new(settings.max_body.as_usize()),
             room: Limit::new(settings.max_in_flight),
+            is_local,
         }
     }
 
@@ -83,6 +86,22 @@ impl Current {
 }
 
 impl InputReload for Current {
+    /// The address stays as it is, whatever the new settings say. So keys are needed if it can be reached from outside.
+    fn check(&self, settings: &dyn InputSettings) -> Result<(), FieldError> {
+        let settings: &dyn Any = settings;
+        let Some(settings) = settings.downcast_ref::<HttpSettings>() else { return Ok(()) };
+        let is_open = |endpoint: &Endpoint| endpoint.verifier.keys.is_empty() && !endpoint.verifier.allow_unsigned;
+        match settings.reloadable.endpoints.iter().position(is_open) {
+            Some(index) if !self.is_local => Err(FieldError {
+                key: format!("inputs.{}.endpoints[{index}].keys", settings.name),
+                message: "the running input is reachable from other machines: set keys, or allow_unsigned = true, or \
+                          restart"
+                    .to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     fn apply(&self, settings: Box<dyn InputSettings>, metrics: &Metrics) {
         let Ok(settings) = (settings as Box<dyn Any>).downcast::<HttpSettings>() else { return };
         let Reloadable { endpoints, max_body, max_in_flight } = settings.reloadable;
@@ -124,7 +143,7 @@ impl HttpInput {
             },
             body_timeout: settings.body_timeout,
             tls: settings.tls,
-            current: Arc::new(Current::new(settings.reloadable)),
+            current: Arc::new(Current::new(settings.reloadable, address.ip().is_loopback())),
             listener,
             address,
         })
@@ -162,7 +181,7 @@ impl Input for HttpInput {
     }
 
     /// From "not accepting" on, requests get 503 and their connections are closed; requests in flight are finished.
-    fn run(self: Box<Self>, handle: InputHandle) -> BoxFuture<'static, Result<(), String>> {
+    fn run(self: Box<Self>, handle: InputHandle) -> BoxFuture<'static, Result<(), InputError>> {
         Box::pin(async move {
             init_series(&self.current.endpoints(), handle.metrics());
             for problem in Problem::ALL.iter().filter(|problem| **problem != Problem::Refused) {

@@ -11,7 +11,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 
 use crate::common::tls::{TlsError, certificates, key, read_file};
-use crate::common::watch::{Fingerprint, Reread};
+use crate::common::watch::{Fingerprint, Reread, RereadError};
 
 /// Files of the input's certificate.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
@@ -62,8 +62,8 @@ impl Reread for Tls {
         vec![(self.files.cert_file.clone(), cert), (self.files.key_file.clone(), key)]
     }
 
-    fn reread(&self) -> Result<(), String> {
-        let state = State::read(&self.files).map_err(|error| error.to_string())?;
+    fn reread(&self) -> Result<(), RereadError> {
+        let state = State::read(&self.files)?;
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
         Ok(())
     }

@@ -28,7 +28,7 @@ use crate::common::backoff::{Backoff, jittered};
 use crate::common::http::{HttpClient, HttpError};
 use crate::common::limit::Limit;
 use crate::common::validation::FieldError;
-use crate::input::{Input, InputHandle, InputReload, InputSettings};
+use crate::input::{Input, InputError, InputHandle, InputReload, InputSettings};
 use crate::telemetry::LogThrottle;
 use crate::telemetry::metrics::Metrics;
 
@@ -108,7 +108,7 @@ impl Input for MnsInput {
     }
 
     /// Returns when the receivers have ended. Messages in flight are tracked by the handle, like all callbacks.
-    fn run(self: Box<Self>, handle: InputHandle) -> BoxFuture<'static, Result<(), String>> {
+    fn run(self: Box<Self>, handle: InputHandle) -> BoxFuture<'static, Result<(), InputError>> {
         Box::pin(async move {
             let MnsInput { settings, http, room } = *self;
             let metrics = handle.metrics().clone();

@@ -34,8 +34,8 @@ impl Deletes {
         Deletes(sender)
     }
 
-    /// Deletes a message by its handle, and returns when the request was answered or has failed for good. May be
-    /// cancelled; the message is still deleted.
+    /// Deletes a message by its handle, and returns when the request was answered or has failed for good. If it
+    /// is cancelled, the message may come again.
     pub(super) async fn delete(&self, handle: String) {
         let (done, deleted) = oneshot::channel();
         // Both fail only when the runtime ends. Then the queue delivers the message again.

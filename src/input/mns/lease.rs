@@ -24,7 +24,7 @@ pub(super) struct Leases {
     pub(super) queue: Arc<Queue>,
     /// What a lease is extended to.
     pub(super) visibility: Duration,
-    /// `delivery.deadline`: how long publishing a message may take.
+    /// `deadline` of the input: how long publishing a message may take.
     pub(super) deadline: Duration,
     pub(super) extensions: IntCounter,
 }

@@ -25,7 +25,7 @@ use crate::bridge::{Admission, Callback, Outcome, Sender};
 use crate::common::backoff::Backoff;
 use crate::common::limit::Limit;
 use crate::dialect::NotACallback;
-use crate::input::{Input, InputHandle, InputReload, InputSettings};
+use crate::input::{Input, InputError, InputHandle, InputReload, InputSettings};
 use crate::telemetry::LogThrottle;
 use crate::telemetry::metrics::Metrics;
 
@@ -86,7 +86,7 @@ impl Input for StdinInput {
     ///
     /// # Errors
     /// That lines are not callbacks, or have no outcome, or could not be read.
-    fn run(self: Box<Self>, handle: InputHandle) -> BoxFuture<'static, Result<(), String>> {
+    fn run(self: Box<Self>, handle: InputHandle) -> BoxFuture<'static, Result<(), InputError>> {
         Box::pin(async move {
             let StdinInput { sender, deadline, current } = *self;
             for reason in REASONS {
@@ -94,7 +94,7 @@ impl Input for StdinInput {
             }
             let of_line = current.clone();
             let lines = read_stdin(move || of_line.max_line.load(Ordering::Relaxed))
-                .map_err(|error| format!("cannot start a thread: {error}"))?;
+                .map_err(|error| InputError(format!("cannot start a thread: {error}")))?;
             let consumer = Arc::new(Consumer {
                 handle,
                 sender,
@@ -111,7 +111,7 @@ impl Input for StdinInput {
                 () = tasks.wait() => {}
                 () = consumer.handle.closed().cancelled() => {}
             }
-            consumer.report(stopped.as_deref())
+            consumer.report(stopped.as_deref()).map_err(InputError)
         })
     }
 }
@@ -180,14 +180,21 @@ impl Consumer {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             let outcome = self.attempt(&line, received).await;
-            let Outcome::Refused(refusal) = outcome else {
-                self.observe(&line, &outcome);
-                self.progress.ended(line.number, &outcome);
-                return;
+            let refusal = match &outcome {
+                Outcome::Refused(refusal) => refusal.to_string(),
+                // A full or failing disk is not the end of a line.
+                Outcome::NotACallback { is_kept: false, error } if self.handle.keeps_dead_letters() => {
+                    format!("the dead letter could not be stored ({error})")
+                }
+                _ => {
+                    self.observe(&line, &outcome);
+                    self.progress.ended(line.number, &outcome);
+                    return;
+                }
             };
             if self.throttle.is_due("refused") {
                 let (input, line) = (self.handle.name(), line.number);
-                tracing::warn!(%input, line, %refusal, "lines are refused; they are tried again");
+                tracing::warn!(%input, line, refusal, "lines are refused; they are tried again");
             }
             tokio::select! {
                 biased;

@@ -9,7 +9,7 @@ use hyper::{StatusCode, Uri};
 
 use crate::event::cut;
 use crate::output::ErrorKind::{self, *};
-use crate::output::PublishError;
+use crate::output::{ErrorClass, PublishError};
 
 /// Most bytes of a body that are read to find out why an event was refused.
 pub(super) const MAX_REASON: usize = 4096;
@@ -24,7 +24,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 const STATUSES: &[(ErrorKind, &str, &[u16])] = &[
     (Rejected, "the receiver refuses the event for what it is", &[400, 422]),
     (TooLarge, "the event is too large for the receiver", &[413]),
-    (TooLarge, "the headers are too large for the receiver, which mode = \"structured\" avoids", &[431]),
+    (Misconfigured, "the headers are too large for the receiver: check `request_headers`, or use mode = \"structured\"", &[431]),
     (Unauthorized, "check `request_headers` and the rights of the bridge", &[401, 403, 407]),
     (NoSuchDestination, "check the path of `url`", &[404, 410]),
     (Misconfigured, "the receiver takes no POST there: check `url`", &[405]),
@@ -78,7 +78,7 @@ pub(super) fn words(status: StatusCode) -> String {
 
 /// For how long the receiver asks not to be sent anything, if it does.
 pub(super) fn pause(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    if !matches!(status.as_u16(), 429 | 503) {
+    if status.is_success() || meaning(status).0.class() != ErrorClass::Transient {
         return None;
     }
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
@@ -123,7 +123,6 @@ fn reason(headers: &HeaderMap, body: &[u8], sent: &HeaderMap) -> Option<String> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::ErrorClass;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs.iter().map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value"))).collect()
@@ -151,7 +150,7 @@ mod tests {
             assert_eq!(kind(code), Misconfigured, "{code}");
         }
         let permanent: Vec<u16> = (300..1000).filter(|code| kind(*code).class() == ErrorClass::Permanent).collect();
-        assert_eq!(permanent, [400, 413, 422, 431]);
+        assert_eq!(permanent, [400, 413, 422]);
     }
 
     #[test]
@@ -195,7 +194,7 @@ mod tests {
         assert_eq!(pause_of(503, "86400"), Some(LONGEST_PAUSE));
         assert_eq!(pause_of(429, &date(86_400)), Some(LONGEST_PAUSE));
         for (code, value) in
-            [(429, "0"), (429, "-1"), (503, "soon"), (500, "7"), (200, "7"), (429, "99999999999999999999")]
+            [(429, "0"), (429, "-1"), (503, "soon"), (200, "7"), (404, "7"), (429, "99999999999999999999")]
         {
             assert_eq!(pause_of(code, value), None, "{code} {value}");
         }

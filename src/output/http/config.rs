@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use crate::common::secret::{Secret, SecretSource};
 use crate::common::tls::{ClientTls, TlsConfig};
 use crate::common::validation::Validation;
+use crate::common::watch::{Fingerprint, Reread};
 use crate::event::Mode;
 use crate::output::{DestinationRules, OutputConfig, OutputContext, OutputSettings, TopicRule};
 
@@ -111,8 +112,8 @@ impl HttpConfig {
             }
             let Some(secret) = validation.secret(&key, source) else { continue };
             if header_value(&secret.value()).is_none() {
-                if let SecretSource::File(path) = source {
-                    validation.unusable_file(path);
+                for (path, found) in secret.files() {
+                    validation.unusable_file(&path, found);
                 }
                 validation.wrong(&key, NOT_A_VALUE);
             }
@@ -136,6 +137,7 @@ impl HttpConfig {
             files.check(validation);
             return None;
         }
+        let found: Vec<_> = files.files().iter().map(|path| (path.to_path_buf(), Fingerprint::of_file(path))).collect();
         match ClientTls::read(&files) {
             Ok(tls) => {
                 let tls = Arc::new(tls);
@@ -143,7 +145,7 @@ impl HttpConfig {
                 Some(tls)
             }
             Err(error) => {
-                files.files().iter().for_each(|file| validation.unusable_file(file));
+                found.iter().for_each(|(path, found)| validation.unusable_file(path, *found));
                 validation.wrong("tls", error.to_string());
                 None
             }

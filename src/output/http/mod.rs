@@ -7,7 +7,7 @@
 //! - A connection can end at the moment in which a request is sent over it. Such a request is sent once more, over
 //!   another connection: the receiver may get the event twice.
 //! - Redirects are not followed.
-//! - A receiver that answers 429 or 503 with `Retry-After` gets no event until then.
+//! - A receiver that answers with a transient status and `Retry-After` gets no event until then.
 //! - The output is up while the receiver answers requests. It is asked by OPTIONS, which by RFC 9110 changes nothing:
 //!   at the start, when an event got no answer or 502, 503 or 504, and every second while it is down. Any answer except
 //!   those three shows that it is there. An open connection alone would not show that: a gateway accepts connections

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -169,7 +169,8 @@ impl OutputConfig for KafkaConfig {
             client.set(property, &*value);
             if !secret.is_inline() {
                 secrets.push((property.clone(), secret));
-            } else if property.ends_with(".location") {
+            } else if property.ends_with(".location") && Path::new(&*value).is_file() {
+                // It can also be a folder, or the word `probe`.
                 files.push(PathBuf::from(&*value));
             }
         }
