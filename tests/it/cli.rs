@@ -36,7 +36,8 @@ fn with_input(mut command: Command, input: &[u8]) -> (i32, String, String) {
 fn help_shows_examples() {
     let (_, help, _) = run(&["--help"]);
     let listed = help.split("Commands:").nth(1).and_then(|rest| rest.split("Options:").next()).expect("a list");
-    let name = |line: &str| line.strip_prefix("  ")?.split(' ').next().filter(|name| !name.is_empty()).map(str::to_owned);
+    let name =
+        |line: &str| line.strip_prefix("  ")?.split(' ').next().filter(|name| !name.is_empty()).map(str::to_owned);
     let commands: Vec<String> = listed.lines().filter_map(name).filter(|name| name != "help").collect();
     assert!(commands.len() >= 11, "{commands:?}");
     for command in &commands {

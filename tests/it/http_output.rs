@@ -347,7 +347,7 @@ async fn changed_certificates_are_used_without_a_restart() {
     std::fs::copy(&second.client, &files[1]).expect("copied");
     rereads.iter().for_each(|reread| {
         let error = reread.reread().expect_err("the key is the old one");
-        assert!(error.contains("cannot be used together"), "{error}");
+        assert!(error.to_string().contains("cannot be used together"), "{error}");
     });
     place(&second);
     rereads.iter().for_each(|reread| reread.reread().expect("readable"));

@@ -24,7 +24,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 const STATUSES: &[(ErrorKind, &str, &[u16])] = &[
     (Rejected, "the receiver refuses the event for what it is", &[400, 422]),
     (TooLarge, "the event is too large for the receiver", &[413]),
-    (Misconfigured, "the headers are too large for the receiver: check `request_headers`, or use mode = \"structured\"", &[431]),
+    (
+        Misconfigured,
+        "the headers are too large for the receiver: check `request_headers`, or use mode = \"structured\"",
+        &[431],
+    ),
     (Unauthorized, "check `request_headers` and the rights of the bridge", &[401, 403, 407]),
     (NoSuchDestination, "check the path of `url`", &[404, 410]),
     (Misconfigured, "the receiver takes no POST there: check `url`", &[405]),
