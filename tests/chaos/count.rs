@@ -1,9 +1,9 @@
-//! The judge: what was read from the buses against what was answered for.
+//! The judge: compares what was read from the buses with the accepted events.
 //!
-//! Promises: of an event it remembers a few hashes, so that a million fit; two copies agree only if all of them does,
-//! envelope, headers, key and place, but for `recordedtime` and `traceparent`, which belong to a delivery; copies on
-//! different buses agree if their envelopes do. Collisions of the 64-bit hashes aside, nothing wrong goes unseen:
-//! [`prove`] tries that before each run.
+//! Promises: it remembers a few hashes of an event, so a million fit into memory. Two copies are equal only if
+//! envelope, headers, key and topic are equal, except `recordedtime` and `traceparent`, which belong to a delivery.
+//! Copies on different buses are equal if their envelopes are. Apart from collisions of the 64-bit hashes, it finds
+//! every error: [`prove`] tests that before each run.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,11 +17,11 @@ use crate::support::read::{Bus, Record};
 /// Attributes that may differ between two deliveries of one event.
 const OF_THE_DELIVERY: [&str; 2] = ["recordedtime", "traceparent"];
 
-/// How many examples of one mistake are kept: whoever looks for the cause needs a few, and a run that lost everything
-/// still ends.
+/// How many examples of one error are kept. A few are enough to find the cause, and a run that lost everything must
+/// still end.
 pub const EXAMPLES: usize = 1_000;
 
-/// All that was found.
+/// Everything that was found.
 #[derive(Debug)]
 pub struct Count {
     run: Run,
@@ -30,12 +30,12 @@ pub struct Count {
     two_ids: BTreeSet<usize>,
     /// Events found with one id and different content.
     differing: BTreeSet<usize>,
-    /// Records that are no event of this run as it was sent; the first few in words.
+    /// Records that are not an event of this run as it was sent, and descriptions of the first few.
     wrong: Vec<String>,
     wrong_count: usize,
 }
 
-/// What is remembered of an event: of its first copy, and how many there are.
+/// What is remembered of an event: hashes of its first copy, and the number of copies.
 #[derive(Clone, Debug, Default)]
 struct Found {
     id: u64,
@@ -44,7 +44,7 @@ struct Found {
     copies: [u16; Bus::ALL.len()],
 }
 
-/// What is read off one record.
+/// What is read from one record.
 struct Reading {
     number: usize,
     id: u64,
@@ -52,11 +52,11 @@ struct Reading {
     packing: u64,
 }
 
-/// What came out.
+/// The result.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
     pub answered_for: usize,
-    /// Of those that nobody has answered for, how many arrived nevertheless: on any bus.
+    /// How many events that were not accepted arrived on any bus.
     pub arrived_anyway: usize,
     pub buses: [OnBus; Bus::ALL.len()],
     /// Events found with different ids.
@@ -65,18 +65,18 @@ pub struct Verdict {
     pub differing: usize,
     /// Pairs of events that share an id.
     pub shared_ids: usize,
-    /// Records that are no event of this run as it was sent.
+    /// Records that are not an event of this run as it was sent.
     pub wrong: usize,
-    /// The first few of them in words.
+    /// Descriptions of the first few of them.
     pub wrong_examples: Vec<String>,
 }
 
-/// What came out for one bus.
+/// The result for one bus.
 #[derive(Clone, Debug, Default)]
 pub struct OnBus {
     /// Events that were found.
     pub found: usize,
-    /// Events answered for that were not.
+    /// Accepted events that were not found.
     pub missing: Vec<usize>,
     /// Copies beyond the first of an event.
     pub repeats: u64,
@@ -89,7 +89,7 @@ impl Count {
         Count { run: run.clone(), events, two_ids, differing, wrong: Vec::new(), wrong_count: 0 }
     }
 
-    /// Takes one record, in any order.
+    /// Adds one record, in any order.
     pub fn add(&mut self, record: &Record) {
         let reading = match read(&self.run, record) {
             Ok(reading) => reading,
@@ -117,18 +117,18 @@ impl Count {
         }
     }
 
-    /// The event of a record, if its copies disagree: those are worth being seen.
+    /// The event of a record, if its copies differ. Those are reported.
     pub fn disputed(&self, record: &Record) -> Option<usize> {
         let number = read(&self.run, record).ok()?.number;
         (self.two_ids.contains(&number) || self.differing.contains(&number)).then_some(number)
     }
 
-    /// Whether there are events whose copies disagree.
+    /// Whether there are events whose copies differ.
     pub fn has_disputed(&self) -> bool {
         !self.two_ids.is_empty() || !self.differing.is_empty()
     }
 
-    /// Judges what was added, given for each event whether it was answered for.
+    /// Judges the records, given for each event whether it was accepted.
     pub fn verdict(&self, answered_for: &[bool]) -> Verdict {
         let mut verdict = Verdict {
             two_ids: self.two_ids.len(),
@@ -158,27 +158,26 @@ impl Count {
 }
 
 impl Verdict {
-    /// What must never happen and did, in words.
+    /// Descriptions of what happened although it must not.
     pub fn faults(&self) -> Vec<String> {
         let lost = Bus::ALL.iter().zip(&self.buses).filter(|(_, on_bus)| !on_bus.missing.is_empty());
-        let lost = lost.map(|(bus, on_bus)| {
-            format!("{} events were answered for and are not on {}", on_bus.missing.len(), bus.name())
-        });
+        let lost =
+            lost.map(|(bus, on_bus)| format!("{} accepted events are not on {}", on_bus.missing.len(), bus.name()));
         let others = [
             (self.two_ids, "events were found with different ids"),
             (self.differing, "events were found with one id and different content"),
             (self.shared_ids, "ids are shared by different events"),
-            (self.wrong, "records are no event as it was sent"),
+            (self.wrong, "records are not an event as it was sent"),
         ];
         let others = others.into_iter().filter(|(count, _)| *count > 0);
         lost.chain(others.map(|(count, what)| format!("{count} {what}"))).collect()
     }
 }
 
-/// Reads a record, and holds it against what was sent.
+/// Reads a record, and compares it with what was sent.
 fn read(run: &Run, record: &Record) -> Result<Reading, String> {
     let mut envelope: Value =
-        serde_json::from_slice(&record.body).map_err(|error| format!("is no envelope: {error}"))?;
+        serde_json::from_slice(&record.body).map_err(|error| format!("not an envelope: {error}"))?;
     let media_id = envelope["mediaid"].as_str().unwrap_or_default().to_owned();
     let number = run.number(&media_id).ok_or_else(|| format!("media id `{media_id}` was not sent in this run"))?;
     let id = envelope["id"].as_str().unwrap_or_default();
@@ -206,7 +205,7 @@ fn read(run: &Run, record: &Record) -> Result<Reading, String> {
     Ok(Reading { number, id, envelope: hash(&envelope.to_string()), packing })
 }
 
-/// Whether a header carries an attribute that may differ.
+/// Whether a header contains an attribute that may differ.
 fn of_the_delivery(header: &str) -> bool {
     let attribute = header.strip_prefix("ce_").or_else(|| header.strip_prefix("ce-"));
     attribute.is_some_and(|attribute| OF_THE_DELIVERY.contains(&attribute))
@@ -218,13 +217,13 @@ fn hash(value: &(impl Hash + ?Sized)) -> u64 {
     hasher.finish()
 }
 
-// --- the judge, tried ---------------------------------------------------------------------------------------------
+// --- a test of the judge ------------------------------------------------------------------------------------------
 
-/// Tries the judge with every mistake that it has to see, and some differences that are none: a run that can't fail
-/// proves nothing.
+/// Tests the judge with every error that it must find, and with some differences that are not errors. A run that cannot
+/// fail proves nothing.
 ///
 /// # Panics
-/// When it judges wrongly.
+/// The judge is wrong.
 pub fn prove() {
     let run = Run { mode: Mode::Http, servers: Servers::Single, seed: 7, length: Duration::from_secs(1), rate: 4 };
     let sound: Vec<Record> =
@@ -292,7 +291,7 @@ fn sample(run: &Run, bus: Bus, number: usize) -> Record {
 }
 
 fn rewritten(record: &Record, change: impl FnOnce(&mut Value)) -> Record {
-    let mut envelope = serde_json::from_slice(&record.body).expect("made here");
+    let mut envelope = serde_json::from_slice(&record.body).expect("created here");
     change(&mut envelope);
     Record { body: envelope.to_string().into_bytes(), ..record.clone() }
 }

@@ -1,4 +1,4 @@
-//! The events of a run: which there are is a pure function of seed, length and rate; only their time is the clock's.
+//! The events of a run. They are a pure function of seed, length and rate; only their time is from the clock.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -10,17 +10,17 @@ use crate::plan::Random;
 use crate::support::read::Bus;
 use crate::support::sender::{Callback, Dialect};
 
-/// One event in so many is sent twice at once, as by a sender that didn't hear the answer.
+/// One of this many events is sent twice at the same time, like by a sender that did not get the answer.
 const TWINS: u64 = 50;
 
-/// One event in so many reports a failure, and so goes to another topic.
+/// One of this many events reports a failure, and so goes to another topic.
 const FAILURES: u64 = 10;
 
 /// Where the bridge publishes, without the last part, the status.
 pub const KAFKA_TOPIC: &str = "chaos";
 pub const NATS_SUBJECT: &str = "media.chaos";
 
-/// The parts that follow.
+/// The last parts.
 pub const STATUSES: [&str; 2] = ["success", "failure"];
 
 /// How many servers each bus has.
@@ -57,7 +57,7 @@ pub enum Mode {
     Queue,
 }
 
-/// What makes a run.
+/// The parameters of a run.
 #[derive(Clone, Debug)]
 pub struct Run {
     pub mode: Mode,
@@ -69,10 +69,10 @@ pub struct Run {
 }
 
 impl Run {
-    /// What CHAOS_MODE, CHAOS_BUS, CHAOS_SEED, CHAOS_SECONDS and CHAOS_RATE say.
+    /// The run of CHAOS_MODE, CHAOS_BUS, CHAOS_SEED, CHAOS_SECONDS and CHAOS_RATE.
     ///
     /// # Panics
-    /// When one of them has a value that it cannot have.
+    /// One of them has an invalid value.
     pub fn from_environment() -> Run {
         let number = |name: &str, default: u64| {
             std::env::var(name).map_or(default, |text| {
@@ -89,18 +89,18 @@ impl Run {
             Ok("cluster") => Servers::Cluster,
             Ok(other) => panic!("CHAOS_BUS={other}: expected single or cluster"),
         };
-        // Nine digits of the clock: enough for another plan each time, and short enough to be typed.
+        // Nine digits of the clock: enough for a new plan each time, and short enough to type.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis();
         let seed = number("CHAOS_SEED", u64::try_from(now % 1_000_000_000).expect("below a billion"));
         let length = Duration::from_secs(number("CHAOS_SECONDS", 3_600));
         let rate = u32::try_from(number("CHAOS_RATE", 300)).expect("CHAOS_RATE fits in 32 bits");
-        assert!(rate > 0 && !length.is_zero(), "CHAOS_RATE and CHAOS_SECONDS are more than 0");
+        assert!(rate > 0 && !length.is_zero(), "CHAOS_RATE and CHAOS_SECONDS must be more than 0");
         Run { mode, servers, seed, length, rate }
     }
 
     /// How many events are sent; they are numbered from 0.
     pub fn total(&self) -> usize {
-        usize::try_from(self.length.as_secs() * u64::from(self.rate)).expect("as many as memory holds")
+        usize::try_from(self.length.as_secs() * u64::from(self.rate)).expect("the events fit into memory")
     }
 
     /// When an event is due, from the start of the run.
@@ -113,7 +113,7 @@ impl Run {
         format!("chaos-{}-{number}", self.seed)
     }
 
-    /// The event that has this media id, if one of this run has.
+    /// The event with this media id, if it is of this run.
     pub fn number(&self, media_id: &str) -> Option<usize> {
         let number = media_id.rsplit('-').next()?.parse().ok()?;
         (number < self.total() && self.media_id(number) == media_id).then_some(number)
@@ -129,10 +129,10 @@ impl Run {
         if Random::of_event(self.seed, number).below(FAILURES) == 0 { failure } else { success }
     }
 
-    /// Whether an event is sent twice at once.
+    /// Whether an event is sent twice at the same time.
     pub fn is_twin(&self, number: usize) -> bool {
         let mut random = Random::of_event(self.seed, number);
-        random.below(FAILURES); // the first number is the status's
+        random.below(FAILURES); // the first number decides the status
         random.below(TWINS) == 0
     }
 
@@ -145,8 +145,8 @@ impl Run {
         }
     }
 
-    /// An event as Alibaba would send it now. Its number stands in it a second time, as the file's size, so that
-    /// content which got under another event's id is found out.
+    /// An event as Alibaba would send it now. It contains its number a second time, as the file's size. This reveals
+    /// content under the id of another event.
     pub fn callback(&self, number: usize) -> Callback {
         let dialect = Run::dialect(number);
         let id = self.media_id(number);
@@ -173,7 +173,7 @@ impl Run {
 }
 
 impl Mode {
-    /// How many bridges run: a queue is read by two.
+    /// How many bridges run: two if there is a queue, otherwise one.
     pub fn bridges(self) -> usize {
         match self {
             Mode::Http => 1,
@@ -189,7 +189,7 @@ impl Mode {
     }
 }
 
-/// As it is typed to repeat the run.
+/// The variables that repeat the run.
 impl fmt::Display for Run {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Run { mode, servers, seed, length, rate } = self;

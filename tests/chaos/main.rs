@@ -1,39 +1,43 @@
-//! Chaos: the bridge's own program under a steady load, between a real Kafka and a real NATS, of one server or of three,
-//! while servers and bridge are killed, frozen, stopped and brought back at random, a topic refuses, the disk of the spool
-//! fills and the configuration was reloaded; then both buses are read to their end, and counted.
+//! Chaos: the bridge's own program under a steady load, with a real Kafka and a real NATS of one or three servers.
+//! Servers and bridge are killed, frozen, stopped and restarted at random. A topic refuses, the disk of the spool is
+//! full, and the configuration is reloaded. Then both buses are read to their end, and the events are counted.
 //!
-//! What must hold, or the run fails:
-//! - what was answered with 200, or put into the queue, is on both buses, and there are no dead letters;
-//! - an event has one id wherever it is found, no two events share one, and copies of an event, on one bus or on both,
-//!   agree in all but `recordedtime` and `traceparent`; each is the event that was sent, in the place it belongs to;
-//! - the bridge ends by itself never, and by SIGTERM with exit code 0; a second signal ends it at once; it answers what
-//!   is sound with 200, 503 or 408;
-//! - three minutes after all is back, the queue is empty, and as long after that the spool;
-//! - a run of a minute or more has killed the bridge at least twice and has used the spool: another one proves little.
+//! The run fails unless:
+//! - every event that was answered with 200, or put into the queue, is on both buses, and there are no dead letters;
+//! - an event has one id everywhere, no two events share one, and copies of an event, on one bus or on both, are equal
+//!   except `recordedtime` and `traceparent`; each is the event that was sent, in the right topic;
+//! - the bridge never ends by itself, and ends with exit code 0 after SIGTERM; a second signal ends it at once; it
+//!   answers valid callbacks with 200, 503 or 408;
+//! - the queue is empty three minutes after everything works again, and the spool three minutes later;
+//! - a run of a minute or more has killed the bridge at least twice and has used the spool, because otherwise it proves
+//!   little.
 //!
-//! How many repeats there were, how many events the sender had to give up, and how long the answers took is printed. The
-//! line before the last sums the run up; with CHAOS_LOG, a file, the same is added to it as a line of JSON, so that runs
-//! can be added up.
+//! The report has the number of repeats, the number of events that the sender gave up, and the answer times. The line
+//! before the last is a summary. It is also appended as a line of JSON to the file CHAOS_LOG, if that is set.
 //!
-//! The sender behaves as Alibaba: it posts events, see [`support::sender`], or puts them into an MNS queue, which then
-//! can be out of reach as well, see [`queue`], and which two bridges read. What is done to whom is a pure function of the
-//! seed, that mode and the number of servers: see [`plan`]. A failure can so be run again with the same plan, though the
-//! machine's own timing is never the same.
+//! The sender behaves like Alibaba: it posts events ([`support::sender`]), or puts them into an MNS queue ([`queue`]),
+//! which two bridges read and which can be unreachable too. The actions are a pure function of the seed, the mode and
+//! the number of servers ([`plan`]). A failed run can be repeated with the same plan, but the timing of the machine
+//! differs.
 //!
 //! Environment: CHAOS_MODE, http or queue (http); CHAOS_BUS, single or cluster (single); CHAOS_SECONDS (3600);
-//! CHAOS_RATE, events per second (300); CHAOS_SEED (the clock's); CHAOS_LOG. An hour at that rate takes about 4 GB where
-//! temporary files are stored, three times that with clusters. After a failure the bridges' logs, configurations and
-//! spools, the brokers' logs, and lists of what is missing or disputed are kept below `target/tmp`, where the last line
-//! says.
+//! CHAOS_RATE, events per second (300); CHAOS_SEED (from the clock); CHAOS_LOG. An hour at that rate needs about 4 GB
+//! for temporary files, three times that with clusters. After a failure the logs, configurations and spools of the
+//! bridges, the logs of the brokers, and lists of missing or different events are kept below `target/tmp`. The last
+//! line names the folder.
 //!
-//! Layout: [`events`] what is sent; [`queue`] one of the ways; [`plan`] what is done when; [`deeds`] how; [`stage`] the
-//! processes it is done to; [`count`] the judge; [`summary`] the line that sums up; here, the run and its report.
+//! # Layout
+//!
+//! - [`events`]: what is sent; [`queue`]: the queue
+//! - [`plan`]: when something is done; [`actions`]: how it is done; [`stage`]: the processes
+//! - [`count`]: the judge; [`summary`]: the summary line
+//! - here: the run and its report
 
-// Tests fail by a panic; no other crate sees their items.
+// Tests fail with a panic; no other crate sees their items.
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
 
+mod actions;
 mod count;
-mod deeds;
 mod events;
 mod plan;
 mod queue;
@@ -54,7 +58,7 @@ use tokio::task::block_in_place;
 
 use count::{Count, EXAMPLES, OnBus, Verdict};
 use events::{Mode, Run};
-use plan::Deed;
+use plan::Action;
 use queue::Messages;
 use stage::{Counter, DEADLINE, PARTITIONS, Stage, kafka_topics, streams};
 use summary::Summary;
@@ -62,19 +66,19 @@ use support::on_thread;
 use support::read::{self, Bus, Record};
 use support::sender::{Alibaba, send_all};
 
-/// Answers that a sound callback may get. 408 is that of a machine too busy to pass a body on in time.
+/// Answers that a valid callback may get. 408 happens on a machine that is too busy to deliver a body in time.
 const EXPECTED_STATUSES: [u16; 3] = [200, 408, 503];
 
-/// Answers slower than the deadline and this are counted.
+/// Answers that take longer than the deadline plus this are counted.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// From this length on a run must have killed the bridge twice and used the spool.
+/// A run of at least this length must have killed the bridge twice and used the spool.
 const PROVES: Duration = Duration::from_secs(60);
 
 /// How often such a run must have killed the bridge.
 const KILLS: u32 = 2;
 
-/// How many examples of a mistake the report shows.
+/// How many examples of an error the report shows.
 const SHOWN: usize = 10;
 
 fn main() -> ExitCode {
@@ -83,15 +87,15 @@ fn main() -> ExitCode {
     count::prove();
     plan::prove();
     let folder = tempfile::Builder::new().prefix("chaos-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
-    let folder = folder.expect("cargo made the folder for what tests write");
+    let folder = folder.expect("cargo creates the folder for the files of tests");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    // A thread of its own, so that a panic in it is one more fault. What the panic says is printed already.
+    // A panic in this thread is one more fault. Its message is already printed.
     let faults = runtime.block_on(async {
         let (run, folder) = (run.clone(), folder.path().to_owned());
         let playing = on_thread(move || chaos(run, folder));
-        playing.await.unwrap_or_else(|_| vec!["the run broke off: see the panic above".to_owned()])
+        playing.await.unwrap_or_else(|_| vec!["the run was aborted: see the panic above".to_owned()])
     });
-    // With it go the tasks that a panic left behind, and the processes they hold.
+    // This also ends the tasks that a panic left behind, and their processes.
     drop(runtime);
     if faults.is_empty() {
         println!("chaos: passed");
@@ -104,23 +108,23 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// The whole run; gives back what was wrong.
+/// The whole run. Returns the faults.
 async fn chaos(run: Run, folder: PathBuf) -> Vec<String> {
     let stage = Arc::new(Stage::start(&folder, &run).await);
     let sender = Arc::new(Alibaba::new(stage.bridges[0].input));
     let (playing, steps, length) = (stage.clone(), plan::plan(&run), run.length);
-    let playing = on_thread(move || deeds::play(playing, steps, length));
+    let playing = on_thread(move || actions::play(playing, steps, length));
     let (events, total) = (run.clone(), run.total());
     let next = move |number| (number < total).then(|| events.callback(number));
     let sending = match &stage.queue {
         None => tokio::spawn(send_all(sender.clone(), run.rate, next)),
         Some(queue) => tokio::spawn(send_all(queue.clone(), run.rate, next)),
     };
-    // The first of them to panic ends the run, not only the last to finish.
+    // A panic in any of them ends the run at once.
     let ended = tokio::try_join!(sending, playing);
     let (answered_for, ()) = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
     stage.settled().await;
-    stage.tell("all is sent, all is back");
+    stage.tell("everything is sent and works again");
     stage.emptied().await;
     let dead_letters = stage.drained().await;
     for bridge in &stage.bridges {
@@ -153,17 +157,17 @@ async fn chaos(run: Run, folder: PathBuf) -> Vec<String> {
     faults
 }
 
-/// What makes a run prove too little.
+/// Reasons why a run proves too little.
 fn too_little(run: &Run, stage: &Stage, verdict: &Verdict) -> Vec<String> {
     let mut faults = Vec::new();
-    // Where next to nothing was accepted, next to nothing could be lost.
+    // If almost nothing was accepted, almost nothing could be lost.
     if verdict.answered_for * 2 < run.total() {
-        faults.push("fewer than half of the events were answered for: the run proves little".to_owned());
+        faults.push("fewer than half of the events were accepted: the run proves little".to_owned());
     }
     if run.length < PROVES {
         return faults;
     }
-    let kills = stage.done().get(&Deed::KillBridge).copied().unwrap_or_default();
+    let kills = stage.done().get(&Action::KillBridge).copied().unwrap_or_default();
     if kills < KILLS {
         faults.push(format!("the bridge was killed {kills} times: expected {KILLS} or more in {PROVES:?}"));
     }
@@ -189,12 +193,13 @@ fn report(run: &Run, stage: &Stage, sender: &Alibaba, verdict: &Verdict) -> Stri
     let (tally, times) = (sender.tally(), sender.answer_times(0));
     let total = run.total();
     let twins = (0..total).filter(|&number| run.is_twin(number)).count();
-    let done: BTreeMap<&str, u32> = stage.done().into_iter().map(|(deed, times)| (deed.name(), times)).collect();
+    let done: BTreeMap<&str, u32> = stage.done().into_iter().map(|(action, times)| (action.name(), times)).collect();
     let mut text = "\n".to_owned();
-    let mut line = |name: &str, value: String| writeln!(text, "{name:<28}{value}").expect("a string takes all");
+    let mut line =
+        |name: &str, value: String| writeln!(text, "{name:<28}{value}").expect("writing to a string cannot fail");
     line("chaos", run.to_string());
     line("done", counts(&done));
-    line("events sent", format!("{total}, {twins} of them twice at once"));
+    line("events sent", format!("{total}, {twins} of them twice"));
     let answered_for = match run.mode {
         Mode::Http => "answered with 200",
         Mode::Queue => "put into the queue",
@@ -253,7 +258,7 @@ fn counts<Name: std::fmt::Display, Times: std::fmt::Display>(counts: &BTreeMap<N
     if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }
 }
 
-/// A missing event, with when it was due: what was done then is printed above.
+/// A missing event, with the time at which it was due. What was done at that time is printed above.
 fn missing(run: &Run, number: usize) -> String {
     format!(
         "{} of {}, due at {:.1} s",
@@ -263,7 +268,7 @@ fn missing(run: &Run, number: usize) -> String {
     )
 }
 
-/// Writes down what the report has no room for: the events that are missing, and all copies of the disputed ones.
+/// Writes what is too long for the report: the missing events, and all copies of events that differ.
 async fn keep_evidence(
     folder: &Path,
     run: &Run,
@@ -279,7 +284,7 @@ async fn keep_evidence(
         std::fs::write(folder.join("not-as-sent.txt"), verdict.wrong_examples.join("\n"))?;
     }
     if count.has_disputed() {
-        // Of the first copy only hashes were kept, so both buses are read once more.
+        // Only hashes of the first copies were kept, so both buses are read again.
         let mut copies = Vec::new();
         read_both(stage, |record| {
             if let Some(number) = count.disputed(&record).filter(|_| copies.len() < EXAMPLES) {
@@ -287,7 +292,7 @@ async fn keep_evidence(
             }
         })
         .await?;
-        // Copies of one event side by side.
+        // Copies of one event next to each other.
         copies.sort_by_key(|(number, _)| *number);
         let mut file = std::fs::File::create(folder.join("disputed.txt"))?;
         for (_, record) in copies {

@@ -1,8 +1,9 @@
-//! What is done to whom, and when: a pure function of the seed, the mode and the number of servers.
+//! The plan: which action happens to which target, and when. It is a pure function of the seed, the mode and the number
+//! of servers.
 //!
-//! Promises: a longer run of the same seed begins with the same steps; a run of a minute kills the bridge twice or more
-//! and makes a bus unavailable; what happens to one target does not overlap by the plan, while two targets may well be
-//! unavailable at once. A machine that is slower than planned performs a step later, never another one.
+//! Promises: a longer run with the same seed begins with the same steps. A run of a minute kills the bridge at least
+//! twice and makes a bus unavailable. The actions on one target do not overlap, but two targets may be unavailable at
+//! the same time. A slow machine performs a step later, but never a different one.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -10,57 +11,57 @@ use std::time::Duration;
 
 use crate::events::{Mode, Run, Servers};
 
-/// Between the begins of two steps, in milliseconds.
+/// The time between the starts of two steps, in milliseconds.
 const PAUSE: RangeInclusive<u64> = 2_000..=8_000;
 
 /// How long a bus or MNS is down, in milliseconds.
 const ABSENCE: RangeInclusive<u64> = 1_000..=12_000;
 
-/// What can be done, and how often each is drawn.
-const DEEDS: [(Deed, u64); 16] = [
-    (Deed::KillKafka, 3),
-    (Deed::FreezeKafka, 3),
-    (Deed::KillAllKafka, 1),
-    (Deed::RefuseKafka, 2),
-    (Deed::KillNats, 3),
-    (Deed::FreezeNats, 3),
-    (Deed::KillAllNats, 1),
-    (Deed::StepDownNats, 2),
-    (Deed::RefuseNats, 2),
-    (Deed::KillBridge, 3),
-    (Deed::StopBridge, 1),
-    (Deed::StopBridgeTwice, 1),
-    (Deed::ReloadBridge, 2),
-    (Deed::FillDisk, 2),
-    (Deed::CutOffMns, 3),
-    (Deed::FreezeBridge, 1),
+/// All actions with their weights.
+const ACTIONS: [(Action, u64); 16] = [
+    (Action::KillKafka, 3),
+    (Action::FreezeKafka, 3),
+    (Action::KillAllKafka, 1),
+    (Action::RefuseKafka, 2),
+    (Action::KillNats, 3),
+    (Action::FreezeNats, 3),
+    (Action::KillAllNats, 1),
+    (Action::StepDownNats, 2),
+    (Action::RefuseNats, 2),
+    (Action::KillBridge, 3),
+    (Action::StopBridge, 1),
+    (Action::StopBridgeTwice, 1),
+    (Action::ReloadBridge, 2),
+    (Action::FillDisk, 2),
+    (Action::CutOffMns, 3),
+    (Action::FreezeBridge, 1),
 ];
 
-/// From when on a deed is overdue if it was planned less often: so no run proves too little. The disk comes first, and
-/// then a bus: a spool that has been large reuses its room, and does not notice a full disk.
-const OVERDUE: [(Duration, Deed, usize); 4] = [
-    (Duration::ZERO, Deed::FillDisk, 1),
-    (Duration::from_secs(8), Deed::KillAllNats, 1),
-    (Duration::from_secs(15), Deed::KillBridge, 1),
-    (Duration::from_secs(32), Deed::KillBridge, 2),
+/// From this time on, an action must have been planned this often, or a run proves too little. The disk comes first,
+/// and then a bus: a spool that has been large reuses its space, and does not notice a full disk.
+const OVERDUE: [(Duration, Action, usize); 4] = [
+    (Duration::ZERO, Action::FillDisk, 1),
+    (Duration::from_secs(8), Action::KillAllNats, 1),
+    (Duration::from_secs(15), Action::KillBridge, 1),
+    (Duration::from_secs(32), Action::KillBridge, 2),
 ];
 
-/// Something that is done to a target, and undone.
+/// Something that is done to a target, and then undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Deed {
+pub enum Action {
     /// SIGKILL of one broker, and a start some seconds later.
     KillKafka,
     /// SIGSTOP of one broker, and SIGCONT some seconds later: connections stay open, nothing answers.
     FreezeKafka,
     /// SIGKILL of all brokers, and a start some seconds later.
     KillAllKafka,
-    /// One topic wants all copies, and one broker is killed: the topic refuses for some seconds, others do not.
+    /// One topic requires all copies, and one broker is killed: only this topic refuses, for some seconds.
     RefuseKafka,
-    /// As Kafka.
+    /// Like for Kafka.
     KillNats,
-    /// As Kafka.
+    /// Like for Kafka.
     FreezeNats,
-    /// As Kafka.
+    /// Like for Kafka.
     KillAllNats,
     /// The leader of one stream steps down.
     StepDownNats,
@@ -74,7 +75,7 @@ pub enum Deed {
     StopBridgeTwice,
     /// SIGSTOP, and SIGCONT a moment later.
     FreezeBridge,
-    /// Another configuration of the same meaning, and SIGHUP.
+    /// An equivalent configuration, and SIGHUP.
     ReloadBridge,
     /// The disk of the spool is full for some seconds.
     FillDisk,
@@ -82,7 +83,7 @@ pub enum Deed {
     CutOffMns,
 }
 
-/// What something is done to.
+/// The target of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     Kafka,
@@ -96,12 +97,12 @@ impl Target {
     pub const ALL: [Target; 5] = [Target::Kafka, Target::Nats, Target::Bridge, Target::Disk, Target::Mns];
 }
 
-impl Deed {
-    pub const ALL: [Deed; DEEDS.len()] = {
-        let mut all = [Deed::KillKafka; DEEDS.len()];
+impl Action {
+    pub const ALL: [Action; ACTIONS.len()] = {
+        let mut all = [Action::KillKafka; ACTIONS.len()];
         let mut index = 0;
         while index < all.len() {
-            all[index] = DEEDS[index].0;
+            all[index] = ACTIONS[index].0;
             index += 1;
         }
         all
@@ -109,88 +110,93 @@ impl Deed {
 
     pub fn target(self) -> Target {
         match self {
-            Deed::KillKafka | Deed::FreezeKafka | Deed::KillAllKafka | Deed::RefuseKafka => Target::Kafka,
-            Deed::KillNats | Deed::FreezeNats | Deed::KillAllNats | Deed::StepDownNats | Deed::RefuseNats => {
+            Action::KillKafka | Action::FreezeKafka | Action::KillAllKafka | Action::RefuseKafka => Target::Kafka,
+            Action::KillNats | Action::FreezeNats | Action::KillAllNats | Action::StepDownNats | Action::RefuseNats => {
                 Target::Nats
             }
-            Deed::KillBridge | Deed::StopBridge | Deed::StopBridgeTwice | Deed::FreezeBridge | Deed::ReloadBridge => {
-                Target::Bridge
-            }
-            Deed::FillDisk => Target::Disk,
-            Deed::CutOffMns => Target::Mns,
+            Action::KillBridge
+            | Action::StopBridge
+            | Action::StopBridgeTwice
+            | Action::FreezeBridge
+            | Action::ReloadBridge => Target::Bridge,
+            Action::FillDisk => Target::Disk,
+            Action::CutOffMns => Target::Mns,
         }
     }
 
-    /// What is said of it.
+    /// Its description.
     pub fn name(self) -> &'static str {
         match self {
-            Deed::KillKafka => "Kafka killed",
-            Deed::FreezeKafka => "Kafka frozen",
-            Deed::KillAllKafka => "all of Kafka killed",
-            Deed::RefuseKafka => "a topic of Kafka refuses",
-            Deed::KillNats => "NATS killed",
-            Deed::FreezeNats => "NATS frozen",
-            Deed::KillAllNats => "all of NATS killed",
-            Deed::StepDownNats => "a leader of NATS steps down",
-            Deed::RefuseNats => "a stream of NATS is full",
-            Deed::KillBridge => "bridge killed",
-            Deed::StopBridge => "bridge stopped",
-            Deed::StopBridgeTwice => "bridge stopped with two signals",
-            Deed::FreezeBridge => "bridge frozen",
-            Deed::ReloadBridge => "configuration reloaded",
-            Deed::FillDisk => "disk full",
-            Deed::CutOffMns => "MNS out of reach",
+            Action::KillKafka => "Kafka killed",
+            Action::FreezeKafka => "Kafka frozen",
+            Action::KillAllKafka => "all of Kafka killed",
+            Action::RefuseKafka => "a topic of Kafka refuses",
+            Action::KillNats => "NATS killed",
+            Action::FreezeNats => "NATS frozen",
+            Action::KillAllNats => "all of NATS killed",
+            Action::StepDownNats => "a leader of NATS steps down",
+            Action::RefuseNats => "a stream of NATS is full",
+            Action::KillBridge => "bridge killed",
+            Action::StopBridge => "bridge stopped",
+            Action::StopBridgeTwice => "bridge stopped with two signals",
+            Action::FreezeBridge => "bridge frozen",
+            Action::ReloadBridge => "configuration reloaded",
+            Action::FillDisk => "disk full",
+            Action::CutOffMns => "MNS out of reach",
         }
     }
 
-    /// Whether runs of this kind have it. A single broker has all copies of a topic as long as it answers.
+    /// Whether runs of this kind have it. A single broker has all copies of a topic while it answers.
     fn is_in(self, mode: Mode, servers: Servers) -> bool {
         match self {
-            Deed::RefuseKafka | Deed::StepDownNats => servers == Servers::Cluster,
-            Deed::CutOffMns => mode == Mode::Queue,
+            Action::RefuseKafka | Action::StepDownNats => servers == Servers::Cluster,
+            Action::CutOffMns => mode == Mode::Queue,
             _ => true,
         }
     }
 
-    /// How long it lasts, in milliseconds; 0 where the target comes back at once.
+    /// How long it lasts, in milliseconds; 0 if the target is restarted at once.
     fn lasting(self) -> RangeInclusive<u64> {
         match self {
-            Deed::KillBridge | Deed::StopBridge | Deed::StopBridgeTwice | Deed::ReloadBridge | Deed::StepDownNats => {
-                0..=0
-            }
-            Deed::FreezeBridge => 500..=3_000,
-            Deed::FillDisk => 8_000..=16_000,
+            Action::KillBridge
+            | Action::StopBridge
+            | Action::StopBridgeTwice
+            | Action::ReloadBridge
+            | Action::StepDownNats => 0..=0,
+            Action::FreezeBridge => 500..=3_000,
+            Action::FillDisk => 8_000..=16_000,
             _ => ABSENCE,
         }
     }
 
-    /// About how long the target needs to come back, once it may: so long the plan does nothing to it. Kafka's JVM takes
-    /// seconds to start.
+    /// About how long the target needs to work again afterwards. The plan does nothing to it during this time. Kafka's
+    /// JVM takes seconds to start.
     fn recovery(self) -> Duration {
         Duration::from_secs(match self {
-            Deed::KillKafka | Deed::KillAllKafka | Deed::RefuseKafka => 8,
-            Deed::StopBridge | Deed::StopBridgeTwice => 6,
+            Action::KillKafka | Action::KillAllKafka | Action::RefuseKafka => 8,
+            Action::StopBridge | Action::StopBridgeTwice => 6,
             _ => 2,
         })
     }
 }
 
-/// One deed.
+/// One action in the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// When, from the start of the run.
+    /// The time since the start of the run.
     pub at: Duration,
-    pub deed: Deed,
-    /// To which of several servers, streams or bridges: a random number.
+    pub action: Action,
+    /// A random number that selects one of several servers, streams or bridges.
     pub which: usize,
-    /// How long it lasts; nothing where the target comes back at once.
+    /// How long it lasts; nothing if the target is restarted at once.
     pub lasting: Duration,
 }
 
-/// The steps that begin within the run, in their order.
+/// The steps that begin within the run, in order.
 pub fn plan(run: &Run) -> Vec<Step> {
     let mut random = Random::new(run.seed);
-    let deeds: Vec<(Deed, u64)> = DEEDS.into_iter().filter(|(deed, _)| deed.is_in(run.mode, run.servers)).collect();
+    let actions: Vec<(Action, u64)> =
+        ACTIONS.into_iter().filter(|(action, _)| action.is_in(run.mode, run.servers)).collect();
     let mut free_from = [Duration::ZERO; Target::ALL.len()];
     let mut steps: Vec<Step> = Vec::new();
     let mut at = Duration::ZERO;
@@ -199,30 +205,30 @@ pub fn plan(run: &Run) -> Vec<Step> {
         if at >= run.length {
             return steps;
         }
-        let is_free = |deed: Deed| free_from[deed.target() as usize] <= at;
-        if !deeds.iter().any(|&(deed, _)| is_free(deed)) {
+        let is_free = |action: Action| free_from[action.target() as usize] <= at;
+        if !actions.iter().any(|&(action, _)| is_free(action)) {
             continue;
         }
-        let planned = |deed| steps.iter().filter(|step| step.deed == deed).count();
+        let planned = |action| steps.iter().filter(|step| step.action == action).count();
         let overdue =
-            OVERDUE.iter().find(|(from, deed, times)| *from <= at && is_free(*deed) && planned(*deed) < *times);
-        let deed = match overdue {
-            Some((_, deed, _)) => *deed,
+            OVERDUE.iter().find(|(from, action, times)| *from <= at && is_free(*action) && planned(*action) < *times);
+        let action = match overdue {
+            Some((_, action, _)) => *action,
             None => loop {
-                let deed = random.one_of(&deeds);
-                if is_free(deed) {
-                    break deed;
+                let action = random.one_of(&actions);
+                if is_free(action) {
+                    break action;
                 }
             },
         };
-        let lasting = random.milliseconds(deed.lasting());
+        let lasting = random.milliseconds(action.lasting());
         let which = usize::try_from(random.below(1 << 16)).expect("a small number");
-        free_from[deed.target() as usize] = at + lasting + deed.recovery();
-        steps.push(Step { at, deed, which, lasting });
+        free_from[action.target() as usize] = at + lasting + action.recovery();
+        steps.push(Step { at, action, which, lasting });
     }
 }
 
-/// SplitMix64: small, and the same numbers for the same seed in every version of this program.
+/// SplitMix64: small, with the same numbers for the same seed in every version of this program.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -231,7 +237,7 @@ impl Random {
         Random(seed)
     }
 
-    /// The numbers of one event: they don't depend on which were made before.
+    /// The numbers of one event. They do not depend on earlier ones.
     pub fn of_event(seed: u64, number: usize) -> Random {
         Random(Random(seed).next() ^ number as u64)
     }
@@ -244,7 +250,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `end`; its slight unevenness doesn't matter here.
+    /// A number below `end`. It is not perfectly uniform, which does not matter here.
     pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
@@ -253,11 +259,11 @@ impl Random {
         Duration::from_millis(range.start() + self.below(range.end() - range.start() + 1))
     }
 
-    fn one_of(&mut self, weighted: &[(Deed, u64)]) -> Deed {
+    fn one_of(&mut self, weighted: &[(Action, u64)]) -> Action {
         let mut left = self.below(weighted.iter().map(|(_, weight)| weight).sum());
-        for &(deed, weight) in weighted {
+        for &(action, weight) in weighted {
             if left < weight {
-                return deed;
+                return action;
             }
             left -= weight;
         }
@@ -265,12 +271,12 @@ impl Random {
     }
 }
 
-// --- the plan, tried ----------------------------------------------------------------------------------------------
+// --- a test of the plan -------------------------------------------------------------------------------------------
 
-/// Tries the promises of the plan for many seeds: a run that does too little proves too little.
+/// Tests the promises of the plan for many seeds, because a run that does too little proves too little.
 ///
 /// # Panics
-/// When one does not hold.
+/// A promise is broken.
 pub fn prove() {
     const MINUTE: Duration = Duration::from_secs(60);
     let kinds = [Mode::Http, Mode::Queue].into_iter().flat_map(|mode| {
@@ -281,13 +287,14 @@ pub fn prove() {
         for seed in 0..200 {
             let short = plan(&Run { seed, ..kind.clone() });
             let long = plan(&Run { seed, length: MINUTE * 2, ..kind.clone() });
-            assert_eq!(short[..], long[..short.len()], "seed {seed}: a longer run begins otherwise");
-            let times = |wanted: Deed| short.iter().filter(|step| step.deed == wanted).count();
-            assert!(times(Deed::KillBridge) >= 2, "seed {seed}: the bridge is killed less than twice: {short:?}");
-            assert!(times(Deed::KillAllNats) >= 1, "seed {seed}: no bus is unavailable: {short:?}");
-            seen.extend(long.iter().map(|step| step.deed));
+            assert_eq!(short[..], long[..short.len()], "seed {seed}: a longer run begins differently");
+            let times = |wanted: Action| short.iter().filter(|step| step.action == wanted).count();
+            assert!(times(Action::KillBridge) >= 2, "seed {seed}: the bridge is killed less than twice: {short:?}");
+            assert!(times(Action::KillAllNats) >= 1, "seed {seed}: no bus is unavailable: {short:?}");
+            seen.extend(long.iter().map(|step| step.action));
         }
-        let wanted: BTreeSet<Deed> = Deed::ALL.into_iter().filter(|deed| deed.is_in(kind.mode, kind.servers)).collect();
-        assert_eq!(seen, wanted, "{kind}: deeds that are never done, or must not be");
+        let wanted: BTreeSet<Action> =
+            Action::ALL.into_iter().filter(|action| action.is_in(kind.mode, kind.servers)).collect();
+        assert_eq!(seen, wanted, "{kind}: actions that never happen, or must not happen");
     }
 }

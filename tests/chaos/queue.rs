@@ -1,8 +1,8 @@
-//! The queue: a server that plays MNS, and the sender that puts events into it as Alibaba does.
+//! The queue: a server that simulates MNS, and the sender that puts events into it like Alibaba.
 //!
-//! The server lives in this process and is never killed, as the real one isn't: what is put stays until it is deleted.
-//! It can only be out of reach for a while. A put doesn't go by the network, so that each one counts: somebody has
-//! answered for it, and it must be found.
+//! The server runs in this process and is never killed, because the real service does not lose messages: a message
+//! stays until it is deleted. The server can only be unreachable for a while. Putting a message does not use the
+//! network, so it always succeeds: each event counts as accepted and must be found.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,11 +19,11 @@ use crate::support::sender::{Callback, Sender};
 /// Its name.
 const NAME: &str = "chaos-media";
 
-/// A lease, of the queue and as the bridge extends it: longer than the bridge's deadline, and short enough that what a
-/// killed bridge held comes again within the run.
+/// The lease of the queue, and the one to which the bridge extends it. It is longer than the bridge's deadline, and
+/// short enough for the messages of a killed bridge to be delivered again within the run.
 const LEASE: Duration = Duration::from_secs(10);
 
-/// After so many puts the server forgets which requests it had: an hour's would take more memory than all else.
+/// After this many puts the server forgets its log of requests. That of an hour would need more memory than the rest.
 const FORGET_AFTER: usize = 1_000;
 
 /// A server with one queue.
@@ -34,16 +34,16 @@ pub struct Queue {
     longest: AtomicUsize,
 }
 
-/// What became of the messages.
+/// The results for the messages.
 #[derive(Clone, Debug)]
 pub struct Messages {
     pub put: usize,
-    /// Most that were in the queue at a time, held or not, looked at now and then.
+    /// The most messages in the queue, leased or not, sampled from time to time.
     pub longest: usize,
     pub deleted: usize,
-    /// How many the queue has dropped because nobody deleted them.
+    /// How many messages the queue has dropped because they were not deleted.
     pub lapsed: usize,
-    /// How many were received how often.
+    /// How many messages were received how often.
     pub receives: BTreeMap<u32, usize>,
 }
 
@@ -54,7 +54,7 @@ impl Queue {
         Queue { mns, puts: AtomicUsize::new(0), longest: AtomicUsize::new(0) }
     }
 
-    /// Adds it to a bridge's configuration.
+    /// Adds the queue to a bridge's configuration.
     pub fn input(&self, config: Config) -> Config {
         config.mns(&self.mns, NAME).set(&format!(
             "inputs.queue = {{ receivers = 2, wait = '5s', visibility = '{}s', max_in_flight = 512, deadline = '5s' }}",
@@ -72,13 +72,13 @@ impl Queue {
         self.mns.up();
     }
 
-    /// How many messages are in it, held or not.
+    /// How many messages are in it, leased or not.
     pub fn left(&self) -> usize {
         let Counts { active, inactive, delayed } = self.mns.counts(NAME);
         active + inactive + delayed
     }
 
-    /// What became of the messages so far.
+    /// The results for the messages so far.
     pub fn messages(&self) -> Messages {
         let mut receives = BTreeMap::new();
         for times in self.mns.received(NAME).into_values() {
@@ -93,7 +93,7 @@ impl Queue {
         }
     }
 
-    /// The first few messages that are in it, for a person: how often each was received, how it stands, its body.
+    /// Descriptions of the first few messages in it: how often each was received, its state, its body.
     pub fn examples(&self, most: usize) -> Vec<String> {
         let left = self.mns.left(NAME).into_iter().take(most);
         left.map(|left| format!("{} receives, {:?}: {}", left.dequeue_count, left.standing, left.body)).collect()
@@ -101,8 +101,8 @@ impl Queue {
 }
 
 impl Sender for Queue {
-    /// Puts it there: plain and in Base64 by turns, as both kinds of setups exist. So twins are mostly one of each, and
-    /// as each pair shifts the turns, both shapes are seen of either dialect.
+    /// Puts an event into the queue, alternately plain and in Base64, because both setups exist. The two copies of an
+    /// event mostly have different forms, and both dialects are sent in both forms.
     async fn deliver(&self, callback: &Callback) -> bool {
         let puts = self.puts.fetch_add(1, Ordering::Relaxed);
         let body = if puts.is_multiple_of(2) {

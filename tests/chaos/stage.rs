@@ -1,10 +1,10 @@
-//! What the run plays on: the servers of Kafka and NATS, the bridge's own program (two of it where a queue is read), a
-//! disk for their spools and, where the mode has one, a queue.
+//! The processes of a run: the servers of Kafka and NATS, the bridge (two if there is a queue), a disk for the spools,
+//! and the queue, if the mode has one.
 //!
-//! Promises: what the bridges count is added up over all their lives; a bridge that ends by itself, or ends otherwise
-//! than it should after SIGTERM, is a fault.
+//! Promises: the metrics of the bridges are added up over all restarts. A bridge that ends by itself, or ends wrongly
+//! after SIGTERM, is a fault.
 //!
-//! Layout: here the processes and what is awaited of them; `deeds` what is done to them.
+//! `actions` has what is done to them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::task::block_in_place;
 
 use crate::events::{KAFKA_TOPIC, Mode, NATS_SUBJECT, Run, STATUSES, Servers};
-use crate::plan::Deed;
+use crate::plan::Action;
 use crate::queue::Queue;
 use crate::support::config::{Config, Route};
 use crate::support::disk::Disk;
@@ -27,22 +27,22 @@ use crate::support::wait::{STOPPED, try_eventually};
 /// Partitions of each topic.
 pub const PARTITIONS: i32 = 4;
 
-/// The bridge's promise of when it answers.
+/// The time within which the bridge promises to answer.
 pub const DEADLINE: Duration = Duration::from_secs(1);
 
-/// Room for the spools: what they hold at most, their logs and their copies, several times.
+/// Size of the disk for the spools: their largest contents, logs and copies, several times.
 const DISK: &str = "192m";
 
-/// How long it may take until the queue is empty, when all is back, and then the spool.
+/// How long it may take until the queue is empty, after everything works again; and then until the spool is.
 const DRAINED: Duration = Duration::from_secs(180);
 
-/// Name of a route that only one form of the routes has.
+/// The name of a route that is only in one form of the routes.
 const FIRST_OF_SPLIT: &str = "to-kafka";
 
 /// How many of the messages left in a queue are printed.
-const LEFT_TOLD: usize = 10;
+const LEFT_SHOWN: usize = 10;
 
-/// What is added up of the bridges' metrics.
+/// The metrics that are added up over all bridges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Counter {
     /// Callbacks that were stored in the spool before they were answered.
@@ -59,7 +59,7 @@ impl Counter {
     pub const ALL: [Counter; 5] =
         [Counter::Spooled, Counter::Failures, Counter::DiskFull, Counter::LeaseExtensions, Counter::LateDeletes];
 
-    /// What is said of it.
+    /// Its description.
     pub fn name(self) -> &'static str {
         match self {
             Counter::Spooled => "spooled",
@@ -82,8 +82,8 @@ impl Counter {
     }
 }
 
-/// The topics that a run's events go to. They are made beforehand and no others come to be, so that an event which
-/// lands elsewhere is missed.
+/// The topics of a run's events. They are created before, and no others are created, so an event in a wrong topic is
+/// reported as missing.
 pub fn kafka_topics() -> [String; 2] {
     STATUSES.map(|status| format!("{KAFKA_TOPIC}.{status}"))
 }
@@ -93,32 +93,32 @@ pub fn streams() -> [String; 2] {
     STATUSES.map(|status| format!("CHAOS_{}", status.to_uppercase()))
 }
 
-/// What a topic is configured with. After SIGKILL a broker reads through what it has written to the last segment: small
-/// ones keep its start as fast after an hour as in the beginning.
+/// The configuration of a topic. After SIGKILL a broker reads its last segment. With small segments, its start after an
+/// hour is as fast as at the beginning.
 pub fn topic_settings(copies: &str) -> [(&'static str, &str); 2] {
     [("segment.bytes", "67108864"), ("min.insync.replicas", copies)]
 }
 
-/// All of it.
+/// All processes of a run.
 #[derive(Debug)]
 pub struct Stage {
     pub servers: Servers,
     pub kafka: KafkaCluster,
     pub nats: NatsCluster,
-    /// Only in the mode of that name.
+    /// Only in the mode `queue`.
     pub queue: Option<Arc<Queue>>,
     pub bridges: Vec<Program>,
-    /// Nothing where the machine allows none.
+    /// None if the machine does not allow it.
     pub disk: Option<Arc<Disk>>,
     pub started: Instant,
     folder: PathBuf,
-    done: Mutex<BTreeMap<Deed, u32>>,
+    done: Mutex<BTreeMap<Action, u32>>,
     faults: Mutex<Vec<String>>,
     counted: Mutex<BTreeMap<Counter, u64>>,
 }
 
 impl Stage {
-    /// Starts all of it, with the bridges' files in `folder`.
+    /// Starts everything, with the bridges' files in `folder`.
     pub async fn start(folder: &Path, run: &Run) -> Stage {
         let options = KafkaOptions { auto_create_topics: false, ..KafkaOptions::default() };
         let size = run.servers.count();
@@ -158,38 +158,38 @@ impl Stage {
         }
     }
 
-    /// Prints something with its time.
+    /// Prints a message with its time.
     pub fn tell(&self, what: &str) {
         println!("{:>9.1} s  {what}", self.started.elapsed().as_secs_f64());
     }
 
-    /// Remembers what must not happen, and prints it.
+    /// Records a fault, and prints it.
     pub fn fault(&self, what: String) {
         self.tell(&format!("FAULT: {what}"));
         lock(&self.faults).push(what);
     }
 
-    /// What was remembered.
+    /// The recorded faults.
     pub fn faults(&self) -> Vec<String> {
         lock(&self.faults).clone()
     }
 
-    /// Remembers that a deed was done.
-    pub fn count_deed(&self, deed: Deed) {
-        *lock(&self.done).entry(deed).or_default() += 1;
+    /// Counts an action.
+    pub fn count_deed(&self, action: Action) {
+        *lock(&self.done).entry(action).or_default() += 1;
     }
 
-    /// How often each deed was done.
-    pub fn done(&self) -> BTreeMap<Deed, u32> {
+    /// How often each action was done.
+    pub fn done(&self) -> BTreeMap<Action, u32> {
         lock(&self.done).clone()
     }
 
-    /// What a counter came to. What a bridge counted in its last moments is not in it.
+    /// The total of a counter, without the last moments of each bridge.
     pub fn counted(&self, counter: Counter) -> u64 {
         lock(&self.counted).get(&counter).copied().unwrap_or_default()
     }
 
-    /// Stops a bridge by SIGTERM.
+    /// Stops a bridge with SIGTERM.
     pub async fn stop_bridge(&self, bridge: &Program) {
         self.before_end(bridge).await;
         let code = block_in_place(|| {
@@ -200,19 +200,19 @@ impl Stage {
         self.ended(bridge, code, &[0], STOPPED);
     }
 
-    /// Judges the exit code of a bridge that was to stop.
+    /// Judges the exit code of a bridge after its stop.
     pub fn ended(&self, bridge: &Program, code: Option<i32>, allowed: &[i32], limit: Duration) {
         match code {
             Some(code) if allowed.contains(&code) => {}
-            Some(code) => self.fault(format!("told to stop, the bridge ended with exit code {code}")),
+            Some(code) => self.fault(format!("the bridge ended with exit code {code} after SIGTERM")),
             None => {
-                self.fault(format!("told to stop, the bridge still ran after {limit:?}"));
+                self.fault(format!("the bridge still ran {limit:?} after SIGTERM"));
                 block_in_place(|| bridge.process().kill());
             }
         }
     }
 
-    /// A bridge that has ended before anybody did something to it is a fault. Keeps what it has counted.
+    /// Records a fault if a bridge has ended by itself. Keeps its counters.
     pub async fn before_end(&self, bridge: &Program) {
         if let Ok(metrics) = bridge.metrics().await {
             let mut counted = lock(&self.counted);
@@ -226,7 +226,7 @@ impl Stage {
         }
     }
 
-    /// Waits until all servers are there, and all copies have caught up.
+    /// Waits until all servers work, and all copies have caught up.
     pub async fn settled(&self) {
         self.kafka.complete().await;
         for topic in kafka_topics() {
@@ -238,21 +238,21 @@ impl Stage {
         }
     }
 
-    /// Waits until the bridges have deleted all messages from the queue, if there is one; if they don't, that is a fault.
+    /// Waits until the bridges have deleted all messages from the queue, if there is one. Otherwise it is a fault.
     pub async fn emptied(&self) {
         let Some(queue) = &self.queue else { return };
         self.tell(&format!("{} messages are in the queue", queue.left()));
         if try_eventually(DRAINED, async || (queue.left() == 0).then_some(())).await.is_none() {
-            let (left, examples) = (queue.left(), queue.examples(LEFT_TOLD).join("\n"));
+            let (left, examples) = (queue.left(), queue.examples(LEFT_SHOWN).join("\n"));
             return self.fault(format!(
-                "{DRAINED:?} after all was back {left} messages are in the queue:\n{examples}\n{}",
+                "{DRAINED:?} after everything worked again, {left} messages are in the queue:\n{examples}\n{}",
                 self.log_tails()
             ));
         }
         self.tell("the queue is empty");
     }
 
-    /// Waits until the bridges have sent what was in their spools; if they can't, that is a fault. Dead letters are.
+    /// Waits until the spools of the bridges are empty. Otherwise it is a fault. Dead letters are faults too.
     pub async fn drained(&self) -> u64 {
         let deadline = Instant::now() + DRAINED;
         let mut dead_letters = 0;
@@ -262,7 +262,7 @@ impl Stage {
                 let metrics = match bridge.metrics().await {
                     Ok(metrics) => metrics,
                     Err(error) => {
-                        state = format!("/metrics can't be read: {error}");
+                        state = format!("/metrics cannot be read: {error}");
                         return None;
                     }
                 };
@@ -273,7 +273,9 @@ impl Stage {
             });
             let Some(stored) = stored.await else {
                 let tails = self.log_tails();
-                self.fault(format!("{DRAINED:?} after all was back the spool isn't empty: {state}\n{tails}"));
+                self.fault(format!(
+                    "{DRAINED:?} after everything worked again, the spool is not empty: {state}\n{tails}"
+                ));
                 return dead_letters;
             };
             dead_letters += stored;
@@ -294,7 +296,7 @@ impl Stage {
         });
         for (file, name) in kept.chain(spools.flatten()) {
             if let Err(error) = std::fs::copy(&file, self.folder.join(name)) {
-                eprintln!("{} can't be kept: {error}", file.display());
+                eprintln!("{} cannot be kept: {error}", file.display());
             }
         }
     }
@@ -304,7 +306,7 @@ impl Stage {
     }
 }
 
-/// How many copies must be written, so that one broker may be lost where there are three.
+/// How many copies must be written. With three brokers, one may be lost.
 pub fn safe_copies(servers: Servers) -> &'static str {
     match servers {
         Servers::Single => "1",
@@ -312,7 +314,7 @@ pub fn safe_copies(servers: Servers) -> &'static str {
     }
 }
 
-/// The routes, in one of two forms that mean the same: a reload changes them.
+/// The routes in one of two equivalent forms. A reload changes the form.
 pub fn routes(is_split: bool) -> Vec<Route> {
     let (topic, subject) = (format!("{KAFKA_TOPIC}.{{status}}"), format!("{NATS_SUBJECT}.{{dialect}}.{{status}}"));
     if is_split {
@@ -337,6 +339,6 @@ fn config(kafka: &KafkaCluster, nats: &NatsCluster) -> Config {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic elsewhere ends the run, and on its way out this must still work.
+    // After a panic elsewhere, this must still work while the run ends.
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

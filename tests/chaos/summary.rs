@@ -1,4 +1,4 @@
-//! One line that sums a run up, for a person and for a machine: so that runs can be added up.
+//! A summary of a run on one line, for people and as JSON.
 
 use std::fmt;
 use std::io::Write as _;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::count::{OnBus, Verdict};
 use crate::events::Run;
-use crate::plan::Deed;
+use crate::plan::Action;
 use crate::stage::{Counter, Stage};
 
 /// The figures of a run.
@@ -17,7 +17,7 @@ pub struct Summary(Value);
 impl Summary {
     pub fn new(run: &Run, stage: &Stage, verdict: &Verdict, dead_letters: u64, faults: usize) -> Summary {
         let done = stage.done();
-        let times = |deed: &Deed| (deed.name().to_owned(), json!(done.get(deed).copied().unwrap_or_default()));
+        let times = |action: &Action| (action.name().to_owned(), json!(done.get(action).copied().unwrap_or_default()));
         let sum = |value: fn(&OnBus) -> u64| verdict.buses.iter().map(value).sum::<u64>();
         Summary(json!({
             "mode": run.mode.name(),
@@ -35,16 +35,16 @@ impl Summary {
             "failed_publishes": stage.counted(Counter::Failures),
             "disk_full": stage.counted(Counter::DiskFull),
             "faults": faults,
-            "done": Deed::ALL.iter().map(times).collect::<serde_json::Map<_, _>>(),
+            "done": Action::ALL.iter().map(times).collect::<serde_json::Map<_, _>>(),
         }))
     }
 
-    /// Adds a line of JSON to the file that CHAOS_LOG names, if it names one.
+    /// Appends a line of JSON to the file CHAOS_LOG, if that is set.
     pub fn log(&self) {
         let Some(file) = std::env::var_os("CHAOS_LOG") else { return };
         let opened = std::fs::File::options().create(true).append(true).open(&file);
         let written = opened.and_then(|mut log| writeln!(log, "{}", self.0));
-        written.unwrap_or_else(|error| panic!("CHAOS_LOG={}: not written: {error}", file.display()));
+        written.unwrap_or_else(|error| panic!("CHAOS_LOG={}: cannot be written: {error}", file.display()));
     }
 }
 
