@@ -1,6 +1,7 @@
-//! The scenarios in which the servers or the network fail, as a table; and how each fault is caused and ended.
+//! The table of scenarios in which servers or the network fail, and how each fault is caused and ended.
 //!
-//! Promises: after a fault all servers run and the network is sound; each scenario says which effect its fault must have.
+//! Promises: after a fault all servers run and the network works. Each scenario defines the effect that its fault must
+//! have.
 
 use std::time::{Duration, Instant};
 
@@ -16,65 +17,65 @@ use crate::support::sender::Times;
 use crate::support::toxiproxy::Toxic;
 use crate::support::wait::{SETTLED, let_pass};
 
-/// Between two step-downs.
+/// The time between two step-downs.
 const STEP_DOWN_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a network resets connections, and how long it then lets them be.
+/// How long a network resets connections, and how long it then leaves them alone.
 const RESETS: Duration = Duration::from_millis(1_500);
 
 /// A scenario with a fault.
 #[derive(Debug)]
 pub struct Scenario {
     pub name: &'static str,
-    /// Where it is played, and from which form on.
+    /// The buses, and the shortest form of a run that includes it.
     pub on: &'static [(Bus, Form)],
     fault: Fault,
-    /// Seconds.
+    /// Its duration in seconds.
     lasting: u64,
     effect: Effect,
 }
 
-/// What is done.
+/// What fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
-    /// The leader of the stream steps down again and again.
+    /// The leader of the stream steps down repeatedly.
     LeaderStepsDown,
-    /// The leader of JetStream does.
+    /// The leader of JetStream steps down repeatedly.
     ControllerStepsDown,
-    /// Servers are killed, and started when the fault ends.
+    /// Servers are killed, and started at the end of the fault.
     Killed(Who),
-    /// Servers are frozen until the fault ends.
+    /// Servers are frozen until the end of the fault.
     Frozen(Who),
     /// One server after the other is stopped and started.
     Rolling,
-    /// The network does something to all that passes.
+    /// The network changes all connections.
     Network(Toxic),
-    /// The network resets all connections, again and again.
+    /// The network resets all connections repeatedly.
     Resets,
 }
 
-/// To which servers.
+/// The servers of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Who {
     /// The leader of the stream, or of the first partition.
     Leader,
     /// The leader of JetStream, or the active controller.
     Controller,
-    /// One that the bridge is connected to, or that leads a partition and is not the controller.
+    /// A server that the bridge is connected to, or that leads a partition and is not the controller.
     Used,
-    /// The leader and another one: what is left is no quorum.
+    /// The leader and another server, so that there is no quorum.
     Two,
     All,
 }
 
-/// What must be seen of a fault, or the scenario proves nothing.
+/// The effect that a fault must have, or the scenario proves nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
-    /// So many callbacks at least were spooled.
+    /// At least this many callbacks were spooled.
     Spooled(u64),
-    /// So often at least another server led, or was used, than before.
+    /// The leader, or the server in use, changed at least this often.
     Changes(u32),
-    /// Callbacks were spooled, or one in a hundred was answered after so many milliseconds or more.
+    /// Callbacks were spooled, or one in a hundred was answered after at least this many milliseconds.
     Slow(u64),
 }
 
@@ -82,7 +83,7 @@ const FULL: &[(Bus, Form)] = &[(Bus::Nats, Form::Full), (Bus::Kafka, Form::Full)
 const SHORT: &[(Bus, Form)] = &[(Bus::Nats, Form::Short), (Bus::Kafka, Form::Short)];
 const SHORT_ON_NATS: &[(Bus, Form)] = &[(Bus::Nats, Form::Short), (Bus::Kafka, Form::Full)];
 
-/// All of them. Kafka cannot be asked for a step-down.
+/// All scenarios. Kafka has no request for a step-down.
 pub const SCENARIOS: &[Scenario] = &[
     row("leader steps down", &[(Bus::Nats, Form::Short)], Fault::LeaderStepsDown, 8, Effect::Changes(3)),
     row("controller steps down", &[(Bus::Nats, Form::Full)], Fault::ControllerStepsDown, 12, Effect::Changes(3)),
@@ -102,7 +103,7 @@ pub const SCENARIOS: &[Scenario] = &[
     row("half-open", SHORT_ON_NATS, Fault::Network(Toxic::Hang), 5, Effect::Spooled(100)),
 ];
 
-/// Acknowledgements take from 0.4 to 1.2 s: some less than the deadline of a callback, some more.
+/// Acknowledgements take 0.4 to 1.2 s: some less than the deadline of a callback, some more.
 const SLOW: Toxic = Toxic::Latency { milliseconds: 400, jitter: 200 };
 
 /// Less than the load needs.
@@ -112,7 +113,7 @@ const fn row(name: &'static str, on: &'static [(Bus, Form)], fault: Fault, lasti
     Scenario { name, on, fault, lasting, effect }
 }
 
-/// Plays a scenario.
+/// Runs a scenario.
 pub async fn play(stage: Stage, scenario: &Scenario) -> Report {
     let (side, name) = (stage.side.clone(), stage.name.clone());
     side.create(&name).await;
@@ -130,7 +131,7 @@ pub async fn play(stage: Stage, scenario: &Scenario) -> Report {
 }
 
 impl Scenario {
-    /// Causes the fault and ends it. How often another server led, or was used, than before.
+    /// Causes the fault and ends it. Returns how often the leader, or the server in use, changed.
     async fn cause(&self, side: &Side, name: &str) -> u32 {
         let lasting = Duration::from_secs(self.lasting);
         match self.fault {
@@ -178,14 +179,14 @@ impl Scenario {
 }
 
 impl Fault {
-    /// Whether the bridge has to reach the servers by proxies for it.
+    /// Whether the bridge must reach the servers through proxies.
     fn is_in_network(self) -> bool {
         matches!(self, Fault::Network(_) | Fault::Resets)
     }
 }
 
 impl Who {
-    /// The servers that are meant now.
+    /// The current servers.
     async fn places(self, side: &Side, name: &str) -> Vec<usize> {
         match self {
             Who::Leader => vec![side.leader(name).await],
@@ -199,7 +200,7 @@ impl Who {
         }
     }
 
-    /// The server that stands in this place now, where it is one.
+    /// The current server in this role, if it is a single one.
     async fn one(self, side: &Side, name: &str) -> Option<usize> {
         match self {
             Who::Two | Who::All => None,
@@ -209,10 +210,10 @@ impl Who {
 }
 
 impl Effect {
-    /// What is missing of it.
+    /// What is missing of the effect.
     fn missed(self, figures: Figures, changes: u32, times: &Times) -> Option<String> {
         let slow = times.percentile(0.99).as_millis();
-        // A dead letter is a fault of its own; this one it has felt.
+        // A dead letter is a separate fault, but it also shows the effect.
         let (is_seen, expected) = match self {
             Effect::Spooled(least) => {
                 (figures.spooled + figures.dead_letters >= least, format!("at least {least} callbacks in the spool"))
@@ -233,7 +234,7 @@ impl Effect {
     }
 }
 
-/// Does something once a second, and counts how often it succeeded.
+/// Does something once per second, and counts the successes.
 async fn again_and_again(lasting: Duration, mut act: impl AsyncFnMut() -> bool) -> u32 {
     let begun = Instant::now();
     let mut ticker = interval(STEP_DOWN_EVERY);
@@ -246,7 +247,7 @@ async fn again_and_again(lasting: Duration, mut act: impl AsyncFnMut() -> bool) 
     times
 }
 
-/// Kills servers, and starts them when another one has taken over, where that is possible, and the time is over.
+/// Kills servers. Starts them when the time is over and, if possible, another server has taken over.
 async fn killed(side: &Side, name: &str, who: Who, lasting: Duration) -> u32 {
     let places = who.places(side, name).await;
     join_all(places.iter().map(|&place| side.kill(place))).await;
@@ -265,13 +266,13 @@ async fn killed(side: &Side, name: &str, who: Who, lasting: Duration) -> u32 {
 }
 
 impl Who {
-    /// Whether enough servers are left to elect another one.
+    /// Whether enough servers are left for an election.
     fn one_may_follow(self) -> bool {
         !matches!(self, Who::Two | Who::All)
     }
 }
 
-/// Stops and starts all servers, one after the other, as an upgrade does: the next one when all copies have caught up.
+/// Stops and starts all servers one after the other, like an upgrade: the next one when all copies have caught up.
 async fn rolling(side: &Side, name: &str) -> u32 {
     let mut changes = 0;
     for place in 0..SERVERS {

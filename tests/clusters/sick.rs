@@ -1,7 +1,7 @@
 //! A destination that refuses for a while, next to one that works.
 //!
-//! What must hold: while one refuses, callbacks for the other are answered and arrive within seconds; those for the one
-//! that refuses are answered and kept in the spool, and arrive when it accepts again.
+//! While one refuses, callbacks for the other must be answered and arrive within seconds. Callbacks for the one that
+//! refuses must be answered, stored in the spool, and arrive when it accepts again.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,8 @@ use crate::verdict::Arrivals;
 /// How long it refuses.
 const LASTING: Duration = Duration::from_secs(10);
 
-/// The same for the first of them where a broker was killed: the topic that works lacks leaders as well at first.
+/// The limit for the first events after a broker was killed: at first, the working topic has partitions without a
+/// leader too.
 const ELECTED: Duration = Duration::from_secs(20);
 
 /// The prefixes of the media ids.
@@ -55,14 +56,14 @@ pub async fn play(stage: Stage) -> Report {
     Report { faults, ..report }
 }
 
-/// While one destination refuses: what must hold for the other one. Gives back what does not, and how many answers
-/// there were when the election was over that killing a broker causes: it concerns both destinations.
+/// Checks the working destination while the other one refuses. Returns the faults, and the number of answers at the end
+/// of the election that killing a broker causes. The election affects both destinations.
 async fn still_well(side: &Side, served: &Served, sick: &str, well: &str, load: &Load) -> (Vec<String>, usize) {
     eventually("events of the topic that refuses to be in the spool", SOON, async || {
         (served.spooled().await > 0).then_some(())
     })
     .await;
-    // A topic of Kafka that lacks a copy cannot be read either: its end is not known before it accepts again.
+    // A topic of Kafka without enough copies cannot be read either, because its end is unknown until it accepts again.
     let can_be_read = side.nats().is_some();
     let in_sick = if can_be_read { arrived(side, SICK, sick).await } else { 0 };
     let mut faults = Vec::new();
@@ -73,7 +74,7 @@ async fn still_well(side: &Side, served: &Served, sick: &str, well: &str, load: 
     while begun.elapsed() < LASTING && faults.is_empty() {
         faults.extend(late(side, well, load, ARRIVED).await);
     }
-    // A test of the test: it did refuse all the time.
+    // A check of the test: the topic must have refused all the time.
     let more = if can_be_read { arrived(side, SICK, sick).await - in_sick } else { 0 };
     let spooled = served.spooled().await;
     if more > 0 || spooled == 0 {
@@ -84,7 +85,7 @@ async fn still_well(side: &Side, served: &Served, sick: &str, well: &str, load: 
     (faults, elected)
 }
 
-/// Waits until all that was answered up to now has arrived. What is wrong if it takes too long.
+/// Waits until all callbacks that were answered so far have arrived. Returns the fault if it takes too long.
 async fn late(side: &Side, well: &str, load: &Load, limit: Duration) -> Option<String> {
     let answered = load.sender.accepted();
     let mut there = 0;
@@ -101,15 +102,15 @@ async fn late(side: &Side, well: &str, load: &Load, limit: Duration) -> Option<S
     ))
 }
 
-/// How many events of a load are at its destination now.
+/// How many events of a load are at the destination now.
 async fn arrived(side: &Side, prefix: &str, destination: &str) -> usize {
     let records = side.read(destination).await;
-    // What cannot be read must not be taken for nothing.
-    let records = records.unwrap_or_else(|error| panic!("{destination} can't be read: {error}"));
+    // An error must not count as an empty destination.
+    let records = records.unwrap_or_else(|error| panic!("{destination} cannot be read: {error}"));
     Arrivals::of(prefix, &records).found()
 }
 
-/// Makes a destination refuse: a stream that is full, or a topic that lacks a copy. The broker that was killed for it.
+/// Makes a destination refuse: a full stream, or a topic without enough copies. Returns the broker that was killed.
 async fn refuse(side: &Side, sick: &str) -> Option<usize> {
     if let Some(kafka) = side.kafka() {
         let copies = [("min.insync.replicas", "3")];
@@ -122,7 +123,7 @@ async fn refuse(side: &Side, sick: &str) -> Option<usize> {
     None
 }
 
-/// Ends that.
+/// Lets a destination accept again.
 async fn accept(side: &Side, sick: &str, broken: Option<usize>) {
     match broken {
         Some(place) => {

@@ -1,6 +1,6 @@
-//! A bus under test: its three servers, what can be done to them, and the proxies that a bad network needs.
+//! A bus under test: its three servers, what can be done to them, and the proxies that simulate a bad network.
 //!
-//! Promise: the same words for both buses, so that a scenario is written once.
+//! Promise: both buses have the same functions, so a scenario is written once.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -22,7 +22,7 @@ const PARTITIONS: i32 = 3;
 /// The name under which the bridge connects to NATS.
 const CLIENT: &str = "apsara-bridge";
 
-/// What a topic of Kafka is configured with so that one broker may be lost.
+/// The configuration of a Kafka topic that allows the loss of one broker.
 pub const SAFE: [(&str, &str); 1] = [("min.insync.replicas", "2")];
 
 #[derive(Debug)]
@@ -31,7 +31,7 @@ enum Cluster {
     Kafka(KafkaCluster),
 }
 
-/// Whether a server runs, as far as scenarios have done something to it.
+/// The state of a server, as far as scenarios have changed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Running,
@@ -44,13 +44,13 @@ enum State {
 pub struct Side {
     cluster: Cluster,
     toxiproxy: Toxiproxy,
-    /// Where the bridge reaches the servers through proxies.
+    /// The proxies, if the bridge reaches the servers through them.
     proxied: Vec<String>,
     states: Mutex<[State; SERVERS]>,
 }
 
 impl Side {
-    /// Starts its servers and the proxies before them.
+    /// Starts its servers and the proxies in front of them.
     pub async fn start(bus: Bus) -> Side {
         let toxiproxy = Toxiproxy::start().await;
         let (cluster, proxied) = match bus {
@@ -85,12 +85,12 @@ impl Side {
         }
     }
 
-    /// The servers of NATS, where it is NATS.
+    /// The servers, if this is NATS.
     pub fn nats(&self) -> Option<&NatsCluster> {
         if let Cluster::Nats(nats) = &self.cluster { Some(nats) } else { None }
     }
 
-    /// The brokers of Kafka, where it is Kafka.
+    /// The brokers, if this is Kafka.
     pub fn kafka(&self) -> Option<&KafkaCluster> {
         if let Cluster::Kafka(kafka) = &self.cluster { Some(kafka) } else { None }
     }
@@ -104,7 +104,7 @@ impl Side {
         (kind, if is_proxied { self.proxied.clone() } else { direct })
     }
 
-    /// Makes a topic, or a stream of one subject, with a copy on each server.
+    /// Creates a topic, or a stream of one subject, with a copy on each server.
     pub async fn create(&self, name: &str) {
         match &self.cluster {
             Cluster::Nats(nats) => {
@@ -149,13 +149,13 @@ impl Side {
         .await
     }
 
-    /// Asks the leader of a stream to step down. Whether one did; Kafka has no such request.
+    /// Asks the leader of a stream to step down. True if one did. Kafka has no such request.
     pub async fn step_down(&self, name: &str) -> bool {
         let nats = self.nats().expect("only scenarios of NATS ask for it");
         nats.step_down(&stream(name)).await
     }
 
-    /// Asks the leader of JetStream to step down. Whether one did.
+    /// Asks the leader of JetStream to step down. True if one did.
     pub async fn step_down_controller(&self) -> bool {
         self.nats().expect("only scenarios of NATS ask for it").step_down_meta().await
     }
@@ -205,19 +205,19 @@ impl Side {
         self.set(place, State::Running);
     }
 
-    /// Does something to the bytes between the bridge and all servers.
+    /// Adds a toxic to the connections between the bridge and all servers.
     pub async fn add_toxic(&self, toxic: Toxic) {
         for place in 0..SERVERS {
             self.toxiproxy.add(&proxy(place), toxic).await;
         }
     }
 
-    /// Ends that.
+    /// Removes all toxics.
     pub async fn clear_toxics(&self) {
         self.toxiproxy.clear().await;
     }
 
-    /// Waits until all servers are there and all copies of a destination have caught up.
+    /// Waits until all servers work and all copies of a destination have caught up.
     pub async fn settled(&self, name: &str) {
         match &self.cluster {
             Cluster::Nats(nats) => {
@@ -231,7 +231,7 @@ impl Side {
         }
     }
 
-    /// Undoes whatever a scenario that broke off has left behind.
+    /// Undoes what an aborted scenario has left behind.
     pub async fn repair(&self) {
         self.clear_toxics().await;
         let states = *self.lock();
@@ -264,7 +264,7 @@ impl Side {
         for (log, number) in logs.iter().zip(1..) {
             let kept = folder.join(format!("{}-{number}.log", self.bus().name().to_lowercase()));
             if let Err(error) = std::fs::copy(log, &kept) {
-                eprintln!("{} can't be kept: {error}", log.display());
+                eprintln!("{} cannot be kept: {error}", log.display());
             }
         }
     }
@@ -278,7 +278,7 @@ impl Side {
     }
 }
 
-/// The stream that has a subject.
+/// The stream of a subject.
 pub fn stream(subject: &str) -> String {
     subject.to_uppercase().replace('.', "_")
 }

@@ -1,7 +1,7 @@
-//! One scenario: a bridge with a folder of its own, the load that is sent to it, and what all of it came to.
+//! One scenario: a bridge with its own folder, the load that is sent to it, and the result.
 //!
-//! Promises: the load does not depend on the answers; the bridge is asked for its figures before it is stopped; what is
-//! wrong is collected, so that one scenario reports all of it.
+//! Promises: the load does not depend on the answers. The figures of the bridge are read before it is stopped. All
+//! faults of a scenario are collected and reported.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,14 +27,14 @@ const CALM: usize = 100;
 /// How long after the end of a fault the spool must be empty. Operator's errors are retried every 30 s.
 const DRAINED: Duration = Duration::from_secs(60);
 
-/// What a scenario came to.
+/// The result of a scenario.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// The line of figures.
     pub figures: String,
-    /// What was wrong.
+    /// The faults.
     pub faults: Vec<String>,
-    /// Whether it did not come to its end.
+    /// Whether it was aborted.
     pub is_broken: bool,
 }
 
@@ -48,7 +48,7 @@ impl Report {
 #[derive(Debug)]
 pub struct Stage {
     pub side: Arc<Side>,
-    /// A name of its own, for topics and folders.
+    /// A unique name, for topics and folders.
     pub name: String,
     folder: PathBuf,
 }
@@ -68,7 +68,7 @@ pub struct Load {
     sending: JoinHandle<Vec<bool>>,
 }
 
-/// Ends the sending: also when a scenario breaks off.
+/// Ends the sending when it is dropped, also when a scenario is aborted.
 #[derive(Debug)]
 struct Ending(Arc<AtomicBool>);
 
@@ -83,11 +83,11 @@ impl Drop for Ending {
 pub struct Sent {
     pub sender: Arc<Alibaba>,
     pub prefix: &'static str,
-    /// Whether each was answered with 200.
+    /// For each event, whether it was answered with 200.
     pub accepted: Vec<bool>,
 }
 
-/// What the bridge counted.
+/// The counters of the bridge.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
     /// Callbacks that were stored in the spool before they were answered.
@@ -102,7 +102,7 @@ impl Stage {
         Stage { side, name, folder }
     }
 
-    /// Starts a bridge with these routes, each the beginning of media ids and their destination, and waits until it is
+    /// Starts a bridge with these routes, each a prefix of media ids and a destination, and waits until it is
     /// connected.
     pub async fn start(&self, is_proxied: bool, routes: &[(&str, &str)]) -> Served {
         let (kind, addresses) = self.side.output(is_proxied);
@@ -120,7 +120,7 @@ impl Stage {
 }
 
 impl Served {
-    /// Begins to send events whose media ids begin with `prefix`, and returns when some were answered.
+    /// Starts sending events whose media ids begin with `prefix`, and returns when some were answered.
     pub async fn load(&self, prefix: &'static str) -> Load {
         let sender = Arc::new(Alibaba::new(self.program.input));
         let is_over = Arc::new(AtomicBool::new(false));
@@ -132,12 +132,12 @@ impl Served {
         load
     }
 
-    /// What the bridge says on `/metrics`.
+    /// The current metrics of the bridge.
     pub async fn metrics(&self) -> Metrics {
         eventually("the metrics of the bridge", SOON, async || self.program.metrics().await.ok()).await
     }
 
-    /// What it has counted so far.
+    /// Its current counters.
     pub async fn figures(&self) -> Figures {
         let metrics = self.metrics().await;
         Figures {
@@ -147,12 +147,12 @@ impl Served {
         }
     }
 
-    /// Records in the spool now.
+    /// The current number of records in the spool.
     pub async fn spooled(&self) -> u64 {
         self.metrics().await.sum("spool_events", &[])
     }
 
-    /// Waits until the spool is empty: how long that took, or what is wrong.
+    /// Waits until the spool is empty. Returns how long that took, or the fault.
     pub async fn drained(&self) -> Result<Duration, String> {
         let begun = Instant::now();
         let mut left = 0;
@@ -166,7 +166,7 @@ impl Served {
         }
     }
 
-    /// Stops it by SIGTERM. What was wrong.
+    /// Stops it with SIGTERM. Returns the fault, if there is one.
     pub fn stop(&self) -> Option<String> {
         block_in_place(|| {
             let process = self.program.process();
@@ -182,8 +182,8 @@ impl Served {
         })
     }
 
-    /// The end of a scenario: waits until the spool is empty, stops the bridge, reads the destinations of what was sent,
-    /// and judges. `effect` is what is wrong with the effect of the fault.
+    /// Ends a scenario: waits until the spool is empty, stops the bridge, reads the destinations, and judges. `effect`
+    /// is a message if the fault did not have its effect.
     pub async fn finish(
         self,
         side: &Side,
@@ -263,7 +263,7 @@ impl Load {
     }
 }
 
-/// A callback of about the size that real ones have.
+/// A callback of about the size of real ones.
 fn callback(prefix: &str, number: usize) -> Callback {
     let url = format!("http://outin.oss-cn-shanghai.aliyuncs.com/{}.mp4", "sv/93ad7c5-182010aa3dc/".repeat(20));
     let body = format!(

@@ -1,8 +1,8 @@
 //! A destination that does not exist, because of a typo in its name, next to one that works.
 //!
-//! What must hold: callbacks for it are answered with 200 and stored in the spool, none becomes a dead letter, those for
-//! the other destination arrive; the log names the destination at level ERROR within about a minute; and when it is made,
-//! all events arrive by themselves.
+//! Callbacks for it must be answered with 200 and stored in the spool, and none may become a dead letter. Callbacks for
+//! the other destination must arrive. The log must name the destination at level ERROR within about a minute. When the
+//! destination is created, all events must arrive automatically.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ pub async fn play(stage: Stage) -> Report {
         if is_reported(&served.program.process().log(), &typo) {
             return Some(Some(begun.elapsed()));
         }
-        // What has become a dead letter will not be reported, and nobody has to wait for it.
+        // After a dead letter, there is nothing to report any more, so do not wait.
         (served.figures().await.dead_letters > 0).then_some(None)
     });
     let reported = reported.await.flatten();
@@ -40,14 +40,14 @@ pub async fn play(stage: Stage) -> Report {
     }
     let (answered, spooled) = (well_load.sender.accepted(), served.spooled().await);
     let is_there = async || {
-        let records = side.read(&well).await.unwrap_or_else(|error| panic!("{well} can't be read: {error}"));
+        let records = side.read(&well).await.unwrap_or_else(|error| panic!("{well} cannot be read: {error}"));
         (Arrivals::of(WELL, &records).found() >= answered).then_some(())
     };
     eventually("events of the topic that exists to arrive", ARRIVED, is_there).await;
     side.create(&typo).await;
     let well_sent = well_load.stop().await;
     let after = reported.map_or_else(|| "not".to_owned(), |after| format!("after {:.0} s", after.as_secs_f64()));
-    let note = format!(", reported {after}, {spooled} in the spool before the topic was made");
+    let note = format!(", reported {after}, {spooled} in the spool before the topic was created");
     let mut report = served
         .finish(&side, &[(lost, &typo), (well_sent, &well)], &note, |figures| {
             (figures.spooled == 0).then(|| "the fault had no effect: nothing was spooled".to_owned())

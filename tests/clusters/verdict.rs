@@ -1,7 +1,7 @@
-//! What was found on the bus against what was answered with 200.
+//! Compares what was found on the bus with what was answered with 200.
 //!
-//! Promises: an event counts as arrived only with an id that all of its copies share and no other event has. [`prove`]
-//! tries each mistake that must be seen before each run.
+//! Promises: an event counts as arrived only with an id that all of its copies share and no other event has. Before
+//! each run, [`prove`] tests that every kind of error is found.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::read::{Bus, Record};
 
-/// How many examples of a mistake are named.
+/// How many examples of an error are shown.
 const EXAMPLES: usize = 5;
 
 /// The events of one load that were found.
@@ -17,11 +17,11 @@ const EXAMPLES: usize = 5;
 pub struct Arrivals {
     /// The ids of each event, with how many copies there are of each.
     ids: BTreeMap<usize, BTreeMap<String, usize>>,
-    /// Records that are no event of this load.
+    /// Records that are not an event of this load.
     strangers: Vec<String>,
 }
 
-/// What came out.
+/// The result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// Events that were answered with 200.
@@ -57,13 +57,13 @@ impl Arrivals {
         self.ids.len()
     }
 
-    /// Judges, given for each event that was sent whether it was answered with 200.
+    /// Judges the arrivals, given for each sent event whether it was answered with 200.
     pub fn verdict(&self, accepted: &[bool]) -> Verdict {
         let copies = |ids: &BTreeMap<String, usize>| ids.values().sum::<usize>();
         let is_missing = |number: &usize| accepted[*number] && !self.ids.contains_key(number);
         let all_ids: Vec<&String> = self.ids.values().flat_map(BTreeMap::keys).collect();
         let distinct: BTreeSet<&String> = all_ids.iter().copied().collect();
-        // What was never sent is no event of the load either.
+        // Events that were never sent do not belong to the load either.
         let unsent =
             self.ids.keys().filter(|&&number| number >= accepted.len()).map(|number| format!("event {number}"));
         Verdict {
@@ -79,7 +79,7 @@ impl Arrivals {
 }
 
 impl Verdict {
-    /// What must never happen and did, in words.
+    /// Descriptions of what happened although it must not.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         if self.accepted == 0 {
@@ -99,7 +99,8 @@ impl Verdict {
             faults.push(format!("{} ids are shared by different events", self.shared_ids));
         }
         if let Some(first) = self.strangers.first() {
-            faults.push(format!("{} records are no event that was sent, for example {first}", self.strangers.len()));
+            faults
+                .push(format!("{} records are not an event that was sent, for example {first}", self.strangers.len()));
         }
         faults
     }
@@ -114,10 +115,10 @@ fn event(prefix: &str, record: &Record) -> Option<(usize, String)> {
     Some((number, id.to_owned()))
 }
 
-/// Tries each mistake that has to be seen, and a repeat, which is none: a run that cannot fail proves nothing.
+/// Tests each error that must be found, and a repeat, which is not an error. A run that cannot fail proves nothing.
 ///
 /// # Panics
-/// When one is not seen.
+/// An error is not found.
 pub fn prove() {
     let record = |number: usize, id: &str| Record {
         bus: Bus::Nats,
@@ -136,10 +137,10 @@ pub fn prove() {
     assert_eq!((verdict.faults(), verdict.accepted, verdict.found, verdict.repeats), (Vec::new(), 2, 2, 1));
     assert_eq!(judge(&sound[..1]).missing, [1]);
     let faults_with = |more: Record| judge(&[&sound[..], &[more]].concat()).faults().len();
-    assert_eq!(faults_with(record(2, "c")), 0, "an event that got no 200 may arrive");
+    assert_eq!(faults_with(record(2, "c")), 0, "an event without a 200 may arrive");
     assert_eq!(faults_with(record(1, "c")), 1, "several ids");
     assert_eq!(faults_with(record(2, "a")), 1, "a shared id");
     assert_eq!(faults_with(record(3, "d")), 1, "never sent");
-    assert_eq!(faults_with(Record { body: b"{}".to_vec(), ..record(0, "a") }), 1, "no event");
+    assert_eq!(faults_with(Record { body: b"{}".to_vec(), ..record(0, "a") }), 1, "not an event");
     assert_eq!(Arrivals::of("some", &[]).verdict(&[false]).faults().len(), 1, "nothing accepted");
 }
