@@ -1,4 +1,4 @@
-//! The judge: what a program was told before the power failed, and what is found afterwards.
+//! The judge: compares what the store reported before the power failed with what is found afterwards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
@@ -10,16 +10,16 @@ use crate::recording::Recording;
 /// How long opening may take.
 const OPENING: Duration = Duration::from_secs(2);
 
-/// What was said about an event, in the order in which it happens.
+/// What was reported about an event, in the order in which it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// It was submitted; no answer yet, or an error.
     Keep,
-    /// It is said to be kept.
+    /// It was reported as kept.
     Kept,
-    /// It is to be removed; no answer yet, or an error.
+    /// Its removal was requested; no answer yet, or an error.
     Settle,
-    /// It is said to be removed.
+    /// It was reported as removed.
     Settled,
 }
 
@@ -44,35 +44,37 @@ impl Stage {
     }
 }
 
-/// What was said until a point.
+/// Everything that was reported up to a point.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
+pub struct Reported {
     pub events: BTreeMap<u64, Stage>,
     /// Whether the database may be copied into a new one: it was damaged on purpose, or a call failed.
     pub may_copy: bool,
 }
 
-impl Told {
-    pub fn at(recording: &Recording, point: usize) -> Told {
-        let mut told = Told::default();
+impl Reported {
+    pub fn at(recording: &Recording, point: usize) -> Reported {
+        let mut reported = Reported::default();
         for mark in recording.marks(point) {
             let mut words = mark.split_whitespace();
             match words.next() {
-                Some("damage") => told.may_copy = true,
-                Some("repaired") => told.may_copy = false,
+                Some("damage") => reported.may_copy = true,
+                Some("repaired") => reported.may_copy = false,
                 Some(word) => {
                     let Some(stage) = Stage::parse(word) else { continue };
-                    // Only what is whole counts.
-                    told.events.extend(words.filter_map(|number| number.parse().ok()).map(|number| (number, stage)));
+                    // Only complete lines count.
+                    reported
+                        .events
+                        .extend(words.filter_map(|number| number.parse().ok()).map(|number| (number, stage)));
                 }
                 None => {}
             }
         }
-        told.may_copy |= recording.first_fault().is_some_and(|fault| fault < point);
-        told
+        reported.may_copy |= recording.first_fault().is_some_and(|fault| fault < point);
+        reported
     }
 
-    /// Marks that say the same.
+    /// The equivalent marks.
     pub fn marks(&self) -> Vec<String> {
         let mut marks: Vec<String> =
             self.events.iter().map(|(number, stage)| format!("{} {number}\n", stage.word())).collect();
@@ -83,21 +85,21 @@ impl Told {
     }
 }
 
-/// What is found in a folder.
+/// The contents of a folder.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
-    /// Events that are as they were submitted.
+    /// Events that are unchanged.
     pub events: Vec<u64>,
-    /// What isn't.
+    /// Descriptions of everything else.
     pub wrong: Vec<String>,
     pub opened_in: Duration,
 }
 
-/// What was seen of a state that is no fault.
+/// Observations about a state that are not faults.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
     pub must_be_there: usize,
-    /// Events that are there again although the store said that they were removed: they are published twice.
+    /// Events that exist although the store reported their removal. They will be published twice.
     pub again: usize,
     /// Whether the store copied its database into a new one.
     pub is_copied: bool,
@@ -113,22 +115,26 @@ pub struct Fault {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FaultKind {
-    /// An event that was acknowledged isn't there.
+    /// An acknowledged event is missing.
     Lost,
-    /// An event is there that wasn't submitted, or it was altered, or it is there twice.
+    /// An event was never submitted, or it was changed, or it exists twice.
     Wrong,
-    /// The store can't be opened or read.
+    /// The store cannot be opened or read.
     Unusable,
     /// Opening takes too long.
     Slow,
-    /// The store takes an unfinished write for damage.
+    /// The store treats an unfinished write as damage.
     FalseAlarm,
-    /// The workload itself met what must not happen.
+    /// Something happened in the workload that must not happen.
     Workload,
 }
 
-/// Judges a folder, which is changed by that.
-pub fn check(folder: &Path, told: &Told, inspect: impl FnOnce(&Path) -> Result<Found, String>) -> Result<Seen, Fault> {
+/// Judges a folder. This changes the folder.
+pub fn check(
+    folder: &Path,
+    reported: &Reported,
+    inspect: impl FnOnce(&Path) -> Result<Found, String>,
+) -> Result<Seen, Fault> {
     let fault = |kind, message: String| Err(Fault { kind, message });
     let before = database(folder);
     let aside = set_aside(folder);
@@ -137,28 +143,28 @@ pub fn check(folder: &Path, told: &Told, inspect: impl FnOnce(&Path) -> Result<F
         return fault(FaultKind::Wrong, some("", &found.wrong));
     }
     let events: BTreeSet<u64> = found.events.iter().copied().collect();
-    let must_be_there = told.events.iter().filter(|(_, stage)| **stage == Stage::Kept);
+    let must_be_there = reported.events.iter().filter(|(_, stage)| **stage == Stage::Kept);
     let lost: Vec<u64> =
         must_be_there.clone().map(|(event, _)| *event).filter(|event| !events.contains(event)).collect();
     if !lost.is_empty() {
         return fault(FaultKind::Lost, some(&format!("{} acknowledged events are lost:", lost.len()), &lost));
     }
-    let invented: Vec<u64> = events.iter().copied().filter(|event| !told.events.contains_key(event)).collect();
+    let invented: Vec<u64> = events.iter().copied().filter(|event| !reported.events.contains_key(event)).collect();
     if !invented.is_empty() {
-        return fault(FaultKind::Wrong, some("events that nobody submitted:", &invented));
+        return fault(FaultKind::Wrong, some("events that were never submitted:", &invented));
     }
     if events.len() < found.events.len() {
-        return fault(FaultKind::Wrong, format!("{} events are there twice", found.events.len() - events.len()));
+        return fault(FaultKind::Wrong, format!("{} events exist twice", found.events.len() - events.len()));
     }
     let is_copied = before.is_some_and(|before| database(folder).is_none_or(|(inode, _)| inode != before.0))
         || set_aside(folder).difference(&aside).next().is_some();
-    if is_copied && !told.may_copy {
-        return fault(FaultKind::FalseAlarm, "the store takes an unfinished write for damage".to_owned());
+    if is_copied && !reported.may_copy {
+        return fault(FaultKind::FalseAlarm, "the store treats an unfinished write as damage".to_owned());
     }
     if found.opened_in > OPENING {
         return fault(FaultKind::Slow, format!("opening takes {:?}", found.opened_in));
     }
-    let again = events.iter().filter(|event| told.events[event] == Stage::Settled).count();
+    let again = events.iter().filter(|event| reported.events[event] == Stage::Settled).count();
     Ok(Seen { must_be_there: must_be_there.count(), again, is_copied, opened_in: found.opened_in })
 }
 
@@ -171,11 +177,11 @@ fn some<T: std::fmt::Display>(what: &str, all: &[T]) -> String {
 fn database(folder: &Path) -> Option<(u64, u64)> {
     let path = folder.join(crate::workload::FILE);
     let file = std::fs::metadata(&path).ok()?;
-    // A database that was just begun may be begun anew.
+    // A database that was just created may be created again.
     (file.len() > 16 << 10).then_some((file.ino(), file.len()))
 }
 
-/// Old databases that the store keeps for people.
+/// Old databases that the store keeps for operators.
 fn set_aside(folder: &Path) -> BTreeSet<String> {
     let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let names = names.filter_map(|entry| entry.file_name().into_string().ok());

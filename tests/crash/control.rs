@@ -1,5 +1,5 @@
-//! The control: SQLite alone, in its safest mode, under the same simulator. It must never lose what it acknowledged; if
-//! it does, the simulator is harsher than the disks that SQLite is made for, and findings prove nothing.
+//! The control: SQLite alone, in its safest mode, with the same simulator. It must never lose what it acknowledged. If
+//! it does, the simulator is harsher than the disks that SQLite supports, and its findings prove nothing.
 
 use std::fs::File;
 use std::io::Write;
@@ -25,7 +25,7 @@ fn open(folder: &Path) -> rusqlite::Result<Connection> {
     database.pragma_update(None, "page_size", 16 << 10)?;
     database.pragma_update(None, "journal_mode", "WAL")?;
     database.pragma_update(None, "synchronous", "FULL")?;
-    // About 2 MiB: the log is moved into the database many times.
+    // About 2 MiB: the log is merged into the database many times.
     database.pragma_update(None, "wal_autocheckpoint", 128)?;
     let schema = "CREATE TABLE IF NOT EXISTS events (number INTEGER PRIMARY KEY, content BLOB);
         CREATE INDEX IF NOT EXISTS by_length ON events (length(content), number);";
@@ -33,7 +33,7 @@ fn open(folder: &Path) -> rusqlite::Result<Connection> {
     Ok(database)
 }
 
-/// The child's part.
+/// The part that runs in the child.
 pub fn run(phase: usize, folder: &Path, seed: u64) -> rusqlite::Result<()> {
     let marks = File::options().create(true).append(true).open(folder.join("acknowledged"));
     let mut marks = marks.expect("marks can be written");
@@ -90,7 +90,7 @@ pub fn inspect(folder: &Path) -> Result<Found, String> {
             let (number, stored) = (row.get::<_, i64>(0)?.unsigned_abs(), row.get::<_, Vec<u8>>(1)?);
             match stored == content(number) {
                 true => found.events.push(number),
-                false => found.wrong.push(format!("event {number} isn't as submitted")),
+                false => found.wrong.push(format!("event {number} differs from what was submitted")),
             }
         }
         Ok(found)

@@ -1,14 +1,14 @@
-//! A disk that can lose its power: what of a recording is sure to be on it at a point, and what may be.
+//! A disk that can lose its power: what of a recording is certainly on it at a point, and what may be.
 //!
 //! The model, which is harsher than most file systems:
-//! - A file's content is durable from when a sync of it ended, as far as it was written before that sync began.
-//! - Of what was written since, any part may be on the disk, in pieces of 4 KiB: the memory page that the system writes
-//!   back. A piece that was written several times may be there in any of its versions. A change of the length may be
-//!   there or not, whatever else is.
-//! - A name is durable from when a sync of the folder ended. Of what changed since, some first part is on the disk, or
-//!   in some states any part that is possible by itself: a file is renamed only from a name that it has.
-//! - A sync that fails settles what was to be synced: each piece is on the disk, or it will never be there unless the
-//!   program writes it again. The program itself reads what it wrote, from memory. So does Linux.
+//! - Content that was written before a sync of its file began is durable when that sync has ended.
+//! - Of later writes, any part may be on the disk, in pieces of 4 KiB, because the system writes back memory pages. A
+//!   piece that was written several times may be there in any of its versions. A change of the length may be there or
+//!   not, independently of the rest.
+//! - A name is durable when a sync of the folder has ended. Of later changes, some first part is on the disk. In some
+//!   states it is any possible part: a file can only be renamed from a name that it has.
+//! - A sync that fails decides about everything that it should have synced: each piece is on the disk, or it will never
+//!   be there unless the program writes it again. The program itself reads what it wrote from memory, like on Linux.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::FileExt;
@@ -18,20 +18,20 @@ use std::sync::Arc;
 use crate::random::Random;
 use crate::recording::{FileId, Op, Recording, Synced};
 
-/// What the disk writes in one piece.
+/// The size of one write of the disk.
 pub const BLOCK: usize = 4096;
 
-/// None stands for zeros.
+/// None means zeros.
 type Block = Option<Arc<[u8]>>;
 
-/// What is in a file.
+/// The content of a file.
 #[derive(Clone, Debug, Default)]
 pub struct Content {
     length: u64,
     blocks: Vec<Block>,
 }
 
-/// The number of a block, and the place in it.
+/// The number of a block, and the position in it.
 fn place(offset: u64) -> (usize, usize) {
     ((offset / BLOCK as u64) as usize, (offset % BLOCK as u64) as usize)
 }
@@ -60,7 +60,7 @@ impl Content {
         }
     }
 
-    /// The block as it is after a write into it.
+    /// The block after a write into it.
     fn written(&self, number: usize, at: usize, data: &[u8]) -> Block {
         let mut block = match self.blocks.get(number) {
             Some(Some(block)) => block.to_vec(),
@@ -70,10 +70,10 @@ impl Content {
         Some(block.into())
     }
 
-    /// Makes a real file of it, with holes where there are zeros.
+    /// Writes it to a real file, with holes for zeros.
     pub fn write(&self, path: &Path) -> std::io::Result<()> {
         let file = std::fs::File::create(path)?;
-        // Neighbours are written together, since each call has its price.
+        // Neighbours are written together, because each call takes time.
         let mut run: Vec<u8> = Vec::new();
         for number in 0..=self.blocks.len() {
             match self.blocks.get(number) {
@@ -91,7 +91,7 @@ impl Content {
 
 #[derive(Clone, Debug)]
 enum Change {
-    /// A version of a block, and where the file ended in it or before.
+    /// A version of a block, and the end of the file if it was in this block or before it.
     Block {
         number: usize,
         block: Block,
@@ -109,7 +109,7 @@ enum Naming {
 
 type Names = BTreeMap<String, FileId>;
 
-/// Whether it was possible; if so, it was done.
+/// Applies the change if it is possible. Returns whether it was.
 fn apply_naming(names: &mut Names, naming: &Naming) -> bool {
     match naming {
         Naming::Create { name, file } => match names.contains_key(name) {
@@ -134,7 +134,7 @@ fn apply_naming(names: &mut Names, naming: &Naming) -> bool {
     }
 }
 
-/// One file: what the program sees, what is sure to be on the disk, and what was changed since, with its place in the
+/// One file: what the program sees, what is certainly on the disk, and the later changes with their positions in the
 /// recording.
 #[derive(Debug, Default)]
 struct OnDisk {
@@ -146,15 +146,15 @@ struct OnDisk {
 /// The disk at a point of a recording.
 pub struct Disk {
     files: HashMap<FileId, OnDisk>,
-    /// As the program sees them.
+    /// The names that the program sees.
     seen: Names,
     durable: Names,
     pending: Vec<(usize, Naming)>,
-    /// Where syncs began.
+    /// The positions where syncs began.
     syncs: HashMap<u64, usize>,
     /// The next operation.
     at: usize,
-    /// Decides what becomes of blocks whose sync fails.
+    /// Decides the fate of blocks whose sync fails.
     random: Random,
 }
 
@@ -162,23 +162,23 @@ pub struct Disk {
 #[derive(Clone, Debug)]
 pub struct State {
     pub files: Vec<(String, Content)>,
-    /// How it was made, for people.
+    /// A description of how it was built.
     pub mode: String,
 }
 
 impl State {
-    /// Makes real files of it.
+    /// Writes it to real files.
     pub fn write(&self, folder: &Path) -> std::io::Result<()> {
         self.files.iter().try_for_each(|(name, content)| content.write(&folder.join(name)))
     }
 }
 
-/// Which of what is pending reached the disk.
+/// Which pending changes reached the disk.
 #[derive(Clone, Copy, Debug)]
 enum Mode {
     Nothing,
     Everything,
-    /// Each piece with so many permille.
+    /// Each piece with this probability, in permille.
     Some(usize),
     AllButOneBlock,
     OneBlock,
@@ -213,7 +213,7 @@ impl Disk {
         }
     }
 
-    /// Goes on to a point: everything before it was done.
+    /// Advances to a point: everything before it was done.
     pub fn advance(&mut self, recording: &Recording, until: usize) {
         while self.at < until {
             self.apply(recording, self.at);
@@ -255,7 +255,7 @@ impl Disk {
                     (Synced::File(file), true) => self.synced(*file, began),
                     (Synced::File(file), false) => self.sync_failed(*file),
                     (Synced::Folder, true) => self.folder_synced(began),
-                    // Names are of the file system's own journal, which does not forget them.
+                    // Names are in the file system's own journal, which does not forget them.
                     (Synced::Folder, false) => {}
                 }
             }
@@ -268,7 +268,7 @@ impl Disk {
     }
 
     fn change(&mut self, file: FileId, change: Change, at: usize) {
-        // A file that nobody can find any more may still be written to.
+        // A file without a name may still be written to.
         let Some(on_disk) = self.files.get_mut(&file) else { return };
         on_disk.seen.apply(&change);
         on_disk.pending.push((at, change));
@@ -283,7 +283,7 @@ impl Disk {
             let block = on_disk.seen.written(number, within, now);
             offset += now.len() as u64;
             left = later;
-            // The version holds what was in the block before, too.
+            // The version also contains what was in the block before.
             let end = offset.max(on_disk.seen.length.min((number as u64 + 1) * BLOCK as u64));
             self.change(file, Change::Block { number, block, end }, at);
         }
@@ -300,7 +300,8 @@ impl Disk {
         });
     }
 
-    /// All versions of a block share one fate: when the disk refuses a block, the system no longer wants to write it.
+    /// All versions of a block have the same fate: when the disk refuses a block, the system does not try to write it
+    /// again.
     fn sync_failed(&mut self, file: FileId) {
         let Some(on_disk) = self.files.get_mut(&file) else { return };
         let mut fates: HashMap<Option<usize>, bool> = HashMap::new();
@@ -326,7 +327,7 @@ impl Disk {
         self.files.retain(|file, _| named.contains(file) || coming.contains(file));
     }
 
-    /// Everything as the program sees it: what is found when it is killed but the power stays.
+    /// Everything that the program sees: the state after it is killed while the power stays on.
     pub fn seen(&self) -> State {
         let files =
             self.seen.iter().filter_map(|(name, file)| Some((name.clone(), self.files.get(file)?.seen.clone())));
@@ -336,7 +337,7 @@ impl Disk {
     /// A state that a power failure may leave at this point.
     pub fn state(&self, random: &mut Random) -> State {
         let mode = *random.pick(&MODES).expect("there are modes");
-        // Everything that is pending, in the order of writing.
+        // All pending changes, in the order of writing.
         let mut order: Vec<usize> = self.pending.iter().map(|(at, _)| *at).collect();
         let mut blocks: Vec<(FileId, usize)> = Vec::new();
         let mut ids: Vec<FileId> = self.files.keys().copied().collect();
@@ -361,7 +362,7 @@ impl Disk {
         let names = self.names(mode, cut, random);
         let mut files = Vec::new();
         for (name, file) in &names {
-            // What a process keeps for its own time only is gone.
+            // Files that a process needs only while it runs are gone.
             let Some(on_disk) = self.files.get(file) else { continue };
             let mut content = on_disk.durable.clone();
             for (at, change) in &on_disk.pending {

@@ -1,4 +1,5 @@
-//! Opens folders by the real store, in processes of their own: one that hangs or breaks is a fault, and not the end.
+//! Opens folders with the real store, in separate processes. If one hangs or crashes, this is a fault, and the test
+//! continues.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -12,7 +13,7 @@ use crate::stage::ITSELF;
 /// How long opening and reading a folder may take before it counts as a hang.
 const HANGS: Duration = Duration::from_secs(15);
 
-/// Opens what is in a folder and reads all of it.
+/// Opens the store in a folder and reads all of it.
 pub type Inspect = fn(&Path) -> Result<Found, String>;
 
 /// A process that inspects one folder after the other.
@@ -27,21 +28,23 @@ impl Inspector {
         let mut command = Command::new(ITSELF);
         command.env("CRASH_ROLE", role).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the test can start itself");
-        let folders = child.stdin.take().expect("it was piped");
-        let lines = BufReader::new(child.stdout.take().expect("it was piped")).lines();
+        let folders = child.stdin.take().expect("it is a pipe");
+        let lines = BufReader::new(child.stdout.take().expect("it is a pipe")).lines();
         let (sender, answers) = channel();
         std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
         Inspector { child, folders, answers }
     }
 
-    /// What is found in a folder. After an error of the outer kind the process is of no more use.
+    /// The contents of a folder. After an outer error the process cannot be used any more.
     pub fn inspect(&mut self, folder: &Path) -> Result<Result<Found, String>, String> {
-        // A process that is gone gives no answer either.
+        // A process that has ended gives no answer either.
         let _ = writeln!(self.folders, "{}", folder.display());
         match self.answers.recv_timeout(HANGS) {
             Ok(line) => Ok(parse(&line)),
             Err(RecvTimeoutError::Timeout) => Err(format!("the store hangs: no answer in {HANGS:?}")),
-            Err(RecvTimeoutError::Disconnected) => Err(format!("the store broke its process: {:?}", self.child.wait())),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(format!("the store crashed its process: {:?}", self.child.wait()))
+            }
         }
     }
 }
@@ -53,7 +56,7 @@ impl Drop for Inspector {
     }
 }
 
-/// The process's part.
+/// The part that runs in the process.
 pub fn run(inspect: Inspect) -> Result<(), String> {
     for folder in std::io::stdin().lines().map_while(Result::ok) {
         let answer = match inspect(Path::new(&folder)) {

@@ -1,36 +1,40 @@
-//! Crash states: what the store said was kept survives a power failure at any point, whatever part of the unsynced
-//! writes reached the disk, and calls that fail.
+//! Crash states: what the store reported as kept survives failing calls, and a power failure at any point, whatever
+//! part of the unsynced writes reached the disk.
 //!
-//! A workload runs in a child process with a recorder (`shim.c`) that logs every call which changes or syncs a file of
-//! the store. From that log, a simulated disk ([`disk`]) builds states that a power failure may leave behind; each is
-//! opened by the real store, and judged ([`check`]):
-//! - an event whose keeping was acknowledged, and whose removal wasn't asked for, is there, unaltered;
-//! - every event that is there was submitted, is unaltered, and is there once;
+//! A workload runs in a child process with a recorder (`shim.c`) that logs every call that changes or syncs a file of
+//! the store. From that log, a simulated disk ([`disk`]) builds states that a power failure may leave. The real store
+//! opens each state, and the judge ([`check`]) verifies that:
+//! - an event that was acknowledged, and whose removal was not requested, is there and unchanged;
+//! - every event that is there was submitted, is unchanged, and is there once;
 //! - opening takes less than two seconds;
-//! - an unfinished write isn't taken for damage.
+//! - an unfinished write is not treated as damage.
 //!
-//! What is done, in this order:
-//! - states: those of a long workload, with restarts, a log that is moved into the database, and a damaged database
-//!   that is copied into a new one; some are opened under the recorder, and the power fails once more;
-//! - kills: the process is killed before each call of such a copying;
+//! The steps, in this order:
+//! - states: states of a long workload, with restarts, a log that is merged into the database, and a damaged database
+//!   that is copied into a new one; some are opened under the recorder, and the power fails again;
+//! - kills: the process is killed before each call of such a copy;
 //! - failing calls: runs in which an fsync, a write or a rename fails;
-//! - sabotage: with syncs that aren't done the judge must find losses, else the test is worth nothing.
+//! - sabotage: without syncs, the judge must find losses; otherwise the test proves nothing.
 //!
 //! Environment: CRASH_STATES, states of the long workload (500); CRASH_FAULTS, runs in which a call fails (40), or
-//! `all`; CRASH_SECONDS, go on with new seeds for so long; CRASH_SEED (the clock's); CRASH_ONLY, one of the four steps.
-//! CRASH_ONLY=sensitivity leaves out each sync of a short workload, one a run, and tells which of them no state misses.
-//! CRASH_CONTROL=sqlite tries the simulator itself: see [`control`].
+//! `all`; CRASH_SECONDS, continue with new seeds for this time; CRASH_SEED (from the clock); CRASH_ONLY, one of the
+//! four steps. CRASH_ONLY=sensitivity leaves out each sync of a short workload, one per run, and prints those whose
+//! absence no state reveals. CRASH_CONTROL=sqlite tests the simulator itself: see [`control`].
 //!
 //! After a fault its recording is kept below `target/tmp`, and a command is printed that builds and judges exactly that
-//! state. A seed alone can't do that: the store's thread and the workload's don't meet in the same way twice.
+//! state. The seed is not enough for this, because the threads of the store and the workload never run in the same
+//! order twice.
 //!
 //! Needs Linux with the GNU C library, and a C compiler.
 //!
-//! Layout: [`workload`] what is done to the store, and how it is read; [`recording`] the log of it; [`points`] where the
-//! power fails; [`disk`] what it leaves; [`inspector`] processes that open that; [`check`] the judge; [`stage`] runs and
-//! judges; here, the plan.
+//! # Layout
+//!
+//! - [`workload`]: what is done to the store, and how it is read; [`recording`]: the log of it
+//! - [`points`]: where the power fails; [`disk`]: the state that this leaves
+//! - [`inspector`]: processes that open a state; [`check`]: the judge; [`stage`]: runs workloads and judges states
+//! - here: the steps
 
-// Tests fail by a panic; no other crate sees their items.
+// Tests fail with a panic; no other crate sees their items.
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
 
 mod check;
@@ -52,7 +56,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use check::{Fault, FaultKind, Seen, Told};
+use check::{Fault, FaultKind, Reported, Seen};
 use disk::Disk;
 use points::{Part, Pick, picks};
 use random::Random;
@@ -66,7 +70,7 @@ const ERRORS: [i32; 2] = [5, 28];
 /// Kinds of calls that fail.
 const KINDS: [&str; 3] = ["fsync", "write", "rename"];
 
-/// How often the log of the long workload must have been begun anew for the states to prove something.
+/// How often the log of the long workload must have been restarted for the states to prove something.
 const LOG_RESTARTS: usize = 3;
 
 fn main() -> ExitCode {
@@ -104,7 +108,7 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text}")))
 }
 
-/// What a child process does.
+/// The part that runs in a child process.
 fn child(role: &str) -> ExitCode {
     let recorded = || {
         let folder = PathBuf::from(std::env::var_os("CRASH_FOLDER").expect("a child has a folder"));
@@ -112,7 +116,7 @@ fn child(role: &str) -> ExitCode {
         match (Role::parse(role), role.strip_prefix("sqlite").and_then(|phase| phase.parse().ok())) {
             (Some(role), _) => workload::run(role, folder, seed),
             (None, Some(phase)) => control::run(phase, &folder, seed).map_err(|error| error.to_string()),
-            (None, None) => Err(format!("there is no role {role}")),
+            (None, None) => Err(format!("unknown role {role}")),
         }
     };
     let done = match role {
@@ -155,7 +159,7 @@ fn once(stage: &Stage, seed: u64) {
     }
 }
 
-/// The simulator's own trial.
+/// A test of the simulator.
 fn controlled(stage: &Stage, seed: u64, many: usize) {
     let roles: Vec<String> = (0..control::PHASES).map(|phase| format!("sqlite{phase}")).collect();
     let Some(run) = stage.record(&roles, seed, SQLITE, How::default()) else { return };
@@ -171,23 +175,23 @@ fn states(stage: &Stage, seed: u64, many: usize) {
     let Some(run) = stage.record(&roles, seed, STORE, How::default()) else { return };
     println!("recorded: {}; {:.1} s", run.described(), start.elapsed().as_secs_f64());
     if run.points.log_restarts < LOG_RESTARTS {
-        stage.fault(&run, FaultKind::Workload, "the log is hardly ever moved into the database: more must be written");
+        stage.fault(&run, FaultKind::Workload, "the log is rarely merged into the database: more must be written");
     }
     let copying = many / 5;
     let mut all = picks(Part::Any, seed, many - copying);
     all.extend(picks(Part::Copying, seed ^ 1, copying));
     stage.judge(&run, all);
 
-    // Once more, while the store comes back from the first time.
+    // A second power failure, while the store recovers from the first.
     let mut first = picks(Part::Copying, seed ^ 2, many / 40);
     first.extend(picks(Part::Any, seed ^ 3, (many / 40).div_ceil(2)));
     let mut disk = Disk::new(0);
     let states = run.ordered(first).into_iter().map(|(point, pick)| {
         let state = run.state(&mut disk, point, pick);
-        (pick, Told::at(&run.recording, point), state)
+        (pick, Reported::at(&run.recording, point), state)
     });
-    stage.parallel(1, states, |(pick, told, state)| {
-        let how = How { from: Some((&state, &told)), ..How::default() };
+    stage.parallel(1, states, |(pick, reported, state)| {
+        let how = How { from: Some((&state, &reported)), ..How::default() };
         let Some(second) = stage.record(&[Role::Reopen.name()], pick.seed, STORE, how) else { return };
         stage.judge_here(&second, picks(Part::Any, pick.seed ^ 4, 4));
         stage.forget(second);
@@ -195,16 +199,16 @@ fn states(stage: &Stage, seed: u64, many: usize) {
     stage.forget(run);
 }
 
-/// The process is killed before every call while it copies a damaged database. Then, or when the power fails in the
-/// same moment, the next start must get on with it.
+/// The process is killed before every call while it copies a damaged database. After this, or after a power failure at
+/// the same moment, the next start must continue the copy.
 fn kills(stage: &Stage, seed: u64) {
     let Some(run) = stage.record(&[Role::Small.name()], seed, STORE, How::default()) else { return };
-    // The damage is there as soon as the first sync after the mark has ended, and nothing was done about it yet.
+    // The damage is on the disk when the first sync after the mark has ended, and the store has not reacted yet.
     let ops = &run.recording.ops;
     let damage = run.recording.find("damage").expect("the small workload damages the database");
     let synced = ops[damage..].iter().position(|op| matches!(op, Op::SyncEnd { .. }));
     let point = damage + synced.expect("the damage is synced") + 1;
-    let told = Told::at(&run.recording, point);
+    let reported = Reported::at(&run.recording, point);
     let mut disk = Disk::new(0);
     disk.advance(&run.recording, point);
     let state = disk.seen();
@@ -214,7 +218,7 @@ fn kills(stage: &Stage, seed: u64) {
     let calls = (1..).take_while(|_| !is_over.load(Ordering::Relaxed));
     stage.parallel(1, calls, |call: usize| {
         let variables = [("CRASH_KILL", call.to_string())];
-        let how = How { variables: &variables, from: Some((&state, &told)) };
+        let how = How { variables: &variables, from: Some((&state, &reported)) };
         let recorded = stage.record(&[Role::Reopen.name()], seed, STORE, how);
         let Some(run) = recorded.filter(|run| run.was_killed) else { return is_over.store(true, Ordering::Relaxed) };
         killed.fetch_add(1, Ordering::Relaxed);
@@ -233,7 +237,7 @@ fn failing_calls(stage: &Stage, seed: u64) {
     println!("recorded: {}; {counted:?} of {KINDS:?} can fail", clean.described());
     stage.forget(clean);
 
-    // A run isn't quite like the other: look a little behind the last call.
+    // Runs differ a little, so also look a little after the last call.
     let calls = KINDS.iter().zip(counted).flat_map(|(kind, calls)| (1..=calls + 2).map(move |call| (*kind, call)));
     let mut all: Vec<(&str, usize, i32)> =
         calls.flat_map(|(kind, call)| ERRORS.map(|error| (kind, call, error))).collect();
@@ -244,7 +248,7 @@ fn failing_calls(stage: &Stage, seed: u64) {
         for at in (1..all.len()).rev() {
             all.swap(at, random.below(at + 1));
         }
-        // Each kind has its share, though there are few renames and many writes.
+        // Each kind has its share, although there are few renames and many writes.
         let mut taken: BTreeMap<&str, usize> = BTreeMap::new();
         all.retain(|(kind, ..)| {
             let taken = taken.entry(kind).or_default();
@@ -252,10 +256,10 @@ fn failing_calls(stage: &Stage, seed: u64) {
             *taken <= if *kind == "rename" { wanted / 5 } else { wanted * 2 / 5 }
         });
     }
-    // Some failures last: the calls of the same kind that follow fail as well.
+    // Some failures last: later calls of the same kind fail too.
     let all: Vec<_> = all.into_iter().map(|call| (call, if random.permille(300) { 4 } else { 1 })).collect();
     let (runs, failed) = (all.len(), AtomicUsize::new(0));
-    // Such runs wait most of their time.
+    // Such runs mostly wait.
     stage.parallel(4, all.into_iter(), |((kind, call, error), times)| {
         let variables = [("CRASH_FAIL", format!("{kind}:{call}:{error}:{times}"))];
         let how = How { variables: &variables, from: None };
@@ -283,9 +287,8 @@ fn sabotage(stage: &Stage, seed: u64, many: usize) {
         match stage.find(&run, picks(Part::Any, seed ^ 6, many), lost) {
             Some((count, message)) => println!("without syncs ({swallowed}), state {count}: {message}"),
             None => {
-                let message = format!(
-                    "without syncs ({swallowed}) no loss is found in {many} states: this test can't find what it is for"
-                );
+                let message =
+                    format!("without syncs ({swallowed}) no loss is found in {many} states: this test finds nothing");
                 stage.fault(&run, FaultKind::Workload, &message);
             }
         }
@@ -293,8 +296,8 @@ fn sabotage(stage: &Stage, seed: u64, many: usize) {
     }
 }
 
-/// Leaves out each sync, and tells which of them isn't missed. That is no fault: some syncs protect what the states of
-/// this test don't show, or are done twice for good measure.
+/// Leaves out each sync, and prints those whose absence is not noticed. This is not a fault: some syncs protect against
+/// something that the states of this test do not contain, or are done twice to be safe.
 fn sensitivity(stage: &Stage, seed: u64, many: usize) {
     let Some(clean) = stage.record(&[Role::Small.name()], seed, STORE, How::default()) else { return };
     let [syncs, ..] = clean.failable();
@@ -310,13 +313,13 @@ fn sensitivity(stage: &Stage, seed: u64, many: usize) {
         });
         if let Some((at, name)) = swallowed {
             let states = picks(Part::JustAfterFault, seed ^ 6, many.div_ceil(4));
-            // Where the removal of events is what is forgotten, they come back.
+            // If the removal of events is lost, they exist again.
             let differs = |judged: Result<Seen, Fault>| match judged {
                 Ok(seen) => (seen.again > 0).then_some(()),
                 Err(fault) => (fault.kind != FaultKind::Slow).then_some(()),
             };
             let is_missed = stage.find(&run, states, differs).is_some();
-            let mut missed = missed.lock().expect("nobody panics here");
+            let mut missed = missed.lock().expect("no panic while it is locked");
             match is_missed {
                 true => missed.0 += 1,
                 false => {
@@ -329,7 +332,7 @@ fn sensitivity(stage: &Stage, seed: u64, many: usize) {
         }
         stage.forget(run);
     });
-    let (found, not_found) = missed.into_inner().expect("nobody panics here");
-    println!("{syncs} syncs were left out, one a run; {found} of them are missed; these aren't:");
+    let (found, not_found) = missed.into_inner().expect("no panic while it is locked");
+    println!("{syncs} syncs were left out, one per run; the absence of {found} was noticed, but not of these:");
     not_found.iter().for_each(|(name, numbers)| println!("  {name}: {numbers:?}"));
 }

@@ -1,4 +1,4 @@
-//! Where the power fails: mostly where much hangs on the order of things, else anywhere.
+//! Where the power fails: mostly where the order of operations is critical, otherwise anywhere.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,20 +8,20 @@ use std::str::FromStr;
 use crate::random::Random;
 use crate::recording::{FileId, Op, Recording, Synced};
 
-/// Which part of a recording a point is chosen from.
+/// The part of a recording from which a point is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// Anywhere.
     Any,
-    /// Where a damaged database is copied.
+    /// While a damaged database is copied.
     Copying,
-    /// Behind the first call that failed.
+    /// After the first call that failed.
     AfterFault,
-    /// The same, but not far.
+    /// Shortly after the first call that failed.
     JustAfterFault,
     /// At the end.
     End,
-    /// At the end, and the power stays: only the process was killed.
+    /// At the end, and the power stays on: only the process was killed.
     Killed,
 }
 
@@ -34,7 +34,7 @@ const PARTS: [(Part, &str); 6] = [
     (Part::Killed, "killed"),
 ];
 
-/// One state of a recording, all of which follows from this.
+/// Identifies one state of a recording completely.
 #[derive(Clone, Copy, Debug)]
 pub struct Pick {
     pub part: Part,
@@ -56,28 +56,28 @@ impl FromStr for Pick {
             let (part, _) = PARTS.iter().find(|(_, known)| *known == name)?;
             Some(Pick { part: *part, seed: seed.parse().ok()? })
         });
-        parts.ok_or_else(|| format!("{text} is no state such as any:123"))
+        parts.ok_or_else(|| format!("invalid state {text}: expected one like any:123"))
     }
 }
 
-/// States of a part, by a seed.
+/// States of a part, from a seed.
 pub fn picks(part: Part, seed: u64, many: usize) -> Vec<Pick> {
     let mut random = Random::new(seed);
     (0..many).map(|_| Pick { part, seed: random.next() >> 16 }).collect()
 }
 
-/// The points of a recording that are worth more than others.
+/// The critical points of a recording.
 pub struct Points {
     pub all: Range<usize>,
-    /// Where a damaged database is copied.
+    /// While a damaged database is copied.
     pub copying: Option<Range<usize>>,
     first_fault: usize,
     /// Syncs of the log of a database, and of other files.
     pub log_syncs: Vec<usize>,
     pub other_syncs: Vec<usize>,
-    /// Where names and lengths change.
+    /// Changes of names and lengths.
     pub names: Vec<usize>,
-    /// How often a log was begun anew, after it was moved into its database.
+    /// How often a log was restarted, after it was merged into its database.
     pub log_restarts: usize,
 }
 
@@ -133,7 +133,7 @@ impl Points {
             Part::Copying => self.copying.clone().unwrap_or(self.all.clone()),
             Part::AfterFault => self.first_fault + 1..self.all.end,
             Part::JustAfterFault => {
-                // The nearer the likelier.
+                // Nearer points are more likely.
                 let far = random.below(9);
                 return (self.first_fault + 1 + random.below(1 << far)).min(self.all.end);
             }

@@ -17,12 +17,12 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `end`; its slight unevenness doesn't matter here.
+    /// A number below `end`. It is not perfectly uniform, which does not matter here.
     pub fn below(&mut self, end: usize) -> usize {
         (self.next() % end.max(1) as u64) as usize
     }
 
-    /// True in so many of a thousand cases.
+    /// True with this probability, in permille.
     pub fn permille(&mut self, cases: usize) -> bool {
         self.below(1000) < cases
     }

@@ -1,12 +1,12 @@
 //! The log of the recorder (`shim.c`): what one or several processes did to the files of a folder, in order.
 //!
-//! A file is told by a number of its own. Inodes won't do: the system gives that of a removed file to the next one.
+//! Each file has its own number. Inodes are not sufficient, because the system reuses that of a removed file.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
-/// A file, by when it was made.
+/// The number of a file, in the order of creation.
 pub type FileId = usize;
 
 /// What can be synced.
@@ -40,7 +40,7 @@ pub enum Op {
         file: FileId,
         length: u64,
     },
-    /// The file is at least so long afterwards.
+    /// The file has at least this length afterwards.
     Allocate {
         file: FileId,
         length: u64,
@@ -64,9 +64,9 @@ pub enum Op {
     },
     /// A call that was made to fail.
     Failed,
-    /// A sync that wasn't done, of the file with this name; it is empty for the folder.
+    /// A sync that was left out, of the file with this name; empty for the folder.
     Swallowed(String),
-    /// What the program says of itself.
+    /// A mark of the program.
     Mark(String),
 }
 
@@ -95,7 +95,7 @@ mod number {
     pub const SWALLOWED: u32 = 13;
 }
 
-/// The bytes of a mark in a log: for what is known before the program begins.
+/// The bytes of a mark in a log, for what is known before the program starts.
 pub fn mark(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(number::MARK.to_ne_bytes());
@@ -106,9 +106,9 @@ pub fn mark(text: &str) -> Vec<u8> {
 }
 
 impl Recording {
-    /// Reads a log. What was cut off at its end, by the end of the process that wrote it, is no part of it.
+    /// Reads a log. An incomplete record at its end, where the writing process ended, is ignored.
     pub fn read(path: &Path) -> Result<Recording, String> {
-        let bytes = std::fs::read(path).map_err(|error| format!("{} can't be read: {error}", path.display()))?;
+        let bytes = std::fs::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
         let (mut ops, mut at) = (Vec::new(), 0);
         let mut ids = Ids::default();
         while at + HEADER <= bytes.len() {
@@ -144,7 +144,7 @@ impl Recording {
                 number::MARK => Op::Mark(text(data)),
                 number::FAILED => Op::Failed,
                 number::SWALLOWED => Op::Swallowed(text(name)),
-                _ => return Err(format!("the program did what the simulated disk doesn't know: {}", text(name))),
+                _ => return Err(format!("the simulated disk does not support what the program did: {}", text(name))),
             });
         }
         Ok(Recording { ops, bytes })
@@ -164,19 +164,19 @@ impl Recording {
         self.ops[..until].iter().filter_map(|op| if let Op::Mark(text) = op { Some(text.as_str()) } else { None })
     }
 
-    /// Where a mark is that begins so.
+    /// The position of the mark with this prefix.
     pub fn find(&self, text: &str) -> Option<usize> {
         self.ops.iter().position(|op| matches!(op, Op::Mark(mark) if mark.starts_with(text)))
     }
 
-    /// Where the first call was made to fail, or wasn't done.
+    /// The position of the first call that failed or was left out.
     pub fn first_fault(&self) -> Option<usize> {
         let is_fault = |op: &Op| matches!(op, Op::Failed | Op::Swallowed(_) | Op::SyncEnd { is_ok: false, .. });
         self.ops.iter().position(is_fault)
     }
 }
 
-/// Which file an inode is at present.
+/// The current file of each inode.
 #[derive(Default)]
 struct Ids {
     by_inode: HashMap<u64, FileId>,
@@ -191,6 +191,9 @@ impl Ids {
     }
 
     fn find(&self, inode: u64) -> Result<FileId, String> {
-        self.by_inode.get(&inode).copied().ok_or_else(|| format!("the log names inode {inode}, which nobody made"))
+        self.by_inode
+            .get(&inode)
+            .copied()
+            .ok_or_else(|| format!("the log contains inode {inode}, which was never created"))
     }
 }

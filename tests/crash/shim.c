@@ -1,26 +1,26 @@
 /* Records what a program does to the files of one folder, and makes chosen calls fail. Loaded by LD_PRELOAD.
  *
- * Every call that changes a file or a name below CRASH_FOLDER, or syncs it, is appended to CRASH_LOG in the order in
- * which the calls ended. The test replays that log onto a simulated disk. The calls themselves are made as raw system
- * calls, so that a hook never meets another hook.
+ * Every call that changes or syncs a file or a name below CRASH_FOLDER is appended to CRASH_LOG, in the order in which
+ * the calls ended. The test replays that log onto a simulated disk. The calls themselves are raw system calls, so one
+ * hook never calls another.
  *
  * Environment:
  *   CRASH_FOLDER     the folder, as an absolute path without symbolic links and without a slash at its end
- *   CRASH_LOG        the log; it is appended to, so that several processes share one
- *   CRASH_EXISTING   if set, the files that are there at the start are logged with their content
- *   CRASH_FAIL       kind:n:errno[:times], kind fsync, write or rename: from the n-th call of that kind on, so many
+ *   CRASH_LOG        the log; records are appended, so several processes can share one
+ *   CRASH_EXISTING   if set, the files that exist at the start are logged with their content
+ *   CRASH_FAIL       kind:n:errno[:times], kind fsync, write or rename: from the n-th call of that kind on, this many
  *                    calls (1) do nothing and fail
  *   CRASH_KILL       n[@mark]: the process ends just before its n-th call that changes or syncs something, counted
- *                    from the mark that begins so, or from the start
+ *                    from the mark with this prefix, or from the start
  *   CRASH_SWALLOW    all, wal or a number: these syncs (those of -wal files, the one with this number from 1) are not
- *                    done, and succeed; in the log they are no syncs
+ *                    done, and succeed; the log does not contain them as syncs
  *
- * Two kinds of files are special. `acknowledged` is no part of the disk: what is written to it becomes a mark in the
+ * Two kinds of files are special. `acknowledged` is not part of the disk: what is written to it becomes a mark in the
  * log. Files that end in -shm never outlive the processes that use them: they are not watched.
  *
  * A record of the log is a header and the bytes of a name and of data, see `struct header`. Numbers are of the
- * machine's own byte order. What can't be recorded, such as a folder in the folder, is logged as UNSUPPORTED, and the
- * test fails. Programs that make system calls without the C library aren't seen. */
+ * machine's own byte order. What cannot be recorded, such as a folder in the folder, is logged as UNSUPPORTED, and the
+ * test fails. System calls that do not use the C library are not recorded. */
 
 #undef _FORTIFY_SOURCE
 #define _GNU_SOURCE
@@ -45,7 +45,7 @@ enum operation {
     CREATE = 1,   /* inode, name */
     WRITE,        /* inode, offset, data */
     TRUNCATE,     /* inode, length */
-    ALLOCATE,     /* inode, length: the file is at least so long afterwards */
+    ALLOCATE,     /* inode, length: the file has at least this length afterwards */
     RENAME,       /* inode, name, new name as data */
     UNLINK,       /* inode, name */
     SYNC_BEGIN,   /* inode or FOLDER, number */
@@ -67,7 +67,7 @@ struct header {
     uint32_t data_bytes;
 };
 
-/* Stands for the folder itself where an inode is expected. */
+/* The folder itself, instead of an inode. */
 #define FOLDER 0
 
 enum kind { OTHER, FSYNC, DATA, NAME };
@@ -75,7 +75,7 @@ enum kind { OTHER, FSYNC, DATA, NAME };
 struct file {
     char is_watched, is_folder, is_mark;
     uint64_t inode;
-    char name[80]; /* the one it was opened by */
+    char name[80]; /* the name with which it was opened */
 };
 
 #define MAX_FILES 65536
@@ -109,7 +109,7 @@ static void record(enum operation operation, int error, uint64_t inode, uint64_t
     struct header header = {operation, error, inode, number, name ? strlen(name) : 0, data_bytes};
     struct iovec parts[3] = {{&header, sizeof header}, {(void *)name, header.name_bytes}, {(void *)data, data_bytes}};
     size_t all = sizeof header + header.name_bytes + data_bytes;
-    if (syscall(SYS_writev, log_file, parts, 3) != (long)all) die("the log can't be written");
+    if (syscall(SYS_writev, log_file, parts, 3) != (long)all) die("the log cannot be written");
 }
 
 static int ends_with(const char *text, const char *end) {
@@ -117,8 +117,8 @@ static int ends_with(const char *text, const char *end) {
     return text_bytes >= end_bytes && strcmp(text + text_bytes - end_bytes, end) == 0;
 }
 
-/* Finds out whether a path is of the folder; `absolute` then holds it whole. The name in the folder is returned, "" for
- * the folder itself, NULL for what is not watched. */
+/* Finds whether a path is in the folder; `absolute` then contains the absolute path. Returns the name in the folder,
+ * "" for the folder itself, NULL for other paths. */
 static const char *watched(int at, const char *path, char absolute[PATH_MAX]) {
     if (log_file < 0 || !path) return NULL;
     if (path[0] == '/') {
@@ -139,12 +139,12 @@ static const char *watched(int at, const char *path, char absolute[PATH_MAX]) {
     return rest + 1;
 }
 
-/* Counts a call that changes or syncs something, and ends the process if its time has come. */
+/* Counts a call that changes or syncs something, and ends the process if this is the chosen call. */
 static void step(void) {
     if (kill_at && is_counting && ++calls == kill_at) _exit(137);
 }
 
-/* Whether this call of a kind is to fail. */
+/* Whether this call must fail. */
 static int fails(enum kind kind) {
     long call = ++failable[kind];
     return kind == fail_kind && call >= fail_from && call < fail_from + fail_times;
@@ -272,7 +272,7 @@ int close(int fd) {
     return result;
 }
 
-/* Notes that a descriptor stands for the same file as another one. */
+/* Remembers that a descriptor refers to the same file as another one. */
 static int same(int old, int new) {
     if (new >= 0 && new < MAX_FILES && old >= 0 && old < MAX_FILES && new != old) files[new] = files[old];
     return new;
@@ -303,7 +303,7 @@ int fcntl64(int fd, int command, ...) {
     return control(fd, command, argument);
 }
 
-/* Writes at a place, or where the file stands. */
+/* Writes at an offset, or at the current position. */
 static ssize_t write_it(struct file *file, int fd, const void *data, size_t bytes, off_t at, int is_placed) {
     pthread_mutex_lock(&mutex);
     if (file->is_mark) {
@@ -372,7 +372,7 @@ ssize_t pwritev(int fd, const struct iovec *pieces, int count, off_t at) {
 
 ssize_t pwritev64(int fd, const struct iovec *pieces, int count, off64_t at) { return pwritev(fd, pieces, count, at); }
 
-/* Copies inside the kernel can't be seen. Whoever tries one goes on with reads and writes after these errors. */
+/* Copies inside the kernel cannot be recorded. After these errors, callers continue with reads and writes. */
 ssize_t copy_file_range(int from, off64_t *from_at, int to, off64_t *to_at, size_t bytes, unsigned flags) {
     if (!find(to)) return syscall(SYS_copy_file_range, from, from_at, to, to_at, bytes, flags);
     errno = ENOSYS;
@@ -387,7 +387,7 @@ ssize_t sendfile(int to, int from, off_t *at, size_t bytes) {
 
 ssize_t sendfile64(int to, int from, off64_t *at, size_t bytes) { return sendfile(to, from, at, bytes); }
 
-/* Sets the length of a file, or makes sure of it. */
+/* Sets the length of a file, or its minimum length. */
 static int resize(uint64_t inode, int fd, off_t length, enum operation operation, int mode, off_t from) {
     pthread_mutex_lock(&mutex);
     step();
@@ -442,7 +442,7 @@ int posix_fallocate(int fd, off_t from, off_t bytes) {
 
 int posix_fallocate64(int fd, off64_t from, off64_t bytes) { return posix_fallocate(fd, from, bytes); }
 
-/* A sync covers what was written before it began, and holds from when it ended: both are logged. */
+/* A sync covers what was written before it began, and takes effect when it ends: both are logged. */
 static int sync_it(struct file *file, int fd, long call) {
     pthread_mutex_lock(&mutex);
     long seen = ++syncs_seen;
@@ -531,7 +531,7 @@ int remove(const char *path) {
     return result != 0 && errno == EISDIR ? (int)syscall(SYS_unlinkat, AT_FDCWD, path, AT_REMOVEDIR) : result;
 }
 
-/* What the simulated disk doesn't know. */
+/* Calls that the simulated disk does not support. */
 static void unsupported(const char *path, int at, const char *what) {
     char absolute[PATH_MAX];
     const char *name = watched(at, path, absolute);

@@ -1,4 +1,4 @@
-//! Runs workloads under the recorder, and has the states of their recordings judged.
+//! Runs workloads under the recorder, and judges the states of their recordings.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::check::{Fault, FaultKind, Seen, Told, check};
+use crate::check::{Fault, FaultKind, Reported, Seen, check};
 use crate::disk::{Disk, State};
 use crate::inspector::Inspector;
 use crate::points::{Part, Pick, Points};
@@ -15,7 +15,7 @@ use crate::random::Random;
 use crate::recording::{self, Op, Recording};
 use crate::wait::try_wait_for;
 
-/// This test's own program, even if it was built anew meanwhile.
+/// This test's own program, even if it was built again in the meantime.
 pub const ITSELF: &str = "/proc/self/exe";
 
 /// Roles of the processes that open states.
@@ -32,7 +32,7 @@ const SLOW_AGAIN: usize = 2;
 const SHOWN: usize = 24;
 const KEPT: usize = 8;
 
-/// What was done and found.
+/// The results.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     states: usize,
@@ -48,12 +48,12 @@ pub struct Tally {
 pub struct Run {
     pub recording: Recording,
     pub points: Points,
-    /// Whether the recorder ended a process, as it was told.
+    /// Whether the recorder killed a process, as requested.
     pub was_killed: bool,
     log: PathBuf,
-    /// Who opens its states.
+    /// The role that opens its states.
     inspector: &'static str,
-    /// What was special about it, for people.
+    /// A description of what is special about it.
     label: String,
     /// Where the log is kept, if a fault was found in it.
     kept: Mutex<Option<PathBuf>>,
@@ -64,16 +64,16 @@ pub struct Run {
 pub struct How<'a> {
     /// Further variables for the recorder.
     pub variables: &'a [(&'a str, String)],
-    /// A state to begin with, and what was said before.
-    pub from: Option<(&'a State, &'a Told)>,
+    /// A state to start from, and what was reported before.
+    pub from: Option<(&'a State, &'a Reported)>,
 }
 
 pub struct Stage {
-    /// Where everything temporary lies.
+    /// The folder for temporary files.
     base: tempfile::TempDir,
     shim: PathBuf,
     tally: Mutex<Tally>,
-    /// Processes that have nothing to do.
+    /// Idle processes.
     inspectors: Mutex<Vec<(&'static str, Inspector)>>,
     folders: AtomicUsize,
     workers: usize,
@@ -88,7 +88,7 @@ impl Stage {
         let mut compile = Command::new(compiler);
         compile.args(["-shared", "-fPIC", "-O1", "-o"]).args([&shim, &source]).arg("-lpthread");
         let compiled = compile.status().expect("there is a C compiler");
-        assert!(compiled.success(), "the recorder can't be compiled");
+        assert!(compiled.success(), "the recorder cannot be compiled");
         Stage {
             base,
             shim,
@@ -103,7 +103,7 @@ impl Stage {
         lock(&self.tally).clone()
     }
 
-    /// Does a part of the plan, and tells what came of it.
+    /// Runs a step, and prints the result.
     pub fn step(&self, name: &str, step: impl FnOnce()) {
         let (start, before) = (Instant::now(), self.tally());
         lock(&self.tally).slowest = Duration::ZERO;
@@ -128,17 +128,17 @@ impl Stage {
     /// An empty folder.
     fn folder(&self) -> PathBuf {
         let folder = self.base.path().join(self.folders.fetch_add(1, Ordering::Relaxed).to_string());
-        std::fs::create_dir(&folder).expect("a folder can be made");
+        std::fs::create_dir(&folder).expect("a folder can be created");
         folder
     }
 
-    /// Runs children one after the other in a new folder, with one log. One that fails is a fault.
+    /// Runs children one after the other in a new folder, with one log. A child that fails is a fault.
     pub fn record(&self, roles: &[String], seed: u64, inspector: &'static str, how: How<'_>) -> Option<Run> {
         let (folder, log) = (self.folder(), self.base.path().join("log"));
         let log = log.with_extension(folder.file_name().expect("the folder has a name"));
-        if let Some((state, told)) = how.from {
+        if let Some((state, reported)) = how.from {
             state.write(&folder).expect("a state can be written");
-            let marks: Vec<u8> = told.marks().iter().flat_map(|text| recording::mark(text)).collect();
+            let marks: Vec<u8> = reported.marks().iter().flat_map(|text| recording::mark(text)).collect();
             std::fs::write(&log, marks).expect("a log can be written");
         }
         let said = folder.with_extension("said");
@@ -154,7 +154,7 @@ impl Stage {
             if how.from.is_some() {
                 command.env("CRASH_EXISTING", "1");
             }
-            command.stderr(std::fs::File::create(&said).expect("a file can be made"));
+            command.stderr(std::fs::File::create(&said).expect("a file can be created"));
             let status = wait(command.spawn().expect("the test can start itself"));
             match status.and_then(|status| status.code()) {
                 Some(0) => {}
@@ -187,7 +187,7 @@ impl Stage {
         let _ = std::fs::remove_file(run.log);
     }
 
-    /// Judges states of a run by as many threads as there are processors.
+    /// Judges states of a run with as many threads as there are processors.
     pub fn judge(&self, run: &Run, picks: Vec<Pick>) {
         let mut disk = Disk::new(0);
         let states =
@@ -195,7 +195,7 @@ impl Stage {
         self.parallel(1, states, |(point, pick, state)| self.judge_state(run, point, pick, &state));
     }
 
-    /// Judges states of a short run in this thread. What became of blocks whose sync failed is another one in each.
+    /// Judges states of a short run in this thread. The fate of blocks whose sync failed differs between them.
     pub fn judge_here(&self, run: &Run, picks: Vec<Pick>) {
         for pick in picks {
             let point = run.point(pick);
@@ -204,7 +204,7 @@ impl Stage {
         }
     }
 
-    /// The first state that is judged so, with what that says. Its faults aren't counted.
+    /// The first state with this judgement, and its message. Its faults are not counted.
     pub fn find<T>(
         &self,
         run: &Run,
@@ -214,21 +214,21 @@ impl Stage {
         picks.into_iter().enumerate().find_map(|(count, pick)| {
             let point = run.point(pick);
             let state = run.state(&mut Disk::new(pick.seed), point, pick);
-            let judged = self.try_state(run, &state, &Told::at(&run.recording, point));
+            let judged = self.try_state(run, &state, &Reported::at(&run.recording, point));
             wanted(judged).map(|said| (count + 1, said))
         })
     }
 
     fn judge_state(&self, run: &Run, point: usize, pick: Pick, state: &State) {
-        let told = Told::at(&run.recording, point);
-        let mut judged = self.try_state(run, state, &told);
+        let reported = Reported::at(&run.recording, point);
+        let mut judged = self.try_state(run, state, &reported);
         for _ in 0..SLOW_AGAIN {
             if !matches!(&judged, Err(fault) if fault.kind == FaultKind::Slow) {
                 break;
             }
-            // The machine may have been busy, with other runs of this test too.
+            // The machine may have been busy, also with other runs of this test.
             std::thread::sleep(Duration::from_secs(1));
-            judged = self.try_state(run, state, &told);
+            judged = self.try_state(run, state, &reported);
         }
         lock(&self.tally).states += 1;
         match judged {
@@ -243,12 +243,12 @@ impl Stage {
         }
     }
 
-    fn try_state(&self, run: &Run, state: &State, told: &Told) -> Result<Seen, Fault> {
+    fn try_state(&self, run: &Run, state: &State, reported: &Reported) -> Result<Seen, Fault> {
         let folder = self.folder();
         state.write(&folder).expect("a state can be written");
         let mut process = self.inspector(run.inspector);
         let mut is_alive = true;
-        let judged = check(&folder, told, |folder| {
+        let judged = check(&folder, reported, |folder| {
             process.inspect(folder).unwrap_or_else(|error| {
                 is_alive = false;
                 Err(error)
@@ -261,7 +261,7 @@ impl Stage {
         judged
     }
 
-    /// A process that has nothing to do, or a new one.
+    /// An idle process, or a new one.
     fn inspector(&self, role: &'static str) -> Inspector {
         let mut idle = lock(&self.inspectors);
         match idle.iter().position(|(of, _)| *of == role) {
@@ -275,7 +275,7 @@ impl Stage {
         self.note(run, None, "", &Fault { kind, message: message.to_owned() });
     }
 
-    /// Notes a fault, and keeps what is needed to see it again.
+    /// Records a fault, and keeps what is needed to reproduce it.
     fn note(&self, run: &Run, pick: Option<Pick>, place: &str, fault: &Fault) {
         let count = {
             let mut tally = lock(&self.tally);
@@ -292,7 +292,7 @@ impl Stage {
             let to = folder.join(format!("{count}.log"));
             match std::fs::create_dir_all(&folder).and_then(|()| std::fs::copy(&run.log, &to)) {
                 Ok(_) => *kept = Some(to),
-                Err(error) => println!("the recording can't be kept: {error}"),
+                Err(error) => println!("the recording cannot be kept: {error}"),
             }
         }
         let again = match (&*kept, pick) {
@@ -306,7 +306,7 @@ impl Stage {
         println!("FAULT {:?}: {} [{}{place}]{again}", fault.kind, fault.message, run.label);
     }
 
-    /// Judges one state of a recording that was kept, and leaves that state behind.
+    /// Judges one state of a recording that was kept, and keeps that state.
     pub fn replay(&self, log: &Path) {
         let pick: Pick = std::env::var("CRASH_STATE").expect("CRASH_STATE names the state").parse().expect("a state");
         let recording = Recording::read(log).expect("a recording");
@@ -334,7 +334,7 @@ impl Stage {
         self.judge_state(&run, point, pick, &state);
     }
 
-    /// Does work in several threads, so many for each processor.
+    /// Does work in several threads, `times` for each processor.
     pub fn parallel<Item: Send>(
         &self,
         times: usize,
@@ -363,14 +363,14 @@ impl Run {
         self.points.point(pick.part, &mut Random::new(pick.seed))
     }
 
-    /// Picks in the order of their points, so that a disk need not go back.
+    /// Picks in the order of their points, because a disk only advances.
     pub fn ordered(&self, picks: Vec<Pick>) -> Vec<(usize, Pick)> {
         let mut ordered: Vec<(usize, Pick)> = picks.into_iter().map(|pick| (self.point(pick), pick)).collect();
         ordered.sort_by_key(|(point, _)| *point);
         ordered
     }
 
-    /// Takes a disk on to a point, and builds a state.
+    /// Advances a disk to a point, and builds a state.
     pub fn state(&self, disk: &mut Disk, point: usize, pick: Pick) -> State {
         disk.advance(&self.recording, point);
         match pick.part {
@@ -379,13 +379,13 @@ impl Run {
         }
     }
 
-    /// What is in it, for people.
+    /// A description of its contents.
     pub fn described(&self) -> String {
         let Points { log_syncs, other_syncs, names, log_restarts, .. } = &self.points;
         format!(
             "{} events, {} calls that wrote {} MiB; {} syncs of logs, which were begun anew {log_restarts} times, and \
              {} of other files; {} changes of names and lengths",
-            Told::at(&self.recording, self.recording.ops.len()).events.len(),
+            Reported::at(&self.recording, self.recording.ops.len()).events.len(),
             self.recording.ops.len(),
             self.recording.written() >> 20,
             log_syncs.len(),
@@ -420,7 +420,7 @@ fn wait(mut child: Child) -> Option<ExitStatus> {
     None
 }
 
-/// A folder for everything temporary: in memory, where there is enough, since much is written.
+/// A folder for temporary files: in memory, if there is enough, because much is written.
 fn temporary() -> tempfile::TempDir {
     let free = Command::new("df").args(["-Pk", "/dev/shm"]).output().ok().and_then(|output| {
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -431,5 +431,5 @@ fn temporary() -> tempfile::TempDir {
         Some(kib) if kib > 2 << 20 => builder.prefix("crash-").tempdir_in("/dev/shm"),
         _ => builder.prefix("crash-").tempdir_in(env!("CARGO_TARGET_TMPDIR")),
     };
-    folder.expect("a folder for what is temporary")
+    folder.expect("a folder for temporary files")
 }

@@ -1,10 +1,9 @@
-//! What is done to the store, and how its content is read: all use of the store's API is in this file.
+//! What is done to the store, and how its content is read. All use of the store's API is in this file.
 //!
-//! The test starts itself again as a child process, with the recorder loaded, to do one of the [`Role`]s. The child
-//! tells in marks what it asks of the store, and what the store answered; see [`crate::check::Told`].
+//! The test starts itself again as a child process, with the recorder loaded, in one of the [`Role`]s. The child writes
+//! marks about its requests to the store and the answers; see [`crate::check::Reported`].
 //!
-//! An event is a number, and everything in it follows from the number. So whoever finds one knows whether it is as it
-//! was submitted.
+//! An event is a number, and its content follows from the number. So it can be checked whether an event is unchanged.
 
 use std::fs::File;
 use std::io::Write;
@@ -32,20 +31,20 @@ use crate::wait::try_eventually;
 pub const FILE: &str = "spool.db";
 const PAGE: u64 = 16 << 10;
 
-/// How long a store that failed is given to work again.
+/// How long a failed store may take to work again.
 const WORKS_AGAIN: Duration = Duration::from_secs(20);
 
 const OUTPUTS: [&str; 2] = ["kafka", "nats"];
 
-/// What a child does.
+/// The work of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// One of [`PHASES`] processes that use the same folder one after the other. The last one closes the store, the
-    /// others end as if they were killed.
+    /// others end like after a kill.
     Full(usize),
-    /// Little of everything, in one process. What fails is tried again.
+    /// A little of everything, in one process. Failures are retried.
     Small,
-    /// Opens the store, keeps one event and closes it. What fails is tried again.
+    /// Opens the store, keeps one event and closes it. Failures are retried.
     Reopen,
 }
 
@@ -70,13 +69,13 @@ impl Role {
     }
 }
 
-/// Random bytes that contents are cut from.
+/// Random bytes from which contents are taken.
 static POOL: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut random = Random::new(7);
     (0..1 << 17).flat_map(|_| random.next().to_le_bytes()).collect()
 });
 
-/// The bytes of an event, beginning with its number: `part` tells envelope and body apart.
+/// The bytes of an event, beginning with its number. `part` distinguishes envelope and body.
 fn content(number: u64, part: u64, bytes: usize) -> Bytes {
     let mut content = format!("{number:020}").into_bytes();
     let from = Random::new(number * 2 + part).below(POOL.len() - bytes);
@@ -84,7 +83,7 @@ fn content(number: u64, part: u64, bytes: usize) -> Bytes {
     content.into()
 }
 
-/// Which event content claims to be of.
+/// The event that the content claims to belong to.
 fn number_of(content: &[u8]) -> Option<u64> {
     std::str::from_utf8(content.get(..20)?).ok()?.parse().ok()
 }
@@ -114,7 +113,7 @@ fn record(number: u64) -> SpoolRecord {
     }
 }
 
-/// What an event becomes as a dead letter.
+/// The dead letter of an event.
 fn letter(number: u64) -> DeadLetter {
     let record = record(number);
     DeadLetter {
@@ -147,7 +146,7 @@ fn open(folder: &Path) -> Result<Store, OpenError> {
 /// Opens the store of a folder and reads all of it.
 pub fn inspect(folder: &Path) -> Result<Found, String> {
     let start = Instant::now();
-    let store = open(folder).map_err(|error| format!("the store doesn't open: {error}"))?;
+    let store = open(folder).map_err(|error| format!("the store does not open: {error}"))?;
     let mut found = Found { opened_in: start.elapsed(), ..Found::default() };
     let read = read(&store, folder, &mut found);
     runtime().block_on(store.close());
@@ -155,7 +154,7 @@ pub fn inspect(folder: &Path) -> Result<Found, String> {
 }
 
 fn read(store: &Store, folder: &Path, found: &mut Found) -> Result<(), String> {
-    let unreadable = |error| format!("the store can't be read: {error}");
+    let unreadable = |error| format!("the store cannot be read: {error}");
     let mut reader = store.reader();
     for output in OUTPUTS {
         let mut after = 0;
@@ -167,7 +166,9 @@ fn read(store: &Store, folder: &Path, found: &mut Found) -> Result<(), String> {
                 let number = number_of(&spooled.record.envelope);
                 match number.filter(|number| spooled.is_sound && spooled.record == record(*number)) {
                     Some(number) => found.events.push(number),
-                    None => found.wrong.push(format!("a record that says it is event {number:?} isn't as submitted")),
+                    None => found
+                        .wrong
+                        .push(format!("a record that claims to be event {number:?} differs from what was submitted")),
                 }
             }
         }
@@ -187,7 +188,7 @@ fn read(store: &Store, folder: &Path, found: &mut Found) -> Result<(), String> {
             match number.filter(is_as_submitted) {
                 Some(number) => found.events.push(number),
                 None => found.wrong.push(format!(
-                    "a dead letter ({}) that says it is event {number:?} isn't as submitted",
+                    "a dead letter ({}) that claims to be event {number:?} differs from what was submitted",
                     kept.letter.reason
                 )),
             }
@@ -199,7 +200,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-/// The child's part.
+/// The part that runs in the child.
 pub fn run(role: Role, folder: PathBuf, seed: u64) -> Result<(), String> {
     let marks = File::options().create(true).append(true).open(folder.join("acknowledged"));
     let first = match role {
@@ -208,7 +209,7 @@ pub fn run(role: Role, folder: PathBuf, seed: u64) -> Result<(), String> {
         Role::Reopen => 900_000_000 + (seed % 1_000_000) * 32,
     };
     let mut run = Run {
-        marks: marks.map_err(|error| format!("marks can't be written: {error}"))?,
+        marks: marks.map_err(|error| format!("marks cannot be written: {error}"))?,
         random: Random::new(seed ^ first),
         is_tolerant: !matches!(role, Role::Full(_)),
         next: first,
@@ -228,7 +229,7 @@ struct Run {
     folder: PathBuf,
     marks: File,
     random: Random,
-    /// Whether what fails is tried again.
+    /// Whether failures are retried.
     is_tolerant: bool,
     /// The next event.
     next: u64,
@@ -244,7 +245,7 @@ impl Run {
                 self.restart().await?;
                 self.rounds(20, 40).await?;
             }
-            // The log is moved into the database some times.
+            // The log is merged into the database several times.
             1 => {
                 self.rounds(420, 60).await?;
                 self.drop_store();
@@ -262,7 +263,7 @@ impl Run {
                 return Ok(());
             }
         }
-        // The store isn't told that its process ends.
+        // The store is not closed before its process ends.
         std::process::exit(0)
     }
 
@@ -304,9 +305,9 @@ impl Run {
             match open(&self.folder) {
                 Ok(store) => Some(Ok(store)),
                 Err(failure) => {
-                    // The store that was dropped just now may still hold the folder.
+                    // The store that was just dropped may still have the folder locked.
                     let is_held = matches!(failure, OpenError::Lock(LockError::InUse { .. }));
-                    error = format!("the store doesn't open: {failure}");
+                    error = format!("the store does not open: {failure}");
                     (!(self.is_tolerant || is_held)).then(|| Err(error.clone()))
                 }
             }
@@ -321,7 +322,7 @@ impl Run {
         }
     }
 
-    /// As if the process ended: nothing is said to the store.
+    /// Like the end of the process: the store is not closed.
     fn drop_store(&mut self) {
         self.store = None;
     }
@@ -331,7 +332,7 @@ impl Run {
         self.open().await
     }
 
-    /// So many times events are kept, and others settled, so that about so many stay.
+    /// Keeps events and settles others this many times, so about `stay` events remain.
     async fn rounds(&mut self, rounds: usize, stay: usize) -> Result<(), String> {
         for _ in 0..rounds {
             let groups = match self.random.below(10) {
@@ -349,7 +350,7 @@ impl Run {
         Ok(())
     }
 
-    /// Keeps groups of events at the same time, so that they share commits.
+    /// Keeps groups of events at the same time, to let them share commits.
     async fn keep(&mut self, groups: &[usize]) -> Result<(), String> {
         let groups: Vec<Vec<u64>> = groups.iter().map(|events| self.numbers(*events)).collect();
         self.mark("keep", &groups.concat());
@@ -358,11 +359,11 @@ impl Run {
             let (letters, records): (Vec<u64>, Vec<u64>) = numbers.iter().partition(|number| is_letter(**number));
             let (records, letters) = (records.into_iter().map(record), letters.into_iter().map(letter));
             let kept = this.store().keep(records.collect(), letters.collect()).await;
-            // At once: the next commit is on its way, and would cover for a mistake of this one.
+            // At once, because the next commit, which is already in progress, could hide an error of this one.
             kept.map(|()| this.mark("kept", numbers))
         });
         let error = join_all(keeping).await.into_iter().find_map(Result::err);
-        self.bear(error.map(|error| format!("events aren't kept: {error}"))).await
+        self.bear(error.map(|error| format!("events are not kept: {error}"))).await
     }
 
     fn numbers(&mut self, many: usize) -> Vec<u64> {
@@ -380,7 +381,7 @@ impl Run {
                 Ok(spooled) if spooled.is_empty() => continue,
                 Ok(spooled) => spooled,
                 Err(failure) => {
-                    error = Some(format!("the spool can't be read: {failure}"));
+                    error = Some(format!("the spool cannot be read: {failure}"));
                     continue;
                 }
             };
@@ -399,13 +400,13 @@ impl Run {
             self.mark("settle", &gone);
             match self.store().settle(settled).await {
                 Ok(_) => self.mark("settled", &gone),
-                Err(failure) => error = Some(format!("events aren't settled: {failure}")),
+                Err(failure) => error = Some(format!("events are not settled: {failure}")),
             }
         }
         self.bear(error).await
     }
 
-    /// Waits after a failure until the store works again, if that is wanted.
+    /// Waits after a failure until the store works again, if failures are retried.
     async fn bear(&mut self, error: Option<String>) -> Result<(), String> {
         match error {
             None => Ok(()),
@@ -430,7 +431,7 @@ impl Run {
                     Some(())
                 }
                 Err(failure) => {
-                    error = format!("the store doesn't work again after a failure: {failure}");
+                    error = format!("the store does not work again after a failure: {failure}");
                     None
                 }
             }
@@ -438,7 +439,8 @@ impl Run {
         kept.await.ok_or(error)
     }
 
-    /// Closes the store, damages an index of its database, and opens it again: it must copy all events from the table.
+    /// Closes the store, damages an index of its database, and opens it again. The store must copy all events from the
+    /// table.
     async fn damage(&mut self) -> Result<(), String> {
         self.close().await;
         let path = self.folder.join(FILE);
@@ -447,21 +449,21 @@ impl Run {
         match root {
             Ok(page) => {
                 let file = File::options().write(true).open(&path).expect("the database is there");
-                // The random bytes may be a valid page as little as zeros are.
+                // The random bytes are not a valid page, and neither are zeros.
                 let done = file.write_all_at(&POOL[..PAGE as usize], (page - 1) * PAGE).and_then(|()| file.sync_all());
                 if let (Err(error), false) = (done, self.is_tolerant) {
-                    return Err(format!("the database can't be damaged: {error}"));
+                    return Err(format!("the database cannot be damaged: {error}"));
                 }
             }
-            // After a failure the tables may be in the log only.
+            // After a failure the tables may only be in the log.
             Err(_) if self.is_tolerant => {}
-            Err(error) => return Err(format!("the index isn't found: {error}")),
+            Err(error) => return Err(format!("the index is not found: {error}")),
         }
         let inode = |path: &Path| std::fs::metadata(path).map(|file| file.ino()).ok();
         let old = inode(&path);
         self.open().await?;
         if !self.is_tolerant && inode(&path) == old {
-            return Err("the store didn't copy the damaged database when it was opened".to_owned());
+            return Err("the store did not copy the damaged database when it was opened".to_owned());
         }
         self.mark("repaired", &[]);
         Ok(())
@@ -470,7 +472,7 @@ impl Run {
 
 /// The first page of the index that the workload damages.
 fn root_page(path: &Path) -> rusqlite::Result<u64> {
-    // What is said to be immutable is opened without a log.
+    // With `immutable`, the database is opened without its log.
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     let database = Connection::open_with_flags(format!("file:{}?immutable=1", path.display()), flags)?;
     let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'spool_by_output'";
