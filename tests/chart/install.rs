@@ -1,4 +1,4 @@
-//! The life of a release on a real server: installed, upgraded, rolled back, uninstalled.
+//! The life cycle of a release on a real server: install, upgrade, rollback, uninstall.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,8 @@ use crate::support::kubernetes::Kubernetes;
 /// What the upgrade changes: an annotation of the pod.
 const CHANGE: &[&str] = &["--set-string", "podAnnotations.changed=by-the-upgrade"];
 
-/// Nothing is waited for: no controller runs that would do it. Should something be, then not for helm's five minutes.
+/// Helm does not need to wait, because no controller runs. If it waits by mistake, then not for its default of five
+/// minutes.
 const TIMEOUT: &str = "--timeout=30s";
 
 #[test]
@@ -22,7 +23,7 @@ fn every_values_file_is_installed_upgraded_rolled_back_and_uninstalled() {
     for_all(|values| live(kubernetes, values));
 }
 
-/// A warning of the server is a word on standard error, and so an error here.
+/// A warning of the server is printed on standard error, so it is an error here.
 fn live(kubernetes: &Kubernetes, values: &Values) -> Result<(), String> {
     let namespace = kubernetes.namespace("life");
     let before = left(kubernetes, &namespace)?;
@@ -37,11 +38,11 @@ fn live(kubernetes: &Kubernetes, values: &Values) -> Result<(), String> {
 
     let arguments = [RELEASE, CHART, "--namespace", &namespace, "--values", values.file(), TIMEOUT];
     let notes = kubernetes.helm(&[&["install"], &arguments[..]].concat()).quietly()?.out;
-    are_told(&urls(&rendered)?, &notes)?;
+    notes_name_urls(&urls(&rendered)?, &notes)?;
     let installed = stored(kubernetes, &namespace)?;
     is_whole(&without_hooks(&rendered), &installed)?;
     if annotation(&installed).is_some() {
-        return Err("the change is no change".to_owned());
+        return Err("the change changes nothing".to_owned());
     }
 
     kubernetes.helm(&[&["upgrade"], &arguments[..], CHANGE].concat()).quietly()?;
@@ -67,10 +68,10 @@ fn live(kubernetes: &Kubernetes, values: &Values) -> Result<(), String> {
     if forgotten.is_empty() { Ok(()) } else { Err(format!("left behind: {forgotten:?}")) }
 }
 
-/// What the bridge is asked for in one file is switched on, and off again with the next, while it runs.
+/// A feature that one file switches on is switched off again by the next, while the release exists.
 #[test]
 fn one_release_is_upgraded_with_each_values_file() {
-    // What a StatefulSet can't change: see `refused`.
+    // Fields that a StatefulSet cannot change: see `refused`.
     const SAME: &str =
         "persistence.enabled=true,persistence.size=20Gi,persistence.storageClassName=,persistence.annotations=null";
     let kubernetes = Kubernetes::shared();
@@ -83,7 +84,7 @@ fn one_release_is_upgraded_with_each_values_file() {
             let rendered = kubernetes.objects(&values.template(&namespace, &flags[2..]).quietly()?.out)?;
             is_whole(&without_hooks(&rendered), &stored(kubernetes, &namespace)?)
         });
-        taken.unwrap_or_else(|told| panic!("{}: {told}", values.name));
+        taken.unwrap_or_else(|error| panic!("{}: {error}", values.name));
     }
     kubernetes.helm(&["uninstall", RELEASE, "--namespace", &namespace, TIMEOUT]).quietly().unwrap();
     assert_eq!(left(kubernetes, &namespace).unwrap(), before);
@@ -106,11 +107,11 @@ fn urls(objects: &[Value]) -> Result<Vec<String>, String> {
     Ok(urls)
 }
 
-/// The notes say what to type at Alibaba, and what to do next.
-fn are_told(urls: &[String], notes: &str) -> Result<(), String> {
+/// The notes say what to enter at Alibaba, and what to do next.
+fn notes_name_urls(urls: &[String], notes: &str) -> Result<(), String> {
     for wanted in urls.iter().map(String::as_str).chain(["\nNEXT\n"]) {
         if !notes.contains(wanted) {
-            return Err(format!("the notes don't say {wanted:?}:\n{notes}"));
+            return Err(format!("the notes do not contain {wanted:?}:\n{notes}"));
         }
     }
     Ok(())
@@ -134,16 +135,16 @@ fn without_hooks(objects: &[Value]) -> Vec<Value> {
     objects.iter().filter(|object| !is_hook(object)).cloned().collect()
 }
 
-/// What lies outside of the release's namespace could not be made by whoever may only work inside of it, and is not
-/// looked for in the end. kubectl gives no namespace to a kind that knows none.
+/// Objects outside the namespace of the release could not be created by a user with permissions only in this namespace.
+/// They are also not searched for at the end. kubectl gives no namespace to a cluster-wide kind.
 fn are_inside(namespace: &str, objects: &[Value]) -> Result<(), String> {
     let outside = objects.iter().filter(|object| object["metadata"]["namespace"] != namespace);
     let outside: Vec<_> = outside.map(identity).collect();
     if outside.is_empty() { Ok(()) } else { Err(format!("not in {namespace}: {outside:?}")) }
 }
 
-/// No controller makes pods of the workload here, so a bare one of its template is offered to the server, which
-/// enforces "restricted" on pods only.
+/// No controller creates the pods of the workload here, and the server enforces "restricted" only on pods. So a pod
+/// with the template of the workload is sent to the server.
 fn pods_are_let_in(kubernetes: &Kubernetes, objects: &[Value], namespace: &str) -> Result<(), String> {
     let workload = workload(objects);
     let template = &workload["spec"]["template"];
@@ -170,7 +171,7 @@ fn annotation(objects: &[Value]) -> Option<&str> {
     workload(objects)["spec"]["template"]["metadata"]["annotations"]["changed"].as_str()
 }
 
-/// An object without what the server counts and notes by itself.
+/// An object without the fields that the server sets by itself.
 fn settled(object: &Value) -> Value {
     let mut object = object.clone();
     object.as_object_mut().map(|object| object.remove("status"));
@@ -187,7 +188,7 @@ fn is_whole(rendered: &[Value], stored: &[Value]) -> Result<(), String> {
         let name = identity(object);
         match stored.iter().find(|stored| identity(stored) == name && stored["apiVersion"] == object["apiVersion"]) {
             Some(stored) => compare(object, stored, &name, &mut wrong),
-            None => wrong.push(format!("{name} isn't there")),
+            None => wrong.push(format!("{name} is missing")),
         }
     }
     if stored.len() != rendered.len() {
@@ -202,7 +203,7 @@ fn compare(rendered: &Value, stored: &Value, path: &str, wrong: &mut Vec<String>
             for (key, value) in rendered {
                 let path = format!("{path}.{key}");
                 match stored.get(key) {
-                    // A Secret's texts are stored encoded, under another key.
+                    // The texts of a Secret are stored encoded, under another key.
                     None if key == "stringData" => compare(&encoded(value), &json!(stored["data"]), &path, wrong),
                     None if !is_empty(value) => wrong.push(format!("{path} was dropped: {value}")),
                     None => {}
@@ -220,7 +221,7 @@ fn compare(rendered: &Value, stored: &Value, path: &str, wrong: &mut Vec<String>
     }
 }
 
-/// What the server may leave out, because it means the same as nothing.
+/// Values that the server may leave out, because they mean the same as no value.
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,

@@ -43,7 +43,7 @@ const CHANGES: &[(&str, &str)] = &[
 fn only_a_key_that_needs_a_restart_rolls_the_pods() {
     let good = Values::named("kafka");
     let checksum = |flags: &[&str]| {
-        let rendered = good.template(NAMESPACE, flags).quietly().unwrap_or_else(|told| panic!("{told}")).out;
+        let rendered = good.template(NAMESPACE, flags).quietly().unwrap_or_else(|error| panic!("{error}")).out;
         let line = rendered.lines().find_map(|line| line.trim().strip_prefix("checksum/config: "));
         line.expect("the pods have a checksum").to_owned()
     };
@@ -71,7 +71,7 @@ fn text_is_refused_in_every_secret_key_of_every_kind() {
     for (section, kind, keys) in inputs.chain(outputs) {
         for pattern in keys.secrets {
             let error = render(Path::new(CHART), &with_plugin(section, kind, pattern, json!(TEXT))).refused();
-            let error = error.unwrap_or_else(|told| panic!("{kind} {pattern}: {told}"));
+            let error = error.unwrap_or_else(|error| panic!("{kind} {pattern}: {error}"));
             assert!(error.contains(&format!("config.{section}.other.")), "{kind} {pattern}: {error}");
             assert!(error.contains("a secret as text") && !error.contains(TEXT), "{kind} {pattern}: {error}");
             let sourced = render(Path::new(CHART), &with_plugin(section, kind, pattern, json!({ "env": "SECRET" })));
@@ -95,7 +95,7 @@ fn a_new_kind_needs_no_change_of_the_templates() {
     values["config"]["outputs"]["other"]["targets"] =
         json!([{ "url": "https://a.example.com/x" }, { "url": "b.example.com" }, { "url": "http://c:8080/?d" }]);
     values["networkPolicy"] = json!({ "enabled": true, "gatewayNamespaces": ["gateways"] });
-    let rendered = render(chart.path(), &values).quietly().unwrap_or_else(|told| panic!("{told}")).out;
+    let rendered = render(chart.path(), &values).quietly().unwrap_or_else(|error| panic!("{error}")).out;
     for port in [443, 4443, 8080, 9093] {
         assert!(rendered.contains(&format!("- port: {port}\n")), "{port}: {rendered}");
     }
@@ -109,7 +109,7 @@ fn a_new_kind_needs_no_change_of_the_templates() {
 
     let mut values = with_plugin("inputs", "feed", "endpoints", json!([{ "path": "/feed" }]));
     values["config"]["inputs"]["http"] = Value::Null;
-    let rendered = render(chart.path(), &values).quietly().unwrap_or_else(|told| panic!("{told}")).out;
+    let rendered = render(chart.path(), &values).quietly().unwrap_or_else(|error| panic!("{error}")).out;
     assert!(rendered.contains("      other:\n        bind:\n          address: 0.0.0.0:8080\n"), "{rendered}");
     assert!(rendered.contains("- name: callbacks\n"), "{rendered}");
 }

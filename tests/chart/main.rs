@@ -3,10 +3,10 @@
 //!
 //! Layout: [`rendered`] what helm makes of a values file; `install` the life of a release on the server; `refused` the
 //! values and changes that the chart says no to; `references` what the objects say of one another; `papers` lint, unit
-//! tests, README, schema, rules, package; [`pod`] and `run` the program on the rendered files, as the rendered pod would
-//! run it. What these say rests on the server being real: `support_server`.
+//! tests, README, schema, rules, package; [`pod`] and `run` the program on the rendered files, as the rendered pod
+//! would run it. What these say rests on the server being real: `support_server`.
 
-// Tests fail by a panic; no other crate sees their items.
+// Tests fail with a panic; no other crate sees their items.
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
 
 #[path = "../support/mod.rs"]

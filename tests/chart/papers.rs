@@ -11,11 +11,11 @@ use crate::rendered::{CHART, NAMESPACE, RELEASE, for_all, identity, of_kind};
 use crate::support::kubernetes::{Kubernetes, helm, run};
 use crate::support::{generated, tool};
 
-/// Keys that helm gives a meaning of its own, so that they need no default.
+/// Keys with a meaning in helm itself, which need no default.
 const OF_HELM: &[&str] = &["global", "enabled", "tags"];
 
 #[test]
-fn lint_finds_nothing() {
+fn lint_has_no_complaints() {
     for_all(|values| helm(&["lint", "--strict", "--values", values.file(), CHART]).quietly().map(drop));
 }
 
@@ -23,7 +23,7 @@ fn lint_finds_nothing() {
 fn unit_tests_pass() {
     let mut command = Command::new(tool("helm-unittest", "chart"));
     command.args(["--strict", "--file", "unittests/*_test.yaml", CHART]);
-    let ran = run(command, "").quietly().unwrap_or_else(|told| panic!("{told}"));
+    let ran = run(command, "").quietly().unwrap_or_else(|error| panic!("{error}"));
     let tests = ran.out.lines().find_map(|line| line.strip_prefix("Tests:")).unwrap_or_default().trim();
     assert!(tests.ends_with(" total") && !tests.starts_with("0 "), "no test was found:\n{}", ran.out);
 }
@@ -32,7 +32,7 @@ fn unit_tests_pass() {
 fn the_readme_is_generated_from_the_values() {
     let mut command = Command::new(tool("helm-docs", "chart"));
     command.args(["--dry-run", "--log-level", "warning", "--chart-search-root", CHART]);
-    let made = run(command, "").quietly().unwrap_or_else(|told| panic!("{told}")).out;
+    let made = run(command, "").quietly().unwrap_or_else(|error| panic!("{error}")).out;
     generated::check("charts/apsara-bridge/README.md", &format!("{}\n", made.trim()));
 }
 
@@ -41,7 +41,7 @@ fn the_schema_knows_the_values_and_no_others() {
     let schema = std::fs::read_to_string(Path::new(CHART).join("values.schema.json")).expect("the chart has a schema");
     let schema: Value = serde_json::from_str(&schema).expect("it is JSON");
     let values = read_yaml("values.yaml");
-    assert!(!schema["properties"]["global"].is_null(), "without `global` the chart can't be a part of another");
+    assert!(!schema["properties"]["global"].is_null(), "without `global` the chart cannot be part of another one");
     let reference = concat!(env!("CARGO_MANIFEST_DIR"), "/config/apsara-bridge.toml");
     let reference = std::fs::read_to_string(reference).expect("the reference is there");
     let reference: BTreeMap<String, Value> = toml::from_str(&reference).expect("it is TOML");
@@ -56,7 +56,7 @@ fn the_schema_knows_the_values_and_no_others() {
 /// `properties` is free-form.
 fn differ(root: &Value, schema: &Value, values: &Value, path: &str, wrong: &mut Vec<String>) {
     if let Some(reference) = schema["$ref"].as_str() {
-        // What stands elsewhere, as the kinds of Kubernetes, isn't the chart's to list.
+        // Definitions elsewhere, for example the kinds of Kubernetes, are not listed by the chart.
         let Some(schema) = reference.strip_prefix('#').and_then(|pointer| root.pointer(pointer)) else { return };
         return differ(root, schema, values, path, wrong);
     }
@@ -64,7 +64,7 @@ fn differ(root: &Value, schema: &Value, values: &Value, path: &str, wrong: &mut 
     if values.is_empty() {
         return;
     }
-    // Other charts have their own keys in there.
+    // Other charts have their own keys there.
     if schema["additionalProperties"] != false && path != ".global" {
         wrong.push(format!("{path}: a misspelt key is not refused"));
     }
@@ -72,11 +72,11 @@ fn differ(root: &Value, schema: &Value, values: &Value, path: &str, wrong: &mut 
         match values.get(key) {
             Some(values) => differ(root, schema, values, &format!("{path}.{key}"), wrong),
             None if path.is_empty() && OF_HELM.contains(&key.as_str()) => {}
-            None => wrong.push(format!("{path}.{key} is in the schema only")),
+            None => wrong.push(format!("{path}.{key} is only in the schema")),
         }
     }
     let unknown = values.keys().filter(|key| !properties.contains_key(*key));
-    wrong.extend(unknown.map(|key| format!("{path}.{key} is in the values only")));
+    wrong.extend(unknown.map(|key| format!("{path}.{key} is only in the values")));
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn rendered_rules_and_dashboards_can_be_read() {
             std::fs::write(&file, rule["spec"].to_string()).map_err(|error| error.to_string())?;
             let mut command = Command::new(tool("promtool", "promtool"));
             command.args(["check", "rules"]).arg(file.path());
-            run(command, "").quietly().map_err(|told| format!("{}: {told}", identity(rule)))?;
+            run(command, "").quietly().map_err(|error| format!("{}: {error}", identity(rule)))?;
             *rules.lock().expect("no panic") += rule["spec"]["groups"].as_array().map_or(0, Vec::len);
         }
         for map in of_kind(&objects, "ConfigMap") {
@@ -113,7 +113,7 @@ fn rendered_rules_and_dashboards_can_be_read() {
 }
 
 #[test]
-fn the_package_is_part_of_another_chart_and_holds_no_tests() {
+fn the_package_can_be_part_of_another_chart_and_contains_no_tests() {
     let folder = tempfile::tempdir().expect("the folder for temporary files is writable");
     let charts = folder.path().join("charts");
     helm(&["package", CHART, "--destination", charts.to_str().expect("UTF-8")]).quietly().expect("packed");
@@ -152,7 +152,7 @@ fn the_package_is_part_of_another_chart_and_holds_no_tests() {
     for is_enabled in [true, false] {
         write("values.yaml", values(is_enabled));
         let rendered = helm(&["template", RELEASE, folder.path().to_str().expect("UTF-8")]).quietly();
-        let rendered = rendered.unwrap_or_else(|told| panic!("{told}")).out;
+        let rendered = rendered.unwrap_or_else(|error| panic!("{error}")).out;
         assert_eq!(rendered.contains("image: registry.example.com/"), is_enabled, "{rendered}");
     }
 }

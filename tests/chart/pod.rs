@@ -1,7 +1,7 @@
 //! A rendered pod on this machine: its volumes in a folder, its containers as commands.
 //!
-//! The paths of the mounts are rewritten to the folder wherever they stand: in arguments, variables and mounted files. A
-//! Secret that the user is to make has made-up content.
+//! The paths of the mounts are rewritten to the folder everywhere: in arguments, variables and mounted files. A Secret
+//! that the user must create has invented content.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -17,7 +17,7 @@ use crate::rendered::of_kind;
 use crate::support::certificates::Certificates;
 use crate::support::program;
 
-/// What stands in a Secret that the user is to make, where nothing else is wanted.
+/// The default content of a Secret that the user must create.
 const SECRET: &str = "MadeUp4TheTests";
 
 /// A pod's volumes in a folder.
@@ -28,12 +28,12 @@ pub struct Pod<'a> {
     certificates: Certificates,
     /// Names of the volumes that outlive the pod.
     lasting: Vec<String>,
-    /// Whether the webhook of RRSA would give it a role.
+    /// Whether the webhook of RRSA would give the pod a role.
     has_role: bool,
 }
 
 impl<'a> Pod<'a> {
-    /// Of a template or an object, with what a StatefulSet claims for it.
+    /// Creates the folder for a template or an object, with the volume claims of a StatefulSet.
     pub fn lay_out(objects: &'a [Value], template: &'a Value, claims: &Value) -> Result<Self, String> {
         let spec = &template["spec"];
         let has_role = template["metadata"]["labels"]["pod-identity.alibabacloud.com/injection"] == "on";
@@ -43,7 +43,7 @@ impl<'a> Pod<'a> {
         for claim in list(claims) {
             pod.lasting.push(text(&claim["metadata"], "name")?.to_owned());
         }
-        // Files name other files, by the paths of the mounts.
+        // Files refer to other files, with the paths of the mounts.
         let containers: Vec<_> = list(&spec["initContainers"]).chain(list(&spec["containers"])).collect();
         let texts = objects.iter().map(Value::to_string).collect::<String>();
         for volume in list(&spec["volumes"]) {
@@ -86,13 +86,13 @@ impl<'a> Pod<'a> {
         self.root.path().join("volumes").join(volume)
     }
 
-    /// The files of a ConfigMap or Secret, whole or by its `items`.
+    /// The files of a ConfigMap or Secret, all of them or its `items`.
     fn source(&self, source: &Value) -> Result<BTreeMap<String, Vec<u8>>, String> {
         if let Some(path) = source["serviceAccountToken"]["path"].as_str() {
             return Ok(BTreeMap::from([(path.to_owned(), SECRET.into())]));
         }
         let (kind, source) = match (&source["configMap"], &source["secret"]) {
-            (Value::Null, Value::Null) => return Err(format!("no volume that this test knows: {source}")),
+            (Value::Null, Value::Null) => return Err(format!("a volume that this test does not support: {source}")),
             (Value::Null, secret) => ("Secret", secret),
             (map, _) => ("ConfigMap", map),
         };
@@ -112,7 +112,7 @@ impl<'a> Pod<'a> {
         list(&source["items"]).map(item).collect()
     }
 
-    /// What a rendered ConfigMap or Secret holds; none if it is the user's.
+    /// The content of a rendered ConfigMap or Secret; none if the user creates it.
     fn content(&self, kind: &str, name: &str) -> Option<BTreeMap<String, Vec<u8>>> {
         let object = of_kind(self.objects, kind).into_iter().find(|object| object["metadata"]["name"] == name)?;
         let fields = |field: &str| object[field].as_object().into_iter().flatten();
@@ -126,7 +126,7 @@ impl<'a> Pod<'a> {
         Some(content)
     }
 
-    /// What a user could have put under such a name.
+    /// Content that a user could have stored under this name.
     fn made_up(&self, name: &str) -> Vec<u8> {
         let file = match name.rsplit_once('.') {
             Some((_, "key")) => &self.certificates.server_key,
@@ -134,10 +134,10 @@ impl<'a> Pod<'a> {
             Some((_, "crt" | "pem")) => &self.certificates.server,
             _ => return SECRET.into(),
         };
-        std::fs::read(file).expect("certificates have been made")
+        std::fs::read(file).expect("the certificates exist")
     }
 
-    /// A text with the paths of the mounts as they are here.
+    /// A text in which the paths of the mounts are replaced by the paths here.
     pub fn rewrite<'b>(&self, text: &str, containers: impl Iterator<Item = &'b Value>) -> String {
         let mut mounts: Vec<(&str, PathBuf)> = containers
             .flat_map(|container| list(&container["volumeMounts"]))
@@ -168,7 +168,7 @@ impl<'a> Pod<'a> {
         rewritten
     }
 
-    /// A path of the container's as it is here; one that stood in a file is rewritten already.
+    /// The path here of a path in the container. A path from a file is already rewritten.
     pub fn path(&self, container: &Value, path: &str) -> String {
         if Path::new(path).starts_with(self.root.path()) {
             return path.to_owned();
@@ -176,7 +176,7 @@ impl<'a> Pod<'a> {
         self.rewrite(path, std::iter::once(container))
     }
 
-    /// Whether a path of ours is on a volume that the container may write to and that outlives the pod.
+    /// Whether a path here is on a volume that the container may write to and that outlives the pod.
     pub fn is_kept(&self, container: &Value, path: &str) -> bool {
         list(&container["volumeMounts"]).any(|mount| {
             let name = mount["name"].as_str().unwrap_or_default();
@@ -206,7 +206,7 @@ impl<'a> Pod<'a> {
         let mut command = program::command(&[]);
         command.args(arguments).current_dir(self.root.path());
         if self.has_role {
-            // In place of the variables of a role, by which Alibaba would be asked for a key.
+            // Instead of the variables of a role, with which the program would request a key from Alibaba.
             command.envs([("ALIBABA_CLOUD_ACCESS_KEY_ID", SECRET), ("ALIBABA_CLOUD_ACCESS_KEY_SECRET", SECRET)]);
         }
         for source in list(&container["envFrom"]) {
@@ -241,19 +241,19 @@ impl<'a> Pod<'a> {
     }
 }
 
-/// The names of files that a text has below a path.
+/// The file names in a text below a path.
 fn named_below(text: &str, path: &str) -> Vec<String> {
     let is_part = |character: char| character.is_alphanumeric() || "._-".contains(character);
     let path = format!("{}/", path.trim_end_matches('/'));
     text.split(&path).skip(1).map(|rest| rest.chars().take_while(|&c| is_part(c)).collect()).collect()
 }
 
-/// The items of a list; none of what is no list.
+/// The items of a list; none if it is not a list.
 pub fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-/// A field that has to be a text.
+/// A field that must be a text.
 pub fn text<'a>(value: &'a Value, key: &str) -> Result<&'a str, String> {
     value[key].as_str().ok_or_else(|| format!("no {key} in {value}"))
 }

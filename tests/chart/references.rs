@@ -1,5 +1,5 @@
-//! What the objects name is there. The server takes an object whose selector fits nothing, and a route to a Service that
-//! nobody made; on a cluster they would do nothing.
+//! Everything that the objects refer to exists. The server accepts an object whose selector matches nothing, and a
+//! route to a Service that does not exist, but on a cluster they would have no effect.
 
 use serde_json::Value;
 
@@ -7,11 +7,11 @@ use crate::pod::{list, text};
 use crate::rendered::{NAMESPACE, for_all, identity, of_kind, workload};
 use crate::support::kubernetes::Kubernetes;
 
-/// The port that leaves the cluster, in the container and in the Service.
+/// The name of the public port, in the container and in the Service.
 const CALLBACKS: &str = "callbacks";
 
 #[test]
-fn what_the_objects_name_is_there() {
+fn everything_that_the_objects_refer_to_exists() {
     let kubernetes = Kubernetes::shared();
     for_all(|values| are_there(&values.objects(kubernetes, NAMESPACE)?));
 }
@@ -28,11 +28,11 @@ fn are_there(objects: &[Value]) -> Result<(), String> {
         for object in of_kind(objects, kind) {
             let selector = object.pointer(pointer).unwrap_or(&Value::Null);
             if !fits(selector, labels) {
-                return Err(format!("{} doesn't select the pods: {selector}", identity(object)));
+                return Err(format!("{} does not select the pods: {selector}", identity(object)));
             }
             let tests = of_kind(objects, "Pod").into_iter().find(|pod| fits(selector, &pod["metadata"]["labels"]));
             if let Some(test) = tests {
-                return Err(format!("{} selects {}, too", identity(object), identity(test)));
+                return Err(format!("{} also selects {}", identity(object), identity(test)));
             }
         }
     }
@@ -68,11 +68,11 @@ fn are_there(objects: &[Value]) -> Result<(), String> {
             port(service, &endpoint["port"])?;
         }
     }
-    ways_lead_to_callbacks_only(objects)
+    paths_from_outside_end_at_callbacks(objects)
 }
 
-/// Each way from outside, by Ingress or route, ends at the port for callbacks.
-fn ways_lead_to_callbacks_only(objects: &[Value]) -> Result<(), String> {
+/// Each path from outside, through an Ingress or route, ends at the port for callbacks.
+fn paths_from_outside_end_at_callbacks(objects: &[Value]) -> Result<(), String> {
     let rules = |kind: &str| of_kind(objects, kind).into_iter().flat_map(|object| list(&object["spec"]["rules"]));
     let paths = rules("Ingress").flat_map(|rule| list(&rule["http"]["paths"]));
     let mut backends = Vec::new();
@@ -87,7 +87,7 @@ fn ways_lead_to_callbacks_only(objects: &[Value]) -> Result<(), String> {
     for (name, wanted) in backends {
         let port = port(service(objects, name)?, wanted)?;
         if port["targetPort"] != CALLBACKS {
-            return Err(format!("a way leads to the port {} of {name}", port["targetPort"]));
+            return Err(format!("a path from outside ends at the port {} of {name}", port["targetPort"]));
         }
     }
     for service in of_kind(objects, "Service") {

@@ -1,4 +1,4 @@
-//! What the chart says no to, and how: a sentence that names the key.
+//! What the chart refuses, and the message: a sentence that names the key.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::rendered::{CHART, NAMESPACE, RELEASE, Values, of_kind, workload};
 use crate::support::kubernetes::{Kubernetes, helm};
 
-/// Flags that make a good values file a bad one, and what must be said of it.
+/// Flags that make a valid values file invalid, and a part of the expected message.
 const MISTAKES: &[(&str, &[&str], &str)] = &[
     ("a key is misspelt", &["--set", "replicasCount=3"], "replicasCount"),
     ("a key inside of a block is misspelt", &["--set", "service.prot=80"], "prot"),
@@ -57,15 +57,15 @@ const MISTAKES: &[(&str, &[&str], &str)] = &[
 ];
 
 #[test]
-fn every_mistake_fails_the_rendering() {
+fn every_invalid_value_fails_the_rendering() {
     let good = Values::named("kafka");
-    good.template(NAMESPACE, &[]).quietly().expect("the file is good");
+    good.template(NAMESPACE, &[]).quietly().expect("the file is valid");
     let mut wrong = Vec::new();
     for (mistake, flags, said) in MISTAKES {
         match good.template(NAMESPACE, flags).refused() {
             Ok(error) if error.contains(said) => {}
-            Ok(error) => wrong.push(format!("{mistake}: not a word of `{said}` in\n{error}")),
-            Err(_) => wrong.push(format!("{mistake}: rendered all the same")),
+            Ok(error) => wrong.push(format!("{mistake}: expected `{said}` in\n{error}")),
+            Err(_) => wrong.push(format!("{mistake}: rendered anyway")),
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -120,10 +120,10 @@ fn an_upgrade_neither_adds_nor_removes_a_volume() {
                 assert!(error.contains(said), "{error}");
             }
         }
-        // And the running release has not changed.
+        // The running release has not changed.
         helm("upgrade", before, &[]).quietly().expect("upgraded");
         let manifest =
-            kubernetes.helm(&["get", "manifest", RELEASE, "--namespace", &namespace]).quietly().expect("told");
+            kubernetes.helm(&["get", "manifest", RELEASE, "--namespace", &namespace]).quietly().expect("a manifest");
         let objects = kubernetes.objects(&manifest.out).expect("read");
         assert_eq!(workload(&objects)["kind"], if before == "true" { "StatefulSet" } else { "Deployment" });
         assert_eq!(of_kind(&objects, "StatefulSet").len() + of_kind(&objects, "Deployment").len(), 1);

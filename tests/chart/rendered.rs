@@ -1,4 +1,4 @@
-//! What helm makes of a values file.
+//! The objects that helm renders from a values file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -14,7 +14,7 @@ pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/apsara-brid
 /// Name of every release.
 pub const RELEASE: &str = "media";
 
-/// The namespace of what is only rendered, and of which no server needs to know.
+/// The namespace of objects that are only rendered, without a server.
 pub const NAMESPACE: &str = "media-events";
 
 /// A file of values, one for each feature of the chart.
@@ -27,7 +27,7 @@ pub struct Values {
 }
 
 impl Values {
-    /// All of them, by name.
+    /// All files, by name.
     pub fn all() -> Vec<Self> {
         let folder = Path::new(CHART).join("ci");
         let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
@@ -38,7 +38,7 @@ impl Values {
         all
     }
 
-    /// The one of that name.
+    /// The file with that name.
     pub fn named(name: &str) -> Self {
         Self::all().into_iter().find(|values| values.name == name).unwrap_or_else(|| panic!("no file for {name}"))
     }
@@ -53,38 +53,38 @@ impl Values {
         Some(Self { name, path })
     }
 
-    /// What `helm template` says of it for a namespace.
+    /// The result of `helm template` for a namespace.
     pub fn template(&self, namespace: &str, more: &[&str]) -> Ran {
         helm(&[&["template", RELEASE, CHART, "--namespace", namespace, "--values", self.file()], more].concat())
     }
 
-    /// The objects that are rendered for a namespace, hooks (which a test of the release is) included.
+    /// The objects that are rendered for a namespace, including hooks, for example the tests of the release.
     pub fn objects(&self, kubernetes: &Kubernetes, namespace: &str) -> Result<Vec<Value>, String> {
         kubernetes.objects(&self.template(namespace, &[]).quietly()?.out)
     }
 }
 
-/// Does the same with every file, on both of the cores that such a machine has at least.
+/// Does the same with every file, two at a time.
 ///
 /// # Panics
-/// In the end, with what went wrong in each of them.
+/// At the end, with the errors of all files.
 pub fn for_all(work: impl Fn(&Values) -> Result<(), String> + Sync) {
     for_several(2, work);
 }
 
-/// [`for_all`], with more of them at a time, for work that mostly waits.
+/// [`for_all`] with more files at a time, for work that mostly waits.
 pub fn for_several(workers: usize, work: impl Fn(&Values) -> Result<(), String> + Sync) {
     let (all, next, wrong) = (Values::all(), AtomicUsize::new(0), Mutex::new(Vec::new()));
     let worker = || {
         while let Some(values) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
-            // A panic in one file shall not hide the others.
+            // A panic in one file must not hide the others.
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(values)));
             let said = match done {
                 Ok(Ok(())) => continue,
                 Ok(Err(said)) => said,
                 Err(panic) => text(&*panic),
             };
-            wrong.lock().expect("nobody panics in here").push(format!("== {}\n{said}", values.name));
+            wrong.lock().expect("no panic while it is locked").push(format!("== {}\n{said}", values.name));
         }
     };
     std::thread::scope(|scope| {
@@ -92,7 +92,7 @@ pub fn for_several(workers: usize, work: impl Fn(&Values) -> Result<(), String> 
             scope.spawn(worker);
         }
     });
-    let wrong = wrong.into_inner().expect("nobody panicked in there");
+    let wrong = wrong.into_inner().expect("no panic while it was locked");
     assert!(wrong.is_empty(), "{} of {} files:\n{}", wrong.len(), all.len(), wrong.join("\n"));
 }
 
@@ -101,7 +101,7 @@ fn text(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }
 
-/// Kind and name, by which an object is found again.
+/// Kind and name, which identify an object.
 pub fn identity(object: &Value) -> String {
     let field = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or("(none)").to_owned();
     format!("{}/{}", field("/kind"), field("/metadata/name"))
@@ -112,7 +112,7 @@ pub fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
     objects.iter().filter(|object| object["kind"] == kind).collect()
 }
 
-/// The one that runs the bridge.
+/// The workload that runs the bridge.
 pub fn workload(objects: &[Value]) -> &Value {
     let found: Vec<_> = ["StatefulSet", "Deployment"].iter().flat_map(|kind| of_kind(objects, kind)).collect();
     assert_eq!(found.len(), 1, "one workload: {:?}", objects.iter().map(identity).collect::<Vec<_>>());

@@ -1,7 +1,7 @@
-//! The program on the rendered files, as the rendered pod would run it.
+//! Runs the program with the rendered files, like the rendered pod would.
 //!
-//! Listeners get ports that are free, and paths are those of a [`Pod`] laid out here. All else is as rendered: the command,
-//! the probes, the test of the release, the time to stop in.
+//! Listeners get free ports, and paths are those of a [`Pod`] on this machine. Everything else is as rendered: the
+//! command, the probes, the test of the release, the time to stop.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -20,10 +20,10 @@ use crate::support::process::Process;
 use crate::support::wait::{ANSWER, START};
 
 #[test]
-fn what_every_values_file_renders_runs() {
+fn the_program_runs_with_every_values_file() {
     let kubernetes = Kubernetes::shared();
     let tested = AtomicUsize::new(0);
-    // Half of the time each waits for it to stop, as a load balancer gets it to notice.
+    // Each one spends half of its time on the shutdown delay for load balancers.
     for_several(6, |values| {
         tested.fetch_add(runs(&values.objects(kubernetes, NAMESPACE)?)?, Ordering::Relaxed);
         Ok(())
@@ -31,7 +31,7 @@ fn what_every_values_file_renders_runs() {
     assert!(tested.into_inner() > 10, "most files have a test of the release");
 }
 
-/// How many tests of the release it passed.
+/// Runs the program with one file. Returns how many tests of the release it passed.
 fn runs(objects: &[Value]) -> Result<usize, String> {
     let workload = workload(objects);
     let template = &workload["spec"]["template"];
@@ -39,7 +39,7 @@ fn runs(objects: &[Value]) -> Result<usize, String> {
     let container = &spec["containers"][0];
     let pod = Pod::lay_out(objects, template, &workload["spec"]["volumeClaimTemplates"])?;
 
-    // What does the program itself say of the configuration?
+    // The configuration, as the program itself reads it.
     let mut check = pod.command(container)?;
     let serve: Vec<_> = check.get_args().map(ToOwned::to_owned).collect();
     if serve.first().is_none_or(|word| word != "serve") {
@@ -47,12 +47,12 @@ fn runs(objects: &[Value]) -> Result<usize, String> {
     }
     check = pod.command_with(container, std::iter::once("check".into()).chain(serve[1..].iter().cloned()))?;
     let checked = succeeded(run(check, ""))?;
-    let settings: Value = toml::from_str(&checked.out).map_err(|error| format!("check printed no TOML: {error}"))?;
+    let settings: Value = toml::from_str(&checked.out).map_err(|error| format!("check did not print TOML: {error}"))?;
     for init in list(&spec["initContainers"]) {
         succeeded(run(pod.command(init)?, ""))?;
     }
 
-    // Every listener on a port that is free here, and each of them a port of the pod; and nobody outside is asked.
+    // Every listener gets a free port, and must have a port of the pod. No address outside this machine is used.
     let mut ports = Ports::default();
     let mut arguments = serve;
     let mut set = |key: &str, value: String| arguments.extend(["--set".into(), format!("{key}={value}").into()]);
@@ -64,16 +64,16 @@ fn runs(objects: &[Value]) -> Result<usize, String> {
             _ => set(&endpoint, format!("http://127.0.0.1:{}", free_port())),
         }
     }
-    services_lead_somewhere(objects, container)?;
+    every_service_has_a_target(objects, container)?;
     let has_spool = settings["spool"]["enabled"] == true;
     if has_spool {
         let path = pod.path(container, text(&settings["spool"], "path")?);
         if !pod.is_kept(container, &path) {
-            return Err(format!("the spool is on no volume that outlives the pod: {path}"));
+            return Err(format!("the spool is not on a volume that outlives the pod: {path}"));
         }
         set("spool.path", path);
     }
-    // There is no bus, so it accepts callbacks if it has a spool, or if the console is its only output.
+    // There is no bus. So it accepts callbacks only with a spool, or if the console is its only output.
     let mut outputs = settings["outputs"].as_object().into_iter().flatten();
     let is_ready = has_spool || outputs.all(|(_, output)| output["kind"] == "console");
 
@@ -87,13 +87,13 @@ fn runs(objects: &[Value]) -> Result<usize, String> {
     probe("livenessProbe", 200);
     probe("readinessProbe", if is_ready { 200 } else { 503 });
 
-    // What `helm test` does.
+    // The same as `helm test`.
     let mut tested = 0;
     for test in of_kind(objects, "Pod").into_iter().filter(|_| is_ready) {
         let pod = Pod::lay_out(objects, test, &Value::Null)?;
         for container in list(&test["spec"]["containers"]) {
-            let told = run(ports.command(&pod, container, objects)?, "");
-            succeeded(told).map_err(|told| format!("{}: {told}{}", identity(test), process.log_tail()))?;
+            let ran = run(ports.command(&pod, container, objects)?, "");
+            succeeded(ran).map_err(|error| format!("{}: {error}{}", identity(test), process.log_tail()))?;
         }
         tested += 1;
     }
@@ -104,7 +104,7 @@ fn runs(objects: &[Value]) -> Result<usize, String> {
     match process.wait(grace) {
         Some(0) => Ok(tested),
         Some(code) => Err(format!("it ended with {code}:\n{}", process.log_tail())),
-        None => Err(format!("it still ran {:?} after it was told to stop", asked.elapsed())),
+        None => Err(format!("it still ran {:?} after SIGTERM", asked.elapsed())),
     }
 }
 
@@ -112,13 +112,13 @@ fn succeeded(ran: Ran) -> Result<Ran, String> {
     if ran.code == 0 { Ok(ran) } else { Err(ran.told()) }
 }
 
-/// Which port of ours stands for which of the pod's.
+/// The local port for each port of the pod.
 #[derive(Default)]
 struct Ports(HashMap<u16, u16>);
 
 impl Ports {
-    /// A free address for the listener of a section, which in the pod must be reachable from outside of it, on a port
-    /// that it names.
+    /// A free address for the listener of a section. In the pod, the listener must be reachable from outside, on a port
+    /// that the container declares.
     fn open(&mut self, key: &str, section: &Value, container: &Value) -> Result<String, String> {
         let listen = text(section, "listen")?;
         let (host, port) = listen.rsplit_once(':').ok_or_else(|| format!("{key} is {listen}"))?;
@@ -132,17 +132,17 @@ impl Ports {
         let ours = free_port();
         match self.0.insert(port, ours) {
             None => Ok(format!("127.0.0.1:{ours}")),
-            Some(_) => Err(format!("{key} is {listen}, on which something else listens already")),
+            Some(_) => Err(format!("{key} is {listen}, but another listener already uses it")),
         }
     }
 
-    /// Our port for the pod's, which a probe or a Service refers to by number or name.
+    /// The local port for a port of the pod, to which a probe or a Service refers by number or name.
     fn ours(&self, container: &Value, port: &Value) -> Result<u16, String> {
         let number = number(container, port)?;
         self.0.get(&number).copied().ok_or_else(|| format!("nothing listens on {port}"))
     }
 
-    /// A container's command, with the release's Services found on this machine.
+    /// A container's command, in which the addresses of the release's Services are replaced by local ones.
     fn command(&self, pod: &Pod<'_>, container: &Value, objects: &[Value]) -> Result<Command, String> {
         let command = pod.command(container)?;
         let arguments = command.get_args().map(|word| self.locally(objects, word.to_str().expect("UTF-8")));
@@ -150,7 +150,7 @@ impl Ports {
         pod.command_with(container, arguments.into_iter().map(Into::into))
     }
 
-    /// A text with the addresses of the release's Services as they are here.
+    /// A text in which the addresses of the release's Services are replaced by local ones.
     fn locally(&self, objects: &[Value], word: &str) -> Result<String, String> {
         let Some((before, address)) = word.split_once("http://") else { return Ok(word.to_owned()) };
         let (host, path) = address.split_once('/').unwrap_or((address, ""));
@@ -160,7 +160,7 @@ impl Ports {
         let service = of_kind(objects, "Service").into_iter().find(|service| service["metadata"]["name"] == name);
         let service = service.ok_or_else(|| format!("{word}: {RELEASE} has no such Service"))?;
         let port = list(&service["spec"]["ports"]).find(|named| named["port"] == port);
-        // The name of a headless one is that of the pods, so that nothing turns its port into theirs.
+        // The name of a headless Service resolves to the pods, so its port is not translated.
         let is_direct = |port: &Value| service["spec"]["clusterIP"] == "None" || port["targetPort"].is_null();
         let target = port.map(|port| if is_direct(port) { &port["port"] } else { &port["targetPort"] });
         let target = target.ok_or_else(|| format!("{word}: {} has no such port", identity(service)))?;
@@ -168,7 +168,7 @@ impl Ports {
         Ok(format!("{before}http://127.0.0.1:{}/{path}", self.ours(container, target)?))
     }
 
-    /// What a probe is answered; a command's success is 200, its failure 503.
+    /// The answer to a probe. The success of a command counts as 200, its failure as 503.
     fn ask(&self, pod: &Pod<'_>, container: &Value, probe: &Value) -> Result<u16, String> {
         if !probe["exec"].is_null() {
             let words = list(&probe["exec"]["command"]).skip(1).filter_map(Value::as_str);
@@ -187,7 +187,7 @@ fn number(container: &Value, port: &Value) -> Result<u16, String> {
     number.ok_or_else(|| format!("the container has no port {port}: {}", container["ports"]))
 }
 
-fn services_lead_somewhere(objects: &[Value], container: &Value) -> Result<(), String> {
+fn every_service_has_a_target(objects: &[Value], container: &Value) -> Result<(), String> {
     for service in of_kind(objects, "Service") {
         for port in list(&service["spec"]["ports"]) {
             let target = if port["targetPort"].is_null() { &port["port"] } else { &port["targetPort"] };

@@ -1,4 +1,4 @@
-//! The Kubernetes server of the tests does what the tests rely on: it refuses and warns as a real one.
+//! Tests of the Kubernetes server that the tests use: it refuses and warns like a real one.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::rendered::{CHART, RELEASE, Values};
 use crate::support::kubernetes::Kubernetes;
 
 #[test]
-fn a_pod_below_the_standard_is_refused_and_a_workload_warned_of() {
+fn a_pod_below_the_standard_is_refused_and_a_workload_causes_a_warning() {
     let kubernetes = Kubernetes::shared();
     let namespace = kubernetes.namespace("server");
     let container = json!({ "name": "main", "image": "image:1" });
@@ -60,7 +60,7 @@ fn an_unknown_field_is_refused_in_custom_resources_too() {
 }
 
 #[test]
-fn helm_passes_on_what_the_server_warns_of() {
+fn helm_prints_warnings_of_the_server() {
     let kubernetes = Kubernetes::shared();
     let namespace = kubernetes.namespace("server");
     let values = Values::named("kafka");
