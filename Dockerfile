@@ -31,7 +31,7 @@ RUN ldd /image/apsara-bridge | grep -o '/[^ ]*' | xargs -I '{}' cp --parents --d
 
 FROM scratch
 LABEL org.opencontainers.image.title="apsara-bridge" \
-    org.opencontainers.image.description="Receives the callbacks of ApsaraVideo VOD and Intelligent Media Services and publishes them as CloudEvents to Kafka and NATS" \
+    org.opencontainers.image.description="Receives the callbacks of ApsaraVideo VOD and Intelligent Media Services and publishes them as CloudEvents to Kafka, NATS or HTTP" \
     org.opencontainers.image.licenses="Apache-2.0" \
     org.opencontainers.image.version="0.1.0"
 COPY --from=build /image /

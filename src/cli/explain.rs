@@ -55,7 +55,14 @@ impl Explain {
             Err(code) => return code,
         };
         let inputs = settings.iter().flat_map(|settings| &settings.inputs);
-        let endpoints: Vec<(&str, &Sender)> = inputs.flat_map(|input| input.settings.senders()).collect();
+        let endpoints: Vec<(&str, &Sender)> = inputs
+            .flat_map(|input| {
+                let senders = input.settings.senders();
+                // The name of an input stands for its first sender.
+                let by_name = senders.first().map(|(_, sender)| (input.name.as_str(), *sender));
+                senders.into_iter().chain(by_name)
+            })
+            .collect();
         let sender = match &self.endpoint {
             Some(path) => match endpoints.iter().find(|(known, _)| known == path) {
                 Some((_, sender)) => Some(*sender),

@@ -35,7 +35,7 @@ const FAILED: u8 = 1;
 /// Wrong usage, including an invalid configuration.
 const USAGE: u8 = 2;
 
-/// Publishes the callbacks of ApsaraVideo VOD and Intelligent Media Services (IMS) as CloudEvents to Kafka and NATS.
+/// Publishes the callbacks of ApsaraVideo VOD and Intelligent Media Services (IMS) as CloudEvents to Kafka, NATS or HTTP.
 #[derive(Debug, Parser)]
 #[command(
     name = "apsara-bridge",

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -131,6 +131,7 @@ impl JsonSchema for SecretSource {
 pub struct Secret {
     source: SecretSource,
     state: RwLock<State>,
+    rule: OnceLock<SecretRule>,
 }
 
 struct State {
@@ -159,9 +160,20 @@ pub enum SecretError {
     #[error("environment variable {0} of a secret is not set")]
     NotSet(String),
     /// It is empty. The text names the file or variable.
+    /// Its value cannot be used for its purpose.
+    #[error("secret {secret:?}: {why}")]
+    Unusable {
+        /// The secret. Its value does not show.
+        secret: SecretSource,
+        /// What is wrong with the value.
+        why: &'static str,
+    },
     #[error("{0} is empty")]
     Empty(String),
 }
+
+/// What a value must fulfil; the error says what is wrong with it.
+pub type SecretRule = fn(&str) -> Result<(), &'static str>;
 
 impl Secret {
     /// Reads a secret for the first time.
@@ -170,7 +182,15 @@ impl Secret {
     /// The file or variable, and what is wrong with it.
     pub fn read(source: &SecretSource) -> Result<Secret, SecretError> {
         let state = RwLock::new(State::read(source)?);
-        Ok(Secret { source: source.clone(), state })
+        Ok(Secret { source: source.clone(), state, rule: OnceLock::new() })
+    }
+
+    /// Sets what the value must fulfil, now and whenever it is read again. The first rule stays.
+    ///
+    /// # Errors
+    /// What is wrong with the current value.
+    pub fn require(&self, rule: SecretRule) -> Result<(), &'static str> {
+        self.rule.get_or_init(|| rule)(&self.value())
     }
 
     /// The current value.
@@ -223,6 +243,9 @@ impl Reread for Secret {
 
     fn reread(&self) -> Result<(), RereadError> {
         let state = State::read(&self.source)?;
+        if let Some(rule) = self.rule.get() {
+            rule(&state.value).map_err(|why| SecretError::Unusable { secret: self.source.clone(), why })?;
+        }
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
         Ok(())
     }

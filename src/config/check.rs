@@ -36,13 +36,15 @@ pub(super) fn catalogue(
 ) -> Option<Catalogue> {
     let mut texts = Vec::new();
     for file in &raw.files {
+        // Taken before the file is read, because it may change in between.
+        let found = Fingerprint::of_file(file);
         match std::fs::read_to_string(file) {
             Ok(text) => {
                 files.push((file.clone(), Fingerprint::of(text.as_bytes())));
                 texts.push((file.display().to_string(), text));
             }
             Err(error) => {
-                files.push((file.clone(), Fingerprint::UNREADABLE));
+                files.push((file.clone(), found));
                 validation.wrong("catalogue.files", format!("{} cannot be read: {error}", file.display()));
             }
         }

@@ -87,10 +87,12 @@ impl Reader {
             figment = match layer {
                 Layer::File(path) => {
                     let name = path.display().to_string();
+                    // Taken before the file is read, because it may change in between.
+                    let found = Fingerprint::of_file(path);
                     let text = match std::fs::read_to_string(path) {
                         Ok(text) => text,
                         Err(error) => {
-                            files.push((path.clone(), Fingerprint::UNREADABLE));
+                            files.push((path.clone(), found));
                             wrong(&name, format!("cannot be read: {error}"));
                             continue;
                         }

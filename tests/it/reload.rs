@@ -14,7 +14,7 @@ use crate::support::free_port;
 use crate::support::generated;
 use crate::support::process::Process;
 use crate::support::program::{Program, command};
-use crate::support::wait::{SOON, eventually};
+use crate::support::wait::{SOON, eventually, let_pass};
 
 /// The promise: a change is applied within five seconds.
 const APPLIED: Duration = Duration::from_secs(5);
@@ -225,6 +225,41 @@ async fn each_key_is_applied_or_reported() {
     })
     .await;
     drop(waiting);
+    bridge.stop();
+}
+
+/// A file that is not text fails once, not at every look.
+#[tokio::test]
+async fn a_file_that_is_not_text_is_not_tried_again_until_it_changes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bridge = Program::start(folder.path(), dropping("one"));
+    let good = bridge.configuration();
+    std::fs::write(bridge.configuration_file(), b"# \xe9\n").expect("written");
+    wait_reloads(&bridge, "failure", 1.0).await;
+    // Longer than several looks at the files.
+    let_pass(Duration::from_secs(5)).await;
+    assert_eq!(reloads(&bridge, "failure").await, 1.0);
+    good.write(&bridge.configuration_file());
+    wait_reloads(&bridge, "success", 1.0).await;
+    bridge.stop();
+}
+
+/// A header can have no line break. The value that was valid stays.
+#[tokio::test]
+async fn a_secret_that_cannot_be_used_does_not_replace_the_last_good_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("token");
+    std::fs::write(&file, "Bearer one").expect("written");
+    let output = format!(
+        "[outputs.http]\nkind = 'http'\nurl = 'http://127.0.0.1:9/'\nrequest_headers.authorization = {{ file = {file:?} }}"
+    );
+    let bridge = Program::start(folder.path(), dropping("one").set(&output));
+    std::fs::write(&file, "Bearer one\nBearer two").expect("written");
+    wait_reloads(&bridge, "failure", 1.0).await;
+    assert_eq!(reloads(&bridge, "success").await, 0.0);
+    assert!(!bridge.process().log().contains("Bearer"), "{}", bridge.process().log_tail());
+    std::fs::write(&file, "Bearer two").expect("written");
+    wait_reloads(&bridge, "success", 1.0).await;
     bridge.stop();
 }
 

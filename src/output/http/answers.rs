@@ -17,6 +17,9 @@ pub(super) const MAX_REASON: usize = 4096;
 /// Most bytes of a body that a message shows.
 const SHOWN: usize = 200;
 
+/// A part of a header value that is at least this long can be a secret.
+const SECRET_PART: usize = 4;
+
 /// The longest time for which a receiver can ask to be left alone. It may have the time wrong.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
@@ -113,9 +116,10 @@ fn reason(headers: &HeaderMap, body: &[u8], sent: &HeaderMap) -> Option<String> 
         return None;
     }
     let text = String::from_utf8_lossy(body);
-    // A value such as `Bearer abc` can be repeated without its first word.
-    let mut last_words = sent.values().filter_map(|value| value.to_str().ok()?.split_whitespace().last());
-    if last_words.any(|word| text.contains(word)) {
+    // A value such as `Bearer abc` can be repeated in part, quoted or escaped.
+    let values = sent.values().filter_map(|value| value.to_str().ok());
+    let mut parts = values.flat_map(|value| value.split(|c: char| !c.is_ascii_alphanumeric()));
+    if parts.any(|part| part.len() >= SECRET_PART && text.contains(part)) {
         return None;
     }
     let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();

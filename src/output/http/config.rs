@@ -111,11 +111,11 @@ impl HttpConfig {
                 continue;
             }
             let Some(secret) = validation.secret(&key, source) else { continue };
-            if header_value(&secret.value()).is_none() {
+            if let Err(fault) = secret.require(|value| header_value(value).map(|_| ()).ok_or(NOT_A_VALUE)) {
                 for (path, found) in secret.files() {
                     validation.unusable_file(&path, found);
                 }
-                validation.wrong(&key, NOT_A_VALUE);
+                validation.wrong(&key, fault);
             }
             headers.push((name, secret));
         }

@@ -68,6 +68,9 @@ const AGENT: &str = concat!("apsara-bridge/", env!("CARGO_PKG_VERSION"));
 /// that moment.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// How long the start of a body may take to arrive after the head, which decides.
+const BODY_TIME: Duration = Duration::from_millis(200);
+
 /// How long the receiver may take to answer the question whether it is there.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -255,7 +258,8 @@ impl Shared {
             }
         };
         // A connection is used again only if the body was read. The head has said all that counts.
-        let body = tokio::time::timeout_at(deadline, read_start(body)).await.unwrap_or_default();
+        let until = deadline.min(Instant::now() + BODY_TIME);
+        let body = tokio::time::timeout_at(until, read_start(body)).await.unwrap_or_default();
         if answers::is_unavailable(head.status) {
             self.health.request_probe();
         } else {
