@@ -159,7 +159,6 @@ pub enum SecretError {
     /// Its environment variable is not set, or is not UTF-8.
     #[error("environment variable {0} of a secret is not set")]
     NotSet(String),
-    /// It is empty. The text names the file or variable.
     /// Its value cannot be used for its purpose.
     #[error("secret {secret:?}: {why}")]
     Unusable {
@@ -168,6 +167,7 @@ pub enum SecretError {
         /// What is wrong with the value.
         why: &'static str,
     },
+    /// It is empty. The text names the file or variable.
     #[error("{0} is empty")]
     Empty(String),
 }
