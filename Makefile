@@ -35,7 +35,8 @@ check: lint ## run format, lints and unit tests, without a broker: for use while
 lint: ## check the format and the lints
 	@$(SETUP) build
 	$(CARGO) fmt --check
-	$(CARGO) clippy --quiet --locked --all-targets --test chaos --test clusters --test crash -- -D warnings
+	$(CARGO) clippy --quiet --locked --all-targets -- -D warnings
+	$(CARGO) clippy --quiet --locked --test chaos --test clusters --test crash -- -D warnings
 
 generate: ## write the files that are derived from the code and from the values of the chart
 	@$(SETUP) build chart
