@@ -31,7 +31,7 @@ demo: ## show the bridge at work, with an embedded Kafka and sample callbacks
 check: lint ## run format, lints and unit tests, without a broker: for use while you work
 	$(CARGO) test --quiet --locked --lib --bins
 
-# The three test targets are named because `--all-targets` leaves out targets with `test = false`.
+# The long tests have a command of their own: `--all-targets` leaves out targets with `test = false`, and ignores their names.
 lint: ## check the format and the lints
 	@$(SETUP) build
 	$(CARGO) fmt --check
