@@ -60,11 +60,6 @@ pub struct Delivery {
     pub dedupe: DedupeSettings,
 }
 
-/// The output that rules name does not exist.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("events are to go to output `{0}`, which is not running")]
-pub struct UnknownOutput(pub String);
-
 /// The middle of the service.
 #[derive(Debug)]
 pub struct Bridge {
@@ -141,19 +136,9 @@ impl Bridge {
     }
 
     /// Takes over what can change while the bridge runs: the rules; of `delivery` everything but the deadline; the bounds
-    /// of the store. Callbacks that were accepted before end by the old rules. Must run inside a tokio runtime.
-    ///
-    /// # Errors
-    /// The rules name an output that the bridge does not have. Nothing has changed then.
-    pub fn reconfigure(
-        &self,
-        rules: Rules,
-        delivery: &Delivery,
-        bounds: Option<StoreBounds>,
-    ) -> Result<(), UnknownOutput> {
-        if let Some(unknown) = rules.outputs().find(|name| !self.outputs.contains_key(*name)) {
-            return Err(UnknownOutput(unknown.to_owned()));
-        }
+    /// of the store. Callbacks that were accepted before end by the old rules. Must run inside a tokio runtime. The caller
+    /// has checked that the bridge has every output that the rules name.
+    pub fn reconfigure(&self, rules: Rules, delivery: &Delivery, bounds: Option<StoreBounds>) {
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
         self.in_flight_permits.resize(delivery.max_in_flight);
         self.in_flight_bytes.resize(delivery.max_in_flight_bytes);
@@ -162,7 +147,6 @@ impl Bridge {
         if let (Some(store), Some(bounds)) = (&self.store, bounds) {
             store.set_bounds(bounds);
         }
-        Ok(())
     }
 
     fn give_up_after(&self) -> Duration {

@@ -7,7 +7,7 @@ use prometheus::IntCounter;
 use crate::dialect::Normalizer;
 use crate::event::Event;
 use crate::output::Record;
-use crate::route::{Decision, Destination, Route, Router};
+use crate::route::{Decision, Destination, Router};
 use crate::telemetry::metrics::Metrics;
 
 /// How callbacks become events, and where events go.
@@ -27,12 +27,6 @@ impl Rules {
         let counter = |name: &str| metrics.route_matches_total.with_label_values(&[name]);
         let route_matches = router.routes().iter().map(|route| counter(&route.name)).collect();
         Rules { normalizer, router, route_matches, dead_letters }
-    }
-
-    /// Names of the outputs that events can go to. A name can occur several times.
-    pub fn outputs(&self) -> impl Iterator<Item = &str> {
-        let destinations = self.router.routes().iter().flat_map(Route::destinations);
-        destinations.chain(&self.dead_letters).map(|destination| destination.output.as_str())
     }
 
     /// Counts the routes that matched an event.

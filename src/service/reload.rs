@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::Settings;
-use crate::bridge::{Bridge, Rules, UnknownOutput};
+use crate::bridge::{Bridge, Rules};
 use crate::common::validation::FieldError;
 use crate::common::watch::{Fingerprint, Reread, WatchedFiles};
 use crate::dialect::Normalizer;
@@ -214,7 +214,7 @@ impl Reloader {
         let normalizer = Normalizer::new(settings.catalogue, settings.type_prefix);
         let rules = Rules::new(normalizer, settings.router, settings.dead_letters, self.bridge.metrics());
         let bounds = settings.store.map(|store| store.bounds);
-        self.bridge.reconfigure(rules, &settings.delivery, bounds)?;
+        self.bridge.reconfigure(rules, &settings.delivery, bounds);
         for input in settings.inputs {
             if let Some((_, running)) = self.inputs.iter().find(|(name, _)| *name == input.name) {
                 running.apply(input.settings, self.bridge.metrics());
@@ -231,7 +231,7 @@ impl Reloader {
             let name = &destination.output;
             let wanted = settings.outputs.iter().find(|output| output.name == *name).map(|output| output.kind);
             match (self.output_kinds.get(name), wanted) {
-                (None, _) => return Err(UnknownOutput(name.clone()).into()),
+                (None, _) => return Err(NotApplied::OutputNotRunning(name.clone())),
                 // Its routes were checked by the rules of the other kind.
                 (Some(running), Some(wanted)) if *running != wanted => {
                     return Err(NotApplied::OtherKind { name: name.clone(), running, wanted });
@@ -256,8 +256,8 @@ impl Reloader {
 /// Why a valid configuration cannot be applied to what runs.
 #[derive(Debug, thiserror::Error)]
 enum NotApplied {
-    #[error("{0}: restart to add it")]
-    OutputNotRunning(#[from] UnknownOutput),
+    #[error("events are to go to output `{0}`, which is not running: restart to add it")]
+    OutputNotRunning(String),
     #[error("output `{name}` runs as {running}, and is {wanted} in the new configuration: restart to change it")]
     OtherKind { name: String, running: &'static str, wanted: &'static str },
     #[error("{0}")]
