@@ -4,28 +4,34 @@
 //! * `GET /healthz`: 200 while the process answers.
 //! * `GET /readyz`: 200 when events can be accepted and the service is not stopping: every output is connected, or the
 //!   spool has room for events that cannot be published, and no input is misconfigured. Otherwise 503 with the reasons.
+//!
+//! A new connection always gets a place: when all are taken, the one that has been idle longest is closed. So nobody who
+//! holds connections can keep probes out.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::bridge::Bridge;
+use crate::common::server::{self, Bounds, Connection, Loss, Serve, has_valid_host};
 use crate::input::Misconfigured;
 
 /// Connections at once: a few scrapers and probes.
 const MAX_CONNECTIONS: usize = 64;
+
+/// The longest time for the head of a request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The name of the listener in metrics and logs.
+const NAME: &str = "admin";
 
 /// The admin listener, bound and ready to run.
 #[derive(Debug)]
@@ -41,12 +47,8 @@ impl Admin {
     ///
     /// # Errors
     /// Why the system cannot bind the address.
-    pub async fn bind(
-        listen: &[SocketAddr],
-        bridge: Arc<Bridge>,
-        misconfigured: Misconfigured,
-    ) -> std::io::Result<Admin> {
-        let listener = TcpListener::bind(listen).await?;
+    pub fn bind(listen: &[SocketAddr], bridge: Arc<Bridge>, misconfigured: Misconfigured) -> std::io::Result<Admin> {
+        let listener = server::bind(listen)?;
         let address = listener.local_addr()?;
         Ok(Admin { listener, address, bridge, misconfigured })
     }
@@ -58,33 +60,54 @@ impl Admin {
 
     /// Serves until `closed`. After `not_ready`, `/readyz` answers with 503.
     pub async fn run(self, not_ready: CancellationToken, closed: CancellationToken) {
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        loop {
-            let permit = tokio::select! {
-                () = closed.cancelled() => return,
-                permit = room.clone().acquire_owned() => permit,
-            };
-            let accepted = tokio::select! {
-                () = closed.cancelled() => return,
-                accepted = self.listener.accept() => accepted,
-            };
-            let Ok((stream, _)) = accepted else {
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                continue;
-            };
-            let (bridge, misconfigured) = (self.bridge.clone(), self.misconfigured.clone());
-            let not_ready = not_ready.clone();
-            tokio::spawn(async move {
-                let _permit = permit;
-                let answer = service_fn(|request: Request<Incoming>| {
-                    let response = answer(&request, &bridge, &misconfigured.names(), not_ready.is_cancelled());
-                    async move { Ok::<_, Infallible>(response) }
-                });
-                let connection =
-                    http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), answer);
-                let _ = connection.await;
-            });
+        let Admin { listener, bridge, misconfigured, .. } = self;
+        for loss in Loss::ALL {
+            bridge.metrics().connections_lost_total.with_label_values(&[NAME, loss.as_str()]);
         }
+        let bounds = Bounds {
+            max_connections: MAX_CONNECTIONS,
+            max_per_address: None,
+            header_timeout: HEADER_TIMEOUT,
+            spared_descriptors: 0,
+        };
+        let service = Arc::new(Service { bridge, misconfigured, not_ready });
+        // Probes are answered until the end.
+        server::serve(listener, || None, service, bounds, CancellationToken::new(), closed).await;
+    }
+}
+
+struct Service {
+    bridge: Arc<Bridge>,
+    misconfigured: Misconfigured,
+    not_ready: CancellationToken,
+}
+
+impl Serve for Service {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    async fn answer(&self, request: Request<Incoming>, _: &Connection) -> Response<Full<Bytes>> {
+        answer(&request, &self.bridge, &self.misconfigured.names(), self.not_ready.is_cancelled())
+    }
+
+    /// Anybody may ask here, so that no connection is better than another one.
+    fn is_accepted(&self, _: &Response<Full<Bytes>>) -> bool {
+        false
+    }
+
+    fn lost(&self, loss: Loss) -> String {
+        self.bridge.metrics().connections_lost_total.with_label_values(&[NAME, loss.as_str()]).inc();
+        match loss {
+            Loss::HeadLate => "HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            _ => "",
+        }
+        .to_owned()
+    }
+
+    fn count(&self, connections: usize) {
+        let connections = i64::try_from(connections).unwrap_or(i64::MAX);
+        self.bridge.metrics().connections.with_label_values(&[NAME]).set(connections);
     }
 }
 
@@ -94,6 +117,9 @@ fn answer(
     misconfigured: &[String],
     stopping: bool,
 ) -> Response<Full<Bytes>> {
+    if !has_valid_host(request) {
+        return text(StatusCode::BAD_REQUEST, "expected one `host` header\n");
+    }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "expected GET\n");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));

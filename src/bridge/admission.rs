@@ -1,7 +1,8 @@
-//! The bound on memory: bytes of bodies and envelopes in flight.
+//! The bounds on memory: bytes of bodies and envelopes in flight, and bytes of bodies that are still arriving.
 //!
-//! An input asks for room before it reads a body, because half-read bodies would wait for each other. A full bound is
-//! back-pressure: the input waits until its deadline, and then refuses the callback.
+//! A full bound is back-pressure: the input waits until its deadline, and then refuses the callback. Arriving bodies have
+//! a bound of their own, because their senders decide how long they take: whoever sends slowly holds nothing that complete
+//! callbacks need.
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -14,22 +15,36 @@ const UNIT: u64 = 1 << 10;
 /// Bytes of a callback in addition to its body and its envelope.
 const OVERHEAD: u64 = 1 << 10;
 
+/// Bytes of an arriving body that need no room: a callback of the usual size. They are in the memory of its connection.
+const FREE: usize = 16 << 10;
+
+/// The part of the bound that arriving bodies have in addition.
+const ARRIVING_SHARE: u64 = 4;
+
 /// The bytes that all callbacks share.
 #[derive(Clone, Debug)]
-pub(super) struct InFlightBytes(Limit);
+pub(super) struct InFlightBytes {
+    complete: Limit,
+    arriving: Limit,
+}
 
 impl InFlightBytes {
     pub(super) fn new(bytes: u64) -> InFlightBytes {
-        InFlightBytes(Limit::new(permits(bytes)))
+        InFlightBytes { complete: Limit::new(permits(bytes)), arriving: Limit::new(permits(bytes / ARRIVING_SHARE)) }
     }
 
-    /// Changes the bound. Shares that are held stay, and count against it.
+    /// Changes the bounds. Shares that are held stay, and count against them.
     pub(super) fn resize(&self, bytes: u64) {
-        self.0.resize(permits(bytes));
+        self.complete.resize(permits(bytes));
+        self.arriving.resize(permits(bytes / ARRIVING_SHARE));
     }
 
     pub(super) fn begin(&self) -> Admission {
-        Admission { bound: self.clone(), body_bytes: 0, permit: None }
+        Admission { share: Share::of(&self.complete), body_bytes: 0 }
+    }
+
+    pub(super) fn arriving(&self) -> Arriving {
+        Arriving(Share::of(&self.arriving))
     }
 }
 
@@ -38,11 +53,10 @@ fn permits(bytes: u64) -> usize {
     usize::try_from(units).unwrap_or(usize::MAX)
 }
 
-/// The share of one callback. Dropping it returns the share.
+/// Permits of one bound.
 #[derive(Debug)]
-pub struct Admission {
-    bound: InFlightBytes,
-    body_bytes: u64,
+struct Share {
+    bound: Limit,
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -50,6 +64,41 @@ pub struct Admission {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("in-flight limit reached (delivery.max_in_flight_bytes)")]
 pub struct NoRoom;
+
+impl Share {
+    fn of(bound: &Limit) -> Share {
+        Share { bound: bound.clone(), permit: None }
+    }
+
+    /// Holds the permits of this many bytes, or all permits if the bound is smaller. May be cancelled.
+    async fn grow_to(&mut self, bytes: u64, deadline: Instant) -> Result<(), NoRoom> {
+        let most = u32::try_from(self.bound.size()).unwrap_or(u32::MAX);
+        let wanted = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(most);
+        let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let Some(more) = wanted.checked_sub(u32::try_from(held).unwrap_or(u32::MAX)).filter(|more| *more > 0) else {
+            return Ok(());
+        };
+        let permit = match self.bound.semaphore().clone().try_acquire_many_owned(more) {
+            Ok(permit) => permit,
+            Err(_) => match tokio::time::timeout_at(deadline, self.bound.acquire(more as usize)).await {
+                Ok(Some(permit)) => permit,
+                Ok(None) | Err(_) => return Err(NoRoom),
+            },
+        };
+        match &mut self.permit {
+            Some(held) => held.merge(permit),
+            none => *none = Some(permit),
+        }
+        Ok(())
+    }
+}
+
+/// The share of one callback whose body is complete. Dropping it returns the share.
+#[derive(Debug)]
+pub struct Admission {
+    share: Share,
+    body_bytes: u64,
+}
 
 impl Admission {
     /// Adds bytes of the body, and waits for their room until the deadline. A body that is larger than the whole bound
@@ -60,26 +109,26 @@ impl Admission {
     pub async fn grow(&mut self, bytes: usize, deadline: Instant) -> Result<(), NoRoom> {
         self.body_bytes = self.body_bytes.saturating_add(bytes as u64);
         // The envelope repeats the body.
-        let wanted = self.body_bytes.saturating_mul(2).saturating_add(OVERHEAD).div_ceil(UNIT);
-        let most = u32::try_from(self.bound.0.size()).unwrap_or(u32::MAX);
-        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX).min(most);
-        let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let Some(more) = wanted.checked_sub(u32::try_from(held).unwrap_or(u32::MAX)).filter(|more| *more > 0) else {
+        self.share.grow_to(self.body_bytes.saturating_mul(2).saturating_add(OVERHEAD), deadline).await
+    }
+}
+
+/// The share of a body that is arriving. Dropping it returns the share.
+#[derive(Debug)]
+pub struct Arriving(Share);
+
+impl Arriving {
+    /// Makes room for a body of which this many bytes have arrived, and waits for it until the deadline. If it needs room
+    /// at all, it gets as much as was declared at once. A body that is larger than the whole bound waits until it is
+    /// alone. May be cancelled.
+    ///
+    /// # Errors
+    /// [`NoRoom`]. The caller refuses the callback.
+    pub async fn grow_to(&mut self, arrived: usize, declared: usize, deadline: Instant) -> Result<(), NoRoom> {
+        if arrived <= FREE {
             return Ok(());
-        };
-        let room = self.bound.0.semaphore();
-        let permit = match room.clone().try_acquire_many_owned(more) {
-            Ok(permit) => permit,
-            Err(_) => match tokio::time::timeout_at(deadline, self.bound.0.acquire(more as usize)).await {
-                Ok(Some(permit)) => permit,
-                Ok(None) | Err(_) => return Err(NoRoom),
-            },
-        };
-        match &mut self.permit {
-            Some(held) => held.merge(permit),
-            none => *none = Some(permit),
         }
-        Ok(())
+        self.0.grow_to(arrived.max(declared) as u64, deadline).await
     }
 }
 
@@ -103,6 +152,21 @@ mod tests {
         assert_eq!(second.grow(20 << 10, soon()).await, Err(NoRoom));
         drop(first);
         second.grow(1, soon()).await.expect("there is room again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn arriving_bodies_hold_nothing_that_complete_ones_need() {
+        let bound = InFlightBytes::new(256 << 10);
+        let mut small: Vec<_> = (0..1000).map(|_| bound.arriving()).collect();
+        for body in &mut small {
+            body.grow_to(16 << 10, 256 << 10, soon()).await.expect("needs no room");
+        }
+        let mut large = bound.arriving();
+        large.grow_to(17 << 10, 64 << 10, soon()).await.expect("a quarter of the bound");
+        assert_eq!(small[0].grow_to(17 << 10, 0, soon()).await, Err(NoRoom));
+        bound.begin().grow(127 << 10, soon()).await.expect("all of the bound");
+        drop(large);
+        small[0].grow_to(17 << 10, 0, soon()).await.expect("there is room again");
     }
 
     #[tokio::test(start_paused = true)]

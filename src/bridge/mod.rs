@@ -36,7 +36,7 @@ use crate::output::Output;
 use crate::store::{AWAITS_DEAD_LETTERS, Store, StoreBounds};
 use crate::telemetry::metrics::Metrics;
 use admission::InFlightBytes;
-pub use admission::{Admission, NoRoom};
+pub use admission::{Admission, Arriving, NoRoom};
 pub use callback::Callback;
 pub use dedupe::DedupeSettings;
 use dedupe::{Claim, Window};
@@ -169,9 +169,15 @@ impl Bridge {
         self.metrics.text()
     }
 
-    /// Begins a callback's share of `delivery.max_in_flight_bytes`. Its input enlarges the share as the body arrives.
+    /// Begins a callback's share of `delivery.max_in_flight_bytes`. Its input enlarges it by the complete body.
     pub fn admit(&self) -> Admission {
         self.in_flight_bytes.begin()
+    }
+
+    /// Begins a share for a body whose sender decides how fast it arrives: a quarter of `delivery.max_in_flight_bytes` in
+    /// addition, which only bodies over 16 KiB need.
+    pub fn arriving(&self) -> Arriving {
+        self.in_flight_bytes.arriving()
     }
 
     /// The longest time from arrival to answer of a callback without its own.

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::terminal::fail;
 use super::{ConfigArgs, FAILED, config_errors};
+use crate::common::descriptors;
 use crate::config::{self, Effective, Layer};
 use crate::service::{Candidate, Ended, LoadAttempt, Service, restart_keys};
 use crate::telemetry::logs;
@@ -44,6 +45,7 @@ impl Serve {
         for warning in &loaded.warnings {
             tracing::warn!(warning, "configuration");
         }
+        descriptors::raise();
         let runtime = match tokio::runtime::Runtime::new() {
             Ok(runtime) => runtime,
             Err(error) => return fail(format!("cannot start the runtime: {error}")),

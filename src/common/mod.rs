@@ -1,10 +1,12 @@
 //! What several modules need and none of them owns. It depends on no other module.
 
 pub mod backoff;
+pub mod descriptors;
 pub mod http;
 pub mod kind;
 pub mod limit;
 pub mod secret;
+pub mod server;
 pub mod suggest;
 pub mod tls;
 pub mod units;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bridge::{Admission, Bridge, Callback, Outcome};
+use crate::bridge::{Admission, Arriving, Bridge, Callback, Outcome};
 use crate::dialect::NotACallback;
 use crate::telemetry::metrics::Metrics;
 
@@ -73,6 +73,11 @@ impl InputHandle {
     /// Begins a callback's share of the memory; see [`Bridge::admit`].
     pub fn admit(&self) -> Admission {
         self.bridge.admit()
+    }
+
+    /// Begins the share of a body that is arriving; see [`Bridge::arriving`].
+    pub fn arriving(&self) -> Arriving {
+        self.bridge.arriving()
     }
 
     /// Whether there is a place for dead letters on the disk, which may be full.

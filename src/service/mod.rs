@@ -135,7 +135,7 @@ impl Service {
             inputs.push((input.name, input.settings.open().await?));
         }
         let misconfigured = Misconfigured::default();
-        let admin = Admin::bind(&settings.admin_listen, bridge.clone(), misconfigured.clone()).await;
+        let admin = Admin::bind(&settings.admin_listen, bridge.clone(), misconfigured.clone());
         let admin = admin.map_err(|error| {
             let addresses = settings.admin_listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
             FieldError { key: "admin.listen".to_owned(), message: format!("{addresses} cannot be bound: {error}") }

@@ -145,6 +145,10 @@ metrics! {
         in_flight: IntGauge [] = "Callbacks between arrival and outcome.";
         dedupe_ids: IntGauge [] = "Ids of accepted events in the dedupe window.";
     }
+    "Connections" {
+        connections: IntGaugeVec ["listener"] = "Open connections of an HTTP input or of the admin listener.";
+        connections_lost_total: IntCounterVec ["listener", "reason"] = "Connections that the bridge refused or ended, by reason: no_room, no_room_for_address, evicted (idle longest, when another one needed its place), head_late, handshake_failed, unreadable (not HTTP, or a head over 16 KiB), answer_not_read.";
+    }
     "Outputs" {
         published_total: IntCounterVec ["output"] = "Records that the bus has acknowledged.";
         publish_failures_total: IntCounterVec ["output", "kind"] = "Attempts to publish a record that failed, by kind of error: unavailable, timed_out, queue_full, no_such_destination, unauthorized, misconfigured, too_large, rejected.";

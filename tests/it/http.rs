@@ -18,6 +18,7 @@ use crate::support::bridge::{
 use crate::support::certificates::Certificates;
 use crate::support::config::{Config, Route};
 use crate::support::eventually;
+use crate::support::http_receiver::{Receiver, Reply};
 use crate::support::wait::{SOON, let_pass};
 
 /// A bridge that needs no broker: it drops every event, which is answered with 200 too. `http` is set in the HTTP
@@ -54,31 +55,33 @@ async fn errors_are_answered_with_problem_documents() {
         headers.push((name.to_owned(), value.to_owned()));
         headers
     };
-    let mut client = Client::connect(bridge.input).await;
+    // Each answer ends its connection.
+    let connect = async || Client::connect(bridge.input).await;
     let mut told = Vec::new();
     for (status, problem, answer) in [
-        (404, "no-such-path", client.post("/elsewhere", "", &signed).await),
-        (405, "method-not-allowed", client.request("GET", "/callbacks", "", &signed).await),
-        (401, "not-signed", client.post("/callbacks", callback("a"), &[]).await),
+        (404, "no-such-path", connect().await.post("/elsewhere", "", &signed).await),
+        (405, "method-not-allowed", connect().await.request("GET", "/callbacks", "", &signed).await),
+        (401, "not-signed", connect().await.post("/callbacks", callback("a"), &[]).await),
         (
             401,
             "signature-stale",
-            client.post("/callbacks", callback("a"), &headers_signed_at("VOD", URL, now() - 400, KEY)).await,
+            connect().await.post("/callbacks", callback("a"), &headers_signed_at("VOD", URL, now() - 400, KEY)).await,
         ),
         (
             401,
             "signature-from-future",
-            client.post("/callbacks", callback("a"), &headers_signed_at("ICE", URL, now() + 400, KEY)).await,
+            connect().await.post("/callbacks", callback("a"), &headers_signed_at("ICE", URL, now() + 400, KEY)).await,
         ),
         (
             401,
             "signature-wrong",
-            client.post("/callbacks", callback("a"), &headers_signed_at("VOD", URL, now(), "OtherKey1")).await,
+            connect().await.post("/callbacks", callback("a"), &headers_signed_at("VOD", URL, now(), "OtherKey1")).await,
         ),
         (
             401,
             "signed-for-another-url",
-            client
+            connect()
+                .await
                 .post(
                     "/callbacks",
                     callback("a"),
@@ -89,12 +92,20 @@ async fn errors_are_answered_with_problem_documents() {
         (
             401,
             "signature-malformed",
-            client.post("/callbacks", callback("a"), &[("X-VOD-SIGNATURE".to_owned(), "00".to_owned())]).await,
+            connect().await.post("/callbacks", callback("a"), &[("X-VOD-SIGNATURE".to_owned(), "00".to_owned())]).await,
         ),
-        (415, "encoding-not-supported", client.post("/callbacks", "x", &with("content-encoding", "gzip")).await),
-        (400, "not-a-callback", client.post("/callbacks", "hello", &signed).await),
-        (400, "not-a-callback", client.post("/callbacks", r#"{"State":"Success","JobId":"1"}"#, &signed).await),
-        (413, "body-too-large", client.post("/callbacks", vec![b' '; 1025], &signed).await),
+        (
+            415,
+            "encoding-not-supported",
+            connect().await.post("/callbacks", "x", &with("content-encoding", "gzip")).await,
+        ),
+        (400, "not-a-callback", connect().await.post("/callbacks", "hello", &signed).await),
+        (
+            400,
+            "not-a-callback",
+            connect().await.post("/callbacks", r#"{"State":"Success","JobId":"1"}"#, &signed).await,
+        ),
+        (413, "body-too-large", connect().await.post("/callbacks", vec![b' '; 1025], &signed).await),
     ] {
         let (slug, detail) = answer.problem();
         assert_eq!((answer.status.as_u16(), slug.as_str()), (status, problem), "{detail}");
@@ -102,6 +113,7 @@ async fn errors_are_answered_with_problem_documents() {
         if status == 405 {
             assert_eq!(answer.headers["allow"], "POST");
         }
+        assert_eq!(answer.headers["connection"], "close");
         told.push(detail);
     }
     assert_eq!(told[9], "not valid JSON at byte 0: a value was expected");
@@ -168,7 +180,7 @@ async fn slow_requests_are_ended_with_408() {
     bridge.stop().await;
 }
 
-/// Opens a request whose body never ends, and waits until it counts as in flight.
+/// Opens a request whose body never ends, and waits until its body is expected.
 async fn occupy(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.expect("the bridge listens");
     let head = signed_head();
@@ -176,40 +188,106 @@ async fn occupy(address: SocketAddr) -> TcpStream {
     stream.write_all(head.as_bytes()).await.expect("written");
     let mut answer = [0; 64];
     let length = stream.read(&mut answer).await.expect("read");
-    assert!(
-        answer[..length].starts_with(b"HTTP/1.1 100 "),
-        "the body is requested when the request counts as in flight"
-    );
+    assert!(answer[..length].starts_with(b"HTTP/1.1 100 "), "the signature is valid, and the body is requested");
     stream
+}
+
+/// A bridge whose only receiver does not answer, until a test says so.
+async fn waiting(http: &str) -> (TestBridge, Receiver) {
+    let receiver = Receiver::start().await;
+    receiver.answer(Reply::Never);
+    let config = Config::http()
+        .set(&format!("[inputs.http]\n{http}\n[delivery]\ndeadline = '2s'"))
+        .output("web", "http", &[""; 0])
+        .set(&format!("outputs.web.url = '{}'", receiver.url()))
+        .route(Route::new("all").set("to = { output = 'web' }"));
+    (TestBridge::start_connected(&config).await, receiver)
 }
 
 #[tokio::test]
 async fn too_many_requests_are_refused() {
-    let bridge = dropping("max_in_flight = 1").await;
-    let occupant = occupy(bridge.input).await;
-    let answer = bridge.post(callback("a")).await;
-    assert_eq!((answer.status.as_u16(), answer.problem().0.as_str()), (503, "too-many-requests"));
-    assert_eq!(answer.headers["retry-after"], "1");
-    drop(occupant);
-    eventually("room again", SOON, async || (bridge.post(callback("a")).await.status.as_u16() == 200).then_some(()))
-        .await;
+    let (bridge, receiver) = waiting("max_in_flight = 1").await;
+    let first = async {
+        assert_eq!(bridge.post(callback("a")).await.problem().0, "refused", "the receiver does not answer");
+    };
+    let second = async {
+        bridge.wait_metric("apsara_bridge_in_flight", |value| value == 1.0).await;
+        let answer = bridge.post(callback("b")).await;
+        assert_eq!((answer.status.as_u16(), answer.problem().0.as_str()), (503, "too-many-requests"));
+        assert_eq!(answer.headers["retry-after"], "1");
+    };
+    tokio::join!(first, second);
+    receiver.answer(Reply::status(202));
+    bridge.accepted("c").await;
     bridge.stop().await;
 }
 
 #[tokio::test]
-async fn too_many_connections_are_refused() {
-    let bridge = dropping("max_connections = 1").await;
-    let occupant = occupy(bridge.input).await;
+async fn a_body_that_does_not_come_takes_nothing_from_others() {
+    let bridge = dropping("max_in_flight = 1").await;
+    let occupants = [occupy(bridge.input).await, occupy(bridge.input).await];
+    assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
+    drop(occupants);
+    bridge.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_connection_is_refused_only_if_all_wait_for_an_outcome() {
+    let (bridge, receiver) = waiting("max_connections = 1").await;
+    let first = async {
+        assert_eq!(bridge.post(callback("a")).await.problem().0, "refused", "the receiver does not answer");
+    };
+    let second = async {
+        bridge.wait_metric("apsara_bridge_in_flight", |value| value == 1.0).await;
+        let answer = raw(bridge.input, "").await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("too-many-requests"), "{answer}");
+    };
+    tokio::join!(first, second);
+    assert_eq!(bridge.metric(r#"apsara_bridge_connections_lost_total{listener="http",reason="no_room"}"#), 1.0);
+    receiver.answer(Reply::status(202));
+    bridge.accepted("a").await;
+    let mut occupant = Client::connect(bridge.input).await;
+    assert_eq!(occupant.post("/callbacks", callback("b"), &signed_headers("VOD")).await.status.as_u16(), 200);
+    assert_eq!(bridge.post(callback("c")).await.status.as_u16(), 200, "an idle connection goes for a new one");
+    bridge.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_can_have_a_limit_of_connections() {
+    let bridge = dropping("max_connections_per_address = 2").await;
+    let occupants = [occupy(bridge.input).await, occupy(bridge.input).await];
     let answer = raw(bridge.input, "").await;
-    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("too-many-requests"), "{answer}");
-    drop(occupant);
-    eventually("room again", SOON, async || {
-        raw(bridge.input, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-            .await
-            .starts_with("HTTP/1.1 404 ")
-            .then_some(())
-    })
-    .await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("of this address"), "{answer}");
+    drop(occupants);
+    bridge.accepted("a").await;
+    bridge.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_has_one_host_and_a_bounded_head() {
+    let bridge = dropping("").await;
+    let callback = callback("a");
+    let head = |host: &str| {
+        let signature: String =
+            signed_headers("VOD").into_iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        format!(
+            "POST /callbacks HTTP/1.1\r\n{host}{signature}content-length: {}\r\nconnection: close\r\n",
+            callback.len()
+        )
+    };
+    for (hosts, status) in
+        [("host: x\r\n", 200), ("", 400), ("host: x\r\nhost: y\r\n", 400), ("host: x\r\nHost: x\r\n", 400)]
+    {
+        let answer = raw(bridge.input, &format!("{}\r\n{callback}", head(hosts))).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{hosts}: {answer}");
+    }
+    for (bytes, status) in [(12_000, 200), (17_000, 431), (40_000, 431), (200_000, 431)] {
+        let answer =
+            raw(bridge.input, &format!("{}x: {}\r\n\r\n{callback}", head("host: x\r\n"), "y".repeat(bytes))).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{bytes}: {answer}");
+    }
+    let probe = raw(bridge.admin, "GET /healthz HTTP/1.1\r\nconnection: close\r\n\r\n").await;
+    assert!(probe.starts_with("HTTP/1.1 400 "), "{probe}");
     bridge.stop().await;
 }
 

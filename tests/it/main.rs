@@ -15,6 +15,7 @@ mod config_schema;
 mod dead_letters;
 mod docs;
 mod generated;
+mod hostile;
 mod http;
 mod http_output;
 mod image;

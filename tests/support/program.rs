@@ -83,7 +83,8 @@ impl Program {
         self.wait_listening();
     }
 
-    fn wait_listening(&self) {
+    /// Waits until it listens. Blocks the thread.
+    pub fn wait_listening(&self) {
         self.process().wait_ready(START, || TcpStream::connect(self.admin).ok());
     }
 

@@ -33,9 +33,15 @@ pub struct HttpConfig {
     /// How many requests can wait for their answer at the same time: at least 1. Further requests get 503.
     #[schemars(range(min = 1))]
     pub max_in_flight: usize,
-    /// How many connections can be open at the same time: at least 1. Further connections get 503 and are closed.
+    /// How many connections can be open at the same time: at least 1. A further one gets the place of the connection that
+    /// has been idle longest, first among those whose last request was not accepted. If all of them wait for the outcome of
+    /// a callback, it gets 503 and is closed.
     #[schemars(range(min = 1))]
     pub max_connections: usize,
+    /// How many connections one address can have open at the same time: at least 1. Further ones get 503 and are closed. A
+    /// proxy or a load balancer is one address. All of an IPv6 /64 is one address. Default: no limit.
+    #[schemars(range(min = 1))]
+    pub max_connections_per_address: Option<usize>,
     /// The longest time for the head of a request, from its first byte, and for a TLS handshake: more than 0s. After that
     /// a request gets 408, and a connection is closed. An idle connection is kept for 75s, longer than proxies keep
     /// theirs.
@@ -56,6 +62,7 @@ impl Default for HttpConfig {
             max_body: Size(256 << 10),
             max_in_flight: 2048,
             max_connections: 4096,
+            max_connections_per_address: None,
             header_timeout: Span(Duration::from_secs(5)),
             body_timeout: Span(Duration::from_secs(5)),
             tls: None,
@@ -166,6 +173,7 @@ impl InputConfig for HttpConfig {
                 name: context.name.to_owned(),
                 listen,
                 max_connections: self.max_connections,
+                max_connections_per_address: self.max_connections_per_address,
                 header_timeout: self.header_timeout.0,
                 body_timeout: self.body_timeout.0,
                 tls,
@@ -181,7 +189,11 @@ impl InputConfig for HttpConfig {
 
 impl HttpConfig {
     fn check_bounds(&self, validation: &mut Validation) {
-        for (key, value) in [("max_in_flight", self.max_in_flight), ("max_connections", self.max_connections)] {
+        for (key, value) in [
+            ("max_in_flight", self.max_in_flight),
+            ("max_connections", self.max_connections),
+            ("max_connections_per_address", self.max_connections_per_address.unwrap_or(1)),
+        ] {
             if value == 0 || value > Semaphore::MAX_PERMITS {
                 validation.wrong(key, format!("{value} is out of range: expected at least 1"));
             }
@@ -238,6 +250,7 @@ pub(super) struct HttpSettings {
     /// Addresses, of which one is bound.
     pub(super) listen: Vec<SocketAddr>,
     pub(super) max_connections: usize,
+    pub(super) max_connections_per_address: Option<usize>,
     pub(super) header_timeout: Duration,
     pub(super) body_timeout: Duration,
     pub(super) tls: Option<Arc<Tls>>,

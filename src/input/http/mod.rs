@@ -1,19 +1,18 @@
 //! Callbacks by HTTP POST.
 //!
 //! A request is accepted when its path is that of an endpoint, its signature is valid ([`signature`]), its body is not
-//! too large, and there is room. From then on a sender that hangs up cancels nothing. The answer is 200 with an empty
+//! too large, and there is room. From then on a sender that hangs up cancels nothing. The bounds of connections are those
+//! of [`server`]. The answer is 200 with an empty
 //! body when the callback is stored or published, else a problem document ([`problem`]). Alibaba counts only 200 as
 //! success and repeats everything else twice, one second apart.
 //!
 //! # Layout
 //!
 //! - `config`: settings and their checks
-//! - `connection`: accepts connections and bounds them
 //! - `request`: one request to its answer
 //! - [`signature`], [`problem`], `tls`
 
 mod config;
-mod connection;
 pub mod problem;
 mod request;
 pub mod signature;
@@ -38,8 +37,10 @@ pub use tls::TlsFiles;
 
 use super::{Input, InputError, InputHandle, InputKind, InputReload, InputSettings};
 use crate::bridge::Sender;
+use crate::common::descriptors;
 use crate::common::kind::KindKeys;
 use crate::common::limit::Limit;
+use crate::common::server::{self, Bounds, Loss};
 use crate::common::validation::FieldError;
 use crate::telemetry::metrics::Metrics;
 
@@ -124,7 +125,7 @@ fn init_series(endpoints: &[Endpoint], metrics: &Metrics) {
 /// An HTTP input that is bound to its address and ready to run.
 #[derive(Debug)]
 struct HttpInput {
-    limits: connection::Limits,
+    bounds: Bounds,
     body_timeout: std::time::Duration,
     tls: Option<Arc<tls::Tls>>,
     current: Arc<Current>,
@@ -133,13 +134,15 @@ struct HttpInput {
 }
 
 impl HttpInput {
-    async fn bind(settings: HttpSettings) -> std::io::Result<HttpInput> {
-        let listener = TcpListener::bind(settings.listen.as_slice()).await?;
+    fn bind(settings: HttpSettings) -> std::io::Result<HttpInput> {
+        let listener = server::bind(&settings.listen)?;
         let address = listener.local_addr()?;
         Ok(HttpInput {
-            limits: connection::Limits {
+            bounds: Bounds {
                 max_connections: settings.max_connections,
+                max_per_address: settings.max_connections_per_address,
                 header_timeout: settings.header_timeout,
+                spared_descriptors: descriptors::FOR_OTHERS,
             },
             body_timeout: settings.body_timeout,
             tls: settings.tls,
@@ -159,7 +162,7 @@ impl InputSettings for HttpSettings {
         Box::pin(async move {
             let key = format!("inputs.{}.listen", self.name);
             let addresses = self.listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
-            match HttpInput::bind(*self).await {
+            match HttpInput::bind(*self) {
                 Ok(input) => Ok(Box::new(input) as Box<dyn Input>),
                 Err(error) => Err(FieldError { key, message: format!("{addresses} cannot be bound: {error}") }),
             }
@@ -187,8 +190,18 @@ impl Input for HttpInput {
             for problem in Problem::ALL.iter().filter(|problem| **problem != Problem::Refused) {
                 handle.metrics().not_accepted_total.with_label_values(&[&**handle.name(), &problem.label()]);
             }
-            let service = Arc::new(Service { handle, current: self.current, body_timeout: self.body_timeout });
-            connection::serve(self.listener, self.tls, service, self.limits).await;
+            for loss in Loss::ALL {
+                handle.metrics().connections_lost_total.with_label_values(&[&**handle.name(), loss.as_str()]);
+            }
+            let (stopping, closed) = (handle.not_accepting().clone(), handle.closed().clone());
+            let service = Arc::new(Service {
+                handle,
+                current: self.current,
+                header_timeout: self.bounds.header_timeout,
+                body_timeout: self.body_timeout,
+            });
+            let acceptor = || self.tls.as_ref().map(|tls| tls.acceptor());
+            server::serve(self.listener, acceptor, service, self.bounds, stopping, closed).await;
             Ok(())
         })
     }

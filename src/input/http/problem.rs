@@ -52,6 +52,7 @@ macro_rules! problems {
 problems! {
     NotACallback = BAD_REQUEST, "not-a-callback", "the body is not a valid callback";
     BodyUnreadable = BAD_REQUEST, "body-unreadable", "the body could not be read";
+    HostInvalid = BAD_REQUEST, "host-invalid", "the host header is missing or repeated";
     NotSigned = UNAUTHORIZED, "not-signed", "the request is not signed";
     SignatureMalformed = UNAUTHORIZED, "signature-malformed", "the signature headers are malformed";
     SignatureWrong = UNAUTHORIZED, "signature-wrong", "the signature is wrong";
@@ -73,12 +74,6 @@ impl Problem {
     /// The label `reason` of metrics.
     pub fn label(self) -> String {
         self.slug().replace('-', "_")
-    }
-
-    /// Whether the connection is closed after the answer: the rest of the request was not read, or no further request
-    /// is wanted.
-    fn closes(self) -> bool {
-        matches!(self, Problem::BodyTooLarge | Problem::RequestTimeout | Problem::BodyUnreadable | Problem::Stopping)
     }
 
     fn document(self, detail: &str) -> String {
@@ -103,9 +98,8 @@ impl Problem {
         if self == Problem::MethodNotAllowed {
             headers.insert(ALLOW, HeaderValue::from_static("POST"));
         }
-        if self.closes() {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
+        // A connection is kept only for those whose requests are accepted.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
         response
     }
 

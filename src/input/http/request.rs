@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, HOST};
-use hyper::{HeaderMap, Method, Request, Response, Uri};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -18,7 +18,8 @@ use tokio::time::Instant;
 use super::Current;
 use super::config::Endpoint;
 use super::problem::Problem;
-use crate::bridge::{Admission, Callback, Outcome};
+use crate::bridge::{Callback, NoRoom, Outcome};
+use crate::common::server::{Connection, Loss, Serve, has_valid_host};
 use crate::common::units::Size;
 use crate::input::InputHandle;
 
@@ -27,22 +28,23 @@ use crate::input::InputHandle;
 pub(super) struct Service {
     pub(super) handle: InputHandle,
     pub(super) current: Arc<Current>,
+    pub(super) header_timeout: Duration,
     pub(super) body_timeout: Duration,
 }
 
-pub(super) type Answer = Response<Full<Bytes>>;
+type Answer = Response<Full<Bytes>>;
 
-impl Service {
-    pub(super) fn name(&self) -> &str {
+impl Serve for Service {
+    fn name(&self) -> &str {
         self.handle.name()
     }
 
-    /// Answers a request. May be cancelled: a callback whose body was read is still processed to its end.
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
+    /// May be cancelled: a callback whose body was read is still processed to its end.
+    async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Answer {
         // Stopping also waits for requests whose body is still arriving. The token is taken before the check whether
         // callbacks are still accepted, so that no accepted request is missed.
         let _request = self.handle.callbacks().token();
-        match self.accept(request).await {
+        match self.accept(request, connection).await {
             Ok(outcome) => self.answer_outcome(&outcome),
             Err((problem, detail)) => {
                 self.count_not_accepted(problem);
@@ -51,6 +53,35 @@ impl Service {
         }
     }
 
+    fn is_accepted(&self, answer: &Answer) -> bool {
+        answer.status() == StatusCode::OK
+    }
+
+    fn lost(&self, loss: Loss) -> String {
+        let labels = [self.name(), loss.as_str()];
+        self.handle.metrics().connections_lost_total.with_label_values(&labels).inc();
+        let (problem, detail) = match loss {
+            Loss::NoRoom => (Problem::TooManyRequests, "connection limit reached".to_owned()),
+            Loss::NoRoomForAddress => (Problem::TooManyRequests, "connection limit of this address reached".to_owned()),
+            Loss::HeadLate => {
+                let limit = humantime::format_duration(self.header_timeout);
+                (Problem::RequestTimeout, format!("the head of the request took longer than {limit}"))
+            }
+            Loss::Unreadable => (Problem::BodyUnreadable, String::new()),
+            // Nobody waits for an answer here.
+            Loss::Evicted | Loss::HandshakeFailed | Loss::AnswerNotRead => return String::new(),
+        };
+        self.count_not_accepted(problem);
+        problem.raw_response(&detail)
+    }
+
+    fn count(&self, connections: usize) {
+        let connections = i64::try_from(connections).unwrap_or(i64::MAX);
+        self.handle.metrics().connections.with_label_values(&[self.name()]).set(connections);
+    }
+}
+
+impl Service {
     fn answer_outcome(&self, outcome: &Outcome) -> Answer {
         match outcome {
             Outcome::Published
@@ -66,7 +97,7 @@ impl Service {
         }
     }
 
-    pub(super) fn count_not_accepted(&self, problem: Problem) {
+    fn count_not_accepted(&self, problem: Problem) {
         let metrics = self.handle.metrics();
         metrics.callbacks_total.with_label_values(&[self.name(), "not_accepted"]).inc();
         self.count_reason(problem);
@@ -80,9 +111,12 @@ impl Service {
     }
 
     /// Processes a request to its outcome, or to the reason why it is not accepted.
-    async fn accept(&self, request: Request<Incoming>) -> Result<Outcome, (Problem, String)> {
+    async fn accept(&self, request: Request<Incoming>, connection: &Connection) -> Result<Outcome, (Problem, String)> {
         if self.handle.not_accepting().is_cancelled() {
             return Err((Problem::Stopping, "another instance may accept it".to_owned()));
+        }
+        if !has_valid_host(&request) {
+            return Err((Problem::HostInvalid, "expected one `host` header".to_owned()));
         }
         let (head, body) = request.into_parts();
         let path = head.uri.path();
@@ -103,10 +137,14 @@ impl Service {
             let encoding = encoding.to_str().unwrap_or("unreadable");
             return Err((Problem::EncodingNotSupported, format!("content-encoding is {encoding}; expected none")));
         }
+        let (body, waited) = self.read(body).await?;
+        connection.is_delivering();
+        // Only now, so that whoever sends slowly takes nothing from those whose callbacks are complete.
         let Ok(room) = self.current.room().try_acquire_owned() else {
             return Err((Problem::TooManyRequests, "in-flight limit reached".to_owned()));
         };
-        let (body, admission, waited) = self.read(body).await?;
+        let mut admission = self.handle.admit();
+        let waited = waited + self.room_for(|until| admission.grow(body.len(), until)).await?;
         let callback = Callback {
             input: self.handle.name().clone(),
             admission,
@@ -127,7 +165,8 @@ impl Service {
         Ok(Unstoppable::new(self.handle.callbacks().track_future(accepted)).await)
     }
 
-    async fn read(&self, body: Incoming) -> Result<(Bytes, Admission, Duration), (Problem, String)> {
+    /// Reads a body, and returns how long it has waited for memory.
+    async fn read(&self, body: Incoming) -> Result<(Bytes, Duration), (Problem, String)> {
         if body.size_hint().lower() > self.current.max_body() as u64 {
             return Err(self.too_large());
         }
@@ -137,40 +176,42 @@ impl Service {
         })
     }
 
-    /// Reads a body into one buffer. The memory is reserved before the first byte is read, because bodies that are half
-    /// read would wait for each other's memory. Without a declared length it is reserved piece by piece.
-    async fn collect(&self, mut body: Incoming) -> Result<(Bytes, Admission, Duration), (Problem, String)> {
-        let mut admission = self.handle.admit();
-        let declared = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
-        let mut waited = self.grow(&mut admission, declared.unwrap_or_default()).await?;
+    /// Reads a body into one buffer. Room for all of a large body is made when so much of it has arrived that it needs
+    /// room, because bodies that are half read would wait for each other. Without a declared length, room is made piece by
+    /// piece.
+    async fn collect(&self, mut body: Incoming) -> Result<(Bytes, Duration), (Problem, String)> {
+        let mut arriving = self.handle.arriving();
+        let declared = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or_default();
+        let mut waited = Duration::ZERO;
         let (mut first, mut all) = (Bytes::new(), BytesMut::new());
         while let Some(frame) = body.frame().await {
             let Ok(frame) = frame else {
                 return Err((Problem::BodyUnreadable, "the connection ended, or its framing is broken".to_owned()));
             };
             let Ok(piece) = frame.into_data() else { continue };
-            if first.len().max(all.len()) + piece.len() > self.current.max_body() {
+            let length = first.len().max(all.len()) + piece.len();
+            if length > self.current.max_body() {
                 return Err(self.too_large());
             }
-            if declared.is_none() {
-                waited += self.grow(&mut admission, piece.len()).await?;
-            }
+            waited += self.room_for(|until| arriving.grow_to(length, declared, until)).await?;
             if first.is_empty() && all.is_empty() {
                 first = piece;
                 continue;
             }
-            all.reserve(declared.unwrap_or_default().saturating_sub(all.len()));
             all.extend_from_slice(&std::mem::take(&mut first));
             all.extend_from_slice(&piece);
         }
-        Ok((if all.is_empty() { first } else { all.freeze() }, admission, waited))
+        Ok((if all.is_empty() { first } else { all.freeze() }, waited))
     }
 
-    /// Reserves memory, and returns how long that took.
-    async fn grow(&self, admission: &mut Admission, bytes: usize) -> Result<Duration, (Problem, String)> {
+    /// Waits for memory, and returns how long that took.
+    async fn room_for<F: Future<Output = Result<(), NoRoom>>>(
+        &self,
+        grow: impl FnOnce(Instant) -> F,
+    ) -> Result<Duration, (Problem, String)> {
         let start = Instant::now();
         let until = start + self.handle.deadline() / 2;
-        admission.grow(bytes, until).await.map_err(|full| (Problem::TooManyRequests, full.to_string()))?;
+        grow(until).await.map_err(|full| (Problem::TooManyRequests, full.to_string()))?;
         Ok(start.elapsed())
     }
 
