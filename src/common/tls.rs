@@ -5,6 +5,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use hyper_rustls::ConfigBuilderExt;
 use schemars::JsonSchema;
@@ -13,6 +14,8 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
 
 use super::validation::Validation;
 use super::watch::{Fingerprint, Reread, RereadError};
@@ -91,6 +94,14 @@ pub enum TlsError {
     /// The system has no certificates of authorities.
     #[error("no certificates of authorities to trust: {0}")]
     NoAuthorities(std::io::Error),
+    /// The certificates of clients cannot be verified with these authorities.
+    #[error("{path} cannot be used to verify clients: {error}")]
+    NoVerifier {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: rustls::server::VerifierBuilderError,
+    },
     /// The protocol versions are not supported.
     #[error("TLS is not available: {0}")]
     NotAvailable(rustls::Error),
@@ -115,6 +126,29 @@ pub fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'stati
         return Err(TlsError::NoCertificate(path.to_owned()));
     }
     Ok(certificates)
+}
+
+/// The authorities in what a file contains, at least one.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn authorities(path: &Path, pem: &[u8]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path, pem)? {
+        roots.add(certificate).map_err(|error| TlsError::NotAnAuthority { path: path.to_owned(), error })?;
+    }
+    Ok(roots)
+}
+
+/// The time since 1970 at which the first of the certificates in a PEM file expires. None if there is no certificate that
+/// can be read.
+pub fn first_expiry(pem: &[u8]) -> Option<Duration> {
+    let certificates = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok);
+    let expiries = certificates.filter_map(|certificate| {
+        let certificate = Certificate::from_der(&certificate).ok()?;
+        Some(certificate.tbs_certificate.validity.not_after.to_unix_duration())
+    });
+    expiries.min()
 }
 
 /// The key in what a file contains.
@@ -211,14 +245,7 @@ impl State {
         let builder = client_builder()?;
         let builder = match &files.ca_file {
             None => builder.with_native_roots().map_err(TlsError::NoAuthorities)?,
-            Some(path) => {
-                let mut roots = RootCertStore::empty();
-                for certificate in certificates(path, &read(path)?)? {
-                    let refused = |error| TlsError::NotAnAuthority { path: path.clone(), error };
-                    roots.add(certificate).map_err(refused)?;
-                }
-                builder.with_root_certificates(roots)
-            }
+            Some(path) => builder.with_root_certificates(authorities(path, &read(path)?)?),
         };
         let config = match (&files.cert_file, &files.key_file) {
             (Some(cert_file), Some(key_file)) => {

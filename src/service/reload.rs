@@ -14,12 +14,14 @@ use tokio::sync::mpsc;
 
 use super::Settings;
 use crate::bridge::{Bridge, Rules};
+use crate::common::tls;
 use crate::common::validation::FieldError;
 use crate::common::watch::{Fingerprint, Reread, WatchedFiles};
 use crate::dialect::Normalizer;
 use crate::input::{self, InputReload};
 use crate::route::Route;
 use crate::telemetry::logs::LogFilter;
+use crate::telemetry::metrics::Metrics;
 
 /// The keys that a running service takes over, without those of inputs, which are in [`input::KINDS`]. A key stands for
 /// all keys below it. Every other key needs a restart.
@@ -103,11 +105,13 @@ pub struct Reloader {
 struct Watched {
     reread: Weak<dyn Reread>,
     files: WatchedFiles,
+    /// Whether the certificates in the files have been looked at.
+    is_known: bool,
 }
 
 impl Watched {
     fn new(reread: &Arc<dyn Reread>) -> Watched {
-        Watched { reread: Arc::downgrade(reread), files: WatchedFiles::new(reread.files()) }
+        Watched { reread: Arc::downgrade(reread), files: WatchedFiles::new(reread.files()), is_known: false }
     }
 }
 
@@ -153,10 +157,11 @@ impl Reloader {
                     None => return,
                 },
             };
-            let load = load.clone();
+            let (load, metrics) = (load.clone(), self.bridge.metrics().clone());
             // Reading files can block for long, for example on a network volume.
             let looked = tokio::task::spawn_blocking(move || {
                 let results = files.read_again(is_requested);
+                files.look_for_certificates(&metrics);
                 let is_due = files.configuration.has_changed() || is_requested;
                 let attempt = is_due.then(|| load());
                 (files, results, attempt)
@@ -286,6 +291,7 @@ impl Files {
             let result = reread.reread();
             if result.is_ok() {
                 watched.files = WatchedFiles::new(reread.files());
+                watched.is_known = false;
             }
             match &result {
                 Ok(()) if has_changed => tracing::info!(what, files, "read again, because its file changed"),
@@ -297,6 +303,21 @@ impl Files {
             }
         }
         results
+    }
+}
+
+impl Files {
+    /// Exports when the certificates in use expire.
+    fn look_for_certificates(&mut self, metrics: &Metrics) {
+        for watched in self.rereads.iter_mut().filter(|watched| !watched.is_known) {
+            watched.is_known = true;
+            for path in watched.files.paths() {
+                let expiry = std::fs::read(path).ok().and_then(|pem| tls::first_expiry(&pem));
+                if let (Some(expiry), Some(path)) = (expiry, path.to_str()) {
+                    metrics.certificate_expiry_timestamp_seconds.with_label_values(&[path]).set(expiry.as_secs_f64());
+                }
+            }
+        }
     }
 }
 

@@ -182,6 +182,7 @@ metrics! {
     }
     "Process" {
         config_reloads_total: IntCounterVec ["result"] = "Reloads of the configuration, of a secret or of a certificate, by result: success, failure.";
+        certificate_expiry_timestamp_seconds: GaugeVec ["file"] = "Unix time at which the first certificate in a file of the configuration expires.";
         build_info: GaugeVec ["version"] = "Always 1. The label is the version.";
     }
 }

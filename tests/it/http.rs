@@ -2,14 +2,16 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::support::bridge::{
@@ -328,6 +330,73 @@ async fn a_key_in_a_file_can_change_without_a_restart() {
     bridge.stop().await;
 }
 
+/// Posts a signed callback over TLS, with a certificate and its key if there is one. Returns the status.
+async fn post_over_tls(
+    address: SocketAddr,
+    authority: &Path,
+    client: Option<(&Path, &Path)>,
+) -> Result<u16, Box<dyn std::error::Error>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(authority).expect("a certificate")).expect("an authority");
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("protocol versions")
+        .with_root_certificates(roots);
+    let config = match client {
+        None => config.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let chain = vec![CertificateDer::from_pem_file(certificate).expect("a certificate")];
+            let key = PrivateKeyDer::from_pem_file(key).expect("a key");
+            config.with_client_auth_cert(chain, key).expect("they fit")
+        }
+    };
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from("localhost").expect("a name");
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    let body = callback("a");
+    let request = format!("{}content-length: {}\r\nconnection: close\r\n\r\n{body}", signed_head(), body.len());
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer.split(' ').nth(1).ok_or("no answer")?.parse()?)
+}
+
+#[tokio::test]
+async fn clients_can_be_required_to_show_a_certificate() {
+    let (folder, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let (ours, theirs) = (Certificates::make(folder.path()), Certificates::make(other.path()));
+    let authority = folder.path().join("clients.pem");
+    std::fs::copy(&ours.authority, &authority).expect("copied");
+    let file = |path: &Path| path.display().to_string();
+    let bridge = dropping(&format!(
+        "tls = {{ cert_file = '{}', key_file = '{}', client_ca_file = '{}' }}",
+        file(&ours.server),
+        file(&ours.server_key),
+        file(&authority),
+    ))
+    .await;
+    let post = async |client| post_over_tls(bridge.input, &ours.authority, client).await;
+    let (ours_shown, theirs_shown) =
+        (Some((&*ours.client, &*ours.client_key)), Some((&*theirs.client, &*theirs.client_key)));
+    assert_eq!(post(ours_shown).await.expect("a TLS connection"), 200);
+    assert!(post(None).await.is_err(), "a client without a certificate");
+    assert!(post(theirs_shown).await.is_err(), "a certificate of another authority");
+    assert_eq!(
+        bridge.metric(r#"apsara_bridge_connections_lost_total{listener="http",reason="handshake_failed"}"#),
+        2.0
+    );
+    std::fs::copy(&theirs.authority, &authority).expect("copied");
+    eventually("the new authority is known", SOON, async || {
+        post(theirs_shown).await.ok().filter(|status| *status == 200).map(|_| ())
+    })
+    .await;
+    assert!(post(ours_shown).await.is_err(), "the old authority is not trusted any more");
+    let expiry = format!(r#"apsara_bridge_certificate_expiry_timestamp_seconds{{file="{}"}}"#, file(&ours.server));
+    bridge.wait_metric(&expiry, |time| (now() as f64..now() as f64 + 90_000.0).contains(&time)).await;
+    assert!(!bridge.metrics().contains(".key\"}"), "a key does not expire");
+    bridge.stop().await;
+}
+
 #[tokio::test]
 async fn https_works_and_the_certificate_can_be_renewed_without_a_restart() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -337,21 +406,7 @@ async fn https_works_and_the_certificate_can_be_renewed_without_a_restart() {
     std::fs::copy(&certificates.server_key, &key).expect("copied");
     let tls = format!("tls = {{ cert_file = '{}', key_file = '{}' }}", cert.display(), key.display());
     let bridge = dropping(&tls).await;
-    let post = async |authority: &std::path::Path| -> Result<u16, std::io::Error> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(authority).expect("a certificate")).expect("an authority");
-        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("protocol versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let stream = TcpStream::connect(bridge.input).await?;
-        let name = ServerName::try_from("localhost").expect("a name");
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-        let answer = Client::over(stream).await.post("/callbacks", callback("a"), &signed_headers("VOD")).await;
-        Ok(answer.status.as_u16())
-    };
+    let post = async |authority: &Path| post_over_tls(bridge.input, authority, None).await;
     assert_eq!(post(&certificates.authority).await.expect("a TLS connection"), 200);
     let other = tempfile::tempdir().expect("a folder");
     let renewed = Certificates::make(other.path());

@@ -132,7 +132,7 @@ impl InputConfig for HttpConfig {
         self.check_bounds(validation);
         let tls = self.tls.as_ref().and_then(|files| {
             // Taken before the files are read, because they may change in between.
-            let found = [&files.cert_file, &files.key_file].map(|path| (path, Fingerprint::of_file(path)));
+            let found: Vec<_> = files.all().into_iter().map(|path| (Fingerprint::of_file(&path), path)).collect();
             match Tls::read(files) {
                 Ok(tls) => {
                     let tls = Arc::new(tls);
@@ -140,7 +140,7 @@ impl InputConfig for HttpConfig {
                     Some(tls)
                 }
                 Err(error) => {
-                    found.into_iter().for_each(|(path, found)| validation.unusable_file(path, found));
+                    found.into_iter().for_each(|(found, path)| validation.unusable_file(&path, found));
                     validation.wrong("tls", error.to_string());
                     None
                 }

@@ -1,7 +1,7 @@
-//! TLS at the input, by rustls. Certificate and key are read again when their files change, so renewing them needs no
-//! restart. While the new files cannot be used, the last certificate stays in use.
+//! TLS at the input, by rustls. Its files are read again when they change, so renewing them needs no restart. While the new
+//! files cannot be used, the last ones stay in use.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use schemars::JsonSchema;
@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
 
-use crate::common::tls::{TlsError, certificates, key, read_file};
+use crate::common::tls::{TlsError, authorities, certificates, key, read_file};
 use crate::common::watch::{Fingerprint, Reread, RereadError};
 
 /// Files of the input's certificate.
@@ -21,6 +22,22 @@ pub struct TlsFiles {
     pub cert_file: PathBuf,
     /// The file with the key of the certificate, PEM. It is read again when it changes.
     pub key_file: PathBuf,
+    /// The file with the certificate authorities for clients, PEM. With it, only clients that show a certificate of one of
+    /// them can connect. Alibaba shows none; this is for a proxy in front. It is read again when it changes. Default: every
+    /// client can connect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca_file: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// The files that are set.
+    pub(super) fn all(&self) -> Vec<PathBuf> {
+        [Some(&self.cert_file), Some(&self.key_file), self.client_ca_file.as_ref()]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
+    }
 }
 
 /// The certificate that is in use.
@@ -31,7 +48,7 @@ pub(super) struct Tls {
 
 struct State {
     config: Arc<ServerConfig>,
-    fingerprints: [Fingerprint; 2],
+    fingerprints: Vec<Fingerprint>,
 }
 
 impl std::fmt::Debug for Tls {
@@ -58,8 +75,8 @@ impl Reread for Tls {
     }
 
     fn files(&self) -> Vec<(PathBuf, Fingerprint)> {
-        let [cert, key] = self.state.read().unwrap_or_else(PoisonError::into_inner).fingerprints;
-        vec![(self.files.cert_file.clone(), cert), (self.files.key_file.clone(), key)]
+        let fingerprints = self.state.read().unwrap_or_else(PoisonError::into_inner).fingerprints.clone();
+        self.files.all().into_iter().zip(fingerprints).collect()
     }
 
     fn reread(&self) -> Result<(), RereadError> {
@@ -71,18 +88,33 @@ impl Reread for Tls {
 
 impl State {
     fn read(files: &TlsFiles) -> Result<State, TlsError> {
-        let (cert_pem, key_pem) = (read_file(&files.cert_file)?, read_file(&files.key_file)?);
-        let fingerprints = [Fingerprint::of(&cert_pem), Fingerprint::of(&key_pem)];
-        let certificates = certificates(&files.cert_file, &cert_pem)?;
-        let key = key(&files.key_file, &key_pem)?;
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let mut fingerprints = Vec::new();
+        let mut read = |path: &Path| {
+            let pem = read_file(path)?;
+            fingerprints.push(Fingerprint::of(&pem));
+            Ok(pem)
+        };
+        let certificates = certificates(&files.cert_file, &read(&files.cert_file)?)?;
+        let key = key(&files.key_file, &read(&files.key_file)?)?;
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
-            .and_then(|builder| builder.with_no_client_auth().with_single_cert(certificates, key))
-            .map_err(|error| TlsError::Unusable {
-                cert_file: files.cert_file.clone(),
-                key_file: files.key_file.clone(),
-                error,
-            })?;
+            .map_err(TlsError::NotAvailable)?;
+        let builder = match &files.client_ca_file {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let roots = Arc::new(authorities(path, &read(path)?)?);
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
+                    .build()
+                    .map_err(|error| TlsError::NoVerifier { path: path.clone(), error })?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = builder.with_single_cert(certificates, key).map_err(|error| TlsError::Unusable {
+            cert_file: files.cert_file.clone(),
+            key_file: files.key_file.clone(),
+            error,
+        })?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(State { config: Arc::new(config), fingerprints })
     }
