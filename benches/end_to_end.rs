@@ -11,6 +11,7 @@
 //! Environment: BENCH_ROUNDS (5), BENCH_SECONDS of each turn (8), BENCH_WARMUP seconds for each bus (default: 40 for
 //! Kafka, 15 for JetStream), BENCH_CONNECTIONS (64), BENCH_RATE of requests per second in the rounds (default: as many
 //! as are answered). At a lower rate a service batches less and needs more CPU per event, so the ratios differ.
+//! BENCH_BASELINE: another build of the program, which then takes its turns too and is compared in a second table.
 //! `cargo bench --bench end_to_end -- kafka` measures one bus.
 
 // Benchmarks fail with a panic and print their figures; no other crate sees their items.
@@ -96,7 +97,7 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// One of the two services.
+/// One of the services.
 struct Service {
     name: &'static str,
     address: SocketAddr,
@@ -107,12 +108,16 @@ struct Service {
 fn measure(bus: Bus, plan: Plan) -> usize {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let folder = tempfile::tempdir().expect("the folder for temporary files is writable");
-    eprintln!("{}: starting the broker and both services", bus.name());
+    eprintln!("{}: starting the broker and the services", bus.name());
     let broker = Broker::start(bus, &runtime, &["bridge", "forwarder"]);
-    // The order does not matter: the service that waits uses no CPU.
-    let bridge = start_bridge(&broker, folder.path());
-    let forwarder = start_forwarder(bus, broker.address(), folder.path());
-    let services = [&bridge, &forwarder];
+    // The order does not matter: the services that wait use no CPU.
+    let mut services = vec![
+        start_bridge("bridge", Path::new(PROGRAM), &broker, &folder.path().join("bridge")),
+        start_forwarder(bus, broker.address(), folder.path()),
+    ];
+    if let Some(baseline) = std::env::var_os("BENCH_BASELINE") {
+        services.push(start_bridge("baseline", Path::new(&baseline), &broker, &folder.path().join("baseline")));
+    }
     let mut failed = 0;
     let mut turn = |service: &Service, time: Duration, rate: Option<u32>| {
         let before = cpu_time(service.process.id());
@@ -130,25 +135,34 @@ fn measure(bus: Bus, plan: Plan) -> usize {
     eprintln!("{}: warming up for {} s", bus.name(), warm_up.as_secs());
     let turns = warm_up.as_secs().div_ceil(WARM_UP_TURN.as_secs());
     for index in 0..turns {
-        let figures = turn(services[index as usize % 2], WARM_UP_TURN, None);
-        eprintln!("  {:<10}{:>8.0} requests/s", services[index as usize % 2].name, figures.requests_per_second);
+        let service = &services[index as usize % services.len()];
+        let figures = turn(service, WARM_UP_TURN, None);
+        eprintln!("  {:<10}{:>8.0} requests/s", service.name, figures.requests_per_second);
     }
-    let mut rounds: [Vec<Figures>; 2] = [Vec::new(), Vec::new()];
+    let mut rounds = vec![Vec::new(); services.len()];
     for round in 0..plan.rounds {
         eprintln!("{}: round {} of {}", bus.name(), round + 1, plan.rounds);
         // The order alternates, because the first service leaves work for the broker that affects the second.
-        for index in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
-            let figures = turn(services[index], plan.turn, plan.rate);
+        let mut order: Vec<usize> = (0..services.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for index in order {
+            let figures = turn(&services[index], plan.turn, plan.rate);
             eprintln!("  {:<10}{figures}", services[index].name);
             rounds[index].push(figures);
         }
     }
-    let peaks = services.map(|service| peak_memory(&service.process));
-    print_table(bus, plan, &rounds, peaks);
+    print_head(bus, plan);
+    let peaks: Vec<f64> = services.iter().map(|service| peak_memory(&service.process)).collect();
+    for other in 1..services.len() {
+        let has_goals = services[other].name == "forwarder";
+        print_table(services[other].name, [&rounds[0], &rounds[other]], [peaks[0], peaks[other]], has_goals);
+    }
     failed
 }
 
-fn print_table(bus: Bus, plan: Plan, [bridge, forwarder]: &[Vec<Figures>; 2], peaks: [f64; 2]) {
+fn print_head(bus: Bus, plan: Plan) {
     println!(
         "\n{}: {} connections{}, bodies of {} bytes, {} rounds of {} s each; medians\n",
         bus.name(),
@@ -158,8 +172,13 @@ fn print_table(bus: Bus, plan: Plan, [bridge, forwarder]: &[Vec<Figures>; 2], pe
         plan.rounds,
         plan.turn.as_secs()
     );
-    println!("{:<20}{:>10}{:>12}{:>9}{:>8}", "", "bridge", "forwarder", "ratio", "goal");
+}
+
+/// Prints the bridge's figures next to those of another service.
+fn print_table(other: &str, [bridge, theirs]: [&[Figures]; 2], peaks: [f64; 2], has_goals: bool) {
+    println!("{:<20}{:>10}{:>12}{:>9}{:>8}", "", "bridge", other, "ratio", "goal");
     let line = |name: &str, ours: f64, theirs: f64, ratio: f64, goal: Option<f64>| {
+        let goal = goal.filter(|_| has_goals);
         let goal_text = goal.map_or_else(|| "–".to_owned(), |goal| format!("{goal:.2}"));
         let verdict = if goal.is_some_and(|goal| ratio > goal) { "over" } else { "" };
         println!("{name:<20}{ours:>10.2}{theirs:>12.2}{ratio:>9.2}{goal_text:>8} {verdict}");
@@ -172,9 +191,9 @@ fn print_table(bus: Bus, plan: Plan, [bridge, forwarder]: &[Vec<Figures>; 2], pe
         ("p99 ms", |figures| figures.p99, Some(1.5)),
     ];
     for (name, read, goal) in rows {
-        let ratios = bridge.iter().zip(forwarder).map(|(ours, theirs)| read(ours) / read(theirs)).collect();
+        let ratios = bridge.iter().zip(theirs).map(|(ours, theirs)| read(ours) / read(theirs)).collect();
         let of = |figures: &[Figures]| median(figures.iter().map(read).collect());
-        line(name, of(bridge), of(forwarder), median(ratios), goal);
+        line(name, of(bridge), of(theirs), median(ratios), goal);
     }
     let [ours, theirs] = peaks;
     line("peak memory MiB", ours, theirs, ours / theirs, Some(2.0));
@@ -183,10 +202,14 @@ fn print_table(bus: Bus, plan: Plan, [bridge, forwarder]: &[Vec<Figures>; 2], pe
 
 // --- the parts of a run -------------------------------------------------------------------------------------------
 
-fn start_bridge(broker: &Broker, folder: &Path) -> Service {
-    let bridge = Bridge::start(folder, bridge::publish(broker.output()));
+/// The program of this build.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_apsara-bridge");
+
+fn start_bridge(name: &'static str, program: &Path, broker: &Broker, folder: &Path) -> Service {
+    std::fs::create_dir_all(folder).expect("the folder for temporary files is writable");
+    let bridge = Bridge::start_program(program, folder, bridge::publish(broker.output()));
     bridge.wait_direct();
-    Service { name: "bridge", address: bridge.input, process: bridge.process }
+    Service { name, address: bridge.input, process: bridge.process }
 }
 
 fn start_forwarder(bus: Bus, bus_address: &str, folder: &Path) -> Service {
