@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use figment::providers::{Format as _, Yaml};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::rendered::{CHART, NAMESPACE, RELEASE, Values, of_kind, workload};
 use crate::support::kubernetes::{Kubernetes, helm};
+use crate::support::repository;
 
 /// Flags that make a valid values file invalid, and a part of the expected message.
 const MISTAKES: &[(&str, &[&str], &str)] = &[
@@ -49,6 +50,16 @@ const MISTAKES: &[(&str, &[&str], &str)] = &[
         "config.outputs.kafka.password is a secret as text",
     ),
     (
+        "a secret stands in an argument",
+        &["--set-json", r#"extraArgs=["--set", "outputs.kafka.client.ssl.key.password=hunter2"]"#],
+        "extraArgs sets outputs.kafka.client.ssl.key.password to a secret as text",
+    ),
+    (
+        "a secret stands in a variable",
+        &["--set-json", r#"extraEnv=[{"name": "KAFKA_PASSWORD", "value": "hunter2"}]"#],
+        "extraEnv has a secret as text, KAFKA_PASSWORD, ",
+    ),
+    (
         "there is too little time to stop in",
         &["--set", "terminationGracePeriodSeconds=20"],
         "terminationGracePeriodSeconds is 20, but stopping may take ",
@@ -63,12 +74,34 @@ fn every_invalid_value_fails_the_rendering() {
     let mut wrong = Vec::new();
     for (mistake, flags, said) in MISTAKES {
         match good.template(NAMESPACE, flags).refused() {
+            Ok(error) if error.contains("hunter2") => wrong.push(format!("{mistake}: the secret is shown in\n{error}")),
             Ok(error) if error.contains(said) => {}
             Ok(error) => wrong.push(format!("{mistake}: expected `{said}` in\n{error}")),
             Err(_) => wrong.push(format!("{mistake}: rendered anyway")),
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Every key of the reference, with the value that it has there, and the examples.
+#[test]
+fn no_key_of_the_documentation_is_taken_for_a_secret_as_text() {
+    let folder = tempfile::tempdir().expect("the folder for temporary files is writable");
+    let examples = std::fs::read_dir(repository("config/examples")).expect("the examples are there");
+    let mut files: Vec<_> = examples.map(|file| file.expect("read").path()).collect();
+    files.push(repository("config/apsara-bridge.toml"));
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("readable");
+        let is_key = |line: &str| line.starts_with(|c: char| c.is_ascii_alphabetic() || c == '[' || c == '"');
+        let all = text.lines().map(|line| line.strip_prefix('#').filter(|line| is_key(line)).unwrap_or(line));
+        let config: Value = toml::from_str(&all.collect::<Vec<_>>().join("\n")).expect("TOML with all keys");
+        let path = folder.path().join("values");
+        std::fs::write(&path, json!({ "config": config }).to_string()).expect("the temporary folder is writable");
+        let ran = Values { name: "reference".to_owned(), path }.template(NAMESPACE, &[]);
+        // The reference has more than one input that listens, and addresses that the chart sets.
+        let error = ran.refused().unwrap_or_default();
+        assert!(!error.contains("secret as text"), "{}: {error}", file.display());
+    }
 }
 
 #[test]

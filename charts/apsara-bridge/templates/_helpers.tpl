@@ -145,17 +145,13 @@ it.
 {{/*
 The inputs and outputs of the configuration, as a JSON list. Each has section, name, kind and settings, and what
 files/kinds.yaml says about its kind: listeners, addresses and cloud_key. These are empty for a kind that this version of
-the chart does not know. Its secrets are those of all kinds, because a secret in a wrong place must be found too.
+the chart does not know.
 */}}
 {{- define "apsara-bridge.plugins" -}}
 {{- $kinds := .Files.Get "files/kinds.yaml" | fromYaml -}}
 {{- $config := include "apsara-bridge.config" . | fromJson -}}
 {{- $plugins := list -}}
 {{- range $section := (list "inputs" "outputs") -}}
-{{- $secrets := list -}}
-{{- range (get $kinds $section) -}}
-{{- $secrets = concat $secrets .secrets -}}
-{{- end -}}
 {{- range $name, $settings := (get $config $section | default dict) -}}
 {{- $kind := toString $settings.kind -}}
 {{- $known := get (get $kinds $section) $kind | default dict -}}
@@ -166,35 +162,72 @@ the chart does not know. Its secrets are those of all kinds, because a secret in
     "settings" $settings
     "listeners" ($known.listeners | default list)
     "addresses" ($known.addresses | default list)
-    "cloud_key" ($known.cloud_key | default "")
-    "secrets" (uniq $secrets)) -}}
+    "cloud_key" ($known.cloud_key | default "")) -}}
 {{- end -}}
 {{- end -}}
 {{- toJson $plugins -}}
 {{- end -}}
 
 {{/*
-The values that settings have as text, at any depth, as a JSON list of key and value: (list "" settings). A secret that
-comes from a file or a variable is not text. A part of a key that contains dots is in quotes.
+The values of settings at any depth, as a JSON list of key and value: (list "" settings). A value that is read from a
+file or a variable has the key `source` instead of a value. A part of a key that contains dots is in quotes.
 */}}
-{{- define "apsara-bridge.texts" -}}
+{{- define "apsara-bridge.leaves" -}}
 {{- $key := index . 0 -}}
 {{- $value := index . 1 -}}
-{{- $texts := list -}}
+{{- $leaves := list -}}
 {{- if kindIs "map" $value -}}
-{{- if not (and (eq (len $value) 1) (or (hasKey $value "file") (hasKey $value "env"))) -}}
+{{- if and (eq (len $value) 1) (or (kindIs "string" $value.file) (kindIs "string" $value.env)) -}}
+{{- $leaves = list (dict "key" $key "source" $value) -}}
+{{- else -}}
 {{- range $part, $below := $value -}}
 {{- $part = contains "." $part | ternary (printf "%q" $part) $part -}}
 {{- $part = empty $key | ternary $part (printf "%s.%s" $key $part) -}}
-{{- $texts = concat $texts (include "apsara-bridge.texts" (list $part $below) | fromJsonArray) -}}
+{{- $leaves = concat $leaves (include "apsara-bridge.leaves" (list $part $below) | fromJsonArray) -}}
 {{- end -}}
 {{- end -}}
 {{- else if kindIs "slice" $value -}}
 {{- range $index, $below := $value -}}
-{{- $texts = concat $texts (include "apsara-bridge.texts" (list (printf "%s[%d]" $key $index) $below) | fromJsonArray) -}}
+{{- $leaves = concat $leaves (include "apsara-bridge.leaves" (list (printf "%s[%d]" $key $index) $below) | fromJsonArray) -}}
 {{- end -}}
-{{- else if ne (toString (default "" $value)) "" -}}
-{{- $texts = list (dict "key" $key "value" $value) -}}
+{{- else if not (or (kindIs "invalid" $value) (eq (toString $value) "")) -}}
+{{- $leaves = list (dict "key" $key "value" (toString $value)) -}}
+{{- end -}}
+{{- toJson $leaves -}}
+{{- end -}}
+
+{{/*
+Those of them that are not read from a file or a variable.
+*/}}
+{{- define "apsara-bridge.texts" -}}
+{{- $texts := list -}}
+{{- range (include "apsara-bridge.leaves" . | fromJsonArray) -}}
+{{- if not .source -}}
+{{- $texts = append $texts . -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $texts -}}
+{{- end -}}
+
+{{/*
+What a variable or a flag sets, as such texts: (list "outputs.kafka" text). A list or a table is written as in TOML. Of
+a table, only the last name of each key is known.
+*/}}
+{{- define "apsara-bridge.assigned" -}}
+{{- $key := index . 0 -}}
+{{- /* Kubernetes replaces $(NAME) by the value of another variable. */ -}}
+{{- $text := regexReplaceAll "[$][(][A-Za-z0-9_.-]+[)]" (index . 1 | toString) "" | trim -}}
+{{- $texts := list -}}
+{{- if regexMatch "^[[{]" $text -}}
+{{- range (regexFindAll "[A-Za-z0-9_.\"'-]+ *= *[[]? *(\"[^\"]+\"|'[^']+'|[^][{}, \"'=]+)" $text -1) -}}
+{{- $name := regexFind "^[^=]+" . | trim | replace "'" "" -}}
+{{- $texts = append $texts (dict "key" (printf "%s.%s" $key $name) "value" (regexReplaceAll "^[^=]+= *[[]? *[\"']?" . "")) -}}
+{{- end -}}
+{{- if and (hasPrefix "[" $text) (not $texts) -}}
+{{- $texts = list (dict "key" $key "value" $text) -}}
+{{- end -}}
+{{- else if $text -}}
+{{- $texts = list (dict "key" $key "value" (trimAll "\"'" $text)) -}}
 {{- end -}}
 {{- toJson $texts -}}
 {{- end -}}
@@ -211,6 +244,35 @@ Those of these texts whose key fits a pattern of files/kinds.yaml, as a JSON lis
 {{- end -}}
 {{- end -}}
 {{- toJson $fitting -}}
+{{- end -}}
+
+{{/*
+Keys of these values that are secrets, as a JSON list: (list $ leaves). A key counts from the root of the configuration.
+A value is a secret if files/kinds.yaml says so about its key, if the last name of the key says so, or if the text itself
+does: a private key, or an address with a user. Names of files and addresses are not secret, and neither are ids.
+*/}}
+{{- define "apsara-bridge.secretKeys" -}}
+{{- $leaves := index . 1 -}}
+{{- $keys := list -}}
+{{- range $section, $kinds := ((index . 0).Files.Get "files/kinds.yaml" | fromYaml) -}}
+{{- range $kinds -}}
+{{- range .secrets -}}
+{{- range (include "apsara-bridge.fitting" (list $leaves (printf "%s.*.%s" $section .)) | fromJsonArray) -}}
+{{- $keys = append $keys .key -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $words := "password|passwd|passphrase|secret|jaas|credential|authorization|(^|[_-])token([_-]|$)|(private|access|api|auth)[_-]?key|^keys$" -}}
+{{- $harmless := "(^|[_-])(file|path|location|url|uri|endpoint|id)$" -}}
+{{- $inText := "-----BEGIN [A-Z ]*PRIVATE KEY|[a-z]://[^/?#@, ]+@" -}}
+{{- range $leaves -}}
+{{- $name := regexReplaceAll "([[][0-9]+[]])+$" (replace "\"" "" .key) "" | regexFind "[^.]+$" | lower -}}
+{{- if or (and (regexMatch $words $name) (not (regexMatch $harmless $name))) (regexMatch $inText (default "" .value)) -}}
+{{- $keys = append $keys .key -}}
+{{- end -}}
+{{- end -}}
+{{- toJson (uniq $keys) -}}
 {{- end -}}
 
 {{/*

@@ -4,7 +4,7 @@ Checks of the values. All errors are reported together, one per line, with the k
 
 {{- define "apsara-bridge.validate" -}}
 {{- $wrong := list -}}
-{{- range (list "config" "secrets" "workload" "ways" "scaling" "monitoring") -}}
+{{- range (list "config" "secrets" "texts" "workload" "ways" "scaling" "monitoring") -}}
 {{- $wrong = concat $wrong (include (printf "apsara-bridge.wrong.%s" .) $ | fromJsonArray) -}}
 {{- end -}}
 {{- with $wrong -}}
@@ -71,20 +71,6 @@ Checks of the values. All errors are reported together, one per line, with the k
 {{- $wrong = append $wrong (printf "config.shutdown.%s is an invalid time: `%v`: expected a number with a unit, for example 20s or 1m 30s" $key $time) -}}
 {{- end -}}
 {{- end -}}
-
-{{- /* A secret as text would be stored in a ConfigMap, which many people can read. */ -}}
-{{- range $plugin := (include "apsara-bridge.plugins" . | fromJsonArray) -}}
-{{- $texts := include "apsara-bridge.texts" (list "" .settings) | fromJsonArray -}}
-{{- $keys := list -}}
-{{- range .secrets -}}
-{{- range (include "apsara-bridge.fitting" (list $texts .) | fromJsonArray) -}}
-{{- $keys = append $keys .key -}}
-{{- end -}}
-{{- end -}}
-{{- range uniq $keys -}}
-{{- $wrong = append $wrong (printf "config.%s.%s.%s is a secret as text, and the configuration is stored in a ConfigMap: put it into a Secret, add that to `secrets`, and write {file: %s/NAME/KEY} here" $plugin.section $plugin.name . (include "apsara-bridge.secretsPath" $)) -}}
-{{- end -}}
-{{- end -}}
 {{- end -}}
 {{- toJson $wrong -}}
 {{- end -}}
@@ -129,6 +115,50 @@ Checks of the values. All errors are reported together, one per line, with the k
 {{- else if and (get $secrets $name).keys (not (has $key (get $secrets $name).keys)) -}}
 {{- $wrong = append $wrong (printf "config names the file %s, but it is not mounted: add `%s` to secrets.%s.keys" $file $key $name) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $wrong -}}
+{{- end -}}
+
+{{/*
+A secret as text would be stored in a ConfigMap or in the specification of the pods, which many people can read.
+*/}}
+{{- define "apsara-bridge.wrong.texts" -}}
+{{- $wrong := list -}}
+{{- $remedy := printf "put it into a Secret, add that to `secrets`, and write {file: %s/NAME/KEY}" (include "apsara-bridge.secretsPath" .) -}}
+{{- $leaves := include "apsara-bridge.leaves" (list "" (include "apsara-bridge.config" . | fromJson)) | fromJsonArray -}}
+{{- $secrets := include "apsara-bridge.secretKeys" (list $ $leaves) | fromJsonArray -}}
+{{- $variables := list -}}
+{{- range $leaves -}}
+{{- if has .key $secrets -}}
+{{- if not .source -}}
+{{- $wrong = append $wrong (printf "config.%s is a secret as text, and the configuration is stored in a ConfigMap: %s here" .key $remedy) -}}
+{{- else if .source.env -}}
+{{- $variables = append $variables .source.env -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Both forms: `--set` and its value as two arguments, and as one. */ -}}
+{{- $flag := "" -}}
+{{- range .Values.extraArgs -}}
+{{- $argument := toString . -}}
+{{- if or (eq $flag "--set") (hasPrefix "--set=" $argument) -}}
+{{- $set := trimPrefix "--set=" $argument -}}
+{{- $texts := include "apsara-bridge.assigned" (list (regexFind "^[^=]*" $set | trim) (regexReplaceAll "^[^=]*=?" $set "")) | fromJsonArray -}}
+{{- range (include "apsara-bridge.secretKeys" (list $ $texts) | fromJsonArray) -}}
+{{- $wrong = append $wrong (printf "extraArgs sets %s to a secret as text, and arguments are shown with the pod: %s for that key in `config`" . $remedy) -}}
+{{- end -}}
+{{- end -}}
+{{- $flag = $argument -}}
+{{- end -}}
+
+{{- range .Values.extraEnv -}}
+{{- $name := toString .name -}}
+{{- $key := hasPrefix "APSARA_BRIDGE__" $name | ternary (trimPrefix "APSARA_BRIDGE__" $name | lower | replace "__" ".") $name -}}
+{{- $texts := include "apsara-bridge.assigned" (list $key (default "" .value)) | fromJsonArray -}}
+{{- if and $texts (or (has $name $variables) (include "apsara-bridge.secretKeys" (list $ $texts) | fromJsonArray)) -}}
+{{- $wrong = append $wrong (printf "extraEnv has a secret as text, %s, and variables are shown with the pod: replace `value` by `valueFrom` with a secretKeyRef" $name) -}}
 {{- end -}}
 {{- end -}}
 {{- toJson $wrong -}}
