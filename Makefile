@@ -2,6 +2,7 @@
 
 CARGO ?= cargo
 SETUP := tests/support/setup
+DENY := .tools/bin/cargo-deny --locked
 
 .DEFAULT_GOAL := help
 # How many seconds `make chaos` and `make crash-states` run.
@@ -19,7 +20,7 @@ FORM ?= short
 STATES ?=
 FAULTS ?= 40
 
-.PHONY: help generate demo check lint test release crash-states clusters chaos bench tools clean-tools
+.PHONY: help generate demo check lint test release advisories crash-states clusters chaos bench tools clean-tools
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -32,11 +33,17 @@ check: lint ## run format, lints and unit tests, without a broker: for use while
 	$(CARGO) test --quiet --locked --lib --bins
 
 # The long tests have a command of their own: `--all-targets` leaves out targets with `test = false`, and ignores their names.
-lint: ## check the format and the lints
-	@$(SETUP) build
+lint: ## check the format, the lints, and the dependencies (deny.toml)
+	@$(SETUP) build deny
 	$(CARGO) fmt --check
 	$(CARGO) clippy --quiet --locked --all-targets -- -D warnings
 	$(CARGO) clippy --quiet --locked --test chaos --test clusters --test crash -- -D warnings
+	$(DENY) check -D warnings bans licenses sources
+	$(DENY) --features vendored check -D warnings licenses
+
+advisories: ## check the dependencies for known vulnerabilities; it fetches the database of RustSec
+	@$(SETUP) deny
+	$(DENY) --features vendored check -D warnings advisories
 
 generate: ## write the files that are derived from the code and from the values of the chart
 	@$(SETUP) build chart
@@ -70,7 +77,7 @@ bench: ## run the benchmarks
 	$(CARGO) bench --bench queue
 
 tools: ## install everything that any target needs
-	@$(SETUP) build release kafka nats toxiproxy kcat promtool judges mns hadolint chart kubernetes
+	@$(SETUP) build deny release kafka nats toxiproxy kcat promtool judges mns hadolint chart kubernetes
 
 clean-tools: ## remove everything that was installed into .tools
 	rm -rf .tools
