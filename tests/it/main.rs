@@ -35,5 +35,6 @@ mod support_kafka;
 mod support_mns;
 mod support_nats;
 mod support_process;
+mod third_party;
 mod toolchain;
 mod watching;
