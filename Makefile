@@ -20,7 +20,7 @@ FORM ?= short
 STATES ?=
 FAULTS ?= 40
 
-.PHONY: help generate demo check lint test release advisories crash-states clusters chaos bench tools clean-tools
+.PHONY: help generate demo check lint test release reproducible advisories crash-states clusters chaos bench tools clean-tools
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -53,9 +53,13 @@ test: ## run all tests, against a real Kafka and NATS
 	@$(SETUP) build kafka nats kcat promtool judges mns hadolint chart kubernetes
 	$(CARGO) test
 
-release: ## build target/release/apsara-bridge as the image contains it, with OpenSSL linked statically
+release: ## build the files of a release, with OpenSSL linked statically, into target/release-files
 	@$(SETUP) release
-	$(CARGO) build --release --locked --features vendored --bin apsara-bridge
+	packaging/release
+
+reproducible: ## build a release twice at the same path and compare the bytes
+	@$(SETUP) release
+	packaging/reproducible
 
 crash-states: ## simulate power failures for an hour and check what the spool lost (STATES=500: this many states)
 	@$(SETUP) build

@@ -20,8 +20,9 @@ fn the_toolchain_file_names_the_version_of_the_package() {
 fn images_and_documents_name_the_same_release() {
     let (release, _) = VERSION.rsplit_once('.').expect("three numbers");
     for (file, before) in [
-        ("Dockerfile", "FROM rust:"),
+        ("Dockerfile", "RUST_IMAGE=rust:"),
         (".github/workflows/gate.yml", "image: rust:"),
+        (".github/workflows/release.yml", "container: rust:"),
         ("README.md", "Rust "),
         ("CONTRIBUTING.md", "Rust "),
         ("docs/operations.md", "Rust "),
