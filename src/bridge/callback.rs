@@ -31,6 +31,9 @@ pub struct Callback {
     pub max_publish_time: Option<Duration>,
     /// Whether it becomes a dead letter if it cannot be published now, because the queue delivered it too often.
     pub is_last_try: bool,
+    /// Whether strangers may be able to send such callbacks, so that bodies which are not callbacks are kept only up to a
+    /// rate.
+    pub is_from_anyone: bool,
     /// Its share of `delivery.max_in_flight_bytes`, see [`Bridge::admit`](super::Bridge::admit).
     pub admission: Admission,
 }

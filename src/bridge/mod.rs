@@ -15,6 +15,7 @@ mod dead_letters;
 mod dedupe;
 mod deliver;
 mod drain;
+mod junk;
 mod observe;
 mod outcome;
 mod output_handle;
@@ -33,7 +34,7 @@ use crate::common::limit::Limit;
 use crate::dialect::NotACallback;
 pub use crate::dialect::Sender;
 use crate::output::Output;
-use crate::store::{AWAITS_DEAD_LETTERS, Store, StoreBounds};
+use crate::store::{AWAITS_DEAD_LETTERS, FailureKind, Store, StoreBounds};
 use crate::telemetry::metrics::Metrics;
 use admission::InFlightBytes;
 pub use admission::{Admission, Arriving, NoRoom};
@@ -41,7 +42,8 @@ pub use callback::Callback;
 pub use dedupe::DedupeSettings;
 use dedupe::{Claim, Window};
 use deliver::{Delivered, STORE_DEADLINE, in_time};
-pub use outcome::{DeadLetterReason, Outcome, Refusal};
+use junk::JunkRate;
+pub use outcome::{DeadLetterReason, Kept, Outcome, Refusal};
 use output_handle::OutputHandle;
 pub use rules::Rules;
 
@@ -74,6 +76,7 @@ pub struct Bridge {
     /// Permits of `delivery.max_in_flight`.
     in_flight_permits: Limit,
     in_flight_bytes: InFlightBytes,
+    junk: JunkRate,
     /// Ends what is being published. It then goes to the spool.
     cancel_in_flight: CancellationToken,
     /// Callbacks between arrival and outcome.
@@ -121,6 +124,7 @@ impl Bridge {
             outputs,
             in_flight_permits: Limit::new(delivery.max_in_flight),
             in_flight_bytes: InFlightBytes::new(delivery.max_in_flight_bytes),
+            junk: JunkRate::default(),
             window: Window::new(delivery.dedupe, metrics.dedupe_ids.clone()),
             deadline: delivery.deadline,
             give_up_after: AtomicU64::new(milliseconds(delivery.give_up_after)),
@@ -281,16 +285,21 @@ impl Bridge {
 
     /// Stores a body that is not a callback, so that a person can look at it.
     async fn keep_body(&self, callback: &Callback, error: NotACallback) -> Outcome {
-        let is_kept = match &self.store {
+        let kept = match &self.store {
+            None => Kept::No,
+            Some(_) if callback.is_from_anyone && !self.junk.is_within_rate() => Kept::OverBudget,
             Some(store) => {
                 let letter = dead_letters::of_body(callback, &error);
                 let until = callback.arrived + STORE_DEADLINE;
-                in_time(until, store.keep(Vec::new(), vec![letter])).await.is_ok()
+                match in_time(until, store.keep(Vec::new(), vec![letter])).await {
+                    Ok(()) => Kept::Yes,
+                    Err(error) if error.kind == FailureKind::NotACallbackFull => Kept::OverBudget,
+                    Err(_) => Kept::No,
+                }
             }
-            None => false,
         };
-        self.observe_body(callback, &error, is_kept);
-        Outcome::NotACallback { error, is_kept }
+        self.observe_body(callback, &error, kept);
+        Outcome::NotACallback { error, kept }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Bridge, Callback, DeadLetterReason, Outcome, Rules};
+use super::{Bridge, Callback, DeadLetterReason, Kept, Outcome, Rules};
 use crate::dialect::{Normalized, NotACallback};
 use crate::event::{Attribute, Event};
 use crate::telemetry::metrics::set_to_now;
@@ -45,11 +45,23 @@ impl Bridge {
     }
 
     /// Counts and logs a body that is not a callback.
-    pub(super) fn observe_body(&self, callback: &Callback, error: &NotACallback, is_kept: bool) {
+    pub(super) fn observe_body(&self, callback: &Callback, error: &NotACallback, kept: Kept) {
         let metrics = &self.metrics;
+        let is_kept = kept == Kept::Yes;
         let counter = if is_kept { &metrics.dead_letters_total } else { &metrics.dead_letters_not_kept_total };
         counter.with_label_values(&[DeadLetterReason::NotACallback.as_str()]).inc();
-        tracing::warn!(input = %callback.input, bytes = callback.body.len(), %error, is_kept, "not a callback");
+        let (input, bytes) = (&callback.input, callback.body.len());
+        if kept != Kept::OverBudget {
+            tracing::warn!(%input, bytes, %error, is_kept, "not a callback");
+        } else if self.junk.throttle.is_due("over budget") {
+            tracing::warn!(
+                %input,
+                bytes,
+                %error,
+                "not a callback, and not kept: such bodies come too fast or have used their share of the dead letters; \
+                 they are only counted"
+            );
+        }
     }
 
     /// Observes how old an event is when its bus has acknowledged it.

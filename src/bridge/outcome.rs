@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::dialect::NotACallback;
 use crate::output::{ErrorClass, ErrorKind};
-use crate::store::FailureKind;
+use crate::store::{FailureKind, NOT_A_CALLBACK};
 
 /// What became of a callback. The input derives its answer to the sender from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +26,19 @@ pub enum Outcome {
         /// What is wrong with the body.
         error: NotACallback,
         /// Whether it is stored as a dead letter.
-        is_kept: bool,
+        kept: Kept,
     },
+}
+
+/// Whether a body that is not a callback is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// It is a dead letter.
+    Yes,
+    /// No: such bodies have used their share of the dead letters, or come too fast. Nothing is gained by trying again.
+    OverBudget,
+    /// No: there is no store, or it could not take it.
+    No,
 }
 
 impl Outcome {
@@ -42,9 +53,9 @@ impl Outcome {
             Outcome::Spooled => "spooled",
             Outcome::Duplicate => "duplicate",
             Outcome::Dropped => "dropped",
-            Outcome::DeadLettered(_) | Outcome::NotACallback { is_kept: true, .. } => "dead_lettered",
+            Outcome::DeadLettered(_) | Outcome::NotACallback { kept: Kept::Yes, .. } => "dead_lettered",
             Outcome::Refused(_) => "refused",
-            Outcome::NotACallback { is_kept: false, .. } => "not_accepted",
+            Outcome::NotACallback { .. } => "not_accepted",
         }
     }
 }
@@ -88,7 +99,7 @@ impl DeadLetterReason {
         match self {
             DeadLetterReason::Unrouted => "unrouted",
             DeadLetterReason::Routed => "routed",
-            DeadLetterReason::NotACallback => "not_a_callback",
+            DeadLetterReason::NotACallback => NOT_A_CALLBACK,
             DeadLetterReason::Damaged => "damaged",
             DeadLetterReason::Exhausted => "exhausted",
             DeadLetterReason::Publish(kind) => kind.as_str(),

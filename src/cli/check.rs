@@ -28,6 +28,7 @@ impl Check {
                 for warning in &loaded.warnings {
                     eprintln!("warning: {warning}");
                 }
+                eprintln!("at its bounds the bridge takes about {} MiB of memory", loaded.memory.div_ceil(1 << 20));
                 eprintln!("the configuration is valid");
                 ExitCode::SUCCESS
             }

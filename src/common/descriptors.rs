@@ -17,7 +17,7 @@ static LIMIT: AtomicUsize = AtomicUsize::new(0);
 /// more. Returns the limit.
 pub fn raise() -> usize {
     let limit = getrlimit(Resource::Nofile);
-    let wanted = highest();
+    let wanted = highest() as u64;
     if limit.current.is_some_and(|current| current < wanted) {
         // Where this is refused, the old limit stays.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum });
@@ -39,6 +39,6 @@ pub fn limit() -> usize {
 }
 
 /// The limit that [`raise`] can reach.
-pub fn highest() -> u64 {
-    getrlimit(Resource::Nofile).maximum.unwrap_or(ENOUGH).min(ENOUGH)
+pub fn highest() -> usize {
+    usize::try_from(getrlimit(Resource::Nofile).maximum.unwrap_or(ENOUGH).min(ENOUGH)).unwrap_or(usize::MAX)
 }

@@ -10,6 +10,7 @@ use super::raw::{
 };
 use crate::bridge::{DedupeSettings, Delivery};
 use crate::common::suggest::nearest;
+use crate::common::units::Size;
 use crate::common::validation::Validation;
 use crate::common::watch::Fingerprint;
 use crate::dialect::Catalogue;
@@ -99,10 +100,15 @@ pub(super) fn store(
     if spool.enabled && spool.path.as_os_str().is_empty() {
         validation.wrong("spool.path", "expected a folder");
     }
-    if !(spool.lane_share > 0.0 && spool.lane_share <= 1.0) {
-        let message = format!("{} is out of range: expected more than 0 and at most 1", spool.lane_share);
-        validation.wrong("spool.lane_share", message);
+    for (key, share) in [
+        ("spool.lane_share", spool.lane_share),
+        ("dead_letters.not_a_callback_share", dead_letters.not_a_callback_share),
+    ] {
+        if !(share > 0.0 && share <= 1.0) {
+            validation.wrong(key, format!("{share} is out of range: expected more than 0 and at most 1"));
+        }
     }
+    let part = |bytes: Size, share: f64| (bytes.0 as f64 * share) as u64;
     for (key, size) in [("spool.max_bytes", spool.max_bytes), ("dead_letters.max_bytes", dead_letters.max_bytes)] {
         if size.0 == 0 || i64::try_from(size.0).is_err() {
             validation.wrong(key, format!("{size} is out of range: expected more than 0B"));
@@ -116,8 +122,9 @@ pub(super) fn store(
         path: spool.path.clone(),
         bounds: StoreBounds {
             spool_max_bytes: spool.max_bytes.0,
-            lane_max_bytes: (spool.max_bytes.0 as f64 * spool.lane_share) as u64,
+            lane_max_bytes: part(spool.max_bytes, spool.lane_share),
             dead_letters_max_bytes: dead_letters.max_bytes.0,
+            not_a_callback_max_bytes: part(dead_letters.max_bytes, dead_letters.not_a_callback_share),
             dead_letters_max_age: dead_letters.max_age.map(|age| age.0),
         },
     })

@@ -12,6 +12,7 @@
 //! - `check`: checks; `lint`: warnings
 //! - `effective`: what a configuration results in; `schema`: its JSON Schema
 
+mod bounds;
 mod check;
 mod effective;
 mod kinds;
@@ -52,6 +53,8 @@ pub struct Loaded {
     pub warnings: Vec<String>,
     /// What is read again when its files change: secrets and certificates.
     pub rereads: Vec<Arc<dyn Reread>>,
+    /// Bytes of memory that the service takes at its bounds.
+    pub memory: u64,
 }
 
 /// The configuration with its defaults, secrets hidden but known.
@@ -180,6 +183,8 @@ fn check_all(reader: &mut Reader, with_inputs: bool, files: &mut Vec<(PathBuf, F
     let keeps_dead_letters = store.is_some() || dead_letters.is_some();
     let mut all_warnings = lint::all(&router, &catalogue, &type_prefix, keeps_dead_letters);
     all_warnings.append(&mut warnings);
+    let memory = bounds::memory(&checked_inputs, &delivery);
+    all_warnings.append(&mut bounds::warnings(&checked_inputs, memory));
     all_warnings.extend(store.iter().flat_map(StoreSettings::warnings));
     let inline = secrets.iter().filter(|(_, secret)| secret.is_inline());
     let inline_secrets = InlineSecrets(inline.map(|(key, secret)| (key.clone(), secret.value())).collect());
@@ -201,6 +206,7 @@ fn check_all(reader: &mut Reader, with_inputs: bool, files: &mut Vec<(PathBuf, F
         },
         effective: Effective { table, inline_secrets },
         warnings: all_warnings,
+        memory,
         rereads,
     })
 }

@@ -215,6 +215,11 @@ pub struct RawDeadLetters {
     /// spool until there is room, and bodies that are not callbacks are not kept. Old dead letters are not deleted to make
     /// room.
     pub max_bytes: Size,
+    /// The part of `max_bytes` for bodies that are not callbacks: more than 0 and at most 1. Whoever can send callbacks can
+    /// send such bodies too, and must not take the room of events. At the limit, and beyond 10 per second of the inputs
+    /// `http` and `mns`, such bodies are only answered or deleted, and counted.
+    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0))]
+    pub not_a_callback_share: f64,
     /// The age at which a dead letter is deleted, counted from the last copy that was received: more than 0s. Each
     /// deletion is counted and logged. Default: dead letters are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -227,7 +232,7 @@ pub struct RawDeadLetters {
 
 impl Default for RawDeadLetters {
     fn default() -> Self {
-        RawDeadLetters { max_bytes: Size(256 << 20), max_age: None, to: None }
+        RawDeadLetters { max_bytes: Size(256 << 20), not_a_callback_share: 0.1, max_age: None, to: None }
     }
 }
 

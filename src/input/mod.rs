@@ -85,11 +85,25 @@ pub trait InputSettings: Any + Send + fmt::Debug {
     /// who sends them there.
     fn senders(&self) -> Vec<(&str, &Sender)>;
 
+    /// What it can take. Without listeners that is nothing worth counting.
+    fn bounds(&self) -> ConnectionBounds {
+        ConnectionBounds::default()
+    }
+
     /// Binds addresses and prepares connections. Must run inside a tokio runtime.
     ///
     /// # Errors
     /// What the system refuses, at a key below the input.
     fn open(self: Box<Self>) -> BoxFuture<'static, Result<Box<dyn Input>, FieldError>>;
+}
+
+/// What the connections of an input can take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionBounds {
+    /// How many can be open at the same time.
+    pub connections: usize,
+    /// The bytes of memory that all of them take then, without complete bodies.
+    pub memory: u64,
 }
 
 /// An input whose settings are checked.

@@ -14,6 +14,8 @@ words! {
         LaneFull = "lane_full",
         /// `dead_letters.max_bytes` is reached.
         DeadLettersFull = "dead_letters_full",
+        /// Bodies that are not callbacks have used their share of the dead letters, `dead_letters.not_a_callback_share`.
+        NotACallbackFull = "not_a_callback_full",
         /// The disk is full, except for the room that draining the spool needs.
         DiskFull = "disk_full",
         /// The disk, the folder or the file cannot be written.

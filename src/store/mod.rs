@@ -55,8 +55,8 @@ pub use offline::{Imported, Offline};
 pub use reader::Reader;
 pub(crate) use record::now;
 pub use record::{
-    AWAITS_DEAD_LETTERS, Backlog, DAMAGED, DeadLetter, DeadLetterFilter, DeadLetterRow, Retained, Settled,
-    SettledLetter, SpoolRecord, Spooled,
+    AWAITS_DEAD_LETTERS, Backlog, DAMAGED, DeadLetter, DeadLetterFilter, DeadLetterRow, NOT_A_CALLBACK, Retained,
+    Settled, SettledLetter, SpoolRecord, Spooled,
 };
 pub use settings::{StoreBounds, StoreSettings};
 pub use space::Volume;

@@ -15,6 +15,9 @@ pub(crate) fn now() -> i64 {
 /// The reason of dead letters whose content was changed on the disk.
 pub const DAMAGED: &str = "damaged";
 
+/// The reason of a body that is not a callback. An index of the database names it.
+pub const NOT_A_CALLBACK: &str = "not_a_callback";
+
 /// Bytes of a row in addition to its texts: columns, index entries, its share of unused space in pages.
 const ROW_BYTES: usize = 256;
 
@@ -139,6 +142,11 @@ impl DeadLetter {
             at: now(),
             ..DeadLetter::default()
         }
+    }
+
+    /// Whether it counts against `dead_letters.not_a_callback_share`.
+    pub(super) fn is_not_a_callback(&self) -> bool {
+        self.reason == NOT_A_CALLBACK
     }
 
     /// Bytes that it counts against `dead_letters.max_bytes`.

@@ -23,6 +23,8 @@ pub struct StoreBounds {
     pub lane_max_bytes: u64,
     /// Bound of the dead letters in bytes, as [`super::DeadLetter::bytes`] counts them.
     pub dead_letters_max_bytes: u64,
+    /// The part of it for bodies that are not callbacks.
+    pub not_a_callback_max_bytes: u64,
     /// Age at which dead letters are deleted; none keeps them.
     pub dead_letters_max_age: Option<Duration>,
 }

@@ -14,6 +14,7 @@ fn settings(folder: &Path) -> StoreSettings {
             spool_max_bytes: 1 << 20,
             lane_max_bytes: 1 << 20,
             dead_letters_max_bytes: 1 << 20,
+            not_a_callback_max_bytes: 1 << 20,
             dead_letters_max_age: None,
         },
     }

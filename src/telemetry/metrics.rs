@@ -162,7 +162,7 @@ metrics! {
         spool_max_bytes: IntGauge [] = "Limit of spool_bytes.";
         spool_oldest_seconds: Gauge [] = "Age of the oldest record in the spool, 0 if there is none.";
         spool_write_duration_seconds: Histogram [] in LATENCY = "Time of one durable write of the spool, which many callbacks can share.";
-        spool_failures_total: IntCounterVec ["reason"] = "Writes of the spool that failed or found no room, by reason: spool_full, lane_full, dead_letters_full, disk_full, read_only, sync_failed, io, damaged, foreign.";
+        spool_failures_total: IntCounterVec ["reason"] = "Writes of the spool that failed or found no room, by reason: spool_full, lane_full, dead_letters_full, not_a_callback_full, disk_full, read_only, sync_failed, io, damaged, foreign.";
     }
     "Dead letters" {
         dead_letters_total: IntCounterVec ["reason"] = "Callbacks that became dead letters, by reason.";

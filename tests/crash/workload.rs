@@ -137,6 +137,7 @@ fn open(folder: &Path) -> Result<Store, OpenError> {
             spool_max_bytes: 1 << 30,
             lane_max_bytes: 1 << 30,
             dead_letters_max_bytes: 1 << 30,
+            not_a_callback_max_bytes: 1 << 30,
             dead_letters_max_age: None,
         },
     };

@@ -13,11 +13,13 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::support::bridge::{callback, signed_head};
+use crate::support::bridge::{TestBridge, callback, large_callback, signed_head, try_raw};
 use crate::support::config::{Config, Route};
-use crate::support::program::Program;
+use crate::support::http_receiver::{Receiver, Reply};
+use crate::support::memory_limit::MemoryLimit;
+use crate::support::program::{self, Program};
 use crate::support::wait::SOON;
-use crate::support::{blocking, eventually};
+use crate::support::{blocking, eventually, not_run};
 
 /// How long IMS waits for an answer.
 const SENDER_WAITS: Duration = Duration::from_secs(3);
@@ -248,4 +250,94 @@ async fn a_body_in_tiny_pieces_takes_no_more_memory_than_a_whole_one() {
     drop(streams);
     victim.recovers().await;
     victim.stop().await;
+}
+
+#[tokio::test]
+async fn junk_leaves_the_dead_letters_to_events() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bridge = TestBridge::start(
+        &Config::http()
+            .spool(folder.path())
+            .set("dead_letters.max_bytes = '1MiB'")
+            .output("console", "console", &[""; 0])
+            .route(Route::new("none").when("status = 'partial'").set("drop = true")),
+    )
+    .await;
+    let junk = |number: usize| format!("{number}{}", "x".repeat(20 << 10));
+    for number in 0..40 {
+        assert_eq!(bridge.post(junk(number)).await.status.as_u16(), 400);
+    }
+    let share = (1 << 20) as f64 * 0.1;
+    let stored = bridge.metric("apsara_bridge_dead_letters_stored_bytes");
+    assert!(stored > share / 2.0 && stored <= share, "{stored} bytes");
+    let kept = bridge.metric(r#"apsara_bridge_dead_letters_total{reason="not_a_callback"}"#);
+    let not_kept = bridge.metric(r#"apsara_bridge_dead_letters_not_kept_total{reason="not_a_callback"}"#);
+    assert_eq!((kept, not_kept), (5.0, 35.0));
+    assert_eq!(bridge.metric(r#"apsara_bridge_not_accepted_total{input="http",reason="not_a_callback"}"#), 40.0);
+    assert_eq!(bridge.metric(r#"apsara_bridge_spool_failures_total{reason="not_a_callback_full"}"#), 35.0);
+    assert_eq!(bridge.post(callback("unrouted")).await.status.as_u16(), 200, "an event still has room");
+    assert_eq!(bridge.metric(r#"apsara_bridge_dead_letters_total{reason="unrouted"}"#), 1.0);
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_its_bounds_it_answers_503_and_is_not_killed() {
+    const CONNECTIONS: usize = 400;
+    const SENDERS: usize = 200;
+    let folder = tempfile::tempdir().expect("a folder");
+    let receiver = Receiver::start().await;
+    receiver.answer(Reply::Never);
+    let config = Config::http()
+        .spool(folder.path().join("spool"))
+        .set(&format!("[inputs.http]\nmax_connections = {CONNECTIONS}"))
+        .set("[delivery]\nmax_in_flight_bytes = '16MiB'\n[dedupe]\nmax_ids = 10000")
+        .set("[spool]\nmax_bytes = '16MiB'")
+        .output("web", "http", &[""; 0])
+        .set(&format!("outputs.web.url = '{}'", receiver.url()))
+        .route(Route::new("all").set("to = { output = 'web' }"));
+    let file = folder.path().join("check.toml");
+    config.clone().write(&file);
+    let (_, _, checked) = program::run(program::command(&["check", "--config", file.to_str().expect("UTF-8")]));
+    let bounds = checked.lines().find_map(|line| line.strip_prefix("at its bounds the bridge takes about "));
+    let bounds: u64 = bounds.and_then(|text| text.strip_suffix(" MiB of memory")?.parse().ok()).expect("the bound");
+    let limit = match MemoryLimit::new(bounds << 20) {
+        Ok(limit) => Arc::new(limit),
+        Err(reason) => return not_run(&format!("the limit on memory: {reason}")),
+    };
+    let (path, limited) = (folder.path().to_owned(), limit.clone());
+    let program = blocking(move || {
+        let program = Program::launch(None, &path, config, |command| limited.apply(command));
+        program.wait_listening();
+        program
+    })
+    .await;
+    let program = Arc::new(program);
+    // Heads that do not end, of which some go for those that send callbacks.
+    let heads = holding(program.input, CONNECTIONS, &format!("{}x: {}", signed_head(), "y".repeat(15_000))).await;
+    let mut senders = JoinSet::new();
+    for sender in 0..SENDERS {
+        let input = program.input;
+        senders.spawn(async move {
+            let mut statuses = Vec::new();
+            for number in 0..4 {
+                let body = large_callback(&format!("{sender}-{number}"), 250_000);
+                let head = signed_head();
+                let request = format!("{head}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+                let answer = try_raw(input, &request).await.unwrap_or_default();
+                statuses.push(answer.get("HTTP/1.1 ".len()..).and_then(|rest| rest.get(..3)?.parse().ok()));
+            }
+            statuses
+        });
+    }
+    let statuses: Vec<Option<u16>> = senders.join_all().await.concat();
+    drop(heads);
+    let count = |status: u16| statuses.iter().filter(|&&found| found == Some(status)).count();
+    let peak = limit.peak().map_or(0, |peak| peak >> 20);
+    println!("limit {bounds} MiB, peak {peak} MiB, {} answers 200, {} answers 503", count(200), count(503));
+    let process = program.process();
+    assert_eq!(process.exit_code(), None, "it was killed: {}", process.log_tail());
+    drop(process);
+    assert_eq!(count(200) + count(503), statuses.len(), "{statuses:?}");
+    assert!(count(503) > 0, "it was not at its bounds");
+    blocking(move || program.stop()).await;
 }

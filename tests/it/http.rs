@@ -57,33 +57,31 @@ async fn errors_are_answered_with_problem_documents() {
         headers.push((name.to_owned(), value.to_owned()));
         headers
     };
-    // Each answer ends its connection.
-    let connect = async || Client::connect(bridge.input).await;
+    let mut client = Client::connect(bridge.input).await;
     let mut told = Vec::new();
     for (status, problem, answer) in [
-        (404, "no-such-path", connect().await.post("/elsewhere", "", &signed).await),
-        (405, "method-not-allowed", connect().await.request("GET", "/callbacks", "", &signed).await),
-        (401, "not-signed", connect().await.post("/callbacks", callback("a"), &[]).await),
+        (404, "no-such-path", client.post("/elsewhere", "", &signed).await),
+        (405, "method-not-allowed", client.request("GET", "/callbacks", "", &signed).await),
+        (401, "not-signed", client.post("/callbacks", callback("a"), &[]).await),
         (
             401,
             "signature-stale",
-            connect().await.post("/callbacks", callback("a"), &headers_signed_at("VOD", URL, now() - 400, KEY)).await,
+            client.post("/callbacks", callback("a"), &headers_signed_at("VOD", URL, now() - 400, KEY)).await,
         ),
         (
             401,
             "signature-from-future",
-            connect().await.post("/callbacks", callback("a"), &headers_signed_at("ICE", URL, now() + 400, KEY)).await,
+            client.post("/callbacks", callback("a"), &headers_signed_at("ICE", URL, now() + 400, KEY)).await,
         ),
         (
             401,
             "signature-wrong",
-            connect().await.post("/callbacks", callback("a"), &headers_signed_at("VOD", URL, now(), "OtherKey1")).await,
+            client.post("/callbacks", callback("a"), &headers_signed_at("VOD", URL, now(), "OtherKey1")).await,
         ),
         (
             401,
             "signed-for-another-url",
-            connect()
-                .await
+            client
                 .post(
                     "/callbacks",
                     callback("a"),
@@ -94,20 +92,12 @@ async fn errors_are_answered_with_problem_documents() {
         (
             401,
             "signature-malformed",
-            connect().await.post("/callbacks", callback("a"), &[("X-VOD-SIGNATURE".to_owned(), "00".to_owned())]).await,
+            client.post("/callbacks", callback("a"), &[("X-VOD-SIGNATURE".to_owned(), "00".to_owned())]).await,
         ),
-        (
-            415,
-            "encoding-not-supported",
-            connect().await.post("/callbacks", "x", &with("content-encoding", "gzip")).await,
-        ),
-        (400, "not-a-callback", connect().await.post("/callbacks", "hello", &signed).await),
-        (
-            400,
-            "not-a-callback",
-            connect().await.post("/callbacks", r#"{"State":"Success","JobId":"1"}"#, &signed).await,
-        ),
-        (413, "body-too-large", connect().await.post("/callbacks", vec![b' '; 1025], &signed).await),
+        (415, "encoding-not-supported", client.post("/callbacks", "x", &with("content-encoding", "gzip")).await),
+        (400, "not-a-callback", client.post("/callbacks", "hello", &signed).await),
+        (400, "not-a-callback", client.post("/callbacks", r#"{"State":"Success","JobId":"1"}"#, &signed).await),
+        (413, "body-too-large", client.post("/callbacks", vec![b' '; 1025], &signed).await),
     ] {
         let (slug, detail) = answer.problem();
         assert_eq!((answer.status.as_u16(), slug.as_str()), (status, problem), "{detail}");

@@ -206,6 +206,21 @@ async fn a_message_that_is_not_a_callback_becomes_a_dead_letter_and_a_corrupted_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn messages_that_are_not_callbacks_and_have_no_room_are_deleted_and_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mns = queue(Duration::from_secs(30));
+    let config = config(&mns, NOWHERE, "junk").spool(spool(&folder)).set("dead_letters.max_bytes = '100KiB'");
+    let bridge = TestBridge::start(&config).await;
+    for number in 0..5 {
+        mns.put(QUEUE, format!("{number} is not a callback {}", "x".repeat(8 << 10)));
+    }
+    emptied(&mns).await;
+    let of = |metric: &str| bridge.metric(&format!(r#"apsara_bridge_{metric}{{reason="not_a_callback"}}"#));
+    assert_eq!((of("dead_letters_total"), of("dead_letters_not_kept_total")), (1.0, 4.0));
+    bridge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_received_too_often_becomes_a_dead_letter() {
     let folder = tempfile::tempdir().expect("a folder");
     let mns = queue(Duration::from_secs(1));

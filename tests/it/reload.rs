@@ -6,12 +6,14 @@ use std::time::{Duration, SystemTime};
 
 use apsara_bridge::input;
 use apsara_bridge::service::RELOADABLE;
+use tokio::task::JoinSet;
 
 use crate::support::bridge::{Client, KEY, URL, callback, headers_signed_at, signed_headers};
 use crate::support::certificates::Certificates;
 use crate::support::config::{Config, Route};
 use crate::support::free_port;
 use crate::support::generated;
+use crate::support::http_receiver::{Receiver, Reply};
 use crate::support::process::Process;
 use crate::support::program::{Program, command};
 use crate::support::wait::{SOON, eventually, let_pass};
@@ -178,8 +180,11 @@ async fn a_certificate_without_its_key_is_not_used() {
 async fn each_key_is_applied_or_reported() {
     let folder = tempfile::tempdir().expect("a folder");
     let spool = folder.path().join("spool");
+    let receiver = Receiver::start().await;
+    receiver.answer(Reply::Never);
     let before = dropping("all")
         .spool(&spool)
+        .set(&format!("[outputs.web]\nkind = 'http'\nurl = '{}'", receiver.url()))
         .set("[outputs.kafka]\nkind = 'kafka'\nbrokers = ['127.0.0.1:9']\nclient.\"sasl.password\" = 'hunter2'");
     let bridge = Program::start(folder.path(), before);
     assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
@@ -210,21 +215,26 @@ async fn each_key_is_applied_or_reported() {
     assert_eq!(bridge.post(callback("a")).await.status.as_u16(), 200);
     assert_eq!(bridge.metric(r#"apsara_bridge_callbacks_total{input="http",outcome="duplicate"}"#).await, 1.0);
     bridge.process().wait_log(r#""type":"com.example.FileUploadComplete""#, SOON);
-    // Half-sent requests use up the limit of requests in flight; one more is refused.
-    let mut waiting = Vec::new();
-    for _ in 0..7 {
-        let half = "POST /callbacks HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n";
-        let headers: String =
-            signed_headers("VOD").iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let mut stream = std::net::TcpStream::connect(bridge.input).expect("connected");
-        std::io::Write::write_all(&mut stream, format!("{half}{headers}\r\n").as_bytes()).expect("written");
-        waiting.push(stream);
+    // Callbacks that wait for a receiver use up the limit of requests in flight; one more is refused.
+    let waiting = bridge.configuration().without("routes").route(Route::new("all").set("to = { output = 'web' }"));
+    waiting.write(&bridge.configuration_file());
+    wait_reloads(&bridge, "success", 2.0).await;
+    let mut senders = JoinSet::new();
+    for sender in 0..8 {
+        let input = bridge.input;
+        senders.spawn(async move {
+            let mut client = Client::connect(input).await;
+            for number in 0.. {
+                client.post("/callbacks", callback(&format!("{sender}-{number}")), &signed_headers("VOD")).await;
+            }
+        });
     }
     eventually("the limit to be reached", SOON, async || {
-        (bridge.post(callback("b")).await.status.as_u16() == 503).then_some(())
+        let answer = bridge.post(callback("b")).await;
+        (answer.status.as_u16() == 503).then(|| assert_eq!(answer.problem().0, "too-many-requests"))
     })
     .await;
-    drop(waiting);
+    senders.shutdown().await;
     bridge.stop();
 }
 

@@ -20,7 +20,8 @@ use time::format_description::well_known::Rfc3339;
 use tokio::task::JoinSet;
 
 use crate::docs::anchors;
-use crate::support::bridge::{Client, URL, headers_signed_at, now, signed_headers};
+use crate::support::bridge::{Client, URL, headers_signed_at, now, raw, signed_headers};
+use crate::support::certificates::Certificates;
 use crate::support::config::{Config, Route};
 use crate::support::kafka::mock;
 use crate::support::mns::queue::QueueAttributes;
@@ -427,6 +428,7 @@ async fn every_panel_shows_something() {
     mns.fail_next(Operation::RECEIVES, 1, Fault::bad_gateway());
     let cluster = mock(&["watched"]);
     let nats = Nats::start(NatsOptions::default()).await;
+    let certificates = Certificates::make(&folder.path().join("certificates"));
     let config = Config::http()
         .set("inputs.http.max_body = '2MiB'")
         .mns(&mns, QUEUE)
@@ -434,6 +436,7 @@ async fn every_panel_shows_something() {
         .kafka(&cluster.bootstrap_servers())
         .nats(nats.url())
         .stream("WATCHED", "watched.>")
+        .set(&format!("outputs.kafka.client.\"ssl.ca.location\" = '{}'", certificates.authority.display()))
         .route(Route::new("dropped").when("mediaid = 'drop-*'").set("drop = true"))
         .route(Route::new("kept").when("mediaid = 'letter-*'").set("dead_letter = true"))
         .route(Route::new("all").to("kafka", "watched").to("nats", "watched.{status}"))
@@ -455,6 +458,9 @@ async fn every_panel_shows_something() {
     cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD]);
     Client::connect(input).await.post("/callbacks", vec![b'x'; 1_200_000], &signed_headers("VOD")).await;
     prometheus.sees(r#"apsara_bridge_dead_letters_total{reason="rejected"} > 0"#).await;
+    // Who does not speak HTTP, and holds a connection.
+    assert!(raw(input, "hello\r\n\r\n").await.starts_with("HTTP/1.1 400 "));
+    let _idle = Client::connect(input).await;
 
     // A bus goes down. The spool fills until it is full. The lease of a message is extended, and then it is deleted too
     // late.

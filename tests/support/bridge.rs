@@ -226,30 +226,33 @@ impl Answer {
     }
 }
 
-/// One connection to the bridge.
+/// A client of the bridge. It keeps its connection for as long as the bridge does, and then opens another one.
 pub struct Client {
     sender: SendRequest<Full<Bytes>>,
+    address: Option<SocketAddr>,
+    is_closed: bool,
 }
 
 impl Client {
     /// Connects by TCP.
     pub async fn connect(address: SocketAddr) -> Client {
-        Client::over(TcpStream::connect(address).await.expect("the bridge listens")).await
+        let client = Client::over(TcpStream::connect(address).await.expect("the bridge listens")).await;
+        Client { address: Some(address), ..client }
     }
 
     /// Speaks HTTP over a stream.
     pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Client {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("a connection");
         tokio::spawn(connection);
-        Client { sender }
+        Client { sender, address: None, is_closed: false }
     }
 
-    /// Posts on the same connection as before.
+    /// Posts.
     pub async fn post(&mut self, path: &str, body: impl Into<Bytes>, headers: &[(String, String)]) -> Answer {
         self.request("POST", path, body, headers).await
     }
 
-    /// Sends a request on the same connection as before.
+    /// Sends a request.
     pub async fn request(
         &mut self,
         method: &str,
@@ -257,6 +260,9 @@ impl Client {
         body: impl Into<Bytes>,
         headers: &[(String, String)],
     ) -> Answer {
+        if let (true, Some(address)) = (self.is_closed, self.address) {
+            *self = Client::connect(address).await;
+        }
         self.sender.ready().await.expect("the connection is open");
         let mut request = Request::builder().method(method).uri(path).header("host", "media.example.com");
         for (name, value) in headers {
@@ -265,6 +271,7 @@ impl Client {
         let request = request.body(Full::new(body.into())).expect("a request");
         let response = self.sender.send_request(request).await.expect("an answer");
         let (head, body) = response.into_parts();
+        self.is_closed = head.headers.get("connection").is_some_and(|value| value == "close");
         let body = body.collect().await.expect("a body").to_bytes();
         Answer { status: head.status, headers: head.headers, body }
     }
@@ -272,10 +279,18 @@ impl Client {
 
 /// Sends text unchanged and reads until the connection is closed.
 pub async fn raw(address: SocketAddr, text: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.expect("the bridge listens");
-    stream.write_all(text.as_bytes()).await.expect("written");
+    try_raw(address, text).await.expect("the bridge listens and reads")
+}
+
+/// The same with a bridge that may refuse the connection.
+///
+/// # Errors
+/// It cannot be connected to, or does not read all of the text.
+pub async fn try_raw(address: SocketAddr, text: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(text.as_bytes()).await?;
     let mut answer = Vec::new();
     // After a reset, the answer is what was read before it.
     let _ = stream.read_to_end(&mut answer).await;
-    String::from_utf8_lossy(&answer).into_owned()
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }

@@ -35,6 +35,7 @@ pub mod http_receiver;
 pub mod judges;
 pub mod kafka;
 pub mod kubernetes;
+pub mod memory_limit;
 pub mod mns;
 pub mod nats;
 pub mod process;

@@ -54,7 +54,13 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEAD: usize = 16 << 10;
 
 /// Largest buffer of a connection, in bytes.
-const MAX_BUFFER: usize = 32 << 10;
+const MAX_BUFFER: usize = MAX_HEAD;
+
+/// Bytes of memory that a connection takes at most, while a head or a small body arrives.
+pub const CONNECTION_MEMORY: u64 = 48 << 10;
+
+/// The same with TLS.
+pub const TLS_CONNECTION_MEMORY: u64 = 96 << 10;
 
 /// Bytes that the system keeps for a peer that does not read. Without this it would be megabytes.
 const SEND_BUFFER: u32 = 64 << 10;

@@ -35,7 +35,7 @@ use problem::Problem;
 use request::Service;
 pub use tls::TlsFiles;
 
-use super::{Input, InputError, InputHandle, InputKind, InputReload, InputSettings};
+use super::{ConnectionBounds, Input, InputError, InputHandle, InputKind, InputReload, InputSettings};
 use crate::bridge::Sender;
 use crate::common::descriptors;
 use crate::common::kind::KindKeys;
@@ -156,6 +156,14 @@ impl HttpInput {
 impl InputSettings for HttpSettings {
     fn senders(&self) -> Vec<(&str, &Sender)> {
         self.reloadable.endpoints.iter().map(|endpoint| (endpoint.path.as_str(), &*endpoint.sender)).collect()
+    }
+
+    fn bounds(&self) -> ConnectionBounds {
+        let memory = if self.tls.is_some() { server::TLS_CONNECTION_MEMORY } else { server::CONNECTION_MEMORY };
+        ConnectionBounds {
+            connections: self.max_connections,
+            memory: memory.saturating_mul(self.max_connections as u64),
+        }
     }
 
     fn open(self: Box<Self>) -> BoxFuture<'static, Result<Box<dyn Input>, FieldError>> {

@@ -18,10 +18,19 @@ use tokio::time::Instant;
 use super::Current;
 use super::config::Endpoint;
 use super::problem::Problem;
-use crate::bridge::{Callback, NoRoom, Outcome};
+use crate::bridge::{Arriving, Callback, NoRoom, Outcome};
 use crate::common::server::{Connection, Loss, Serve, has_valid_host};
 use crate::common::units::Size;
 use crate::input::InputHandle;
+
+/// A body that has arrived.
+struct Arrived {
+    body: Bytes,
+    /// Held until the body has its share as a complete one.
+    share: Arriving,
+    /// How long it has waited for memory.
+    waited: Duration,
+}
 
 /// Answers requests.
 #[derive(Debug)]
@@ -137,7 +146,7 @@ impl Service {
             let encoding = encoding.to_str().unwrap_or("unreadable");
             return Err((Problem::EncodingNotSupported, format!("content-encoding is {encoding}; expected none")));
         }
-        let (body, waited) = self.read(body).await?;
+        let Arrived { body, share, waited } = self.read(body).await?;
         connection.is_delivering();
         // Only now, so that whoever sends slowly takes nothing from those whose callbacks are complete.
         let Ok(room) = self.current.room().try_acquire_owned() else {
@@ -145,6 +154,7 @@ impl Service {
         };
         let mut admission = self.handle.admit();
         let waited = waited + self.room_for(|until| admission.grow(body.len(), until)).await?;
+        drop(share);
         let callback = Callback {
             input: self.handle.name().clone(),
             admission,
@@ -156,6 +166,7 @@ impl Service {
             traceparent: traceparent(&head.headers),
             max_publish_time: None,
             is_last_try: false,
+            is_from_anyone: true,
         };
         let handle = self.handle.clone();
         let accepted = async move {
@@ -165,8 +176,8 @@ impl Service {
         Ok(Unstoppable::new(self.handle.callbacks().track_future(accepted)).await)
     }
 
-    /// Reads a body, and returns how long it has waited for memory.
-    async fn read(&self, body: Incoming) -> Result<(Bytes, Duration), (Problem, String)> {
+    /// Reads a body.
+    async fn read(&self, body: Incoming) -> Result<Arrived, (Problem, String)> {
         if body.size_hint().lower() > self.current.max_body() as u64 {
             return Err(self.too_large());
         }
@@ -179,8 +190,8 @@ impl Service {
     /// Reads a body into one buffer. Room for all of a large body is made when so much of it has arrived that it needs
     /// room, because bodies that are half read would wait for each other. Without a declared length, room is made piece by
     /// piece.
-    async fn collect(&self, mut body: Incoming) -> Result<(Bytes, Duration), (Problem, String)> {
-        let mut arriving = self.handle.arriving();
+    async fn collect(&self, mut body: Incoming) -> Result<Arrived, (Problem, String)> {
+        let mut share = self.handle.arriving();
         let declared = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or_default();
         let mut waited = Duration::ZERO;
         let (mut first, mut all) = (Bytes::new(), BytesMut::new());
@@ -193,7 +204,7 @@ impl Service {
             if length > self.current.max_body() {
                 return Err(self.too_large());
             }
-            waited += self.room_for(|until| arriving.grow_to(length, declared, until)).await?;
+            waited += self.room_for(|until| share.grow_to(length, declared, until)).await?;
             if first.is_empty() && all.is_empty() {
                 first = piece;
                 continue;
@@ -201,7 +212,7 @@ impl Service {
             all.extend_from_slice(&std::mem::take(&mut first));
             all.extend_from_slice(&piece);
         }
-        Ok((if all.is_empty() { first } else { all.freeze() }, waited))
+        Ok(Arrived { body: if all.is_empty() { first } else { all.freeze() }, share, waited })
     }
 
     /// Waits for memory, and returns how long that took.

@@ -23,7 +23,7 @@ use super::config::MnsSettings;
 use super::credentials::Credentials;
 use super::delete::Deletes;
 use super::lease::Leases;
-use crate::bridge::{Callback, Outcome, Sender};
+use crate::bridge::{Callback, Kept, Outcome, Sender};
 use crate::common::backoff::{Backoff, jittered};
 use crate::common::http::{HttpClient, HttpError};
 use crate::common::limit::Limit;
@@ -307,12 +307,13 @@ impl Consumer {
             sender: self.sender.clone(),
             traceparent: message.traceparent.clone(),
             max_publish_time: Some(self.deadline),
+            is_from_anyone: true,
             is_last_try: message.dequeue_count > self.max_receives,
         };
         let accepted = self.handle.accept(callback);
         let (outcome, handle) = self.leases.keep_while(&message, received, accepted).await;
         match outcome {
-            Outcome::Refused(_) | Outcome::NotACallback { is_kept: false, .. } => {
+            Outcome::Refused(_) | Outcome::NotACallback { kept: Kept::No, .. } => {
                 tracing::debug!(input = %self.handle.name(), message = message.id, outcome = outcome.label(), "left in the queue");
             }
             Outcome::Published
@@ -320,7 +321,7 @@ impl Consumer {
             | Outcome::Duplicate
             | Outcome::Dropped
             | Outcome::DeadLettered(_)
-            | Outcome::NotACallback { is_kept: true, .. } => {
+            | Outcome::NotACallback { kept: Kept::Yes | Kept::OverBudget, .. } => {
                 self.deletes.delete(handle).await;
             }
         }

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use super::config::StdinSettings;
 use super::lines::{Line, TooLong, read_stdin};
 use super::progress::Progress;
-use crate::bridge::{Admission, Callback, Outcome, Sender};
+use crate::bridge::{Admission, Callback, Kept, Outcome, Sender};
 use crate::common::backoff::Backoff;
 use crate::common::limit::Limit;
 use crate::dialect::NotACallback;
@@ -183,7 +183,7 @@ impl Consumer {
             let refusal = match &outcome {
                 Outcome::Refused(refusal) => refusal.to_string(),
                 // A full or failing disk is not the end of a line.
-                Outcome::NotACallback { is_kept: false, error } if self.handle.keeps_dead_letters() => {
+                Outcome::NotACallback { kept: Kept::No, error } if self.handle.keeps_dead_letters() => {
                     format!("the dead letter could not be stored ({error})")
                 }
                 _ => {
@@ -216,6 +216,7 @@ impl Consumer {
             traceparent: None,
             max_publish_time: Some(self.deadline),
             is_last_try: false,
+            is_from_anyone: false,
         };
         match line.too_long {
             None => self.handle.accept(callback).await,
@@ -228,13 +229,13 @@ impl Consumer {
 
     /// Counts and logs a line that is not a callback. The bridge reports the other outcomes.
     fn observe(&self, line: &Line, outcome: &Outcome) {
-        let Outcome::NotACallback { error, is_kept } = outcome else { return };
+        let Outcome::NotACallback { error, kept } = outcome else { return };
         let input = self.handle.name();
         let reason = REASONS[usize::from(line.too_long.is_some())];
         self.handle.metrics().not_accepted_total.with_label_values(&[&**input, reason]).inc();
         let bytes = line.too_long.map_or(line.text.len() as u64, |too_long| too_long.bytes);
         let line = line.number;
-        if *is_kept {
+        if *kept == Kept::Yes {
             tracing::warn!(%input, line, bytes, reason, %error, "a line is kept as a dead letter");
         } else {
             tracing::error!(%input, line, bytes, reason, %error, "a line is not kept");

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::bridge::Outcome;
+use crate::bridge::{Kept, Outcome};
 
 /// The lines so far.
 #[derive(Debug, Default)]
@@ -45,10 +45,10 @@ impl Progress {
         for (count, _) in counts.outcomes.iter_mut().zip(Outcome::LABELS).filter(|(_, known)| **known == label) {
             *count += 1;
         }
-        if let Outcome::NotACallback { is_kept, .. } = outcome {
+        if let Outcome::NotACallback { kept, .. } = outcome {
             counts.first_bad = if counts.bad == 0 { number } else { counts.first_bad.min(number) };
             counts.bad += 1;
-            counts.not_kept += u64::from(!is_kept);
+            counts.not_kept += u64::from(*kept != Kept::Yes);
         }
     }
 
@@ -100,8 +100,8 @@ mod tests {
     use super::*;
     use crate::dialect::NotACallback;
 
-    fn bad(is_kept: bool) -> Outcome {
-        Outcome::NotACallback { error: NotACallback::NotAnObject("a number"), is_kept }
+    fn bad(kept: Kept) -> Outcome {
+        Outcome::NotACallback { error: NotACallback::NotAnObject("a number"), kept }
     }
 
     #[test]
@@ -127,14 +127,14 @@ mod tests {
     #[test]
     fn lines_that_are_not_callbacks_are_counted() {
         let progress = Progress::default();
-        for (number, outcome) in [(2, bad(true)), (1, bad(true)), (3, Outcome::Published)] {
+        for (number, outcome) in [(2, bad(Kept::Yes)), (1, bad(Kept::Yes)), (3, Outcome::Published)] {
             progress.received(number);
             progress.ended(number, &outcome);
         }
         let told = progress.now().result(None).expect_err("bad lines");
         assert_eq!(told, "2 of 3 lines are not callbacks, the first is line 1; all are kept as dead letters");
         progress.received(4);
-        progress.ended(4, &bad(false));
+        progress.ended(4, &bad(Kept::No));
         let told = progress.now().result(None).expect_err("bad lines");
         assert!(told.ends_with("the first is line 1; 1 of them are not kept as dead letters"), "{told}");
     }

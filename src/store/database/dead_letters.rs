@@ -164,6 +164,17 @@ pub enum Kept {
 }
 
 impl Writing<'_> {
+    /// Bytes of the dead letters that are not callbacks. Reads one index, which has few entries: their number is limited by
+    /// their rate and their share.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn not_a_callback_bytes(&self) -> Result<u64, StoreError> {
+        let sql = "SELECT coalesce(sum(bytes), 0) FROM dead_letters WHERE reason = 'not_a_callback'";
+        let mut statement = self.transaction.prepare_cached(sql)?;
+        Ok(statement.query_row([], |row| unsigned(row, 0))?)
+    }
+
     /// Keeps a dead letter if it fits into `room` bytes. A dead letter that is there already is counted once more, which
     /// needs no room. If its stored content is damaged, the new content replaces it.
     ///

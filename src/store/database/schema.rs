@@ -73,7 +73,10 @@ CREATE INDEX dead_letters_to_replay ON dead_letters (id) WHERE replay_requested 
 ";
 
 /// Indexes that files of earlier versions do not have. They are created when such a file is opened.
-const LATER_INDEXES: &str = "CREATE INDEX IF NOT EXISTS dead_letters_by_age ON dead_letters (last_at);";
+const LATER_INDEXES: &str = "
+CREATE INDEX IF NOT EXISTS dead_letters_by_age ON dead_letters (last_at);
+CREATE INDEX IF NOT EXISTS dead_letters_not_callbacks ON dead_letters (bytes) WHERE reason = 'not_a_callback';
+";
 
 /// Adds the topic to an index of earlier versions. The index keeps its name, because earlier versions use it by name.
 const INDEX_WITH_TOPIC: &str = "

@@ -6,6 +6,7 @@ use crate::store::database::{Database, Kept, Writing};
 use crate::store::error::{FailureKind, StoreError};
 use crate::store::lane::{Change, Changes};
 use crate::store::record::{Backlog, DeadLetter, Retained, Settled, SettledLetter, SpoolRecord};
+use crate::store::settings::StoreBounds;
 
 /// Something to write.
 #[derive(Debug)]
@@ -100,7 +101,7 @@ impl Pending {
     }
 }
 
-/// Applies one job to a transaction. `spool_max` and `letters_max` are the bounds in bytes.
+/// Applies one job to a transaction.
 ///
 /// # Errors
 /// The outer error is that of the transaction, of which nothing may be committed then. The inner one says that the job
@@ -109,11 +110,11 @@ pub(super) fn apply(
     work: &Work,
     writing: &Writing<'_>,
     pending: &mut Pending,
-    (spool_max, letters_max): (u64, u64),
+    bounds: &StoreBounds,
 ) -> Result<Answer, StoreError> {
     match work {
-        Work::Keep(records, letters) => keep(writing, pending, records, letters, (spool_max, letters_max)),
-        Work::Settle(settled) => settle(writing, pending, settled, letters_max).map(Ok),
+        Work::Keep(records, letters) => keep(writing, pending, records, letters, bounds),
+        Work::Settle(settled) => settle(writing, pending, settled, bounds.dead_letters_max_bytes).map(Ok),
         Work::EndReplays(ended) => end_replays(writing, &mut pending.totals, ended).map(|()| Ok(Retained::new())),
         Work::Repair(..) => Ok(Ok(Retained::new())),
     }
@@ -124,17 +125,25 @@ fn keep(
     pending: &mut Pending,
     records: &[SpoolRecord],
     letters: &[DeadLetter],
-    (spool_max, letters_max): (u64, u64),
+    bounds: &StoreBounds,
 ) -> Result<Answer, StoreError> {
     let bytes: u64 = records.iter().map(SpoolRecord::bytes).sum();
-    if pending.totals.bytes + bytes > spool_max && !records.is_empty() {
+    if pending.totals.bytes + bytes > bounds.spool_max_bytes && !records.is_empty() {
         return Ok(Err(no_room(FailureKind::SpoolFull)));
     }
     let mut after = pending.totals;
     // If a later dead letter has no room, the earlier ones are removed again.
     let mut undo = Vec::new();
     for letter in letters {
-        match writing.keep(letter, letters_max.saturating_sub(after.dead_letter_bytes))? {
+        let mut room = bounds.dead_letters_max_bytes.saturating_sub(after.dead_letter_bytes);
+        let mut full = FailureKind::DeadLettersFull;
+        if letter.is_not_a_callback() {
+            let share = bounds.not_a_callback_max_bytes.saturating_sub(writing.not_a_callback_bytes()?);
+            if share < room {
+                (room, full) = (share, FailureKind::NotACallbackFull);
+            }
+        }
+        match writing.keep(letter, room)? {
             Kept::New(id) => {
                 after.dead_letters += 1;
                 after.dead_letter_bytes += letter.bytes();
@@ -145,7 +154,7 @@ fn keep(
                 for id in undo {
                     writing.remove_dead_letter(id)?;
                 }
-                return Ok(Err(no_room(FailureKind::DeadLettersFull)));
+                return Ok(Err(no_room(full)));
             }
         }
     }
@@ -159,6 +168,10 @@ pub(super) fn no_room(kind: FailureKind) -> StoreError {
         FailureKind::DeadLettersFull => {
             "the dead letters are full (dead_letters.max_bytes): replay or delete some; until then such events are \
              stored in the spool"
+        }
+        FailureKind::NotACallbackFull => {
+            "bodies that are not callbacks have used their share of the dead letters \
+             (dead_letters.not_a_callback_share): delete some; until then further ones are only counted"
         }
         _ => "the spool is full (spool.max_bytes): events are refused until some of its records are published",
     };

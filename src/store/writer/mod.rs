@@ -238,7 +238,6 @@ impl Writer {
             }
         }
         let bounds = self.shared.bounds();
-        let bounds = (bounds.spool_max_bytes, bounds.dead_letters_max_bytes);
         self.open()?;
         let Some(database) = &mut self.database else { return Err(closed()) };
         let new: u64 = jobs.iter().map(|work| work.new_bytes()).sum();
@@ -251,7 +250,7 @@ impl Writer {
         let writing = database.begin()?;
         let mut answers = Vec::with_capacity(jobs.len());
         for work in jobs {
-            answers.push(job::apply(work, &writing, &mut pending, bounds)?);
+            answers.push(job::apply(work, &writing, &mut pending, &bounds)?);
         }
         if let Err(error) = writing.commit() {
             // It may have been written all the same. Only a new connection can tell.
