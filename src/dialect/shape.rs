@@ -121,6 +121,8 @@ fn look_alike(members: &Members<'_>) -> &'static str {
 pub(super) fn unwrap(dialect: Dialect, json: Json<'_>) -> Parts<'_> {
     let mut callback =
         Parts { event_type: Cow::Borrowed(""), event_time: Json::Null, user_id: None, payload: Vec::new() };
+    // With blanks around a name it can occur twice. The first one counts, and the others are siblings.
+    let (mut event_time, mut body) = (None, None);
     let mut siblings = Vec::new();
     let members = if let Json::Object(members) = json { members } else { Vec::new() };
     for (key, value) in members {
@@ -131,7 +133,7 @@ pub(super) fn unwrap(dialect: Dialect, json: Json<'_>) -> Parts<'_> {
                     Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
                 };
             }
-            ("EventTime", value) if callback.event_time == Json::Null => callback.event_time = value,
+            ("EventTime", value) if event_time.is_none() => event_time = Some(value),
             ("UserId", Json::Number(text) | Json::String(text))
                 if dialect == Dialect::Ims && callback.user_id.is_none() =>
             {
@@ -144,16 +146,18 @@ pub(super) fn unwrap(dialect: Dialect, json: Json<'_>) -> Parts<'_> {
                     siblings.push((key, Json::String(text)));
                 }
             }
-            ("MessageBody", Json::Object(body)) if dialect == Dialect::Ims => callback.payload = body,
-            ("MessageBody", Json::String(text)) if dialect == Dialect::Ims => {
+            ("MessageBody", Json::Object(members)) if dialect == Dialect::Ims && body.is_none() => body = Some(members),
+            ("MessageBody", Json::String(text)) if dialect == Dialect::Ims && body.is_none() => {
                 match Json::parse(text.as_bytes()).map(Json::into_owned) {
-                    Ok(Json::Object(body)) => callback.payload = body,
+                    Ok(Json::Object(members)) => body = Some(members),
                     _ => siblings.push((key, Json::String(text))),
                 }
             }
             (_, value) => siblings.push((key, value)),
         }
     }
+    callback.event_time = event_time.unwrap_or(Json::Null);
+    callback.payload = body.unwrap_or_default();
     callback.payload.append(&mut siblings);
     callback
 }

@@ -201,13 +201,14 @@ fn settle(named: Vec<Named<'_>>) -> Members<'_> {
     if !has_repeats(named.iter().map(Named::wanted)) {
         return named.into_iter().map(|member| (member.name.unwrap_or(member.own), member.value)).collect();
     }
-    let came_so: HashSet<String> =
+    let mut came_so: HashSet<String> =
         named.iter().filter(|member| member.wanted() == member.own).map(|member| member.own.to_string()).collect();
     let mut taken: HashSet<String> = came_so.clone();
     named
         .into_iter()
         .map(|member| {
-            if member.wanted() == member.own && came_so.contains(member.wanted()) {
+            // Two members came with the same name if one was next to `MessageBody` and the other in it.
+            if member.wanted() == member.own && came_so.remove(member.wanted()) {
                 return (member.own, member.value);
             }
             let wanted = member.name.unwrap_or_else(|| member.own.clone());

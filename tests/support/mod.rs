@@ -20,6 +20,7 @@
 //! - [`config`]: configurations of the bridge; [`bridge`] and [`program`]: the bridge, in this or in its own process
 //! - [`sender`]: a load like Alibaba's; [`read`]: reads what is on the buses
 //! - [`judges`]: the CloudEvents SDKs of other languages
+//! - [`leaves`]: whether an event says everything that its callback says
 //! - [`generated`]: files that are generated from the code
 //! - [`wait`]: waiting, and the limits for it
 //! - here: ports and tools
@@ -35,6 +36,7 @@ pub mod http_receiver;
 pub mod judges;
 pub mod kafka;
 pub mod kubernetes;
+pub mod leaves;
 pub mod memory_limit;
 pub mod mns;
 pub mod nats;

@@ -1,0 +1,91 @@
+//! Whether an event says everything that its callback says. The tests and the fuzz targets include this file.
+//!
+//! Every leaf of the callback must be a leaf of the event: the same text, or one of the changes that normalizing is
+//! allowed to make, which [`is_found`] lists.
+
+use std::collections::HashSet;
+
+use apsara_bridge::event::json::Json;
+use apsara_bridge::event::{Attribute, Event};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// The first leaf of a callback that its event does not have. `type_prefix` is the prefix of the event's type.
+pub fn lost(callback: &Json<'_>, event: &Event, type_prefix: &str) -> Option<String> {
+    let mut found = Vec::new();
+    leaves(&Json::parse_within(event.data(), usize::MAX).expect("the data is JSON"), &mut found);
+    // The attributes that values move to. The others are copies.
+    found.extend(event.get(Attribute::Type).and_then(|text| text.strip_prefix(type_prefix)).map(str::to_owned));
+    found.extend([Attribute::Time, Attribute::AccountId].into_iter().filter_map(|to| event.get(to)).map(str::to_owned));
+    let found = Found {
+        times: found.iter().filter(|text| OffsetDateTime::parse(text, &Rfc3339).is_ok()).cloned().collect(),
+        texts: found.into_iter().collect(),
+    };
+    let mut wanted = Vec::new();
+    leaves(callback, &mut wanted);
+    wanted.into_iter().find(|leaf| !is_found(leaf, &found))
+}
+
+/// The leaves of an event.
+struct Found {
+    texts: HashSet<String>,
+    /// Those that are times.
+    times: Vec<String>,
+}
+
+impl Found {
+    fn has(&self, text: &str) -> bool {
+        self.texts.contains(text)
+    }
+}
+
+fn leaves(json: &Json<'_>, out: &mut Vec<String>) {
+    match json {
+        Json::Array(items) => items.iter().for_each(|item| leaves(item, out)),
+        Json::Object(members) => members.iter().for_each(|(_, value)| leaves(value, out)),
+        Json::String(text) => out.push(text.to_string()),
+        scalar => out.push(scalar.to_string()),
+    }
+}
+
+/// Whether a leaf of a callback is in its event: unchanged, without the blanks around it, as a boolean, as a time,
+/// split at its commas, or decoded. Empty leaves may be missing.
+fn is_found(leaf: &str, found: &Found) -> bool {
+    let trimmed = leaf.trim();
+    if trimmed.is_empty() || found.has(leaf) || found.has(trimmed) {
+        return true;
+    }
+    let boolean = match trimmed {
+        "0" => "false".to_owned(),
+        "1" => "true".to_owned(),
+        text => text.to_ascii_lowercase(),
+    };
+    if matches!(boolean.as_str(), "true" | "false") && found.has(&boolean) {
+        return true;
+    }
+    if found.times.iter().any(|time| is_time(trimmed, time)) {
+        return true;
+    }
+    if leaf.contains(',') && leaf.split(',').all(|part| found.has(part.trim())) {
+        return true;
+    }
+    match Json::parse(trimmed.as_bytes()) {
+        Ok(json @ (Json::Object(_) | Json::Array(_))) => {
+            let mut inner = Vec::new();
+            leaves(&json, &mut inner);
+            inner.iter().all(|leaf| is_found(leaf, found))
+        }
+        _ => false,
+    }
+}
+
+/// Whether a text says the same time: with the same digits and signs, or as Unix seconds or milliseconds.
+fn is_time(text: &str, time: &str) -> bool {
+    let digits = |text: &str| text.chars().filter(|c| c.is_ascii_digit() || matches!(c, '+' | '-')).collect::<String>();
+    if text.len() >= 19 && digits(text) == digits(time) {
+        return true;
+    }
+    let (Ok(number), Ok(time)) = (text.parse::<f64>(), OffsetDateTime::parse(time, &Rfc3339)) else { return false };
+    let seconds = time.unix_timestamp_nanos() as f64 / 1e9;
+    [number, number / 1000.0].iter().any(|number| (number - seconds).abs() < 0.001)
+}
