@@ -65,7 +65,7 @@ impl SpoolRecord {
             self.output.as_bytes(),
             self.route.as_bytes(),
             self.topic.as_bytes(),
-            self.key.as_deref().unwrap_or("\0").as_bytes(),
+            self.key.as_deref().unwrap_or(NO_KEY).as_bytes(),
             self.mode.map_or("", Mode::as_str).as_bytes(),
             &self.envelope,
             &self.body,
@@ -74,9 +74,15 @@ impl SpoolRecord {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
+        if self.key.as_deref() == Some(NO_KEY) {
+            hash.update([1]);
+        }
         first_bytes(hash)
     }
 }
+
+/// What the checksum covers in place of a missing key.
+const NO_KEY: &str = "\0";
 
 fn first_bytes(hash: Sha256) -> i64 {
     let mut first = [0; 8];
@@ -279,4 +285,26 @@ pub struct DeadLetterFilter {
     pub since: Option<i64>,
     /// Last received before this time.
     pub before: Option<i64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_covers_whether_there_is_a_key() {
+        let with = |key: Option<&str>| SpoolRecord {
+            output: "kafka".to_owned(),
+            route: "all".to_owned(),
+            topic: "t".to_owned(),
+            key: key.map(str::to_owned),
+            mode: None,
+            attempts: 1,
+            spooled_at: 1,
+            envelope: "{}".into(),
+            body: "{}".into(),
+        };
+        let checksums = [None, Some(""), Some("\0"), Some("\0\0")].map(|key| with(key).checksum(1));
+        assert_eq!(std::collections::HashSet::from(checksums).len(), 4);
+    }
 }

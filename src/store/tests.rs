@@ -122,12 +122,13 @@ async fn topics_in(folder: &Path, output: &str) -> Vec<String> {
 }
 
 /// Changes the bytes of a text in the database's file.
-fn change(folder: &Path, text: &str, to: &str) {
+fn change(folder: &Path, text: &str, to: impl AsRef<[u8]>) {
+    let to = to.as_ref();
     let file = file(folder);
     let mut bytes = std::fs::read(&file).expect("readable");
     let mut changed = 0;
     while let Some(at) = bytes.windows(text.len()).position(|window| window == text.as_bytes()) {
-        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        bytes[at..at + to.len()].copy_from_slice(to);
         changed += 1;
     }
     assert!(changed > 0, "{text} is in the file");
@@ -459,6 +460,18 @@ async fn a_damaged_record_does_not_get_the_number_of_a_dead_letter() {
     let rows = dead_letters(folder.path());
     assert_eq!((rows[0].id, &rows[0].letter.body[..]), (1, &b"precious"[..]));
     assert_eq!((rows.len(), rows[1].letter.reason.as_str()), (2, DAMAGED));
+}
+
+/// SQLite checks neither the encoding of texts nor, in a large file, all of the index.
+#[tokio::test]
+async fn a_topic_that_is_not_utf8_does_not_prevent_a_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(folder.path());
+    store.keep(vec![record("kafka", "topic-a", now()), record("kafka", "ok", now())], Vec::new()).await.expect("kept");
+    store.close().await;
+    change(folder.path(), "topic-a", b"topic-\xFF");
+    assert_eq!(topics_in(folder.path(), "kafka").await, ["ok"]);
+    assert_eq!(dead_letters(folder.path())[0].letter.reason, DAMAGED);
 }
 
 /// If it is not known how much is lost, the old file is kept.

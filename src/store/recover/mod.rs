@@ -78,8 +78,12 @@ fn attempt(folder: &Path, check: Duration) -> Result<(Database, Verified), Store
     if is_unsynced(folder) {
         rebuild(folder, &Cause::SyncFailed, 0)?;
     }
-    let opened =
-        open_synced(folder).and_then(|mut database| database.verify(Some(check)).map(|verified| (database, verified)));
+    let opened = open_synced(folder).and_then(|mut database| {
+        let verified = database.verify(Some(check))?;
+        // SQLite's check ignores the encoding of texts, and may have ended before it reached the index.
+        database.backlogs()?;
+        Ok((database, verified))
+    });
     let cause = match opened {
         Err(error) if error.kind == FailureKind::Damaged => Cause::Damaged(error),
         Err(error) if error.kind == FailureKind::SyncFailed => Cause::SyncFailed,
