@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod descriptors;
+pub mod file;
 pub mod http;
 pub mod kind;
 pub mod limit;

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::file;
 use super::watch::{Fingerprint, Reread, RereadError};
 
 /// Where a secret is stored. Its value is never printed.
@@ -208,8 +209,8 @@ impl State {
     fn read(source: &SecretSource) -> Result<State, SecretError> {
         let (value, fingerprint, place) = match source {
             SecretSource::File(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|error| SecretError::Unreadable { path: path.clone(), error })?;
+                let text =
+                    file::read_text(path).map_err(|error| SecretError::Unreadable { path: path.clone(), error })?;
                 let fingerprint = Fingerprint::of(text.as_bytes());
                 (text.trim_end().to_owned(), fingerprint, format!("secret file {}", path.display()))
             }

@@ -42,7 +42,7 @@ impl TlsConfig {
             [("tls.ca_file", &self.ca_file), ("tls.cert_file", &self.cert_file), ("tls.key_file", &self.key_file)]
         {
             if let Some(file) = file
-                && let Err(error) = std::fs::File::open(file)
+                && let Err(error) = super::file::open(file)
             {
                 validation.unusable_file(file, Fingerprint::UNREADABLE);
                 validation.wrong(key, format!("{} cannot be read: {error}", file.display()));
@@ -112,7 +112,7 @@ pub enum TlsError {
 /// # Errors
 /// [`TlsError::Unreadable`].
 pub fn read_file(path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|error| unreadable(path, error))
+    super::file::read(path).map_err(|error| unreadable(path, error))
 }
 
 /// The certificates, at least one, in what a file contains.

@@ -10,6 +10,8 @@ use std::sync::{PoisonError, RwLock};
 
 use sha2::{Digest, Sha256};
 
+use super::file;
+
 /// A hash of the contents of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(Option<[u8; 32]>);
@@ -23,9 +25,9 @@ impl Fingerprint {
         Fingerprint(Some(Sha256::digest(contents).into()))
     }
 
-    /// The fingerprint of the current contents of a file. Blocks.
+    /// The fingerprint of the current contents of a file. Of a file that is too large to be read, its start counts. Blocks.
     pub fn of_file(path: &Path) -> Fingerprint {
-        std::fs::read(path).map_or(Fingerprint::UNREADABLE, |contents| Fingerprint::of(&contents))
+        file::read_start(path).map_or(Fingerprint::UNREADABLE, |contents| Fingerprint::of(&contents))
     }
 }
 

@@ -9,6 +9,7 @@ use super::raw::{
     Raw, RawAdmin, RawCatalogue, RawDeadLetters, RawDedupe, RawDelivery, RawDestination, RawRoute, RawSpool,
 };
 use crate::bridge::{DedupeSettings, Delivery};
+use crate::common::file;
 use crate::common::suggest::nearest;
 use crate::common::units::Size;
 use crate::common::validation::Validation;
@@ -36,17 +37,17 @@ pub(super) fn catalogue(
     validation: &mut Validation,
 ) -> Option<Catalogue> {
     let mut texts = Vec::new();
-    for file in &raw.files {
+    for path in &raw.files {
         // Taken before the file is read, because it may change in between.
-        let found = Fingerprint::of_file(file);
-        match std::fs::read_to_string(file) {
+        let found = Fingerprint::of_file(path);
+        match file::read_text(path) {
             Ok(text) => {
-                files.push((file.clone(), Fingerprint::of(text.as_bytes())));
-                texts.push((file.display().to_string(), text));
+                files.push((path.clone(), Fingerprint::of(text.as_bytes())));
+                texts.push((path.display().to_string(), text));
             }
             Err(error) => {
-                files.push((file.clone(), found));
-                validation.wrong("catalogue.files", format!("{} cannot be read: {error}", file.display()));
+                files.push((path.clone(), found));
+                validation.wrong("catalogue.files", format!("{} cannot be read: {error}", path.display()));
             }
         }
     }

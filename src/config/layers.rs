@@ -12,6 +12,7 @@ use figment::value::{Dict, Value};
 use figment::{Figment, Provider, Source};
 use serde::de::DeserializeOwned;
 
+use crate::common::file;
 use crate::common::suggest::nearest;
 use crate::common::watch::Fingerprint;
 
@@ -89,7 +90,7 @@ impl Reader {
                     let name = path.display().to_string();
                     // Taken before the file is read, because it may change in between.
                     let found = Fingerprint::of_file(path);
-                    let text = match std::fs::read_to_string(path) {
+                    let text = match file::read_text(path) {
                         Ok(text) => text,
                         Err(error) => {
                             files.push((path.clone(), found));

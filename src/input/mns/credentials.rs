@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use super::answer::{MnsError, MnsErrorKind};
+use crate::common::file;
 use crate::common::http::{HttpClient, HttpError};
 use crate::common::secret::{Secret, SecretSource};
 use crate::common::validation::Validation;
@@ -149,7 +150,7 @@ struct Files;
 impl FileRead for Files {
     async fn file_read(&self, path: &str) -> reqsign_core::Result<Vec<u8>> {
         let owned = path.to_owned();
-        let read = tokio::task::spawn_blocking(move || std::fs::read(owned)).await;
+        let read = tokio::task::spawn_blocking(move || file::read(owned.as_ref())).await;
         let read = read.map_err(|error| error.to_string()).and_then(|read| read.map_err(|error| error.to_string()));
         read.map_err(|error| reqsign_core::Error::config_invalid(format!("{path} cannot be read: {error}")))
     }
