@@ -7,6 +7,7 @@ mod catalogue;
 mod check;
 mod config_schema;
 mod dead_letters;
+#[cfg(feature = "kafka")]
 mod demo;
 mod explain;
 mod health;
@@ -76,6 +77,7 @@ enum Command {
     /// Look at the events stored on disk, and publish or move them.
     Spool(spool::Spool),
     /// Show the whole path without anything installed: post signed sample callbacks, and read the events from Kafka topics.
+    #[cfg(feature = "kafka")]
     Demo(demo::Demo),
 }
 
@@ -178,6 +180,7 @@ pub fn main() -> ExitCode {
         Command::Catalogue(list) => list.run(),
         Command::DeadLetters(dead_letters) => dead_letters.run(),
         Command::Spool(spool) => spool.run(),
+        #[cfg(feature = "kafka")]
         Command::Demo(demo) => demo.run(),
     }
 }

@@ -296,7 +296,8 @@ pub fn topic_fault(topic: &Template, rule: &TopicRule, type_prefix: &str) -> Opt
     Some(format!("`{topic}` can become {longest} bytes long; the limit is {limit}"))
 }
 
-#[cfg(test)]
+// Only the outputs of these features have rules for topics.
+#[cfg(all(test, feature = "kafka", feature = "nats"))]
 mod tests {
     use super::*;
     use crate::output::KINDS;

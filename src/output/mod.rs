@@ -11,7 +11,9 @@ pub mod console;
 mod error;
 mod health;
 pub mod http;
+#[cfg(feature = "kafka")]
 pub mod kafka;
+#[cfg(feature = "nats")]
 pub mod nats;
 
 use std::borrow::Cow;
@@ -33,10 +35,18 @@ use crate::common::validation::{FieldError, Validation};
 use crate::event::{Event, Mode};
 use crate::telemetry::metrics::Metrics;
 
-/// Every kind of output.
-pub const KINDS: &[OutputKind] = &[kafka::KIND, nats::KIND, http::KIND, console::KIND];
+/// Every kind of output, except those whose feature is off.
+pub const KINDS: &[OutputKind] = &[
+    #[cfg(feature = "kafka")]
+    kafka::KIND,
+    #[cfg(feature = "nats")]
+    nats::KIND,
+    http::KIND,
+    console::KIND,
+];
 
 /// How often an output compares the secrets it logged in with to the present ones. The values are in memory.
+#[cfg(any(feature = "kafka", feature = "nats"))]
 const SECRETS_CHECK: Duration = Duration::from_secs(1);
 
 /// The longest time for one publish when no sender waits for an answer. A bus that takes seconds for each record must
