@@ -15,12 +15,17 @@ BUS ?= single
 # Which scenarios `make clusters` runs: short or full.
 FORM ?= short
 
+# `make fuzz`: which targets, and for how many inputs or seconds each. Without both it tries as many inputs as the gate.
+TARGET ?= normalizer signature mns config spool_record http_front
+RUNS ?=
+SECONDS ?=
+
 # `make crash-states`: how many disk states it tries, and in how many runs a call fails (all: each call in turn). Without
 # STATES it runs for TIME seconds.
 STATES ?=
 FAULTS ?= 40
 
-.PHONY: help generate demo check lint test release reproducible advisories crash-states clusters chaos bench tools clean-tools
+.PHONY: help generate demo check lint test release reproducible advisories crash-states clusters chaos fuzz bench tools clean-tools
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -36,6 +41,7 @@ check: lint ## run format, lints and unit tests, without a broker: for use while
 lint: ## check the format, the lints, and the dependencies (deny.toml)
 	@$(SETUP) build deny
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --quiet --locked --all-targets -- -D warnings
 	$(CARGO) clippy --quiet --locked --test chaos --test clusters --test crash -- -D warnings
 	$(DENY) check -D warnings bans licenses sources
@@ -73,6 +79,12 @@ chaos: ## break brokers, disk and bridge at random for an hour and count losses 
 	@$(SETUP) build kafka nats
 	CHAOS_MODE=$(MODE) CHAOS_BUS=$(BUS) CHAOS_SECONDS=$(TIME) $(CARGO) test --test chaos
 
+fuzz: ## run the fuzz targets with a fixed seed (TARGET=mns, RUNS=1000000 or SECONDS=60)
+	@$(SETUP) build fuzz
+	@set -e; for target in $(TARGET); do \
+		echo "--- $$target"; fuzz/run $$target $(if $(RUNS),-runs=$(RUNS)) $(if $(SECONDS),-max_total_time=$(SECONDS)); \
+	done
+
 bench: ## run the benchmarks
 	@$(SETUP) build kafka nats
 	$(CARGO) bench --bench normalize --bench routes
@@ -81,7 +93,7 @@ bench: ## run the benchmarks
 	$(CARGO) bench --bench queue
 
 tools: ## install everything that any target needs
-	@$(SETUP) build deny release kafka nats toxiproxy kcat promtool judges mns hadolint chart kubernetes
+	@$(SETUP) build deny release kafka nats toxiproxy kcat promtool judges mns hadolint chart kubernetes fuzz
 
 clean-tools: ## remove everything that was installed into .tools
 	rm -rf .tools

@@ -297,7 +297,8 @@ pub fn topic_fault(topic: &Template, rule: &TopicRule, type_prefix: &str) -> Opt
 }
 
 // Only the outputs of these features have rules for topics.
-#[cfg(all(test, feature = "kafka", feature = "nats"))]
+#[cfg(test)]
+#[cfg(all(feature = "kafka", feature = "nats"))]
 mod tests {
     use super::*;
     use crate::output::KINDS;

@@ -27,7 +27,7 @@ words! {
 }
 
 /// Where the outcome of an event type is found.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StatusRule {
     /// Field that holds the word.
     pub field: String,

@@ -46,7 +46,7 @@ pub const KINDS: &[OutputKind] = &[
 ];
 
 /// How often an output compares the secrets it logged in with to the present ones. The values are in memory.
-#[cfg(any(feature = "kafka", feature = "nats"))]
+#[cfg(feature = "kafka")]
 const SECRETS_CHECK: Duration = Duration::from_secs(1);
 
 /// The longest time for one publish when no sender waits for an answer. A bus that takes seconds for each record must

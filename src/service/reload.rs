@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::Settings;
 use crate::bridge::{Bridge, Rules};
+use crate::common::file;
 use crate::common::tls;
 use crate::common::validation::FieldError;
 use crate::common::watch::{Fingerprint, Reread, WatchedFiles};
@@ -312,7 +313,7 @@ impl Files {
         for watched in self.rereads.iter_mut().filter(|watched| !watched.is_known) {
             watched.is_known = true;
             for path in watched.files.paths() {
-                let expiry = std::fs::read(path).ok().and_then(|pem| tls::first_expiry(&pem));
+                let expiry = file::read(path).ok().and_then(|pem| tls::first_expiry(&pem));
                 if let (Some(expiry), Some(path)) = (expiry, path.to_str()) {
                     metrics.certificate_expiry_timestamp_seconds.with_label_values(&[path]).set(expiry.as_secs_f64());
                 }

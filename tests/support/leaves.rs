@@ -18,7 +18,7 @@ pub fn lost(callback: &Json<'_>, event: &Event, type_prefix: &str) -> Option<Str
     found.extend(event.get(Attribute::Type).and_then(|text| text.strip_prefix(type_prefix)).map(str::to_owned));
     found.extend([Attribute::Time, Attribute::AccountId].into_iter().filter_map(|to| event.get(to)).map(str::to_owned));
     let found = Found {
-        times: found.iter().filter(|text| OffsetDateTime::parse(text, &Rfc3339).is_ok()).cloned().collect(),
+        times: found.iter().filter(|text| is_rfc3339(text)).cloned().collect(),
         texts: found.into_iter().collect(),
     };
     let mut wanted = Vec::new();
@@ -77,6 +77,10 @@ fn is_found(leaf: &str, found: &Found) -> bool {
         }
         _ => false,
     }
+}
+
+fn is_rfc3339(text: &str) -> bool {
+    text.len() >= 20 && text.as_bytes()[4] == b'-' && OffsetDateTime::parse(text, &Rfc3339).is_ok()
 }
 
 /// Whether a text says the same time: with the same digits and signs, or as Unix seconds or milliseconds.

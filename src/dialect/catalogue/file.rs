@@ -1,6 +1,7 @@
 //! Reads the catalogue from TOML: the built-in file first, then the user's.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use rustc_hash::FxHashMap;
 use serde::Deserialize;
@@ -14,7 +15,7 @@ use crate::dialect::status::{Status, StatusRule};
 const BUILT_IN: &str = include_str!("../catalogue.toml");
 
 /// A mistake in a catalogue file.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{file}: line {line}: {message}")]
 pub struct CatalogueError {
     /// The name of the file, as it was given.
@@ -31,7 +32,9 @@ impl Catalogue {
     /// # Errors
     /// None in a build whose tests pass: they load it.
     pub fn built_in() -> Result<Catalogue, CatalogueError> {
-        Catalogue::load(&[])
+        // Reading it takes longer than reading a whole configuration.
+        static READ: LazyLock<Result<Catalogue, CatalogueError>> = LazyLock::new(|| Builder::new()?.build());
+        READ.clone()
     }
 
     /// The built-in catalogue with the user's files, each given as its name and its text. A later entry replaces an
@@ -40,8 +43,10 @@ impl Catalogue {
     /// # Errors
     /// The first mistake, with its file and line. Files are read in order.
     pub fn load(files: &[(String, String)]) -> Result<Catalogue, CatalogueError> {
-        let mut builder = Builder::default();
-        builder.add("catalogue.toml (built in)", BUILT_IN)?;
+        if files.is_empty() {
+            return Catalogue::built_in();
+        }
+        let mut builder = Builder::new()?;
         for (name, text) in files {
             builder.add(name, text)?;
         }
@@ -115,6 +120,12 @@ struct Builder {
 }
 
 impl Builder {
+    fn new() -> Result<Builder, CatalogueError> {
+        let mut builder = Builder::default();
+        builder.add("catalogue.toml (built in)", BUILT_IN)?;
+        Ok(builder)
+    }
+
     fn error(&self, position: &Position, message: impl Into<String>) -> CatalogueError {
         let (file, text) = &self.files[position.file];
         let line = 1 + text.as_bytes()[..position.offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count();

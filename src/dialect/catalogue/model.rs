@@ -67,7 +67,7 @@ pub(in crate::dialect) enum Kind {
 pub(in crate::dialect) struct ShapeId(pub(super) usize);
 
 /// The fields of one kind of object.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Shape {
     pub(super) fields: BTreeMap<String, Kind>,
     /// The likely spellings of each field, so that a known key costs one look-up.
@@ -75,7 +75,7 @@ pub(super) struct Shape {
 }
 
 /// One event type of one dialect.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct EventType {
     /// The product that sends it.
     pub dialect: Dialect,
@@ -106,7 +106,7 @@ pub struct ErrorFields {
 }
 
 /// The known event types, with the words and shapes they share.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Catalogue {
     pub(super) events: Vec<EventType>,
     /// Positions of the event types by name and alias, for each dialect in the order of [`Dialect::ALL`].

@@ -240,7 +240,7 @@ impl Queue {
     }
 }
 
-fn read_messages(answer: &str) -> Result<Vec<Message>, MnsError> {
+pub(super) fn read_messages(answer: &str) -> Result<Vec<Message>, MnsError> {
     let root = Element::parse(answer).ok_or_else(|| MnsError::unavailable("the answer is not XML"))?;
     let elements = if root.name == "Message" { std::slice::from_ref(&root) } else { root.children.as_slice() };
     Ok(elements.iter().filter(|element| element.name == "Message").filter_map(Message::read).collect())

@@ -11,6 +11,7 @@
 //! - `consume`: receives messages and processes each to its end; `lease` and `delete` are parts of that
 //! - `client`: the calls of the protocol; [`signature`], `answer`, `body`: its formats
 //! - `credentials`: the access key
+//! - `fuzzing`: for fuzz/ only
 
 mod answer;
 mod body;
@@ -19,6 +20,8 @@ mod config;
 mod consume;
 mod credentials;
 mod delete;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod lease;
 pub mod signature;
 
