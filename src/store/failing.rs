@@ -2,10 +2,12 @@
 //!
 //! It is a report for people, not a part of the store. It may be missing or old.
 
-use std::io::Write;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+use super::files::options;
 
 /// Name of the file.
 const FILE: &str = "failing-lanes.json";
@@ -51,14 +53,15 @@ impl FailingLanes {
             return std::fs::remove_file(path);
         }
         let _ = std::fs::remove_file(&unfinished);
-        let mut file = std::fs::File::create_new(&unfinished)?;
+        let mut file = options().write(true).create_new(true).open(&unfinished)?;
         file.write_all(&serde_json::to_vec(self)?)?;
         std::fs::rename(unfinished, path)
     }
 
     /// The lanes that failed when the file was written; none if there is no file.
     pub fn read(folder: &Path) -> FailingLanes {
-        let read = std::fs::read(folder.join(FILE)).ok();
-        read.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+        let mut text = Vec::new();
+        let read = options().read(true).open(folder.join(FILE)).and_then(|mut file| file.read_to_end(&mut text));
+        read.ok().and_then(|_| serde_json::from_slice(&text).ok()).unwrap_or_default()
     }
 }

@@ -1,7 +1,13 @@
-//! The files of a folder: their names, renames that are durable, and the marker of a failed fsync.
+//! The files of a folder: their names, who may read them, renames that are durable, and the marker of a failed fsync.
+//!
+//! The files contain callbacks. Only the user of the bridge can read them, whatever the umask is, and no symbolic link in
+//! the folder is followed. The path of the folder itself may contain links.
 
+use std::fs::{File, Metadata, OpenOptions, Permissions};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
@@ -17,9 +23,101 @@ pub(super) const UNSYNCED: &str = "spool.db.unsynced";
 /// Start of the names of old databases.
 const ASIDE: &str = "spool.db.damaged-";
 
+/// Name of the file whose lock says that a process owns the folder.
+pub(super) const LOCK: &str = "lock";
+
+/// Starts of the names of all other files of the store.
+const PREFIXES: [&str; 3] = ["spool.db", "spool.reserve", "failing-lanes.json"];
+
 /// Ends of the names of the log and of its index.
 pub(super) const LOG: &str = "-wal";
 pub(super) const INDEX: &str = "-shm";
+
+/// The mode of files: only their owner can read and write them.
+const FILE_MODE: u32 = 0o600;
+
+/// Mode bits of users other than the owner.
+pub(super) const OTHERS: u32 = 0o077;
+
+/// Options that open a file, or create it for the user of the bridge alone. A symbolic link is an error.
+pub(super) fn options() -> OpenOptions {
+    let mut options = File::options();
+    options.mode(FILE_MODE).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options
+}
+
+/// The metadata of a file; none if it does not exist.
+///
+/// # Errors
+/// [`FailureKind::Foreign`] for a symbolic link.
+fn metadata(path: &Path) -> Result<Option<Metadata>, StoreError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_symlink() => {
+            let message = format!("{} is a symbolic link; expected the file itself: remove the link", path.display());
+            Err(StoreError::new(FailureKind::Foreign, message))
+        }
+        Ok(metadata) => Ok(Some(metadata)),
+        // The program that uses the file reports other errors.
+        Err(_) => Ok(None),
+    }
+}
+
+/// Takes a file away from other users, if it belongs to this user. A failure changes nothing: the file can be used as it
+/// is.
+fn close_to_others(path: &Path, metadata: &Metadata) {
+    let mode = metadata.mode();
+    if metadata.is_file() && mode & OTHERS != 0 && metadata.uid() == rustix::process::geteuid().as_raw() {
+        // By its path: closing a descriptor of the database would release the locks that SQLite has on it.
+        let _ = std::fs::set_permissions(path, Permissions::from_mode(mode & 0o7777 & !OTHERS));
+    }
+}
+
+/// Checks all files of the store in a folder: there is no symbolic link, and other users cannot read those that belong to
+/// this user.
+///
+/// # Errors
+/// [`FailureKind::Foreign`] for a symbolic link.
+pub(super) fn secure(folder: &Path) -> Result<(), StoreError> {
+    let is_ours = |name: &str| name == LOCK || PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(is_ours) {
+            let path = entry.path();
+            if let Some(metadata) = metadata(&path)? {
+                close_to_others(&path, &metadata);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Does the same with a database, its log and its index, before a command creates one of them: SQLite gives them the mode
+/// of the database.
+///
+/// # Errors
+/// [`FailureKind::Foreign`] for a symbolic link.
+pub(super) fn secure_database(database: &Path) -> Result<(), StoreError> {
+    for suffix in ["", LOG, INDEX] {
+        let path = with_suffix(database, suffix);
+        if let Some(metadata) = metadata(&path)? {
+            close_to_others(&path, &metadata);
+        }
+    }
+    Ok(())
+}
+
+/// The path of a database for SQLite, which refuses every link in it: without those that lead to the folder.
+///
+/// # Errors
+/// [`FailureKind::Foreign`] if the database, its log or its index is a symbolic link.
+pub(super) fn without_links(database: &Path) -> Result<PathBuf, StoreError> {
+    for suffix in ["", LOG, INDEX] {
+        metadata(&with_suffix(database, suffix))?;
+    }
+    let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // SQLite reports a folder that is missing.
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    Ok(database.file_name().map_or_else(|| database.to_owned(), |name| folder.join(name)))
+}
 
 /// Whether an fsync of the folder's database failed, in this or another process, and the database was not copied since.
 pub(super) fn is_unsynced(folder: &Path) -> bool {
@@ -28,7 +126,7 @@ pub(super) fn is_unsynced(folder: &Path) -> bool {
 
 /// Marks that an fsync of the folder's database failed.
 pub(super) fn mark_unsynced(folder: &Path) {
-    if let Err(error) = std::fs::File::create(folder.join(UNSYNCED)) {
+    if let Err(error) = options().write(true).create(true).open(folder.join(UNSYNCED)) {
         tracing::error!(
             path = %folder.display(),
             %error,
@@ -79,7 +177,7 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
 /// nothing: it writes only names that have changed since.
 pub(super) fn sync(folder: &Path) -> Result<(), StoreError> {
     use std::io::ErrorKind;
-    match std::fs::File::open(folder).and_then(|folder| folder.sync_all()) {
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
         Ok(()) => Ok(()),
         // The file system does not sync folders.
         Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),

@@ -1,12 +1,18 @@
 //! Opens a folder: creates it, takes its lock, opens its database.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::database::{Database, Verified};
 use super::error::{FailureKind, StoreError};
+use super::files::secure;
 use super::lock::{FolderLock, LockError, lock};
 use super::recover;
+
+/// The mode of a new folder: only the user of the bridge can use it.
+const FOLDER_MODE: u32 = 0o700;
 
 /// How long the database is checked at the start; what is not reached by then is checked when it is read.
 const CHECK_AT_START: Duration = Duration::from_secs(1);
@@ -28,7 +34,8 @@ pub enum OpenError {
     /// Another process uses the folder, or its lock cannot be used.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// The database belongs to another program or to a newer version, or its files do not belong together.
+    /// The database belongs to another program or to a newer version, or its files do not belong together, or one of them
+    /// is a symbolic link.
     #[error("{0}")]
     Foreign(StoreError),
     /// The database cannot be opened or repaired, for example because there is no room for a copy.
@@ -56,12 +63,14 @@ impl OpenError {
 /// Creates a folder if it is missing, takes its lock, and opens its database.
 pub(super) fn open(folder: &Path, lock_until: Option<Instant>) -> Result<(FolderLock, Database, Verified), OpenError> {
     let is_new = !folder.exists();
-    let created = std::fs::create_dir_all(folder).and_then(|()| match folder.parent() {
-        Some(parent) if is_new && !parent.as_os_str().is_empty() => std::fs::File::open(parent)?.sync_all(),
-        _ => Ok(()),
-    });
+    let created =
+        DirBuilder::new().mode(FOLDER_MODE).recursive(true).create(folder).and_then(|()| match folder.parent() {
+            Some(parent) if is_new && !parent.as_os_str().is_empty() => std::fs::File::open(parent)?.sync_all(),
+            _ => Ok(()),
+        });
     created.map_err(|error| OpenError::CannotCreate { folder: folder.to_owned(), error })?;
     let lock = lock(folder, lock_until)?;
+    secure(folder).map_err(|error| OpenError::of(folder, error))?;
     let (database, verified) = recover::open(folder, CHECK_AT_START).map_err(|error| OpenError::of(folder, error))?;
     Ok((lock, database, verified))
 }

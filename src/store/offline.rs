@@ -104,7 +104,11 @@ impl Offline {
     /// # Errors
     /// When the file is not a spool, or SQLite's.
     pub fn import(&mut self, file: &Path) -> Result<Imported, StoreError> {
-        let source = Database::open_damaged(file).map_err(|error| match error.kind {
+        // The links that lead to the file are the operator's.
+        let real = file
+            .canonicalize()
+            .map_err(|error| StoreError::io(format!("{} cannot be opened", file.display()), &error))?;
+        let source = Database::open_damaged(&real).map_err(|error| match error.kind {
             FailureKind::Damaged | FailureKind::Foreign => StoreError::new(
                 FailureKind::Foreign,
                 format!("{} cannot be read as a spool of apsara-bridge: {error}", file.display()),

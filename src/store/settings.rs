@@ -1,8 +1,10 @@
 //! Where the store is, and its bounds.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::files::OTHERS;
 use super::space::Volume;
 
 /// Where the store is, and its bounds.
@@ -30,12 +32,21 @@ pub struct StoreBounds {
 }
 
 impl StoreSettings {
-    /// Warnings about the volume of the folder, one sentence each. The folder need not exist yet.
+    /// Warnings about the folder and its volume, one sentence each. The folder need not exist yet.
     pub fn warnings(&self) -> Vec<String> {
         let Some(there) = self.path.ancestors().find(|folder| folder.exists()) else { return Vec::new() };
         let Ok(volume) = Volume::of(there) else { return Vec::new() };
         let shown = self.path.display();
         let mut warnings = Vec::new();
+        if let Ok(folder) = self.path.metadata()
+            && folder.mode() & OTHERS != 0
+        {
+            warnings.push(format!(
+                "spool.path: other users can enter {shown} (mode {:o}): run `chmod 700 {shown}`, or, if fsGroup of \
+                 Kubernetes sets the mode, mount the volume only into the container of the bridge",
+                folder.mode() & 0o777
+            ));
+        }
         let needed = volume.needed(self.bounds.spool_max_bytes, self.bounds.dead_letters_max_bytes);
         if volume.total < needed {
             warnings.push(format!(

@@ -3,13 +3,13 @@
 //! Removing a record from the spool needs a little room. New records leave room for the log, and the file of the reserve
 //! is deleted when even removing fails, so that a full disk can always be drained.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate, statfs, statvfs};
 use rustix::io::Errno;
 
 use super::error::StoreError;
+use super::files::options;
 
 /// Name of the file that holds the reserve.
 const RESERVE: &str = "spool.reserve";
@@ -90,7 +90,8 @@ impl Reserve {
     /// Creates the file, if at least as much room stays free. Returns whether the file exists with the right size.
     pub(super) fn take(&self, volume: &Volume) -> Result<bool, StoreError> {
         let bytes = volume.reserve();
-        let is_right = std::fs::metadata(&self.path).is_ok_and(|file| file.len() == bytes);
+        let present = std::fs::symlink_metadata(&self.path);
+        let is_right = present.as_ref().is_ok_and(|file| file.len() == bytes);
         if is_right || volume.free < bytes.saturating_mul(2) {
             return Ok(is_right);
         }
@@ -98,7 +99,10 @@ impl Reserve {
             let _ = std::fs::remove_file(&self.path);
             StoreError::io(format!("{} cannot be written", self.path.display()), &error)
         };
-        let file = File::create(&self.path).map_err(failed)?;
+        if present.is_ok() {
+            std::fs::remove_file(&self.path).map_err(failed)?;
+        }
+        let file = options().write(true).create_new(true).open(&self.path).map_err(failed)?;
         match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
             Ok(()) => Ok(true),
             // A file system without fallocate gets no reserve: written zeros might take no room either.

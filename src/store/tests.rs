@@ -768,3 +768,149 @@ async fn an_index_without_topics_is_replaced() {
     assert_eq!(store.reader().read("kafka", Some("b"), 0, 10, 1 << 20).expect("readable").len(), 1);
     store.close().await;
 }
+
+/// Mode bits of other users, by the names of the files in a folder that have some.
+fn open_to_others(folder: &Path) -> Vec<(String, u32)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let entries = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry"));
+    let modes = entries.map(|entry| {
+        (entry.file_name().into_string().expect("text"), entry.metadata().expect("it exists").mode() & 0o077)
+    });
+    modes.filter(|(_, mode)| *mode != 0).collect()
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("set");
+}
+
+#[tokio::test]
+async fn other_users_cannot_read_the_files() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("new/spool");
+    let store = open(&path);
+    store.keep(vec![record("kafka", "a", now())], vec![letter("l")]).await.expect("kept");
+    let lane = FailingLane {
+        output: "kafka".to_owned(),
+        topic: "a".to_owned(),
+        records: 1,
+        since: 0,
+        attempts: 1,
+        reason: "unauthorized".to_owned(),
+        error: String::new(),
+        remedy: String::new(),
+    };
+    FailingLanes { lanes: vec![lane], not_named: 0 }.write(&path).expect("written");
+    space::Reserve::new(&path).take(&Volume { total: 16 << 20, free: 4 << 20, network: None }).expect("taken");
+    let present = |names: &[&str]| names.iter().all(|name| path.join(name).exists());
+    assert!(present(&["lock", "spool.db", "spool.db-wal", "spool.db-shm", "failing-lanes.json", "spool.reserve"]));
+    assert_eq!(open_to_others(&path), []);
+    assert_eq!((open_to_others(folder.path()), open_to_others(path.parent().expect("new"))), (vec![], vec![]));
+    store.close().await;
+
+    // A copy, which replaces the database.
+    let inode_before = inode(&path);
+    files::mark_unsynced(&path);
+    assert_eq!(open_to_others(&path), []);
+    let store = open(&path);
+    assert_ne!(inode(&path), inode_before);
+    assert_eq!(open_to_others(&path), []);
+    store.close().await;
+
+    // Files of an earlier version.
+    let widen =
+        || std::fs::read_dir(&path).expect("a folder").for_each(|file| set_mode(&file.expect("a file").path(), 0o644));
+    widen();
+    let store = open(&path);
+    assert_eq!(open_to_others(&path), []);
+    store.close().await;
+    widen();
+    assert_eq!(dead_letters(&path).len(), 1, "a command reads it");
+    assert!(!open_to_others(&path).iter().any(|(name, _)| name.starts_with("spool.db")), "{:?}", open_to_others(&path));
+}
+
+#[tokio::test]
+async fn symbolic_links_in_the_folder_are_refused_and_not_followed() {
+    let other = tempfile::tempdir().expect("a folder");
+    let target = other.path().join("target");
+    std::fs::write(&target, "something else").expect("written");
+    let names = [
+        "lock",
+        "spool.db",
+        "spool.db-wal",
+        "spool.db-shm",
+        "spool.db.building",
+        "spool.db.ready",
+        "spool.db.ready-in-part",
+        "spool.db.superseded",
+        "spool.db.unsynced",
+        "spool.db.damaged-20260101T000000",
+        "spool.reserve",
+        "failing-lanes.json",
+    ];
+    for name in names {
+        let folder = tempfile::tempdir().expect("a folder");
+        filled(folder.path(), 1).await;
+        let link = folder.path().join(name);
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(&target, &link).expect("linked");
+        let refused = Store::open(settings(folder.path()), None, &Metrics::new().expect("a valid table"));
+        let error = refused.expect_err("refused").to_string();
+        assert!(error.contains(&link.display().to_string()) && error.contains("is a symbolic link"), "{name}: {error}");
+        if ["spool.db", "spool.db-wal", "spool.db-shm"].contains(&name) {
+            Database::open(folder.path(), Access::Read).expect_err("refused");
+        }
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::read_to_string(&target).expect("readable"), "something else", "{name}");
+    }
+    // The path of the folder is the operator's.
+    let folder = tempfile::tempdir().expect("a folder");
+    filled(folder.path(), 1).await;
+    let link = other.path().join("spool");
+    std::os::unix::fs::symlink(folder.path(), &link).expect("linked");
+    assert_eq!(topics_in(&link, "kafka").await.len(), 1);
+}
+
+#[test]
+fn a_lock_file_is_never_truncated() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("lock");
+    let contents = || std::fs::read_to_string(&file).expect("readable");
+    let owned = format!("process {:<20}\n", std::process::id());
+    for earlier in ["", "process 1\n", "process 4194304             \n", "\0\0\0\0"] {
+        std::fs::write(&file, earlier).expect("written");
+        let held = lock::lock(folder.path(), None).expect("free");
+        assert_eq!(contents(), owned);
+        let error = lock::lock(folder.path(), None).expect_err("in use").to_string();
+        assert!(error.ends_with(&format!("that is running (process {})", std::process::id())), "{error}");
+        drop(held);
+    }
+    for foreign in ["something else", &"a process".repeat(100)] {
+        std::fs::write(&file, foreign).expect("written");
+        let _held = lock::lock(folder.path(), None).expect("free");
+        assert_eq!(contents(), foreign);
+    }
+}
+
+#[test]
+fn a_folder_that_other_users_can_enter_causes_a_warning() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let warned = |mode: u32| {
+        set_mode(folder.path(), mode);
+        let small = bounded(folder.path(), |bounds| bounds.spool_max_bytes = 1);
+        small.warnings().into_iter().filter(|warning| warning.contains("other users")).collect::<Vec<_>>()
+    };
+    assert_eq!(warned(0o700), Vec::<String>::new());
+    let shown = folder.path().display();
+    assert_eq!(
+        warned(0o2770),
+        [format!(
+            "spool.path: other users can enter {shown} (mode 770): run `chmod 700 {shown}`, or, if fsGroup of Kubernetes \
+             sets the mode, mount the volume only into the container of the bridge"
+        )]
+    );
+    assert_eq!(
+        bounded(&folder.path().join("new"), |_| ()).warnings().iter().filter(|w| w.contains("other")).count(),
+        0
+    );
+}

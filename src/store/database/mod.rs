@@ -54,12 +54,15 @@ pub struct LogPages {
 }
 
 impl Database {
-    /// Opens the database of a folder, as [`Database::open_file`] does.
+    /// Opens the database of a folder, as [`Database::open_file`] does. If it belongs to this user, other users cannot read
+    /// it after that.
     ///
     /// # Errors
     /// Those of [`Database::open_file`].
     pub fn open(folder: &Path, access: Access) -> Result<Database, StoreError> {
-        Database::open_file(&folder.join(FILE), access)
+        let file = folder.join(FILE);
+        super::files::secure_database(&file)?;
+        Database::open_file(&file, access)
     }
 
     /// Begins a transaction that writes.

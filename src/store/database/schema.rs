@@ -8,6 +8,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::{Database, inode, noted};
 use crate::store::error::{FailureKind, StoreError};
+use crate::store::files;
 
 /// Marks a file of this program: `apbr`.
 const APPLICATION_ID: i32 = 0x6170_6272;
@@ -98,7 +99,7 @@ pub enum Access {
 }
 
 impl Database {
-    /// Opens an existing database by its file.
+    /// Opens an existing database by its file, which must not be a symbolic link.
     ///
     /// The log is moved into the database only by [`Database::checkpoint`], never when a connection is closed, because after
     /// a failed fsync the old file must not change until its content was copied.
@@ -177,8 +178,7 @@ impl Database {
             opened => return opened,
         };
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        let connection = open(path, flags)?;
         // With it SQLite reports damage only for the damaged part. It must be set before anything is read.
         connection.pragma_update(None, "writable_schema", true)?;
         connection.pragma_update(None, "query_only", true)?;
@@ -195,7 +195,13 @@ impl Database {
     /// # Errors
     /// When the file cannot be written.
     pub fn create(path: &Path) -> Result<Database, StoreError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_CREATE;
+        // SQLite would create a file that everyone can read. It gives the log and the index the mode of the database.
+        files::options()
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .map_err(|error| StoreError::io(format!("{} cannot be created", path.display()), &error))?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = connect(path, flags)?;
         connection.pragma_update(None, "page_size", PAGE_BYTES)?;
         connection.pragma_update(None, "journal_mode", "OFF")?;
@@ -245,9 +251,14 @@ impl Database {
     }
 }
 
-fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
-    let connection = Connection::open_with_flags(path, flags)?;
+fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(files::without_links(path)?, flags | OpenFlags::SQLITE_OPEN_NOFOLLOW)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(connection)
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let connection = open(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     Ok(connection)

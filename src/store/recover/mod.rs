@@ -64,10 +64,6 @@ fn attempt(folder: &Path, check: Duration) -> Result<(Database, Verified), Store
     if path.exists() {
         remove_parts(&folder.join(SUPERSEDED));
     }
-    if path.is_symlink() {
-        let message = format!("{} is a symbolic link; expected the file itself", path.display());
-        return Err(StoreError::new(FailureKind::Foreign, message));
-    }
     if is_blank(&path) {
         std::fs::remove_file(&path)
             .map_err(|error| StoreError::io(format!("{} cannot be removed", path.display()), &error))?;
