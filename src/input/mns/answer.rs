@@ -5,7 +5,13 @@ use quick_xml::Reader;
 use quick_xml::escape::resolve_predefined_entity;
 use quick_xml::events::Event;
 
-/// An element, without its attributes.
+/// Most levels of nested elements. The answers of MNS have five.
+const MAX_DEPTH: usize = 32;
+
+/// What is wrong with an answer that [`Element::parse`] does not read.
+pub(super) const NOT_READ: &str = "the answer is not XML, or its elements nest deeper than 32 levels";
+
+/// An element, without its attributes. Its children nest less than [`MAX_DEPTH`] levels, so that it can be dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Element {
     pub(super) name: String,
@@ -14,14 +20,16 @@ pub(super) struct Element {
 }
 
 impl Element {
-    /// The root of a document; none if the text is not well-formed XML.
+    /// The root of a document; none if the text is not well-formed XML, or nests deeper than [`MAX_DEPTH`] levels.
     pub(super) fn parse(text: &str) -> Option<Element> {
         let mut reader = Reader::from_str(text);
         // The first is the document, the others are the open elements.
         let mut open = vec![Element::default()];
         loop {
             match reader.read_event().ok()? {
+                Event::Start(_) if open.len() > MAX_DEPTH => return None,
                 Event::Start(start) => open.push(Element::named(start.local_name().as_ref())),
+                Event::Empty(_) if open.len() > MAX_DEPTH => return None,
                 Event::Empty(empty) => open.last_mut()?.children.push(Element::named(empty.local_name().as_ref())),
                 Event::End(_) => {
                     let element = open.pop()?;
@@ -252,6 +260,18 @@ mod tests {
         let throttled = "<Error><Message>slow down</Message><Code>QpsLimitExceeded</Code></Error>";
         assert_eq!(kind(403, throttled), MnsErrorKind::Throttled);
         assert_eq!(MnsError::read(403, throttled).to_string(), "QpsLimitExceeded (403): slow down");
+    }
+
+    /// Dropping a tree of 50,000 levels overflows the stack.
+    #[test]
+    fn an_answer_that_nests_too_deep_is_refused() {
+        let nested = |levels: usize| format!("{}{}", "<a>".repeat(levels), "</a>".repeat(levels));
+        assert!(Element::parse(&nested(MAX_DEPTH)).is_some());
+        let inner = format!("{}<a/>{}", "<a>".repeat(MAX_DEPTH), "</a>".repeat(MAX_DEPTH));
+        for text in [nested(MAX_DEPTH + 1), nested(50_000), "<a>".repeat(50_000), inner] {
+            assert_eq!(Element::parse(&text), None);
+        }
+        assert!(NOT_READ.contains(&MAX_DEPTH.to_string()));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use prometheus::Gauge;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use super::answer::{Attributes, Element, Message, MnsError, MnsErrorKind, failed_deletes};
+use super::answer::{Attributes, Element, Message, MnsError, MnsErrorKind, NOT_READ, failed_deletes};
 use super::credentials::Credentials;
 use super::signature::{Key, Signable, SignatureVersion, http_date};
 use crate::common::http::{HttpClient, HttpError};
@@ -159,7 +159,7 @@ impl Queue {
         let query = [("ReceiptHandle", Cow::Borrowed(handle)), ("VisibilityTimeout", Cow::Owned(seconds))];
         let begun = self.begin(Method::PUT, "/messages", &query, None, TIMEOUT).await;
         let answer = self.finish(begun).await?;
-        let changed = Element::parse(&answer).ok_or_else(|| MnsError::unavailable("the answer is not XML"))?;
+        let changed = Element::parse(&answer).ok_or_else(|| MnsError::unavailable(NOT_READ))?;
         let handle = changed.text_of("ReceiptHandle").unwrap_or(handle).trim().to_owned();
         Ok((handle, changed.text_of("NextVisibleTime").and_then(|time| time.trim().parse().ok())))
     }
@@ -168,7 +168,7 @@ impl Queue {
     pub(super) async fn attributes(&self) -> Result<Attributes, MnsError> {
         let begun = self.begin(Method::GET, "", &[], None, TIMEOUT).await;
         let answer = self.finish(begun).await?;
-        let queue = Element::parse(&answer).ok_or_else(|| MnsError::unavailable("the answer is not XML"))?;
+        let queue = Element::parse(&answer).ok_or_else(|| MnsError::unavailable(NOT_READ))?;
         Ok(Attributes::read(&queue))
     }
 
@@ -241,7 +241,7 @@ impl Queue {
 }
 
 pub(super) fn read_messages(answer: &str) -> Result<Vec<Message>, MnsError> {
-    let root = Element::parse(answer).ok_or_else(|| MnsError::unavailable("the answer is not XML"))?;
+    let root = Element::parse(answer).ok_or_else(|| MnsError::unavailable(NOT_READ))?;
     let elements = if root.name == "Message" { std::slice::from_ref(&root) } else { root.children.as_slice() };
     Ok(elements.iter().filter(|element| element.name == "Message").filter_map(Message::read).collect())
 }
