@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::terminal::{fail, pretty, print, table};
+use super::terminal::{fail, pretty, print, print_json, print_sent, table};
 use super::{StoreArgs, USAGE};
 use crate::bridge::DeadLetterReason;
 use crate::common::suggest::nearest;
+use crate::common::visible;
 use crate::store::database::{Access, Database};
 use crate::store::{self, DeadLetterFilter, DeadLetterRow, StoreError, StoreSettings};
 
@@ -59,7 +60,8 @@ enum Command {
         /// Print a JSON object, for programs.
         #[arg(long)]
         json: bool,
-        /// Print only the body, exactly as it was received.
+        /// Print only the body, exactly as it was received. On a terminal, control characters and other invisible
+        /// characters are escaped.
         #[arg(long, conflicts_with = "json")]
         body: bool,
     },
@@ -213,7 +215,7 @@ fn list(settings: &StoreSettings, filter: &DeadLetterFilter, as_json: bool) -> R
         visit(&database, filter, |letters| {
             for letter in letters {
                 let separator = if count == 0 { "\n" } else { ",\n" };
-                print(format!("{separator}{}", summary(&letter)));
+                print_json(format!("{separator}{}", summary(&letter)));
                 count += 1;
             }
             Ok(())
@@ -242,7 +244,7 @@ fn list(settings: &StoreSettings, filter: &DeadLetterFilter, as_json: bool) -> R
                 destination(letter.output.as_deref(), letter.topic.as_deref()).unwrap_or_else(|| "-".to_owned()),
                 letter.code.clone(),
             ];
-            cells.map(|cell| printable(&cell, 60)).to_vec()
+            cells.map(|cell| cut(&cell, 60)).to_vec()
         }));
         print(table(&rows));
         Ok(())
@@ -261,7 +263,7 @@ fn show(settings: &StoreSettings, id: i64, as_json: bool, body_only: bool) -> Re
     };
     let body = &letter.letter.body;
     if body_only {
-        print(body);
+        print_sent(body);
         return Ok(ExitCode::SUCCESS);
     }
     let envelope = letter.letter.envelope.as_deref().unwrap_or(b"null");
@@ -270,7 +272,7 @@ fn show(settings: &StoreSettings, id: i64, as_json: bool, body_only: bool) -> Re
         object["envelope"] = serde_json::from_slice(envelope).unwrap_or_else(|_| lossy(envelope));
         object["body"] = lossy(body);
         object["body_is_text"] = std::str::from_utf8(body).is_ok().into();
-        print(format!("{object:#}\n"));
+        print_json(format!("{object:#}\n"));
         return Ok(ExitCode::SUCCESS);
     }
     let mut rows = Vec::new();
@@ -281,7 +283,7 @@ fn show(settings: &StoreSettings, id: i64, as_json: bool, body_only: bool) -> Re
                 Value::String(text) => text,
                 other => other.to_string(),
             };
-            rows.push(vec![name, printable(&text, 1024)]);
+            rows.push(vec![name, cut(&text, 1024)]);
         }
     }
     let mut text = table(&rows);
@@ -289,7 +291,7 @@ fn show(settings: &StoreSettings, id: i64, as_json: bool, body_only: bool) -> Re
         let _ = write!(text, "\nEnvelope:\n{}\n", String::from_utf8_lossy(&pretty(envelope)));
     }
     if !body.is_empty() {
-        let _ = write!(text, "\nBody:\n{}\n", printable(&String::from_utf8_lossy(body), usize::MAX));
+        let _ = write!(text, "\nBody:\n{}\n", visible::text(&String::from_utf8_lossy(body)));
     }
     print(text);
     Ok(ExitCode::SUCCESS)
@@ -333,7 +335,7 @@ fn replay(settings: &StoreSettings, filter: &DeadLetterFilter, wait: Duration) -
     print(format!("{} replayed\n", letters(asked.len() - waiting.len() - failed.len())));
     for letter in &failed {
         let error = letter.replay_error.as_deref().unwrap_or("it was received again");
-        eprintln!("dead letter {}: not replayed: {}", letter.id, printable(error, 1024));
+        eprintln!("dead letter {}: not replayed: {}", letter.id, visible::line(&cut(error, 1024)));
     }
     if !waiting.is_empty() {
         eprintln!(
@@ -428,10 +430,9 @@ fn time_of(milliseconds: i64) -> String {
         .unwrap_or_else(|| "-".to_owned())
 }
 
-/// The text of a sender for a terminal: without control characters, and cut off.
-fn printable(text: &str, characters: usize) -> String {
-    let clean = |c: char| if c.is_control() && c != '\n' || c == '\n' && characters < usize::MAX { ' ' } else { c };
-    let mut shown: String = text.chars().take(characters).map(clean).collect();
+/// The beginning of a text.
+fn cut(text: &str, characters: usize) -> String {
+    let mut shown: String = text.chars().take(characters).collect();
     if text.chars().nth(characters).is_some() {
         shown.push('…');
     }

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use super::terminal::{pretty, print, read, shown};
+use super::terminal::{pretty, print_json, read, shown};
 use super::{ConfigArgs, FAILED};
+use crate::common::visible;
 use crate::dialect::Origin;
 
 /// Arguments.
@@ -43,7 +44,7 @@ impl Normalize {
         let mut code = ExitCode::SUCCESS;
         for file in &self.files {
             let mut wrong = |place: String, error: String| {
-                eprintln!("{}{place}: {error}", shown(file));
+                eprintln!("{}{place}: {}", shown(file), visible::text(&error));
                 code = ExitCode::from(FAILED);
             };
             let text = match read(file) {
@@ -83,7 +84,7 @@ impl Normalize {
                             line = pretty(&line);
                         }
                         line.push(b'\n');
-                        print(line);
+                        print_json(line);
                     }
                     Err(error) => wrong(place, error.to_string()),
                 }

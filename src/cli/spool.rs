@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::terminal::{fail, print, table};
+use super::terminal::{fail, print, print_json, table};
 use super::{StoreArgs, USAGE, age, config_errors};
 use crate::common::units::Size;
 use crate::config;
@@ -406,7 +406,11 @@ fn status(store: &StoreArgs, settings: &StoreSettings, as_json: bool) -> ExitCod
         dead_letter_bytes,
         set_aside: store::set_aside(&settings.path),
     };
-    print(if as_json { format!("{:#}\n", status.json()) } else { status.table() });
+    if as_json {
+        print_json(format!("{:#}\n", status.json()));
+    } else {
+        print(status.table());
+    }
     ExitCode::SUCCESS
 }
 

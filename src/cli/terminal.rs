@@ -1,16 +1,34 @@
-//! What commands print and read: standard output, errors, tables, JSON for people.
+//! What commands print and read: standard output, errors, tables, JSON. Text that a sender has chosen cannot control the
+//! terminal.
 
-use std::io::{self, Read, Write};
+use std::borrow::Cow;
+use std::io::{self, IsTerminal as _, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use super::FAILED;
+use crate::common::visible;
 use crate::event::json::Json;
 
 /// Prints an error. Gives the exit code of a failure.
 pub(super) fn fail(error: impl std::fmt::Display) -> ExitCode {
-    eprintln!("apsara-bridge: {error}");
+    eprintln!("apsara-bridge: {}", visible::text(&error.to_string()));
     ExitCode::from(FAILED)
+}
+
+/// Writes JSON to standard output.
+pub(super) fn print_json(json: impl AsRef<[u8]>) {
+    print(visible::json(json.as_ref()));
+}
+
+/// Writes what a sender has sent to standard output: as it is for a program, and without control of a terminal for a
+/// person.
+pub(super) fn print_sent(sent: &[u8]) {
+    if io::stdout().is_terminal() {
+        print(visible::text(&String::from_utf8_lossy(sent)).as_bytes());
+    } else {
+        print(sent);
+    }
 }
 
 /// Writes to standard output. If the reader has closed it, for example `head`, the program exits with 0.
@@ -42,8 +60,10 @@ pub(super) fn shown(path: &Path) -> String {
 
 /// Rows with aligned columns, separated by two spaces.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<Cow<'_, str>>> =
+        rows.iter().map(|row| row.iter().map(|cell| visible::line(cell)).collect()).collect();
     let mut widths: Vec<usize> = Vec::new();
-    for row in rows {
+    for row in &rows {
         widths.resize(widths.len().max(row.len()), 0);
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
@@ -58,7 +78,7 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// The same JSON, indented.
+/// The same JSON, indented, for a terminal.
 pub(super) fn pretty(json: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     // An envelope was written by this program, and has one more level than its data may have.
@@ -66,5 +86,5 @@ pub(super) fn pretty(json: &[u8]) -> Vec<u8> {
         Ok(json) => json.write_pretty(0, &mut out),
         Err(_) => out.extend_from_slice(json),
     }
-    out
+    visible::json(&out).into_owned()
 }

@@ -12,5 +12,6 @@ pub mod suggest;
 pub mod tls;
 pub mod units;
 pub mod validation;
+pub mod visible;
 pub mod watch;
 pub(crate) mod words;

@@ -1,4 +1,4 @@
-//! Standard output as an output: one envelope a line, for trying out.
+//! Standard output as an output: one envelope a line, for trying out. What a terminal would obey is escaped.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::common::kind::KindKeys;
 use crate::common::validation::{FieldError, Validation};
+use crate::common::visible;
 use crate::event::Mode;
 use crate::telemetry::metrics::Metrics;
 
@@ -59,7 +60,7 @@ impl OutputSettings for ConsoleSettings {
     }
 
     fn render<'r>(&self, record: &'r Record) -> Rendered<'r> {
-        let mut line = record.event.to_json();
+        let mut line = visible::json(&record.event.to_json()).into_owned();
         line.push(b'\n');
         Rendered { mode: Mode::Structured, key: None, headers: Vec::new(), payload: Bytes::from(line) }
     }
@@ -89,5 +90,20 @@ impl Output for Console {
 
     fn health(&self) -> &Health {
         &self.health
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+
+    #[test]
+    fn a_line_cannot_control_the_terminal() {
+        let data = "{\"a\":\"\u{9b}31m\u{202e}\"}";
+        let record = Record { event: Arc::new(Event::new(data)), topic: "t".to_owned(), key: None, mode: None };
+        let line = ConsoleSettings { name: "console".to_owned() }.render(&record).payload;
+        let line = std::str::from_utf8(&line).expect("text");
+        assert!(line.contains(r#""data":{"a":"\u009b31m\u202e"}"#) && line.ends_with("}\n"), "{line:?}");
     }
 }

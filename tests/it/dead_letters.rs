@@ -146,6 +146,36 @@ async fn every_kind_is_kept_with_its_details_and_repeats_are_counted() {
     bridge.stop().await;
 }
 
+/// What a sender writes into a callback cannot control the terminal of a person who looks at the dead letter.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_terminal_would_obey_is_escaped() {
+    let letters = Letters::new();
+    let config = letters.config("127.0.0.1:9").routes(to_ims());
+    let bridge = TestBridge::start(&config).await;
+    let evil = "evil\u{1b}[2J\u{9b}31m\u{7f}\u{202e}\u{2066}";
+    let body = callback("evil").replace("\"evil\"", &format!("\"{}\"", evil.replace('\u{1b}', "\\u001b")));
+    assert_eq!(bridge.post(body.clone()).await.status.as_u16(), 200);
+    assert_eq!(bridge.post("\u{1b}[2J\u{9b}31m\r\n\u{202e}\u{2066}\u{7f}").await.status.as_u16(), 400);
+    let is_clean = |text: &str| !text.chars().any(|c| c.is_control() && c != '\n' || "\u{202e}\u{2066}".contains(c));
+    for (arguments, expected) in [
+        (&["list"][..], "evil\u{fffd}[2J\u{fffd}31m\u{fffd}\\u{202e}\\u{2066}"),
+        (&["list", "--json"], "evil\u{fffd}[2J\u{fffd}31m\u{fffd}\\u202e\\u2066"),
+        (&["show", "1"], "Envelope:\n{\n  \"specversion\""),
+        (&["show", "1", "--json"], "evil\\u001b[2J\\u009b31m\\u007f\\u202e\\u2066"),
+        (&["show", "2"], "Body:\n\\u{1b}[2J\\u{9b}31m\\u{d}\n\\u{202e}\\u{2066}\\u{7f}\n"),
+        (&["show", "2", "--json"], "\\u001b[2J\\u009b31m\\r\\n\\u202e\\u2066\\u007f"),
+    ] {
+        let (code, out, _) = letters.run(arguments).await;
+        assert!(code == 0 && is_clean(&out) && out.contains(expected), "{arguments:?}: {out:?}");
+    }
+    let (_, out, _) = letters.run(&["show", "1", "--json"]).await;
+    let shown: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((&shown["body"], &shown["envelope"]["data"]["mediaId"]), (&body.as_str().into(), &evil.into()));
+    let (_, out, _) = letters.run(&["show", "1", "--body"]).await;
+    assert_eq!(out, body, "for a program the body is exact");
+    bridge.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_uses_the_current_routes_and_the_same_id_and_ignores_the_window() {
     let letters = Letters::new();
