@@ -84,7 +84,8 @@ impl<'a> Json<'a> {
             byte: error.valid_up_to(),
             expected: "the text is not UTF-8".to_owned(),
         })?;
-        let mut reader = Reader { lexer: SliceLexer::new(text.as_bytes()), text };
+        let mut reader =
+            Reader { lexer: SliceLexer::new(text.as_bytes()), text, items: Vec::new(), members: Vec::new() };
         let first =
             reader.lexer.ws_peek().ok_or_else(|| reader.syntax("a value was expected, but the text is empty"))?;
         let value = reader.value(first, levels)?;
@@ -265,9 +266,15 @@ fn write_members<'m, 'a: 'm>(
     out.push(b'}');
 }
 
+/// Reads a text. Items and members wait in one list each until their array or object is complete and its size is known:
+/// an array of thousands of empty objects takes little more memory than its text.
 struct Reader<'a> {
     lexer: SliceLexer<'a>,
     text: &'a str,
+    /// Items of the arrays that are open, the innermost last.
+    items: Vec<Json<'a>>,
+    /// Members of the objects that are open, the innermost last.
+    members: Members<'a>,
 }
 
 impl<'a> Reader<'a> {
@@ -317,20 +324,21 @@ impl<'a> Reader<'a> {
     }
 
     fn array(&mut self, levels: usize) -> Result<Json<'a>, JsonError> {
-        let mut items = Vec::new();
+        let start = self.items.len();
         let mut next = self.lexer.discarded().ws_peek();
         if next == Some(b']') {
             self.lexer.discarded();
-            return Ok(Json::Array(items));
+            return Ok(Json::Array(Vec::new()));
         }
         loop {
             let first = next.ok_or_else(|| self.syntax("the array is not closed"))?;
-            items.push(self.value(first, levels)?);
+            let item = self.value(first, levels)?;
+            self.items.push(item);
             match self.lexer.ws_peek() {
                 Some(b',') => next = self.lexer.discarded().ws_peek(),
                 Some(b']') => {
                     self.lexer.discarded();
-                    return Ok(Json::Array(items));
+                    return Ok(Json::Array(self.items.drain(start..).collect()));
                 }
                 _ => return Err(self.syntax("`,` or `]` was expected")),
             }
@@ -338,11 +346,11 @@ impl<'a> Reader<'a> {
     }
 
     fn object(&mut self, levels: usize) -> Result<Json<'a>, JsonError> {
-        let mut members = Vec::with_capacity(8);
+        let start = self.members.len();
         let mut next = self.lexer.discarded().ws_peek();
         if next == Some(b'}') {
             self.lexer.discarded();
-            return Ok(Json::Object(members));
+            return Ok(Json::Object(Vec::new()));
         }
         loop {
             if next != Some(b'"') {
@@ -354,11 +362,13 @@ impl<'a> Reader<'a> {
                 .ok_or(Expect::Colon)
                 .map_err(|_| self.syntax("`:` was expected"))?;
             let first = self.lexer.ws_peek().ok_or_else(|| self.syntax("a value was expected"))?;
-            members.push((key, self.value(first, levels)?));
+            let value = self.value(first, levels)?;
+            self.members.push((key, value));
             match self.lexer.ws_peek() {
                 Some(b',') => next = self.lexer.discarded().ws_peek(),
                 Some(b'}') => {
                     self.lexer.discarded();
+                    let members = self.members.drain(start..).collect();
                     return self.unique(members).map(Json::Object);
                 }
                 _ => return Err(self.syntax("`,` or `}` was expected")),
@@ -440,6 +450,29 @@ mod tests {
             ["1.10", "24.0", "-0", "1e400", "123456789012345678901234567890", "0.1000000000000000055511151231"]
         {
             assert_eq!(written(number), number);
+        }
+    }
+
+    /// Bytes of the heap that a tree holds.
+    fn heap(json: &Json<'_>) -> usize {
+        let text = |text: &Cow<'_, str>| if let Cow::Owned(text) = text { text.capacity() } else { 0 };
+        match json {
+            Json::Null | Json::Bool(_) => 0,
+            Json::Number(value) | Json::String(value) => text(value),
+            Json::Array(items) => items.capacity() * size_of::<Json<'_>>() + items.iter().map(heap).sum::<usize>(),
+            Json::Object(members) => {
+                let own = members.capacity() * size_of::<(Cow<'_, str>, Json<'_>)>();
+                own + members.iter().map(|(key, value)| text(key) + heap(value)).sum::<usize>()
+            }
+        }
+    }
+
+    #[test]
+    fn a_tree_takes_little_more_memory_than_its_text() {
+        for item in ["{}", "[]", "0", "[0]", r#"{"":0}"#, r#"{"a":{"b":[]}}"#, r#""\n""#] {
+            let text = format!("[{}{item}]", format!("{item},").repeat((256 << 10) / (item.len() + 1) - 1));
+            let bytes = heap(&Json::parse(text.as_bytes()).expect("valid"));
+            assert!(bytes <= 20 * text.len(), "{item}: {bytes} bytes for a text of {}", text.len());
         }
     }
 
