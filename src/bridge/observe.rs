@@ -84,6 +84,7 @@ pub(super) fn log_outcome(event: &Event, outcome: &Outcome) {
             subject = event.get(Attribute::Subject),
             source = event.get(Attribute::Source),
             %refusal,
+            outputs = refusal.outputs(),
             "refused"
         ),
         _ => tracing::debug!(

@@ -107,7 +107,7 @@ impl DeadLetterReason {
     }
 }
 
-/// Why nothing was stored. The text goes to the sender, so that it names no topic and no error of a bus.
+/// Why nothing was stored. The text goes to the sender, so that it names no output, no topic and no error of a bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Not every destination acknowledged the event in time, and there is no spool.
@@ -125,14 +125,23 @@ pub enum Refusal {
     NotKept(FailureKind),
 }
 
+impl Refusal {
+    /// Outputs of the destinations that did not acknowledge the event, where they are the reason: for the log.
+    pub fn outputs(&self) -> Option<String> {
+        match self {
+            Refusal::NotPublished { outputs, .. } => Some(outputs.join(", ")),
+            Refusal::NoDeadLetters(_) | Refusal::NotKept(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refusal::NotPublished { outputs, failed, destinations } => write!(
+            Refusal::NotPublished { failed, destinations, .. } => write!(
                 formatter,
-                "{failed} of {destinations} destination{} did not acknowledge the event in time: {}",
-                if *destinations == 1 { "" } else { "s" },
-                outputs.join(", ")
+                "{failed} of {destinations} destination{} did not acknowledge the event in time",
+                if *destinations == 1 { "" } else { "s" }
             ),
             Refusal::NoDeadLetters(reason) => {
                 write!(formatter, "the event cannot be published ({}) and no dead letter was kept", reason.as_str())
@@ -148,5 +157,18 @@ impl fmt::Display for Refusal {
                 _ => "not every destination acknowledged the event in time, and it could not be written to the disk",
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_outputs_only_in_the_log() {
+        let outputs = vec!["kafka".to_owned(), "nats".to_owned()];
+        let refusal = Refusal::NotPublished { outputs, failed: 2, destinations: 3 };
+        assert_eq!(refusal.to_string(), "2 of 3 destinations did not acknowledge the event in time");
+        assert_eq!(refusal.outputs().as_deref(), Some("kafka, nats"));
     }
 }

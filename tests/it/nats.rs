@@ -107,7 +107,7 @@ async fn a_user_who_may_not_publish_causes_an_error() {
         config(&nats, "secret.a").set("outputs.nats = { user = 'limited', password = 'x' }").stream("ALL", "secret.>");
     let bridge = TestBridge::start_connected(&config).await;
     let (_, detail) = bridge.post(callback("a")).await.problem();
-    assert_eq!(detail, "1 of 1 destination did not acknowledge the event in time: nats");
+    assert_eq!(detail, "1 of 1 destination did not acknowledge the event in time");
     assert!(bridge.metric(r#"apsara_bridge_publish_failures_total{kind="unauthorized",output="nats"}"#) >= 1.0);
     bridge.stop().await;
 }
@@ -125,7 +125,7 @@ async fn a_missing_stream_is_reported_and_used_when_it_exists() {
 
     let elsewhere = TestBridge::start_connected(&config(&nats, "no.stream.takes.this")).await;
     let (_, detail) = elsewhere.post(callback("a")).await.problem();
-    assert_eq!(detail, "1 of 1 destination did not acknowledge the event in time: nats");
+    assert_eq!(detail, "1 of 1 destination did not acknowledge the event in time");
     let missing = r#"apsara_bridge_publish_failures_total{kind="no_such_destination",output="nats"}"#;
     assert!(elsewhere.metric(missing) >= 1.0);
     elsewhere.stop().await;
@@ -210,7 +210,7 @@ async fn the_answer_names_the_bus_that_fails() {
     nats.kill();
     let answer = bridge.post(callback("b")).await;
     assert_eq!(answer.status.as_u16(), 503);
-    assert_eq!(answer.problem().1, "1 of 2 destinations did not acknowledge the event in time: nats");
+    assert_eq!(answer.problem().1, "1 of 2 destinations did not acknowledge the event in time");
     assert_eq!(bridge.metric(r#"apsara_bridge_published_total{output="kafka"}"#), 2.0);
     assert_eq!(bridge.metric(r#"apsara_bridge_published_total{output="nats"}"#), 1.0);
     bridge.stop().await;

@@ -180,11 +180,11 @@ impl Consumer {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             let outcome = self.attempt(&line, received).await;
-            let refusal = match &outcome {
-                Outcome::Refused(refusal) => refusal.to_string(),
+            let (refusal, outputs) = match &outcome {
+                Outcome::Refused(refusal) => (refusal.to_string(), refusal.outputs()),
                 // A full or failing disk is not the end of a line.
                 Outcome::NotACallback { kept: Kept::No, error } if self.handle.keeps_dead_letters() => {
-                    format!("the dead letter could not be stored ({error})")
+                    (format!("the dead letter could not be stored ({error})"), None)
                 }
                 _ => {
                     self.observe(&line, &outcome);
@@ -194,7 +194,7 @@ impl Consumer {
             };
             if self.throttle.is_due("refused") {
                 let (input, line) = (self.handle.name(), line.number);
-                tracing::warn!(%input, line, refusal, "lines are refused; they are tried again");
+                tracing::warn!(%input, line, refusal, outputs, "lines are refused; they are tried again");
             }
             tokio::select! {
                 biased;
