@@ -2,11 +2,13 @@
 //! caller names, and the size of an answer is bounded.
 
 use std::error::Error;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use hyper::http::uri::Scheme;
 use hyper::{Request, Response};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -25,9 +27,16 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// Largest answer that is read: 16 messages of a queue, of 64 KiB each, whose every character is escaped.
 const MAX_ANSWER: usize = 8 << 20;
 
+type Connections = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
 /// The client. Its clones share connections.
 #[derive(Clone, Debug)]
-pub struct HttpClient(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub struct HttpClient {
+    connections: Connections,
+    /// Those for HTTPS, if they trust the authorities of the system. The first request over HTTPS reads the authorities,
+    /// so that HTTP works where there are none.
+    trusting_system: Option<Arc<OnceLock<Connections>>>,
+}
 
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -55,21 +64,31 @@ impl HttpClient {
     /// # Errors
     /// [`HttpError::Tls`].
     pub fn new() -> Result<HttpClient, HttpError> {
-        Ok(HttpClient::with(tls::trusting_system()?, IDLE_TIMEOUT))
+        let connections = connections(tls::trusting_nobody()?, IDLE_TIMEOUT);
+        Ok(HttpClient { connections, trusting_system: Some(Arc::default()) })
     }
 
     /// Creates a client with TLS settings of its own. It closes a connection that had no request for so long. It has no
     /// connection yet.
     pub fn with(tls: ClientConfig, idle_timeout: Duration) -> HttpClient {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
-        connector.enforce_http(false);
-        let connector =
-            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(connector);
-        let mut builder = Client::builder(TokioExecutor::new());
-        builder.pool_idle_timeout(idle_timeout).pool_timer(TokioTimer::new());
-        HttpClient(builder.build(connector))
+        HttpClient { connections: connections(tls, idle_timeout), trusting_system: None }
+    }
+
+    /// Whether HTTPS can be used.
+    ///
+    /// # Errors
+    /// [`HttpError::Tls`] if the system has no authorities.
+    pub fn check_https(&self) -> Result<(), HttpError> {
+        self.secure_connections().map(drop)
+    }
+
+    fn secure_connections(&self) -> Result<&Connections, HttpError> {
+        let Some(secure) = &self.trusting_system else { return Ok(&self.connections) };
+        if let Some(secure) = secure.get() {
+            return Ok(secure);
+        }
+        let created = connections(tls::trusting_system()?, IDLE_TIMEOUT);
+        Ok(secure.get_or_init(|| created))
     }
 
     /// Sends a request and reads the answer, both within the timeout. May be cancelled.
@@ -92,9 +111,11 @@ impl HttpClient {
     /// it was written.
     ///
     /// # Errors
-    /// [`HttpError::NotConnected`], [`HttpError::NoAnswer`].
+    /// [`HttpError::NotConnected`], [`HttpError::NoAnswer`], and [`HttpError::Tls`] for HTTPS without authorities.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, HttpError> {
-        self.0.request(request).await.map_err(|error| {
+        let is_secure = request.uri().scheme() == Some(&Scheme::HTTPS);
+        let connections = if is_secure { self.secure_connections()? } else { &self.connections };
+        connections.request(request).await.map_err(|error| {
             let words = causes(&error);
             if error.is_connect() { HttpError::NotConnected(words) } else { HttpError::NoAnswer(words) }
         })
@@ -109,6 +130,19 @@ impl HttpClient {
         let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(HttpError::Unreadable)?;
         Ok(Response::from_parts(head, body.to_bytes()))
     }
+}
+
+/// Connections with these TLS settings, which are closed after so long without a request.
+fn connections(tls: ClientConfig, idle_timeout: Duration) -> Connections {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_nodelay(true);
+    connector.enforce_http(false);
+    let connector =
+        HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(connector);
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder.pool_idle_timeout(idle_timeout).pool_timer(TokioTimer::new());
+    builder.build(connector)
 }
 
 /// What caused an error of the client, whose own words say nothing more.

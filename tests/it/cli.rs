@@ -145,6 +145,48 @@ fn explain_shows_the_final_topic_key_and_headers() {
     assert!(code == 2 && error.starts_with("no-such-file: cannot be read"), "{error}");
 }
 
+/// What a sender writes into a callback cannot control the terminal of a person who looks at it.
+#[test]
+fn what_a_terminal_would_obey_is_escaped() {
+    let evil = "\u{1b}]0;x\u{7}\u{9b}31m\u{7f}\u{202e}\u{2066}\u{200b}\u{e0041}";
+    let hidden = ['\u{202e}', '\u{2066}', '\u{200b}', '\u{e0041}'];
+    let is_clean = |text: &str| !text.chars().any(|c| c.is_control() && c != '\n' || hidden.contains(&c));
+    let body = callback("evil").replace("\"evil\"", &serde_json::to_string(evil).expect("JSON"));
+    for arguments in [&["normalize"][..], &["normalize", "--pretty"], &["explain"]] {
+        let (code, out, error) = run_with_input(arguments, body.as_bytes());
+        assert!(code == 0 && is_clean(&out) && is_clean(&error), "{out:?} {error:?}");
+        assert!(out.contains("\\u001b]0;x\\u0007\\u009b31m\\u007f\\u202e\\u2066\\u200b\\udb40\\udc41"), "{out:?}");
+        if arguments[0] == "normalize" {
+            let event: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+            assert_eq!(event["data"]["mediaId"], evil, "the meaning stays");
+        }
+    }
+    let twice = "{\"EventType\":\"X\",\"EventTime\":\"2026-01-01T00:00:00Z\",\"\u{202e}\":1,\"\u{202e}\":2}";
+    for command in ["normalize", "explain"] {
+        let (code, out, error) = run_with_input(&[command], twice.as_bytes());
+        assert!(
+            code == 1 && out.is_empty() && is_clean(&error) && error.contains("key `\\u{202e}` occurs"),
+            "{error:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_needs_no_certificates_of_authorities() {
+    let without_authorities = |arguments: &[&str]| {
+        let mut command = program(arguments);
+        command.env("SSL_CERT_FILE", "/nonexistent/file").env("SSL_CERT_DIR", "/nonexistent/folder");
+        program::run(command)
+    };
+    let port = free_port();
+    let (code, _, error) = without_authorities(&["send", &format!("http://127.0.0.1:{port}/callbacks")]);
+    assert!(code == 1 && error.contains("onnection refused"), "{error}");
+    let (code, _, error) = without_authorities(&["health", "--set", &format!("admin.listen=127.0.0.1:{port}")]);
+    assert!(code == 1 && error.contains("onnection refused"), "{error}");
+    let (code, _, error) = without_authorities(&["send", &format!("https://127.0.0.1:{port}/callbacks")]);
+    assert!(code == 1 && error.contains("no certificates of authorities to trust"), "{error}");
+}
+
 #[test]
 fn the_schema_of_the_configuration_is_printed() {
     let (code, out, error) = run(&["config-schema"]);

@@ -78,7 +78,11 @@ impl MnsInput {
     /// Prepares the client, which has no connection yet.
     pub(super) fn new(settings: MnsSettings) -> Result<MnsInput, HttpError> {
         let room = Arc::new(Room(Limit::new(settings.max_in_flight)));
-        Ok(MnsInput { http: HttpClient::new()?, settings, room })
+        let http = HttpClient::new()?;
+        if settings.address.scheme == "https" {
+            http.check_https()?;
+        }
+        Ok(MnsInput { http, settings, room })
     }
 }
 
