@@ -17,6 +17,7 @@ mod serve;
 mod spool;
 mod terminal;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -82,7 +83,7 @@ enum Command {
 }
 
 /// Where the configuration comes from.
-#[derive(Debug, Args)]
+#[derive(Args)]
 struct ConfigArgs {
     /// Configuration file, TOML or YAML. A later file overrides an earlier one, and the environment
     /// (APSARA_BRIDGE__SECTION__KEY) overrides all files.
@@ -91,6 +92,13 @@ struct ConfigArgs {
     /// Set one key, for example delivery.deadline=2s. This overrides files and environment.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+}
+
+impl fmt::Debug for ConfigArgs {
+    // `--set` can contain secrets.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_list().entries(self.layers()).finish()
+    }
 }
 
 impl ConfigArgs {

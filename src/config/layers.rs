@@ -19,8 +19,8 @@ use crate::common::watch::Fingerprint;
 /// What every environment variable of the configuration starts with.
 pub const ENV_PREFIX: &str = "APSARA_BRIDGE__";
 
-/// A layer of the configuration.
-#[derive(Clone, Debug)]
+/// A layer of the configuration. It can contain secrets.
+#[derive(Clone)]
 pub enum Layer {
     /// A file, TOML or YAML by its ending.
     File(PathBuf),
@@ -30,6 +30,21 @@ pub enum Layer {
     Environment,
     /// One `section.key=value`.
     Set(String),
+}
+
+impl fmt::Debug for Layer {
+    // Without values, which may be secrets.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Layer::File(path) => formatter.debug_tuple("File").field(path).finish(),
+            Layer::Text(name, _) => formatter.debug_tuple("Text").field(name).finish_non_exhaustive(),
+            Layer::Environment => formatter.write_str("Environment"),
+            Layer::Set(text) => {
+                let key = text.split_once('=').map(|(key, _)| key);
+                formatter.debug_tuple("Set").field(&key).finish_non_exhaustive()
+            }
+        }
+    }
 }
 
 /// An error in the configuration.

@@ -5,6 +5,7 @@
 //! key does, its limits, and what happens at the limit. The schema adds the default and whether a change needs a restart.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::telemetry::logs::Format;
 
 /// A complete configuration of apsara-bridge. The files, the environment and the flags of one bridge are merged. A file
 /// with a part of the configuration is not valid by this schema alone.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("required" = ["inputs", "outputs", "routes"]))]
 pub struct Raw {
@@ -56,6 +57,16 @@ pub struct Raw {
     pub log: RawLog,
     /// What happens after SIGTERM or SIGINT.
     pub shutdown: RawShutdown,
+}
+
+impl fmt::Debug for Raw {
+    // Only the names of inputs and outputs, because their sections may contain secrets.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Raw { inputs, outputs, routes, .. } = self;
+        let (inputs, outputs) = (inputs.keys().collect::<Vec<_>>(), outputs.keys().collect::<Vec<_>>());
+        let mut shown = formatter.debug_struct("Raw");
+        shown.field("inputs", &inputs).field("outputs", &outputs).field("routes", routes).finish_non_exhaustive()
+    }
 }
 
 /// A route. It has exactly one of `to`, `drop = true` and `dead_letter = true`.

@@ -2,6 +2,7 @@
 //! is the environment, the role of a Kubernetes service account (OIDC), and the role of the instance. Keys that expire
 //! are renewed two minutes earlier. The chain is implemented by `reqsign`.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,11 +68,18 @@ impl CredentialsConfig {
 }
 
 /// A key to sign with.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct AccessKey {
     pub(super) id: Arc<str>,
     pub(super) secret: Arc<str>,
     pub(super) token: Option<Arc<str>>,
+}
+
+impl fmt::Debug for AccessKey {
+    // Without the secret and the token.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("AccessKey").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// Returns the key; the same one for as long as it is valid.
@@ -169,4 +177,16 @@ impl HttpSend for Keys {
 
 fn unexpected(error: HttpError) -> reqsign_core::Error {
     reqsign_core::Error::unexpected(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_access_key_is_never_printed() {
+        let (secret, token) = (Arc::from("hunter2"), Some(Arc::from("hunter2")));
+        let shown = format!("{:?}", AccessKey { id: "LTAI".into(), secret, token });
+        assert!(shown.contains("LTAI") && !shown.contains("hunter2"), "{shown}");
+    }
 }

@@ -8,6 +8,7 @@
 //! every interpretation of the rules then gives the same signature.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -53,12 +54,19 @@ pub struct Signable<'r> {
 }
 
 /// An access key.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Key<'k> {
     /// Its id, which is sent.
     pub id: &'k str,
     /// Its secret, which is not.
     pub secret: &'k str,
+}
+
+impl fmt::Debug for Key<'_> {
+    // Without the secret.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Key").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 impl SignatureVersion {

@@ -300,10 +300,17 @@ pub struct KafkaSettings {
 }
 
 /// What a producer was built from and may change.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub(super) struct PresentSecrets {
     values: Vec<Arc<str>>,
     files: Vec<Fingerprint>,
+}
+
+impl fmt::Debug for PresentSecrets {
+    // Without the values.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("PresentSecrets").field("files", &self.files).finish_non_exhaustive()
+    }
 }
 
 impl KafkaSettings {
