@@ -1,5 +1,6 @@
 //! What several modules need and none of them owns. It depends on no other module.
 
+pub mod address;
 pub mod backoff;
 pub mod descriptors;
 pub mod file;

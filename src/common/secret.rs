@@ -5,9 +5,11 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use rustix::fs::statfs;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -199,10 +201,41 @@ impl Secret {
         self.state.read().unwrap_or_else(PoisonError::into_inner).value.clone()
     }
 
+    /// A warning about its file, if it has one: see [`exposed`].
+    pub fn warning(&self) -> Option<String> {
+        match &self.source {
+            SecretSource::File(path) => exposed(path),
+            SecretSource::Env(_) | SecretSource::Inline(_) => None,
+        }
+    }
+
     /// Whether its value is in the configuration itself.
     pub fn is_inline(&self) -> bool {
         matches!(self.source, SecretSource::Inline(_))
     }
+}
+
+/// A warning if every user of the machine can read a file with a secret. Blocks.
+///
+/// The group is not counted: it can be the way in which the bridge gets the file, for example through Kubernetes' fsGroup.
+/// Nor is a file in memory: Kubernetes and Docker Swarm mount secrets there, often readable for everyone, in a container
+/// that only the bridge uses.
+pub fn exposed(path: &Path) -> Option<String> {
+    const READABLE: u32 = 0o004;
+    const SEARCHABLE: u32 = 0o001;
+    let real = path.canonicalize().ok()?;
+    let has = |path: &Path, bit: u32| path.metadata().is_ok_and(|metadata| metadata.mode() & bit != 0);
+    let is_exposed =
+        has(&real, READABLE) && real.ancestors().skip(1).all(|folder| has(folder, SEARCHABLE)) && !is_in_memory(&real);
+    let path = path.display();
+    is_exposed.then(|| format!("every user of this machine can read the secret in {path}: run `chmod o-r {path}`"))
+}
+
+/// Whether a file is on a tmpfs or ramfs, by the numbers in Linux's statfs(2).
+fn is_in_memory(path: &Path) -> bool {
+    const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58F6];
+    #[expect(clippy::useless_conversion, reason = "its type differs between platforms")]
+    statfs(path).is_ok_and(|statistics| IN_MEMORY.contains(&(i64::from(statistics.f_type) & 0xFFFF_FFFF)))
 }
 
 impl State {
@@ -276,6 +309,31 @@ mod tests {
         assert!(error.message().starts_with("a secret has one source"), "{error}");
         let missing = Secret::read(&SecretSource::File("/nonexistent/key".into())).expect_err("missing");
         assert!(missing.to_string().starts_with("secret file /nonexistent/key cannot be read: "), "{missing}");
+    }
+
+    #[test]
+    fn a_file_that_everyone_can_read_causes_a_warning() {
+        use std::fs::{Permissions, set_permissions};
+        use std::os::unix::fs::PermissionsExt as _;
+
+        // Not in the usual folder for temporary files, which may be in memory.
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a folder");
+        let (file, link) = (folder.path().join("key"), folder.path().join("link"));
+        std::fs::write(&file, "one").expect("written");
+        std::os::unix::fs::symlink(&file, &link).expect("linked");
+        let warned = |folder_mode: u32, mode: u32| {
+            set_permissions(&file, Permissions::from_mode(mode)).expect("set");
+            set_permissions(folder.path(), Permissions::from_mode(folder_mode)).expect("set");
+            let secret = Secret::read(&SecretSource::File(link.clone())).expect("readable");
+            (secret.warning(), exposed(&file).is_some())
+        };
+        let expected =
+            format!("every user of this machine can read the secret in {0}: run `chmod o-r {0}`", link.display());
+        assert_eq!(warned(0o755, 0o644), (Some(expected), true));
+        for closed in [(0o755, 0o640), (0o755, 0o600), (0o700, 0o644), (0o750, 0o644)] {
+            assert_eq!(warned(closed.0, closed.1), (None, false), "{closed:?}");
+        }
+        assert_eq!(exposed(Path::new("/nonexistent/key")), None);
     }
 
     #[test]

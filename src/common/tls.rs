@@ -17,6 +17,7 @@ use tokio_rustls::rustls::{self, ClientConfig, ConfigBuilder, RootCertStore, Wan
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
+use super::secret::exposed;
 use super::validation::Validation;
 use super::watch::{Fingerprint, Reread, RereadError};
 
@@ -51,6 +52,11 @@ impl TlsConfig {
         if self.cert_file.is_some() != self.key_file.is_some() {
             validation.wrong("tls", "`cert_file` and `key_file` must be set together");
         }
+    }
+
+    /// A warning if everyone can read the key.
+    pub fn warning(&self) -> Option<String> {
+        Some(format!("tls.key_file: {}", exposed(self.key_file.as_deref()?)?))
     }
 
     /// The files that are set.

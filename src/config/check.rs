@@ -165,6 +165,11 @@ pub(super) struct Destinations<'a> {
 }
 
 impl Destinations<'_> {
+    /// Whether an output has topics that destinations name.
+    pub(super) fn has_topics(&self, output: &str) -> bool {
+        self.rules.get(output).is_some_and(|(_, rules)| matches!(rules.topic, TopicRule::Required(_)))
+    }
+
     pub(super) fn routes(&self, raw: &[RawRoute], validation: &mut Validation) -> Vec<Route> {
         let mut names = HashSet::new();
         let mut routes = Vec::new();

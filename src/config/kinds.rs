@@ -64,13 +64,13 @@ fn read<T: ?Sized>(
     found
 }
 
-/// Checks the inputs. Gives those that are valid.
+/// Checks the inputs. Gives those that are valid, and what is valid but looks like a mistake.
 pub(super) fn check_inputs(
     inputs: &[Named<dyn InputConfig>],
     deadline: Duration,
     validation: &mut Validation,
-) -> Vec<CheckedInput> {
-    let mut checked = Vec::new();
+) -> (Vec<CheckedInput>, Vec<String>) {
+    let (mut checked, mut warnings) = (Vec::new(), Vec::new());
     for (index, input) in inputs.iter().enumerate() {
         let mut section = Validation::of(&format!("inputs.{}", input.name));
         let same_kind = inputs[..index].iter().filter(|other| other.kind == input.kind);
@@ -79,8 +79,9 @@ pub(super) fn check_inputs(
         let settings = input.config.validate(context, &mut section);
         checked.extend(settings.map(|settings| CheckedInput { name: input.name.clone(), settings }));
         validation.append(section);
+        warnings.append(&mut input.config.warnings(&input.name));
     }
-    checked
+    (checked, warnings)
 }
 
 /// Checks the outputs. Gives those that are valid, and what is valid but looks like a mistake. `destinations` are those

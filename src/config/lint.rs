@@ -3,7 +3,7 @@
 use crate::common::suggest::did_you_mean;
 use crate::dialect::{Catalogue, Dialect, Status};
 use crate::event::Attribute;
-use crate::route::{Action, Pattern, Route, Router};
+use crate::route::{Action, Destination, Pattern, Route, Router};
 
 /// Attributes that every event has.
 const ALWAYS_PRESENT: [Attribute; 5] =
@@ -57,6 +57,65 @@ fn routes(router: &Router, catalogue: &Catalogue, type_prefix: &str) -> Vec<Stri
         }
     }
     warnings
+}
+
+/// Topics that contain a value which senders choose freely, one sentence each. `has_topics` says whether an output has
+/// topics.
+pub(super) fn open_topics(
+    router: &Router,
+    dead_letters: Option<&Destination>,
+    has_topics: impl Fn(&str) -> bool,
+) -> Vec<String> {
+    let warning = |place: &str, to: &Destination, is_fixed: &dyn Fn(Attribute) -> bool| {
+        let mut attributes = to.topic.attributes().filter(|_| has_topics(&to.output));
+        let chosen = attributes.find(|attribute| !is_closed(*attribute) && !is_fixed(*attribute))?;
+        Some(format!(
+            "{place}: topic `{}` contains {{{chosen}}}, which senders choose: they can make any number of topics if `{}` \
+             creates missing ones; use {{dialect}} or {{status}}, or list the values of {chosen} in `match`",
+            to.topic, to.output
+        ))
+    };
+    let mut warnings = Vec::new();
+    for route in router.routes() {
+        let is_fixed = |attribute: Attribute| {
+            let mut matches = route.matches.iter().filter(|(named, _)| *named == attribute);
+            matches.any(|(_, patterns)| patterns.iter().all(|pattern| matches!(pattern, Pattern::Exact(_))))
+                || route.filter.as_ref().is_some_and(|filter| filter.fixes(attribute))
+        };
+        let place = format!("route `{}`", route.name);
+        warnings.extend(route.destinations().iter().filter_map(|to| warning(&place, to, &is_fixed)));
+    }
+    warnings.extend(dead_letters.and_then(|to| warning("dead_letters.to", to, &|_| false)));
+    warnings
+}
+
+/// Whether the values of an attribute form a closed list, so that no sender can add one.
+fn is_closed(attribute: Attribute) -> bool {
+    match attribute {
+        Attribute::SpecVersion
+        | Attribute::DataContentType
+        | Attribute::Dialect
+        | Attribute::Status
+        | Attribute::DlqReason
+        // The topics of routes, which have their own warnings.
+        | Attribute::DlqDestination => true,
+        // An EventType that the catalogue does not know becomes a type all the same, and an IMS callback names its account.
+        Attribute::Type
+        | Attribute::DataSchema
+        | Attribute::Source
+        | Attribute::AccountId
+        | Attribute::AppId
+        | Attribute::Id
+        | Attribute::Subject
+        | Attribute::MediaId
+        | Attribute::JobId
+        | Attribute::PartitionKey
+        | Attribute::Time
+        | Attribute::RecordedTime
+        | Attribute::Traceparent
+        | Attribute::DlqCode
+        | Attribute::DlqAttempts => false,
+    }
 }
 
 /// Every value that an attribute can have, if the values form a closed list.

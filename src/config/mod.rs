@@ -167,9 +167,9 @@ fn check_all(reader: &mut Reader, with_inputs: bool, files: &mut Vec<(PathBuf, F
     let dead_letters = dead_letters.and_then(|to| destinations.check("dead_letters.to", to, &mut validation));
     check::presence(&raw, with_inputs, &mut validation);
 
-    let checked_inputs = kinds::check_inputs(&inputs, delivery.deadline, &mut validation);
+    let (checked_inputs, input_warnings) = kinds::check_inputs(&inputs, delivery.deadline, &mut validation);
     let to: Vec<&Destination> = routes.iter().flat_map(Route::destinations).chain(&dead_letters).collect();
-    let (checked_outputs, mut warnings) = kinds::check_outputs(&outputs, delivery.deadline, &to, &mut validation);
+    let (checked_outputs, output_warnings) = kinds::check_outputs(&outputs, delivery.deadline, &to, &mut validation);
     let router = Router::new(routes).map_err(|error| validation.wrong("routes", error.to_string())).ok();
     let Validated { errors, secrets, mut rereads, unusable } = validation.finish();
     files.extend(unusable);
@@ -181,11 +181,14 @@ fn check_all(reader: &mut Reader, with_inputs: bool, files: &mut Vec<(PathBuf, F
     }
     let (catalogue, router) = (catalogue?, router?);
     let keeps_dead_letters = store.is_some() || dead_letters.is_some();
-    let mut all_warnings = lint::all(&router, &catalogue, &type_prefix, keeps_dead_letters);
-    all_warnings.append(&mut warnings);
+    let mut warnings = lint::all(&router, &catalogue, &type_prefix, keeps_dead_letters);
+    let has_topics = |output: &str| destinations.has_topics(output);
+    warnings.extend(lint::open_topics(&router, dead_letters.as_ref(), has_topics));
+    warnings.extend(input_warnings.into_iter().chain(output_warnings));
+    warnings.extend(secrets.iter().filter_map(|(key, secret)| Some(format!("{key}: {}", secret.warning()?))));
     let memory = bounds::memory(&checked_inputs, &delivery);
-    all_warnings.append(&mut bounds::warnings(&checked_inputs, memory));
-    all_warnings.extend(store.iter().flat_map(StoreSettings::warnings));
+    warnings.extend(bounds::warnings(&checked_inputs, memory));
+    warnings.extend(store.iter().flat_map(StoreSettings::warnings));
     let inline = secrets.iter().filter(|(_, secret)| secret.is_inline());
     let inline_secrets = InlineSecrets(inline.map(|(key, secret)| (key.clone(), secret.value())).collect());
     rereads.extend(secrets.iter().map(|(_, secret)| secret.clone() as Arc<dyn Reread>));
@@ -205,7 +208,7 @@ fn check_all(reader: &mut Reader, with_inputs: bool, files: &mut Vec<(PathBuf, F
             shutdown_drain: raw.shutdown.drain.0,
         },
         effective: Effective { table, inline_secrets },
-        warnings: all_warnings,
+        warnings,
         memory,
         rereads,
     })

@@ -86,6 +86,18 @@ pub enum Filter {
     Not(Box<Filter>),
 }
 
+impl Filter {
+    /// Whether an attribute has one of a few values in every event that passes.
+    pub fn fixes(&self, attribute: Attribute) -> bool {
+        match self {
+            Filter::Exact(named, _) => *named == attribute,
+            Filter::All(filters) => filters.iter().any(|filter| filter.fixes(attribute)),
+            Filter::Any(filters) => filters.iter().all(|filter| filter.fixes(attribute)),
+            Filter::Prefix(..) | Filter::Suffix(..) | Filter::Not(_) => false,
+        }
+    }
+}
+
 /// A mistake in a filter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {

@@ -102,6 +102,14 @@ impl Template {
         })
     }
 
+    /// The attributes.
+    pub fn attributes(&self) -> impl Iterator<Item = Attribute> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Literal(_) => None,
+            Part::Attribute(attribute) => Some(*attribute),
+        })
+    }
+
     /// Length in bytes of the longest topic that the template can produce.
     pub fn longest_topic(&self, type_prefix: &str) -> usize {
         self.parts

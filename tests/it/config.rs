@@ -160,6 +160,172 @@ fn dangerous_settings_cause_warnings() {
     );
 }
 
+/// The warnings about a configuration, without those about the folder of the spool on this machine.
+fn warnings(text: &str) -> Vec<String> {
+    let text = format!("{text}\n[spool]\npath = '/nonexistent/spool'\n");
+    let loaded = config::load(&[Layer::Text("bridge.toml".to_owned(), text)])
+        .unwrap_or_else(|errors| panic!("{}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")));
+    loaded.warnings.into_iter().filter(|warning| !warning.starts_with("spool.path")).collect()
+}
+
+const NOWHERE: &str = "[[routes]]\nname = 'all'\ndrop = true\n";
+const CONSOLE: &str = "[outputs.console]\nkind = 'console'\n";
+
+#[test]
+fn weak_inputs_cause_warnings_except_on_this_machine() {
+    let http = |listen: &str, url: &str, key: &str, max_age: &str| {
+        warnings(&format!(
+            "[inputs.http]\nkind = 'http'\nlisten = '{listen}'\n[[inputs.http.endpoints]]\nurls = ['{url}']\n\
+             keys = ['{key}']\nmax_age = '{max_age}'\n{CONSOLE}{NOWHERE}"
+        ))
+    };
+    let weak = [
+        "input `http`: endpoints[0].keys[0]: the key has fewer than 8 characters, and one captured signature is enough to \
+         find it by trying; set a random key of 32 characters here and at Alibaba",
+        "input `http`: endpoints[0].max_age: for 2h, who has seen one signature can post any body with it; set at most 1h",
+    ];
+    assert_eq!(http("0.0.0.0:8080", "https://media.example.com/", "Test123", "2h"), weak);
+    // A proxy can be on the same machine.
+    assert_eq!(http("127.0.0.1:8080", "https://media.example.com/", "Test123", "2h"), weak);
+    assert_eq!(http("127.0.0.1:8080", "http://localhost:8080/", "Test123", "2h"), Vec::<String>::new());
+    assert_eq!(http("0.0.0.0:8080", "https://media.example.com/", "Test1234", "1h"), Vec::<String>::new());
+
+    let queue = |endpoint: &str| {
+        warnings(&format!("[inputs.q]\nkind = 'mns'\nqueue = 'q'\nendpoint = '{endpoint}'\n{CONSOLE}{NOWHERE}"))
+    };
+    assert_eq!(
+        queue("HTTP://1.mns.cn-shanghai.aliyuncs.com"),
+        [
+            "input `q`: endpoint: over http://, others can read messages, signatures of the access key and security tokens, \
+          and change answers; set the endpoint with https://"
+        ]
+    );
+    assert_eq!(queue("https://1.mns.cn-shanghai.aliyuncs.com"), Vec::<String>::new());
+    assert_eq!(queue("http://127.0.0.1:8000"), Vec::<String>::new());
+}
+
+#[test]
+fn weak_outputs_cause_warnings_except_on_this_machine() {
+    let output = |text: &str| warnings(&format!("[inputs.i]\nkind = 'stdin'\n[outputs.o]\n{text}\n{NOWHERE}"));
+    let none = Vec::<String>::new();
+    let kafka = |broker: &str, client: &str| {
+        output(&format!("kind = 'kafka'\nbrokers = ['127.0.0.1:9092', '{broker}']\n[outputs.o.client]\n{client}"))
+    };
+    let login = "'sasl.username' = 'u'\n'sasl.password' = 'p'\n";
+    let plain = format!("{login}'security.protocol' = 'SASL_PLAINTEXT'\n'sasl.mechanism' = 'PLAIN'");
+    assert_eq!(
+        kafka("kafka:9092", &plain),
+        ["output `o`: client.\"sasl.password\": with SASL_PLAINTEXT and PLAIN, others can read it on its way; set \
+          security.protocol = \"SASL_SSL\", or sasl.mechanism = \"SCRAM-SHA-512\""]
+    );
+    assert_eq!(kafka("[::1]:9092", &plain), none);
+    assert_eq!(kafka("kafka:9092", &plain.replace("'PLAIN'", "'SCRAM-SHA-256'")), none);
+    assert_eq!(kafka("kafka:9092", &plain.replace("SASL_PLAINTEXT", "SASL_SSL")), none);
+    let unverified = "'security.protocol' = 'ssl'\n'enable.ssl.certificate.verification' = false";
+    assert_eq!(
+        kafka("kafka:9092", unverified),
+        [
+            "output `o`: client.\"enable.ssl.certificate.verification\" = false: anyone between the bridge and the brokers \
+          can play the brokers; remove it, and name your authority in ssl.ca.location"
+        ]
+    );
+    assert_eq!(kafka("127.0.0.1:9093", unverified), none);
+
+    let nats = |text: &str| output(&format!("kind = 'nats'\n{text}"));
+    for (login, word) in [("user = 'u'\npassword = 'p'", "password"), ("token = 't'", "token")] {
+        assert_eq!(
+            nats(&format!("servers = ['nats://127.0.0.1:4222', 'nats://nats:4222']\n{login}")),
+            [format!(
+                "output `o`: {word}: over nats://, others can read it, because TLS is not required; write the servers as \
+                 tls://host:port"
+            )]
+        );
+        for strong in ["'tls://nats:4222'", "'nats://localhost:4222'"] {
+            assert_eq!(nats(&format!("servers = [{strong}]\n{login}")), none);
+        }
+        assert_eq!(nats(&format!("servers = ['nats://nats:4222']\ntls = {{}}\n{login}")), none);
+    }
+    assert_eq!(nats("servers = ['nats://nats:4222']"), none);
+
+    let webhook = |url: &str, headers: &str| output(&format!("kind = 'http'\nurl = '{url}'\n{headers}"));
+    let headers = "request_headers = { authorization = 'Bearer t' }";
+    assert_eq!(
+        webhook("http://events.example.com/", headers),
+        ["output `o`: request_headers: over http://, others can read their values; set a url with https://"]
+    );
+    assert_eq!(webhook("http://events.example.com/", ""), none);
+    assert_eq!(webhook("https://events.example.com/", headers), none);
+    assert_eq!(webhook("http://[::1]:8080/", headers), none);
+}
+
+#[test]
+fn a_file_with_a_secret_that_everyone_can_read_causes_a_warning() {
+    use std::os::unix::fs::PermissionsExt as _;
+    // Not in the usual folder for temporary files, which may be in memory.
+    let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a folder");
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("set");
+    let file = folder.path().join("key");
+    std::fs::write(&file, "ExampleKey1").expect("written");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("set");
+    let shown = file.display();
+    let exposed = format!("every user of this machine can read the secret in {shown}: run `chmod o-r {shown}`");
+    let found = warnings(&format!(
+        "[inputs.http]\nkind = 'http'\n[[inputs.http.endpoints]]\nurls = ['https://media.example.com/']\n\
+         keys = [{{ file = '{shown}' }}]\n\
+         [outputs.nats]\nkind = 'nats'\ntls = {{ cert_file = '{shown}', key_file = '{shown}' }}\n{NOWHERE}"
+    ));
+    assert_eq!(
+        found,
+        [format!("output `nats`: tls.key_file: {exposed}"), format!("inputs.http.endpoints[0].keys[0]: {exposed}"),]
+    );
+}
+
+#[test]
+fn topics_that_senders_choose_cause_warnings() {
+    let found = warnings(
+        "[inputs.i]\nkind = 'stdin'\n[outputs.kafka]\nkind = 'kafka'\n[outputs.nats]\nkind = 'nats'\n\
+         [outputs.console]\nkind = 'console'\n\
+         [[routes]]\nname = 'closed'\ncontinue = true\nmatch = { status = 'success' }\n\
+         to = { output = 'kafka', topic = 'm.{dialect}.{status}', key = '{mediaid}' }\n\
+         [[routes]]\nname = 'listed'\ncontinue = true\nmatch = { type = ['TranscodeComplete', 'FileUploadComplete'] }\n\
+         to = { output = 'nats', topic = 'm.{type}' }\n\
+         [[routes]]\nname = 'filtered'\ncontinue = true\n\
+         filter = { any = [{ exact = { appid = 'a' } }, { exact = { appid = 'b' } }] }\n\
+         to = { output = 'nats', topic = 'm.{appid}' }\n\
+         [[routes]]\nname = 'open'\nmatch = { type = 'Transcode*', mediaid = '*' }\n\
+         to = [{ output = 'kafka', topic = 'm.{status}.{mediaid}' }, { output = 'nats', topic = 'm.{type}' },\n\
+         { output = 'console', topic = 'm.{mediaid}' }]\n\
+         [dead_letters]\nto = { output = 'kafka', topic = 'd.{dlqreason}.{subject}' }\n",
+    );
+    let warning = |place: &str, topic: &str, chosen: &str, output: &str| {
+        format!(
+            "{place}: topic `{topic}` contains {{{chosen}}}, which senders choose: they can make any number of topics if \
+             `{output}` creates missing ones; use {{dialect}} or {{status}}, or list the values of {chosen} in `match`"
+        )
+    };
+    assert_eq!(
+        found,
+        [
+            warning("route `open`", "m.{status}.{mediaid}", "mediaid", "kafka"),
+            warning("route `open`", "m.{type}", "type", "nats"),
+            warning("dead_letters.to", "d.{dlqreason}.{subject}", "subject", "kafka"),
+        ]
+    );
+}
+
+#[test]
+fn types_that_may_contain_secrets_do_not_show_them() {
+    let shown = format!(
+        "{:?} {:?}",
+        [
+            Layer::Set("a.password=hunter2".to_owned()),
+            Layer::Text("file".to_owned(), "password = 'hunter2'".to_owned())
+        ],
+        toml::from_str::<config::raw::Raw>("[outputs.nats]\nkind = 'nats'\npassword = 'hunter2'").expect("valid")
+    );
+    assert!(shown.contains("a.password") && shown.contains("nats") && !shown.contains("hunter2"), "{shown}");
+}
+
 #[test]
 fn later_layers_win_and_errors_name_their_source() {
     let folder = tempfile::tempdir().expect("a folder");

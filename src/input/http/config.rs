@@ -13,12 +13,20 @@ use tokio::sync::Semaphore;
 use super::signature::Verifier;
 use super::tls::{Tls, TlsFiles};
 use crate::bridge::Sender;
-use crate::common::secret::SecretSource;
+use crate::common::address::{host, is_loopback};
+use crate::common::secret::{Secret, SecretSource, exposed};
 use crate::common::units::{Size, Span, one_or_many, one_or_many_schema};
 use crate::common::validation::Validation;
 use crate::common::watch::Fingerprint;
 use crate::dialect::Dialect;
 use crate::input::{InputConfig, InputContext, InputSettings};
+
+/// The shortest key without a warning. Who has seen one signature tries all shorter keys of letters and digits in about
+/// 30 seconds with one graphics card, at 10^11 MD5 hashes per second.
+const LEAST_KEY: usize = 8;
+
+/// The longest age of a signature without a warning. Alibaba posts a callback for a few seconds.
+const LONGEST_AGE: Duration = Duration::from_secs(3600);
 
 /// Callbacks that Alibaba posts over HTTP.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
@@ -182,6 +190,18 @@ impl InputConfig for HttpConfig {
         })
     }
 
+    fn warnings(&self, name: &str) -> Vec<String> {
+        let exposed = self.tls.as_ref().and_then(|tls| exposed(&tls.key_file));
+        let mut warnings: Vec<String> = exposed.map(|warning| format!("tls.key_file: {warning}")).into_iter().collect();
+        for (index, endpoint) in self.endpoints.iter().enumerate() {
+            let is_local = is_loopback(host(&self.listen)) && endpoint.urls.iter().all(|url| is_loopback(host(url)));
+            if !is_local {
+                warnings.extend(endpoint.warnings().map(|warning| format!("endpoints[{index}].{warning}")));
+            }
+        }
+        warnings.into_iter().map(|warning| format!("input `{name}`: {warning}")).collect()
+    }
+
     fn effective(&self) -> Result<toml::Table, toml::ser::Error> {
         toml::Table::try_from(self)
     }
@@ -210,6 +230,26 @@ impl HttpConfig {
 }
 
 impl EndpointConfig {
+    /// What is weak about the signatures, each with its key.
+    fn warnings(&self) -> impl Iterator<Item = String> {
+        let is_short =
+            |source: &SecretSource| Secret::read(source).is_ok_and(|key| key.value().chars().count() < LEAST_KEY);
+        let keys = self.keys.iter().enumerate().filter(move |(_, source)| is_short(source)).map(|(position, _)| {
+            format!(
+                "keys[{position}]: the key has fewer than {LEAST_KEY} characters, and one captured signature is enough to \
+                 find it by trying; set a random key of 32 characters here and at Alibaba"
+            )
+        });
+        let is_long = !self.keys.is_empty() && self.max_age.0 > LONGEST_AGE;
+        let age = is_long.then(|| {
+            format!(
+                "max_age: for {}, who has seen one signature can post any body with it; set at most 1h",
+                self.max_age
+            )
+        });
+        keys.chain(age)
+    }
+
     /// Checks the settings of an endpoint whose key is `section`.
     fn validate(&self, section: &str, validation: &mut Validation) -> Endpoint {
         let key = |field: &str| format!("{section}.{field}");

@@ -13,6 +13,7 @@ use super::credentials::{CredentialsConfig, GivenKey};
 use super::lease::MAX_VISIBILITY;
 use super::signature::SignatureVersion;
 use crate::bridge::Sender;
+use crate::common::address::{host, is_loopback};
 use crate::common::units::{Span, one_or_many, one_or_many_schema};
 use crate::common::validation::Validation;
 use crate::dialect::Dialect;
@@ -136,6 +137,17 @@ impl InputConfig for MnsConfig {
             deadline: self.deadline.0,
             max_receives: self.max_receives,
         }))
+    }
+
+    fn warnings(&self, name: &str) -> Vec<String> {
+        let is_plain = !self.endpoint.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
+        if !is_plain || is_loopback(host(&self.endpoint)) {
+            return Vec::new();
+        }
+        vec![format!(
+            "input `{name}`: endpoint: over http://, others can read messages, signatures of the access key and security \
+             tokens, and change answers; set the endpoint with https://"
+        )]
     }
 
     fn effective(&self) -> Result<toml::Table, toml::ser::Error> {

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
+use crate::common::address::is_loopback;
 use crate::common::secret::{Secret, SecretSource};
 use crate::common::tls::{ClientTls, TlsConfig};
 use crate::common::validation::Validation;
@@ -192,6 +193,20 @@ impl OutputConfig for HttpConfig {
 
     fn destination_rules(&self) -> DestinationRules {
         DestinationRules { has_keys: false, topic: TopicRule::None(LANE) }
+    }
+
+    fn warnings(&self, name: &str, _: &[String]) -> Vec<String> {
+        let mut warnings: Vec<String> = self.tls.iter().filter_map(TlsConfig::warning).collect();
+        let is_plain = self
+            .url
+            .parse::<Uri>()
+            .is_ok_and(|url| url.scheme_str() == Some("http") && !url.host().is_some_and(is_loopback));
+        if is_plain && !self.request_headers.is_empty() {
+            warnings.push(
+                "request_headers: over http://, others can read their values; set a url with https://".to_owned(),
+            );
+        }
+        warnings.into_iter().map(|warning| format!("output `{name}`: {warning}")).collect()
     }
 
     fn effective(&self) -> Result<toml::Table, toml::ser::Error> {

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use figment::value::{Dict, Value};
 use rdkafka::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::{ClientConfig, NativeClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::common::secret::{Secret, SecretSource};
+use crate::common::address::{host, is_loopback};
+use crate::common::secret::{Secret, SecretSource, exposed};
 use crate::common::units::{at_least_one_schema, one_or_many};
 use crate::common::validation::Validation;
 use crate::common::watch::{Fingerprint, ReadByLibrary};
@@ -203,9 +204,54 @@ impl OutputConfig for KafkaConfig {
         DestinationRules { has_keys: true, topic: TopicRule::Required(TOPIC) }
     }
 
+    fn warnings(&self, name: &str, _: &[String]) -> Vec<String> {
+        let Some(client) = self.native() else { return Vec::new() };
+        let is_local = self.brokers.iter().all(|broker| is_loopback(host(broker)));
+        let mut warnings = if is_local { Vec::new() } else { weaknesses(&client) };
+        for property in ["ssl.key.location", "ssl.keystore.location"] {
+            let warning = client.get(property).ok().and_then(|path| exposed(Path::new(&path)));
+            warnings.extend(warning.map(|warning| format!("client.\"{property}\": {warning}")));
+        }
+        warnings.into_iter().map(|warning| format!("output `{name}`: {warning}")).collect()
+    }
+
     fn effective(&self) -> Result<toml::Table, toml::ser::Error> {
         toml::Table::try_from(self)
     }
+}
+
+impl KafkaConfig {
+    /// The properties as librdkafka understands them: with its defaults, and under its names for those that have several.
+    fn native(&self) -> Option<NativeClientConfig> {
+        let mut client = ClientConfig::new();
+        for (property, source) in &self.client {
+            client.set(property, &*Secret::read(source).ok()?.value());
+        }
+        client.create_native_config().ok()
+    }
+}
+
+/// Properties that do not protect the connection to the brokers.
+fn weaknesses(client: &NativeClientConfig) -> Vec<String> {
+    let get = |property: &str| client.get(property).unwrap_or_default();
+    let protocol = get("security.protocol");
+    let mut weaknesses = Vec::new();
+    if protocol == "sasl_plaintext" && get("sasl.mechanisms").eq_ignore_ascii_case("PLAIN") {
+        weaknesses.push(
+            "client.\"sasl.password\": with SASL_PLAINTEXT and PLAIN, others can read it on its way; set \
+             security.protocol = \"SASL_SSL\", or sasl.mechanism = \"SCRAM-SHA-512\""
+                .to_owned(),
+        );
+    }
+    let has_tls = protocol == "ssl" || protocol == "sasl_ssl";
+    if has_tls && get("enable.ssl.certificate.verification") == "false" {
+        weaknesses.push(
+            "client.\"enable.ssl.certificate.verification\" = false: anyone between the bridge and the brokers can play \
+             the brokers; remove it, and name your authority in ssl.ca.location"
+                .to_owned(),
+        );
+    }
+    weaknesses
 }
 
 /// The properties that the bridge starts from. The user's come after them.

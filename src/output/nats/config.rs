@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::stream_config::{StreamConfig, is_pattern};
+use crate::common::address::is_loopback;
 use crate::common::secret::{Secret, SecretSource};
 use crate::common::tls::TlsConfig;
 use crate::common::units::{at_least_one_schema, one_or_many};
@@ -100,6 +101,20 @@ impl NatsConfig {
         servers
     }
 
+    /// A secret that is sent as it is over connections that need no TLS. An NKey and a credentials file are not: they sign
+    /// what the server asks.
+    fn weakness(&self) -> Option<String> {
+        let sent = self.password.as_ref().map(|_| "password").or(self.token.as_ref().map(|_| "token"))?;
+        let servers = self.servers.iter().filter_map(|server| server.parse::<async_nats::ServerAddr>().ok());
+        let mut open = servers.filter(|server| !server.tls_required() && !is_loopback(server.host()));
+        open.next().filter(|_| self.tls.is_none()).map(|_| {
+            format!(
+                "{sent}: over nats://, others can read it, because TLS is not required; write the servers as \
+                 tls://host:port"
+            )
+        })
+    }
+
     fn login(&self, validation: &mut Validation) -> Login {
         let mut ways = Vec::new();
         let mut login = Login::None;
@@ -186,6 +201,9 @@ impl OutputConfig for NatsConfig {
 
     fn warnings(&self, name: &str, topics: &[String]) -> Vec<String> {
         let mut warnings = Vec::new();
+        warnings.extend(self.weakness().map(|weakness| format!("output `{name}`: {weakness}")));
+        let key = self.tls.as_ref().and_then(TlsConfig::warning);
+        warnings.extend(key.map(|warning| format!("output `{name}`: {warning}")));
         if self.delivery == NatsDelivery::Core {
             warnings.push(format!(
                 "output `{name}` delivers by core NATS, at most once: events that were answered with 200 can be lost"

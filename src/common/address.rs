@@ -1,0 +1,52 @@
+//! Addresses in the configuration, as far as warnings need them. Nothing is looked up.
+
+use std::net::IpAddr;
+
+/// Whether a host is this machine by its name or address. Brackets of an IPv6 address may be there.
+pub fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches([']', '.']);
+    let is_named = |host: &str| host == "localhost" || host.ends_with(".localhost");
+    host.parse::<IpAddr>().map_or_else(|_| is_named(&host.to_ascii_lowercase()), |ip| ip.to_canonical().is_loopback())
+}
+
+/// The host of `host:port`, or of `scheme://host:port`. The port may be missing.
+pub fn host(address: &str) -> &str {
+    let address = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let end = address.find(['/', '?', '#']).unwrap_or(address.len());
+    let authority = &address[..end];
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_known_by_name_and_address() {
+        for local in
+            ["127.0.0.1", "127.8.0.1", "[::1]", "::1", "::ffff:127.0.0.1", "localhost", "LOCALHOST.", "a.localhost"]
+        {
+            assert!(is_loopback(local), "{local}");
+        }
+        for other in ["", "0.0.0.0", "[::]", "10.0.0.1", "kafka", "localhost.example.com", "127.0.0.1.example.com"] {
+            assert!(!is_loopback(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_address_has_a_host() {
+        for (address, expected) in [
+            ("kafka-1:9092", "kafka-1"),
+            ("kafka-1", "kafka-1"),
+            ("SASL_SSL://kafka-1:9092", "kafka-1"),
+            ("[::1]:8080", "[::1]"),
+            ("https://media.example.com/callbacks?a=b:1", "media.example.com"),
+            ("http://127.0.0.1:8080/", "127.0.0.1"),
+        ] {
+            assert_eq!(host(address), expected);
+        }
+    }
+}
