@@ -63,7 +63,7 @@ fuzz_target!(|text: &str| -> Corpus {
     let layers = [layer];
     let first = outcome(&layers);
     // The parts are read by the same code as the whole. Not every time, because it takes five times as long.
-    if text.len() % 32 == 0 {
+    if text.len().is_multiple_of(32) {
         assert_eq!(outcome(&layers), first);
         let _ = config::load_without_inputs(&layers);
         let _ = config::load_normalizer(&layers);

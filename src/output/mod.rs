@@ -91,7 +91,8 @@ pub trait OutputConfig: fmt::Debug {
     /// What a destination on this output may say.
     fn destination_rules(&self) -> DestinationRules;
 
-    /// What is valid but looks like a mistake, or is weak. A setting that only this machine can reach is not weak. `topics` are the topics that events go to, attributes in braces.
+    /// What is valid but looks like a mistake, or is weak. A setting that only this machine can reach is not weak. `topics`
+    /// are the topics that events go to, attributes in braces.
     fn warnings(&self, name: &str, topics: &[String]) -> Vec<String> {
         let _ = (name, topics);
         Vec::new()

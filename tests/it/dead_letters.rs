@@ -13,6 +13,7 @@ use crate::support::bridge::{
     Client, KEY, TestBridge, URL, callback, headers_signed_at, large_callback, now, signed_headers,
 };
 use crate::support::config::{Config, Route};
+use crate::support::eventually;
 use crate::support::judges::{self, Message};
 use crate::support::kafka::{Kafka, KafkaOptions, mock};
 use crate::support::program::{self, Program};
@@ -346,7 +347,10 @@ async fn sighup_applies_routes_and_keys_all_or_nothing() {
     let cluster = mock(&["one", "two"]);
     let config = letters.config(&cluster.bootstrap_servers()).to("kafka", "one");
     let bridge = Program::start(letters.folder.path(), config);
-    bridge.ready().await;
+    eventually("the output to be connected", SOON, async || {
+        (bridge.metric(r#"apsara_bridge_output_up{output="kafka"}"#).await == 1.0).then_some(())
+    })
+    .await;
     let mut client = Client::connect(bridge.input).await;
     let with_new_key = || headers_signed_at("VOD", URL, now(), "AnotherKey1");
     assert_eq!(client.post("/callbacks", callback("a"), &signed_headers("VOD")).await.status.as_u16(), 200);
