@@ -31,6 +31,23 @@ fn the_program_runs_with_every_values_file() {
     assert!(tested.into_inner() > 10, "most files have a test of the release");
 }
 
+/// Compares what `check` says that the bridge takes at its bounds with the container's limit of memory.
+fn has_memory_for_its_bounds(checked: &str, container: &Value) -> Result<(), String> {
+    let bounds = checked.lines().find_map(|line| line.strip_prefix("at its bounds the bridge takes about "));
+    let bounds: u64 = bounds
+        .and_then(|rest| rest.strip_suffix(" MiB of memory")?.parse().ok())
+        .ok_or_else(|| format!("check does not say how much memory it takes: {checked}"))?;
+    let limit = text(&container["resources"]["limits"], "memory")?;
+    let limit: u64 = [("Mi", 1), ("Gi", 1024)]
+        .into_iter()
+        .find_map(|(unit, size)| Some(limit.strip_suffix(unit)?.parse::<u64>().ok()? * size))
+        .ok_or_else(|| format!("the limit of memory is {limit}; expected Mi or Gi"))?;
+    if limit < bounds {
+        return Err(format!("at its bounds the bridge takes {bounds} MiB; its limit is {limit} MiB"));
+    }
+    Ok(())
+}
+
 /// Runs the program with one file. Returns how many tests of the release it passed.
 fn runs(objects: &[Value]) -> Result<usize, String> {
     let workload = workload(objects);
@@ -47,6 +64,7 @@ fn runs(objects: &[Value]) -> Result<usize, String> {
     }
     check = pod.command_with(container, std::iter::once("check".into()).chain(serve[1..].iter().cloned()))?;
     let checked = succeeded(run(check, ""))?;
+    has_memory_for_its_bounds(&checked.error, container)?;
     let settings: Value = toml::from_str(&checked.out).map_err(|error| format!("check did not print TOML: {error}"))?;
     for init in list(&spec["initContainers"]) {
         succeeded(run(pod.command(init)?, ""))?;
