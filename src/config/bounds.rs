@@ -8,8 +8,14 @@ use crate::common::descriptors;
 use crate::common::units::Size;
 use crate::input::CheckedInput;
 
-/// The program, its threads, its outputs and the caches of the spool.
-const AT_REST: u64 = 48 << 20;
+/// The program, its threads, its outputs, and the caches and the topics of the spool.
+const AT_REST: u64 = 64 << 20;
+
+/// Times of its size that a body takes while it is parsed. A test of the parser holds it to less.
+const PARSED: u64 = 24;
+
+/// Bodies are parsed on all cores at once. More of them hardly meet bodies that take as much as this.
+const CORES: usize = 8;
 
 /// Parts of `delivery.max_in_flight_bytes` that are in memory at the bound, in eighths: everything twice, because the
 /// client libraries of the buses hold records too, and the quarter for arriving bodies.
@@ -27,9 +33,15 @@ const NO_LIMIT: u64 = 1 << 60;
 /// Bytes of memory that the bridge takes at its bounds. docs/operations.md has the formula.
 pub(super) fn memory(inputs: &[CheckedInput], delivery: &Delivery) -> u64 {
     let connections: u64 = inputs.iter().map(|input| input.settings.bounds().memory).sum();
-    let in_flight = (delivery.max_in_flight_bytes / 8).saturating_mul(IN_FLIGHT_EIGHTHS);
+    let max_body = inputs.iter().map(|input| input.settings.bounds().max_body).max().unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from).min(CORES) as u64;
+    let parsed = max_body.saturating_mul(PARSED).saturating_mul(cores);
+    // A body that is larger than the bound is let in alone.
+    let in_flight = delivery.max_in_flight_bytes.max(max_body.saturating_mul(2));
+    let in_flight = (in_flight / 8).saturating_mul(IN_FLIGHT_EIGHTHS);
     let ids = if delivery.dedupe.window.is_zero() { 0 } else { delivery.dedupe.max_ids as u64 };
-    AT_REST.saturating_add(connections).saturating_add(in_flight).saturating_add(ids.saturating_mul(ID))
+    let parts = [AT_REST, connections, parsed, in_flight, ids.saturating_mul(ID)];
+    parts.into_iter().fold(0, u64::saturating_add)
 }
 
 /// Warnings about limits of the process that the configuration exceeds, one sentence each.
@@ -53,7 +65,7 @@ fn exceeded(connections: usize, memory: u64, (descriptors, memory_limit): (usize
     if let Some(limit) = memory_limit.filter(|limit| memory > *limit) {
         warnings.push(format!(
             "at its bounds the bridge takes about {} of memory, but this container may have {}: raise its limit, or lower \
-             max_connections, delivery.max_in_flight_bytes or dedupe.max_ids; until then it can be killed under load",
+             max_connections, max_body, delivery.max_in_flight_bytes or dedupe.max_ids; until then it can be killed under load",
             rounded(memory),
             rounded(limit),
         ));

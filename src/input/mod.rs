@@ -110,6 +110,8 @@ pub struct ConnectionBounds {
     pub connections: usize,
     /// The bytes of memory that all of them take then, without complete bodies.
     pub memory: u64,
+    /// Bytes of the largest body.
+    pub max_body: u64,
 }
 
 /// An input whose settings are checked.

@@ -39,10 +39,11 @@ const FILE_MODE: u32 = 0o600;
 /// Mode bits of users other than the owner.
 pub(super) const OTHERS: u32 = 0o077;
 
-/// Options that open a file, or create it for the user of the bridge alone. A symbolic link is an error.
+/// Options that open a file, or create it for the user of the bridge alone. A symbolic link is an error. A pipe in its
+/// place blocks nobody.
 pub(super) fn options() -> OpenOptions {
     let mut options = File::options();
-    options.mode(FILE_MODE).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options.mode(FILE_MODE).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
     options
 }
 

@@ -96,6 +96,9 @@ impl Lane {
     }
 }
 
+/// Most lanes of an output. Each takes memory for as long as it has records, and senders may choose topics.
+const MAX_LANES: u64 = 20_000;
+
 type ByTopic = FxHashMap<String, Arc<Lane>>;
 
 /// The lanes of one output.
@@ -269,7 +272,8 @@ impl Lanes {
         }
     }
 
-    /// Counts records as being written. The lane of a record that `is_bound` may hold `max_bytes` at most.
+    /// Counts records as being written. The lane of a record that `is_bound` may hold `max_bytes` at most, and an output
+    /// has at most [`MAX_LANES`] lanes.
     ///
     /// # Errors
     /// [`FailureKind::LaneFull`]. Nothing is counted then.
@@ -282,7 +286,14 @@ impl Lanes {
         let mut guard = PendingGuard { lanes: self, claimed: Vec::with_capacity(records.len()) };
         for record in records {
             let (output, bytes) = (&record.output, record.bytes());
-            let has_room = self.of(output).with(output, &record.topic, |lane| {
+            let lanes = self.of(output);
+            let is_crowded = lanes.count.load(Ordering::Acquire) >= MAX_LANES;
+            let mut is_one_too_many = false;
+            let has_room = lanes.with(output, &record.topic, |lane| {
+                is_one_too_many = is_crowded && lane.is_unused();
+                if is_one_too_many {
+                    return false;
+                }
                 if is_bound(record) && lane.all_bytes() + bytes > max_bytes {
                     return false;
                 }
@@ -291,6 +302,12 @@ impl Lanes {
                 guard.claimed.push((lane.clone(), bytes));
                 true
             });
+            if is_one_too_many {
+                let message = format!(
+                    "output {output} has records for {MAX_LANES} topics in the spool; those for further topics are refused"
+                );
+                return Err(StoreError::new(FailureKind::LaneFull, message));
+            }
             if !has_room {
                 let message = format!(
                     "topic `{}` of output {output} has used its share of the spool (spool.lane_share)",
@@ -318,5 +335,37 @@ impl Drop for PendingGuard<'_> {
                 lane.pending_bytes.fetch_sub(*bytes, Ordering::AcqRel);
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::record::AWAITS_DEAD_LETTERS;
+
+    fn record(output: &str, topic: String) -> Vec<SpoolRecord> {
+        vec![SpoolRecord {
+            output: output.to_owned(),
+            route: String::new(),
+            topic,
+            key: None,
+            mode: None,
+            attempts: 0,
+            spooled_at: 0,
+            envelope: "{}".into(),
+            body: "{}".into(),
+        }]
+    }
+
+    #[test]
+    fn an_output_has_a_limited_number_of_lanes() {
+        let lanes = Lanes::default();
+        let claim = |output: &str, topic: u64| lanes.claim(&record(output, topic.to_string()), 0, |_| false);
+        let held: Vec<_> = (0..MAX_LANES).map(|topic| claim("bus", topic).expect("room")).collect();
+        assert_eq!(claim("bus", MAX_LANES).err().expect("too many").kind, FailureKind::LaneFull);
+        claim("bus", 7).expect("a lane that exists");
+        claim(AWAITS_DEAD_LETTERS, MAX_LANES).expect("another output");
+        drop(held);
+        claim("bus", MAX_LANES).expect("room again");
     }
 }

@@ -172,6 +172,27 @@ async fn slow_requests_are_ended_with_408() {
     bridge.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_that_closes_its_side_gets_its_answer() {
+    let bridge = dropping("").await;
+    for number in 0..200 {
+        let body = callback(&number.to_string());
+        let mut stream = TcpStream::connect(bridge.input).await.expect("the bridge listens");
+        let head = format!("{}content-length: {}\r\n", signed_head(), body.len());
+        let close = if number % 2 == 0 { "" } else { "connection: close\r\n" };
+        let request = format!("{head}{close}\r\n{body}");
+        let (begin, end) = request.split_at(request.len() - number % 10);
+        stream.write_all(begin.as_bytes()).await.expect("written");
+        stream.write_all(end.as_bytes()).await.expect("written");
+        stream.shutdown().await.expect("closed");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("the answer, and then the end");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{number}: {answer:?}");
+    }
+    assert_eq!(bridge.outcomes("http", "dropped"), 200.0);
+    bridge.stop().await;
+}
+
 /// Opens a request whose body never ends, and waits until its body is expected.
 async fn occupy(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.expect("the bridge listens");

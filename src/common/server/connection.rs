@@ -63,8 +63,8 @@ where
         }
     });
     let mut builder = http1::Builder::new();
-    // The slots have the time limits.
-    builder.header_read_timeout(None).max_buf_size(MAX_BUFFER).max_header_size(MAX_HEAD);
+    // A peer that has sent everything may close its side: it still gets its answer. The slots have the time limits.
+    builder.half_close(true).header_read_timeout(None).max_buf_size(MAX_BUFFER).max_header_size(MAX_HEAD);
     let mut connection = builder.serve_connection(TokioIo::new(stream), answer);
     let mut ordered = pin!(slot.ordered());
     let rest = loop {

@@ -163,6 +163,7 @@ impl InputSettings for HttpSettings {
         ConnectionBounds {
             connections: self.max_connections,
             memory: memory.saturating_mul(self.max_connections as u64),
+            max_body: self.reloadable.max_body.0,
         }
     }
 
