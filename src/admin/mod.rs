@@ -6,7 +6,8 @@
 //!   spool has room for events that cannot be published, and no input is misconfigured. Otherwise 503 with the reasons.
 //!
 //! A new connection always gets a place: when all are taken, the one that has been idle longest is closed. So nobody who
-//! holds connections can keep probes out.
+//! holds connections can keep probes out. The listener has a thread of its own, so that it also answers while the others
+//! are busy with callbacks.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::bridge::Bridge;
@@ -58,8 +60,23 @@ impl Admin {
         self.address
     }
 
-    /// Serves until `closed`. After `not_ready`, `/readyz` answers with 503.
+    /// Serves until `closed`, on a thread of its own. After `not_ready`, `/readyz` answers with 503.
     pub async fn run(self, not_ready: CancellationToken, closed: CancellationToken) {
+        let (ended, end) = oneshot::channel();
+        let thread = std::thread::Builder::new().name(NAME.to_owned()).spawn(move || {
+            match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime.block_on(self.serve(not_ready, closed)),
+                Err(error) => tracing::error!(%error, "metrics and probes are not served: no runtime"),
+            }
+            let _ = ended.send(());
+        });
+        match thread {
+            Ok(_) => drop(end.await),
+            Err(error) => tracing::error!(%error, "metrics and probes are not served: no thread"),
+        }
+    }
+
+    async fn serve(self, not_ready: CancellationToken, closed: CancellationToken) {
         let Admin { listener, bridge, misconfigured, .. } = self;
         for loss in Loss::ALL {
             bridge.metrics().connections_lost_total.with_label_values(&[NAME, loss.as_str()]);
@@ -69,6 +86,11 @@ impl Admin {
             max_per_address: None,
             header_timeout: HEADER_TIMEOUT,
             spared_descriptors: 0,
+        };
+        // It was bound by another runtime.
+        let listener = match listener.into_std().and_then(TcpListener::from_std) {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, "metrics and probes are not served"),
         };
         let service = Arc::new(Service { bridge, misconfigured, not_ready });
         // Probes are answered until the end.

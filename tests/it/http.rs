@@ -432,6 +432,22 @@ async fn https_works_and_the_certificate_can_be_renewed_without_a_restart() {
 }
 
 #[tokio::test]
+async fn probes_are_answered_while_every_worker_is_busy() {
+    use std::io::Read as _;
+    let bridge = dropping("").await;
+    let answer = Client::connect(bridge.admin).await.request("GET", "/healthz", "", &[]).await;
+    assert_eq!(answer.status.as_u16(), 200, "it serves");
+    // The runtime of this test has one thread, and these calls block it.
+    let mut stream = std::net::TcpStream::connect(bridge.admin).expect("it listens");
+    stream.set_read_timeout(Some(SOON)).expect("set");
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    bridge.stop().await;
+}
+
+#[tokio::test]
 async fn probes_and_metrics_have_their_own_listener() {
     let mut bridge = dropping("").await;
     let mut client = Client::connect(bridge.admin).await;
