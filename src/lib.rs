@@ -18,7 +18,8 @@
 //! * [`dialect`]: the catalogue of event types, and the conversion of a callback to an event.
 //! * [`event`]: the envelope and its JSON.
 //! * [`telemetry`]: metrics and logs.
-//! * [`common`]: units, secrets, files and their watching, backoff, suggestions, an HTTP client.
+//! * [`common`]: units, secrets, files and their watching, backoff, suggestions, an HTTP client, the
+//!   HTTP server with its bounds.
 //!
 //! The library works without the service: [`dialect::Normalizer::normalize`] is a pure function from bytes to an
 //! event.

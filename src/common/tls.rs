@@ -58,11 +58,6 @@ impl TlsConfig {
     pub fn warning(&self) -> Option<String> {
         Some(format!("tls.key_file: {}", exposed(self.key_file.as_deref()?)?))
     }
-
-    /// The files that are set.
-    pub fn files(&self) -> Vec<PathBuf> {
-        [&self.ca_file, &self.cert_file, &self.key_file].into_iter().flatten().cloned().collect()
-    }
 }
 
 /// Why certificates cannot be used.
@@ -191,41 +186,59 @@ fn client_builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsErr
         .map_err(TlsError::NotAvailable)
 }
 
-/// The TLS of a client, with its files as they are now.
-pub struct ClientTls {
-    files: TlsConfig,
-    state: RwLock<State>,
+/// Files that TLS is made from.
+pub trait TlsFiles: fmt::Debug + Clone + Send + Sync {
+    /// What is built from the files.
+    type Config: Send + Sync;
+
+    /// Its name in logs.
+    const NAME: &'static str;
+
+    /// The files that are set, in the order in which [`build`](Self::build) reads them.
+    fn files(&self) -> Vec<PathBuf>;
+
+    /// Builds the settings. Reads each file once, with `read`.
+    ///
+    /// # Errors
+    /// What cannot be used.
+    fn build(&self, read: impl FnMut(&Path) -> Result<Vec<u8>, TlsError>) -> Result<Self::Config, TlsError>;
 }
 
-struct State {
-    config: Arc<ClientConfig>,
+/// TLS with its files as they are now.
+pub struct Tls<F: TlsFiles> {
+    files: F,
+    state: RwLock<State<F>>,
+}
+
+struct State<F: TlsFiles> {
+    config: Arc<F::Config>,
     fingerprints: Vec<Fingerprint>,
 }
 
-impl fmt::Debug for ClientTls {
+impl<F: TlsFiles> fmt::Debug for Tls<F> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.files.fmt(formatter)
     }
 }
 
-impl ClientTls {
+impl<F: TlsFiles> Tls<F> {
     /// Reads the files for the first time. Blocks.
     ///
     /// # Errors
     /// What cannot be used.
-    pub fn read(files: &TlsConfig) -> Result<ClientTls, TlsError> {
-        Ok(ClientTls { files: files.clone(), state: RwLock::new(State::read(files)?) })
+    pub fn read(files: &F) -> Result<Tls<F>, TlsError> {
+        Ok(Tls { files: files.clone(), state: RwLock::new(State::read(files)?) })
     }
 
     /// The present settings; others as soon as the files were read again.
-    pub fn config(&self) -> Arc<ClientConfig> {
+    pub fn config(&self) -> Arc<F::Config> {
         self.state.read().unwrap_or_else(PoisonError::into_inner).config.clone()
     }
 }
 
-impl Reread for ClientTls {
+impl<F: TlsFiles> Reread for Tls<F> {
     fn name(&self) -> &'static str {
-        "certificate of a client"
+        F::NAME
     }
 
     fn files(&self) -> Vec<(PathBuf, Fingerprint)> {
@@ -240,20 +253,37 @@ impl Reread for ClientTls {
     }
 }
 
-impl State {
-    fn read(files: &TlsConfig) -> Result<State, TlsError> {
+impl<F: TlsFiles> State<F> {
+    fn read(files: &F) -> Result<State<F>, TlsError> {
         let mut fingerprints = Vec::new();
-        let mut read = |path: &Path| {
+        let config = files.build(|path| {
             let pem = read_file(path)?;
             fingerprints.push(Fingerprint::of(&pem));
             Ok(pem)
-        };
+        })?;
+        Ok(State { config: Arc::new(config), fingerprints })
+    }
+}
+
+/// The TLS of a client.
+pub type ClientTls = Tls<TlsConfig>;
+
+impl TlsFiles for TlsConfig {
+    type Config = ClientConfig;
+
+    const NAME: &'static str = "certificate of a client";
+
+    fn files(&self) -> Vec<PathBuf> {
+        [&self.ca_file, &self.cert_file, &self.key_file].into_iter().flatten().cloned().collect()
+    }
+
+    fn build(&self, mut read: impl FnMut(&Path) -> Result<Vec<u8>, TlsError>) -> Result<ClientConfig, TlsError> {
         let builder = client_builder()?;
-        let builder = match &files.ca_file {
+        let builder = match &self.ca_file {
             None => builder.with_native_roots().map_err(TlsError::NoAuthorities)?,
             Some(path) => builder.with_root_certificates(authorities(path, &read(path)?)?),
         };
-        let config = match (&files.cert_file, &files.key_file) {
+        Ok(match (&self.cert_file, &self.key_file) {
             (Some(cert_file), Some(key_file)) => {
                 let chain = certificates(cert_file, &read(cert_file)?)?;
                 let key = key(key_file, &read(key_file)?)?;
@@ -264,7 +294,6 @@ impl State {
                 })?
             }
             _ => builder.with_no_client_auth(),
-        };
-        Ok(State { config: Arc::new(config), fingerprints })
+        })
     }
 }

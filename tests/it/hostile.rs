@@ -132,6 +132,17 @@ async fn holding(address: SocketAddr, count: usize, text: &str) -> Vec<Held> {
     streams
 }
 
+/// Connections to both ports that send requests without end, and do not read the answers. One captured signature is enough
+/// for any number of accepted requests.
+async fn unread(victim: &Victim, callbacks: usize, probes: usize) -> Vec<Held> {
+    let body = callback("pipelined");
+    let request = format!("{}content-length: {}\r\n\r\n{body}", signed_head(), body.len());
+    let probe = "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut held = holding(victim.program.input, callbacks, &request.repeat(20_000)).await;
+    held.extend(holding(victim.program.admin, probes, &probe.repeat(2_000)).await);
+    held
+}
+
 #[tokio::test]
 async fn silent_connections_keep_nobody_out() {
     let victim = Victim::start("max_connections = 100").await;
@@ -163,15 +174,9 @@ async fn requests_that_are_refused_do_not_keep_their_connection() {
 #[tokio::test]
 async fn answers_that_are_not_read_hold_nothing() {
     let victim = Victim::start("max_connections = 50").await;
-    // One captured signature is enough for any number of accepted requests.
-    let body = callback("pipelined");
-    let request = format!("{}content-length: {}\r\n\r\n{body}", signed_head(), body.len());
-    let flood = request.repeat(20_000);
-    let probes = "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(2_000);
-    let (callbacks, probes) =
-        (holding(victim.program.input, 60, &flood).await, holding(victim.program.admin, 80, &probes).await);
+    let held = unread(&victim, 60, 80).await;
     victim.serves("unread answers").await;
-    drop((callbacks, probes));
+    drop(held);
     victim.recovers().await;
     victim.stop().await;
 }
@@ -179,17 +184,14 @@ async fn answers_that_are_not_read_hold_nothing() {
 #[tokio::test]
 async fn who_does_not_read_its_answers_loses_its_connection() {
     let victim = Victim::start("").await;
-    let body = callback("pipelined");
-    let request = format!("{}content-length: {}\r\n\r\n{body}", signed_head(), body.len());
-    let callbacks = holding(victim.program.input, 4, &request.repeat(20_000)).await;
-    let probes = holding(victim.program.admin, 4, &"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(2_000)).await;
+    let held = unread(&victim, 4, 4).await;
     eventually("the connections to be ended", SOON, async || {
         let lost = (victim.lost("http", "answer_not_read").await, victim.lost("admin", "answer_not_read").await);
         (lost == (4.0, 4.0)).then_some(())
     })
     .await;
     victim.recovers().await;
-    drop((callbacks, probes));
+    drop(held);
     victim.stop().await;
 }
 

@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::signature::Verifier;
-use super::tls::{Tls, TlsFiles};
+use super::tls::TlsFiles;
 use crate::bridge::Sender;
 use crate::common::address::{host, is_loopback};
 use crate::common::secret::{Secret, SecretSource, exposed};
+use crate::common::tls::{Tls, TlsFiles as _};
 use crate::common::units::{Size, Span, one_or_many, one_or_many_schema};
 use crate::common::validation::Validation;
 use crate::common::watch::Fingerprint;
@@ -140,7 +141,7 @@ impl InputConfig for HttpConfig {
         self.check_bounds(validation);
         let tls = self.tls.as_ref().and_then(|files| {
             // Taken before the files are read, because they may change in between.
-            let found: Vec<_> = files.all().into_iter().map(|path| (Fingerprint::of_file(&path), path)).collect();
+            let found: Vec<_> = files.files().into_iter().map(|path| (Fingerprint::of_file(&path), path)).collect();
             match Tls::read(files) {
                 Ok(tls) => {
                     let tls = Arc::new(tls);
@@ -293,7 +294,7 @@ pub(super) struct HttpSettings {
     pub(super) max_connections_per_address: Option<usize>,
     pub(super) header_timeout: Duration,
     pub(super) body_timeout: Duration,
-    pub(super) tls: Option<Arc<Tls>>,
+    pub(super) tls: Option<Arc<Tls<TlsFiles>>>,
     pub(super) reloadable: Reloadable,
 }
 

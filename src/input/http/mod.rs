@@ -28,6 +28,7 @@ use hyper::StatusCode;
 use schemars::JsonSchema;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 
 use config::{Endpoint, HttpSettings, RELOADABLE, Reloadable};
 pub use config::{EndpointConfig, HttpConfig};
@@ -41,6 +42,7 @@ use crate::common::descriptors;
 use crate::common::kind::KindKeys;
 use crate::common::limit::Limit;
 use crate::common::server::{self, Bounds, Loss};
+use crate::common::tls::Tls;
 use crate::common::validation::FieldError;
 use crate::telemetry::metrics::Metrics;
 
@@ -127,7 +129,7 @@ fn init_series(endpoints: &[Endpoint], metrics: &Metrics) {
 struct HttpInput {
     bounds: Bounds,
     body_timeout: std::time::Duration,
-    tls: Option<Arc<tls::Tls>>,
+    tls: Option<Arc<Tls<TlsFiles>>>,
     current: Arc<Current>,
     listener: TcpListener,
     address: SocketAddr,
@@ -209,7 +211,7 @@ impl Input for HttpInput {
                 header_timeout: self.bounds.header_timeout,
                 body_timeout: self.body_timeout,
             });
-            let acceptor = || self.tls.as_ref().map(|tls| tls.acceptor());
+            let acceptor = || self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.config()));
             server::serve(self.listener, acceptor, service, self.bounds, stopping, closed).await;
             Ok(())
         })

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::common::address::is_loopback;
 use crate::common::secret::{Secret, SecretSource};
-use crate::common::tls::{ClientTls, TlsConfig};
+use crate::common::tls::{ClientTls, TlsConfig, TlsFiles as _};
 use crate::common::validation::Validation;
 use crate::common::watch::{Fingerprint, Reread};
 use crate::event::Mode;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::stream_config::{StreamConfig, is_pattern};
 use crate::common::address::is_loopback;
 use crate::common::secret::{Secret, SecretSource};
-use crate::common::tls::TlsConfig;
+use crate::common::tls::{TlsConfig, TlsFiles as _};
 use crate::common::units::{at_least_one_schema, one_or_many};
 use crate::common::validation::Validation;
 use crate::common::watch::{Fingerprint, ReadByLibrary};
