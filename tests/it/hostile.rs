@@ -158,6 +158,28 @@ async fn silent_connections_keep_nobody_out() {
 }
 
 #[tokio::test]
+async fn memory_goes_back_after_a_burst() {
+    const HEADS: usize = 2_000;
+    let victim = Victim::start("").await;
+    let before = memory(&victim.program, "VmRSS");
+    let head = format!("POST /callbacks HTTP/1.1\r\nhost: x\r\nx: {}", "y".repeat(15_000));
+    let heads = holding(victim.program.input, HEADS, &head).await;
+    // 16 KiB each, at least.
+    let taken = (HEADS as u64) << 4;
+    eventually("the heads to be in memory", SOON, async || {
+        (memory(&victim.program, "VmHWM") > before + taken).then_some(())
+    })
+    .await;
+    drop(heads);
+    eventually("memory to be given back", SOON, async || {
+        (memory(&victim.program, "VmRSS") < before + taken / 2).then_some(())
+    })
+    .await;
+    victim.recovers().await;
+    victim.stop().await;
+}
+
+#[tokio::test]
 async fn requests_that_are_refused_do_not_keep_their_connection() {
     let victim = Victim::start("max_connections = 100").await;
     let refused = holding(victim.program.input, 100, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
