@@ -45,7 +45,7 @@ const MAX_WAIT: Duration = Duration::from_secs(20);
 
 macro_rules! samples {
     ($($name:literal,)*) => {
-        /// Alibaba's sample callbacks by name.
+        /// Sample callbacks by name. They are from Alibaba's pages, except those whose name ends in `-built`.
         const SAMPLES: &[(&str, &[u8])] = &[$((
             $name,
             include_bytes!(concat!("samples/", $name, ".json")),
@@ -86,22 +86,38 @@ samples! {
     "ims-WorkflowTaskComplete",
     "vod-AIMediaAuditComplete-docs2021",
     "vod-AIMediaDNAComplete-docs2021",
+    "vod-AIVideoCensorComplete-built",
+    "vod-AIVideoTagComplete-docs2021",
     "vod-AddLiveRecordVideoComplete-docs2021",
     "vod-AttachedMediaUploadComplete-docs2021",
     "vod-CreateAuditComplete-docs2021",
+    "vod-DeleteMediaComplete-fail-docs2021",
     "vod-DeleteMediaComplete-success-docs2021",
+    "vod-DynamicImageComplete-docs2021",
     "vod-FileUploadComplete-docs2021",
+    "vod-FileUploadComplete-docs2026",
+    "vod-ImageUploadComplete-docs2021",
+    "vod-LiveRecordVideoComposeStart-docs2021",
     "vod-MediaBaseChangeComplete",
     "vod-MediaBaseChangeComplete-content-as-string",
+    "vod-MediaDNADeleteComplete-built",
     "vod-ProduceMediaComplete-fail",
     "vod-ProduceMediaComplete-success",
+    "vod-RestoreMediaComplete-fail-docs2024",
+    "vod-RestoreMediaComplete-success-docs2024",
+    "vod-SnapshotComplete-docs2021",
     "vod-StreamTranscodeComplete-docs2021",
     "vod-SubmitMediaRefreshComplete-fail",
     "vod-SubmitMediaRefreshComplete-success",
     "vod-TranscodeComplete",
+    "vod-UpdateMediaStorageClassComplete-fail-built",
+    "vod-UpdateMediaStorageClassComplete-success-docs2024",
     "vod-UploadByURLComplete-fail-trimmed-keys",
+    "vod-UploadByURLComplete-stream-success-docs2024",
     "vod-UploadByURLComplete-success-trimmed-keys",
     "vod-VideoAnalysisComplete-fail-docs2021",
+    "vod-VideoAnalysisComplete-success-docs2021",
+    "vod-WorkflowTaskComplete-built",
 }
 
 /// Arguments.
