@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use crate::support::bridge::{KEY, URL};
 
 /// The callback, one of Alibaba's samples. Every request changes its id, so no two events are the same.
-const BODY: &str = include_str!("../src/cli/samples/vod-TranscodeComplete.json");
+const BODY: &str = include_str!("../src/dialect/samples/vod-TranscodeComplete.json");
 const ID: &str = "43q9fjsh73f****";
 
 /// Ids used so far, in all rounds together.

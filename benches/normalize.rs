@@ -114,7 +114,7 @@ fn row(case: &Case, compared: compare::Compared) -> String {
 
 /// Alibaba's samples by name, without white space.
 fn samples() -> Vec<(String, Vec<u8>)> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/dialect/samples");
     let mut samples: Vec<(String, Vec<u8>)> = std::fs::read_dir(folder)
         .expect("the folder of samples")
         .map(|entry| {

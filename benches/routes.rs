@@ -175,7 +175,7 @@ fn decide(router: &Router, event: &Event) {
 }
 
 fn event() -> Event {
-    let body = include_bytes!("../src/cli/samples/vod-TranscodeComplete.json");
+    let body = include_bytes!("../src/dialect/samples/vod-TranscodeComplete.json");
     let normalizer = Normalizer::new(Catalogue::built_in().expect("valid"), DEFAULT_TYPE_PREFIX);
     normalizer.normalize(body, &Origin::at(OffsetDateTime::now_utc())).expect("a callback").event
 }

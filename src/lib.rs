@@ -7,6 +7,7 @@
 //! The list follows the data, from the command line down. A module uses only modules below it.
 //!
 //! * [`cli`]: one file per command.
+//! * [`contract`]: what subscribers get, as JSON Schemas.
 //! * [`config`]: the layers of the configuration, merged and checked.
 //! * [`service`]: builds the parts, starts them, stops them in phases.
 //! * [`admin`]: `/metrics`, `/healthz`, `/readyz`.
@@ -43,6 +44,7 @@ pub mod bridge;
 pub mod cli;
 pub mod common;
 pub mod config;
+pub mod contract;
 pub mod dialect;
 pub mod event;
 pub mod input;

@@ -1,11 +1,12 @@
-//! `catalogue`: the known event types.
+//! `catalogue`: the known event types and their fields.
 
 use std::process::ExitCode;
 
+use serde_json::{Value, json};
+
 use super::ConfigArgs;
 use super::terminal::{fail, print, table};
-use crate::common::suggest::nearest;
-use crate::dialect::{Catalogue, EventType};
+use crate::dialect::{Catalogue, Dialect, EventType, FieldRow};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -13,13 +14,25 @@ use crate::dialect::{Catalogue, EventType};
 Examples:
   apsara-bridge catalogue
   apsara-bridge catalogue TranscodeComplete
+  apsara-bridge catalogue --json | jq -r '.[] | select(.fields[].unit == \"bytes\").type'
 ")]
 pub(super) struct List {
-    /// Show the fields of this event type, for each dialect that has it.
+    /// Show the fields of this event type at every depth, for each dialect that has it.
     #[arg(value_name = "EVENT_TYPE")]
     event_type: Option<String>,
+    /// Only the event types of this dialect: vod or ims.
+    #[arg(long, value_name = "DIALECT", value_parser = dialect)]
+    dialect: Option<Dialect>,
+    /// Print everything that the catalogue knows about the event types, as JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     config: ConfigArgs,
+}
+
+/// Reads the name of a dialect.
+pub(super) fn dialect(word: &str) -> Result<Dialect, String> {
+    Dialect::from_word(word).ok_or_else(|| format!("expected {}", Dialect::ALL.map(Dialect::as_str).join(" or ")))
 }
 
 impl List {
@@ -29,48 +42,102 @@ impl List {
             Err(code) => return code,
         };
         let catalogue = normalizer.catalogue();
-        let Some(name) = &self.event_type else {
-            print(overview(catalogue));
-            return ExitCode::SUCCESS;
+        let of_dialect = |event: &&EventType| self.dialect.is_none_or(|dialect| event.dialect == dialect);
+        let found: Vec<&EventType> = match &self.event_type {
+            None => catalogue.events().iter().filter(of_dialect).collect(),
+            Some(name) => match catalogue.named(name, self.dialect) {
+                Ok(found) => found,
+                Err(error) => return fail(error),
+            },
         };
-        let is_meant = |event: &&EventType| event.name == *name || event.aliases.contains(name);
-        let found: Vec<&EventType> = catalogue.events().iter().filter(is_meant).collect();
-        if found.is_empty() {
-            let hint = nearest(name, catalogue.events().iter().map(|event| event.name.as_str()))
-                .map_or_else(String::new, |name| format!("; did you mean {name}?"));
-            return fail(format!("the catalogue has no event type {name}{hint}"));
+        if self.json {
+            let events: Vec<Value> = found.into_iter().map(|event| to_json(catalogue, event)).collect();
+            print(format!("{:#}\n", Value::from(events)));
+        } else if self.event_type.is_none() {
+            print(overview(&found));
+        } else {
+            let details: Vec<String> = found.into_iter().map(|event| detail(catalogue, event)).collect();
+            print(details.join("\n"));
         }
-        let details: Vec<String> = found.into_iter().map(detail).collect();
-        print(details.join("\n"));
         ExitCode::SUCCESS
     }
 }
 
-fn overview(catalogue: &Catalogue) -> String {
-    let rows = catalogue
-        .events()
-        .iter()
-        .map(|event| vec![event.dialect.to_string(), event.name.clone(), event.description.clone()]);
+fn overview(events: &[&EventType]) -> String {
+    let rows =
+        events.iter().map(|event| vec![event.dialect.to_string(), event.name.clone(), event.description.clone()]);
     table(&rows.collect::<Vec<_>>())
 }
 
-fn detail(event: &EventType) -> String {
-    let mut rows = vec![vec!["subject".to_owned(), event.subject.join(", else ")]];
-    let rule = &event.status;
-    let mut status = format!("from `{}`", rule.field);
-    if !rule.also.is_empty() {
-        status.push_str(&format!(" and `{}`, the worst of them", rule.also.join("`, `")));
+fn detail(catalogue: &Catalogue, event: &EventType) -> String {
+    let mut head = vec![event.description.clone()];
+    head.extend((!event.when.is_empty()).then(|| event.when.clone()));
+    head.extend(event.notes.iter().map(|note| format!("Note: {note}")));
+    let mut rows = Vec::new();
+    let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
+    if !event.subject.is_empty() {
+        row("subject", paths(&event.subject).join(", else "));
     }
-    if rule.parts {
-        status.push_str(", weighed with its parts");
+    row("status", event.status.describe());
+    if !event.verdict.is_empty() {
+        row("verdict", format!("the worst of {}", paths(&event.verdict).join(", ")));
     }
-    if let Some(default) = rule.default {
-        status.push_str(&format!(", else {}", default.as_str()));
-    }
-    rows.push(vec!["status".to_owned(), status]);
     if !event.aliases.is_empty() {
-        rows.push(vec!["also sent as".to_owned(), event.aliases.join(", ")]);
+        row("also sent as", event.aliases.join(", "));
     }
-    rows.extend(event.fields.iter().map(|(name, kind)| vec![format!("  data.{name}"), kind.clone()]));
-    format!("{} {}\n{}\n{}", event.dialect, event.name, event.description, table(&rows))
+    if !event.source.is_empty() {
+        row("source", event.source.clone());
+    }
+    let fields: Vec<Vec<String>> = catalogue.rows(event).iter().map(field_row).collect();
+    format!("{} {}\n{}\n\n{}\n{}", event.dialect, event.name, head.join("\n"), table(&rows), table(&fields))
+}
+
+fn paths(paths: &[crate::dialect::Path]) -> Vec<String> {
+    paths.iter().map(|path| format!("data.{path}")).collect()
+}
+
+fn field_row(row: &FieldRow<'_>) -> Vec<String> {
+    let unit = row.field.unit.map_or("", |unit| unit.as_str());
+    let cell = |text: &str| text.to_owned();
+    vec![format!("data.{}", row.path), row.field.type_for_readers(), cell(unit), cell(&row.field.description)]
+}
+
+fn to_json(catalogue: &Catalogue, event: &EventType) -> Value {
+    let fields: Vec<Value> = catalogue
+        .rows(event)
+        .iter()
+        .map(|row| {
+            let field = row.field;
+            let mut json = json!({
+                "path": row.path,
+                "type": field.type_name,
+                "origin": row.origin,
+                "description": field.description,
+            });
+            if let Some(unit) = field.unit {
+                json["unit"] = unit.as_str().into();
+            }
+            if field.is_sent_in_milliseconds() {
+                json["sent_unit"] = "milliseconds".into();
+            }
+            if !field.values.is_empty() {
+                json["values"] = field.values.clone().into();
+            }
+            json
+        })
+        .collect();
+    let texts = |paths: &[crate::dialect::Path]| paths.iter().map(ToString::to_string).collect::<Vec<_>>();
+    json!({
+        "dialect": event.dialect.as_str(),
+        "type": event.name,
+        "aliases": event.aliases,
+        "description": event.description,
+        "when": event.when,
+        "notes": event.notes,
+        "source": event.source,
+        "subject": texts(&event.subject),
+        "verdict": texts(&event.verdict),
+        "status": { "field": event.status.field, "sent": event.status.sent, "rule": event.status.describe() },
+        "fields": fields,
+    })
 }

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 
 use super::terminal::{fail, print, table};
 use crate::config::{self, Layer};
-use crate::dialect::{Catalogue, Dialect, Normalizer, Origin};
+use crate::dialect::{Catalogue, Dialect, Normalizer, Origin, SAMPLES};
 use crate::event::{Attribute, DEFAULT_TYPE_PREFIX};
 use crate::input::http::signature::signed_headers;
 use crate::service::Service;
@@ -42,83 +42,6 @@ const PARTITIONS: i32 = 3;
 
 /// The longest time to connect, and to read the records.
 const MAX_WAIT: Duration = Duration::from_secs(20);
-
-macro_rules! samples {
-    ($($name:literal,)*) => {
-        /// Sample callbacks by name. They are from Alibaba's pages, except those whose name ends in `-built`.
-        const SAMPLES: &[(&str, &[u8])] = &[$((
-            $name,
-            include_bytes!(concat!("samples/", $name, ".json")),
-        ),)*];
-    };
-}
-
-samples! {
-    "ims-AIMediaAuditComplete",
-    "ims-AIProduceComplete",
-    "ims-ApsaraVideoForMediaProcessingOutputGroupComplete",
-    "ims-AttachedMediaUploadComplete",
-    "ims-BatchProduceMediaComplete",
-    "ims-CreateAuditComplete",
-    "ims-DeleteMediaComplete",
-    "ims-DynamicImageComplete",
-    "ims-FileUploadComplete",
-    "ims-ImageUploadComplete",
-    "ims-LiveRecordFileCreated",
-    "ims-LiveRecordTaskStatus",
-    "ims-LiveSnapshotFileCreated",
-    "ims-MediaAiAnalysisComplete",
-    "ims-MediaBaseChangeComplete",
-    "ims-MediaConvertComplete",
-    "ims-MediaConvertOutputComplete",
-    "ims-MediaConvertOutputGroupComplete-by-heading",
-    "ims-ProduceMediaComplete",
-    "ims-RegisterMediaComplete",
-    "ims-RegisterStreamComplete",
-    "ims-SmartJobComplete",
-    "ims-SnapshotComplete",
-    "ims-StreamUploadComplete",
-    "ims-TranscodeComplete",
-    "ims-TranscodeParentComplete",
-    "ims-UploadByURLComplete",
-    "ims-UploadStreamByURLComplete",
-    "ims-VideoAnalysisComplete",
-    "ims-WorkflowTaskComplete",
-    "vod-AIMediaAuditComplete-docs2021",
-    "vod-AIMediaDNAComplete-docs2021",
-    "vod-AIVideoCensorComplete-built",
-    "vod-AIVideoTagComplete-docs2021",
-    "vod-AddLiveRecordVideoComplete-docs2021",
-    "vod-AttachedMediaUploadComplete-docs2021",
-    "vod-CreateAuditComplete-docs2021",
-    "vod-DeleteMediaComplete-fail-docs2021",
-    "vod-DeleteMediaComplete-success-docs2021",
-    "vod-DynamicImageComplete-docs2021",
-    "vod-FileUploadComplete-docs2021",
-    "vod-FileUploadComplete-docs2026",
-    "vod-ImageUploadComplete-docs2021",
-    "vod-LiveRecordVideoComposeStart-docs2021",
-    "vod-MediaBaseChangeComplete",
-    "vod-MediaBaseChangeComplete-content-as-string",
-    "vod-MediaDNADeleteComplete-built",
-    "vod-ProduceMediaComplete-fail",
-    "vod-ProduceMediaComplete-success",
-    "vod-RestoreMediaComplete-fail-docs2024",
-    "vod-RestoreMediaComplete-success-docs2024",
-    "vod-SnapshotComplete-docs2021",
-    "vod-StreamTranscodeComplete-docs2021",
-    "vod-SubmitMediaRefreshComplete-fail",
-    "vod-SubmitMediaRefreshComplete-success",
-    "vod-TranscodeComplete",
-    "vod-UpdateMediaStorageClassComplete-fail-built",
-    "vod-UpdateMediaStorageClassComplete-success-docs2024",
-    "vod-UploadByURLComplete-fail-trimmed-keys",
-    "vod-UploadByURLComplete-stream-success-docs2024",
-    "vod-UploadByURLComplete-success-trimmed-keys",
-    "vod-VideoAnalysisComplete-fail-docs2021",
-    "vod-VideoAnalysisComplete-success-docs2021",
-    "vod-WorkflowTaskComplete-built",
-}
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -231,7 +154,7 @@ async fn show(brokers: &str, once: bool) -> Result<bool, String> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 
-    eprintln!("Posting {} of Alibaba's sample callbacks, signed, to http://{input}/callbacks …\n", SAMPLES.len());
+    eprintln!("Posting {} sample callbacks, signed, to http://{input}/callbacks …\n", SAMPLES.len());
     let posted = post_samples(input).await?;
     let expected: usize = posted.iter().map(|sample| 1 + usize::from(goes_to_failed(&sample.status))).sum();
     let brokers_to_read = brokers.to_owned();
@@ -383,29 +306,4 @@ fn look_further(brokers: &str, input: SocketAddr, admin: SocketAddr) -> String {
          curl http://{admin}/metrics\n\nCtrl-C stops it.\n"
     );
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Two samples with the same content are one event, which is published once.
-    #[test]
-    fn the_list_names_every_sample_of_different_content() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples");
-        let mut files: Vec<std::path::PathBuf> = std::fs::read_dir(folder)
-            .expect("the folder of samples")
-            .map(|file| file.expect("a file").path())
-            .collect();
-        files.sort_by_key(|file| file.file_stem().map(std::ffi::OsStr::to_owned));
-        let normalizer = Normalizer::new(Catalogue::built_in().expect("valid"), DEFAULT_TYPE_PREFIX);
-        let mut ids = std::collections::HashSet::new();
-        files.retain(|file| {
-            let body = std::fs::read(file).expect("readable");
-            let normalized = normalizer.normalize(&body, &Origin::at(OffsetDateTime::UNIX_EPOCH)).expect("a callback");
-            ids.insert(normalized.event.id().to_owned())
-        });
-        let names = files.iter().map(|file| file.file_stem().expect("a name").to_string_lossy().into_owned());
-        assert_eq!(SAMPLES.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>(), names.collect::<Vec<_>>());
-    }
 }

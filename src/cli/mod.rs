@@ -12,6 +12,7 @@ mod demo;
 mod explain;
 mod health;
 mod normalize;
+mod schema;
 mod send;
 mod serve;
 mod spool;
@@ -73,6 +74,8 @@ enum Command {
     Health(health::Health),
     /// List the known event types, or the fields of one.
     Catalogue(catalogue::List),
+    /// Print the JSON Schema of an event type, for subscribers.
+    Schema(schema::Schema),
     /// Look at events that could not be published, publish them again, or delete them.
     DeadLetters(dead_letters::DeadLetters),
     /// Look at the events stored on disk, and publish or move them.
@@ -186,6 +189,7 @@ pub fn main() -> ExitCode {
         Command::Send(send) => send.run(),
         Command::Health(health) => health.run(),
         Command::Catalogue(list) => list.run(),
+        Command::Schema(schema) => schema.run(),
         Command::DeadLetters(dead_letters) => dead_letters.run(),
         Command::Spool(spool) => spool.run(),
         #[cfg(feature = "kafka")]

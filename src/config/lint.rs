@@ -96,6 +96,7 @@ fn is_closed(attribute: Attribute) -> bool {
         | Attribute::DataContentType
         | Attribute::Dialect
         | Attribute::Status
+        | Attribute::Verdict
         | Attribute::DlqReason
         // The topics of routes, which have their own warnings.
         | Attribute::DlqDestination => true,

@@ -5,12 +5,14 @@
 //!    [`NotACallback`].
 //! 2. Keys get one spelling (`keys`) and values one type (`values`), as the [`Catalogue`] says. Fields that it does not
 //!    know are kept, with the key respelled and the value untouched.
-//! 3. The outcome (`status`) and the ids become attributes. The id of the event is a hash of the callback's content, so
+//! 3. The outcome (`status`), the verdict of a review and the ids become attributes. The id of the event is a hash of the callback's content, so
 //!    that a retry has the same id and every other callback a different one.
 
 mod catalogue;
 mod keys;
 mod origin;
+mod path;
+mod samples;
 mod shape;
 mod status;
 mod transform;
@@ -24,10 +26,14 @@ use time::OffsetDateTime;
 
 use crate::event::json::{Json, Members, write_string};
 use crate::event::{Attribute, Event};
-pub use catalogue::{Catalogue, CatalogueError, Dialect, ErrorFields, EventType};
+pub use catalogue::{
+    Catalogue, CatalogueError, Dialect, Difference, ErrorFields, EventType, Field, FieldRow, Kind, Object, Path,
+    ShapeId, Unit,
+};
 pub use origin::{Origin, Sender};
+pub use samples::SAMPLES;
 pub use shape::NotACallback;
-pub use status::{Status, StatusRule};
+pub use status::{Status, StatusRule, Verdict};
 
 /// Fields of the attribute `jobid`, first choice first.
 const JOB_ID: [&str; 3] = ["jobId", "parentJobId", "mediaRefreshJobId"];
@@ -63,7 +69,7 @@ impl Normalizer {
             .iter()
             .map(|event| {
                 let name = format!("{type_prefix}{}", event.name);
-                (name.into(), dataschema(event.dialect, &event.name).into())
+                (name.into(), dataschema(event.dialect, &event.name, event.version).into())
             })
             .collect();
         Normalizer { catalogue, type_prefix, names }
@@ -118,13 +124,20 @@ impl Normalizer {
             let (_, value) = members.iter().find(|(key, _)| key == name)?;
             value.as_text().map(str::trim).filter(|text| !text.is_empty())
         };
-        let own_subject = entry.map(|entry| entry.subject.as_slice()).unwrap_or_default();
-        let subject = own_subject
-            .iter()
-            .find_map(|name| field(name))
-            .or_else(|| catalogue::DEFAULT_SUBJECT.iter().find_map(|name| field(name)));
+        let mut ids = self.catalogue.subject(entry).filter_map(|path| Some((path, path.first(&members)?)));
+        let (subject_path, subject) = ids.next().unzip();
         let account_id = user_id.as_deref().or(origin.sender.account_id.as_deref());
-        let media = field("mediaId");
+        // The subject is the media if there is one. An own path of the event type can lead to it.
+        let media = if subject_path.is_some_and(Path::is_media) { subject } else { field("mediaId") };
+        let job = JOB_ID.iter().find_map(|name| field(name));
+        let job = job.or_else(|| subject.filter(|_| subject_path.is_some_and(Path::is_job)));
+        let verdict = self
+            .catalogue
+            .verdict_paths(entry)
+            .iter()
+            .flat_map(|path| path.all(&members))
+            .filter_map(|word| self.catalogue.verdict(word))
+            .max();
 
         let mut event = Event::new(write(&members, body.len()));
         event.set(Attribute::Id, id);
@@ -139,12 +152,15 @@ impl Normalizer {
         event.set_shared(Attribute::DataSchema, &dataschema);
         event.set_static(Attribute::Dialect, dialect.as_str());
         event.set_static(Attribute::Status, status.as_str());
+        if let Some(verdict) = verdict {
+            event.set_static(Attribute::Verdict, verdict.as_str());
+        }
         if media == subject {
             event.set_shared(Attribute::MediaId, &shared_subject);
         } else {
             event.set(Attribute::MediaId, media.unwrap_or_default());
         }
-        event.set(Attribute::JobId, JOB_ID.iter().find_map(|name| field(name)).unwrap_or_default());
+        event.set(Attribute::JobId, job.unwrap_or_default());
         event.set(Attribute::AccountId, account_id.unwrap_or_default());
         event.set(Attribute::AppId, field("appId").unwrap_or_default());
         event.set_shared(Attribute::PartitionKey, &shared_subject);
@@ -153,13 +169,19 @@ impl Normalizer {
         Ok(Normalized { event, dialect, event_type: index, status })
     }
 
+    /// The `dataschema` of the events of a type of this catalogue.
+    pub fn dataschema(&self, event: &EventType) -> &str {
+        let index = self.catalogue.find(event.dialect, &event.name).map_or(0, |(index, _)| index);
+        &self.names[index].1
+    }
+
     /// The type and the data schema of an event.
     fn names_of(&self, index: Option<usize>, dialect: Dialect, event_type: &str) -> (Arc<str>, Arc<str>) {
         match index {
             Some(index) => self.names[index].clone(),
             None => {
                 let name = format!("{}{event_type}", self.type_prefix);
-                (name.into(), dataschema(dialect, event_type).into())
+                (name.into(), dataschema(dialect, event_type, 1).into())
             }
         }
     }
@@ -190,7 +212,7 @@ fn source(dialect: Dialect, region: Option<&str>, account_id: Option<&str>) -> C
 }
 
 /// URN of the schema of `data`. Characters that a URI does not allow are percent-encoded.
-fn dataschema(dialect: Dialect, event_type: &str) -> String {
+fn dataschema(dialect: Dialect, event_type: &str, version: u32) -> String {
     let mut name = String::with_capacity(event_type.len());
     for byte in crate::event::cut(event_type, 256).bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
@@ -199,7 +221,7 @@ fn dataschema(dialect: Dialect, event_type: &str) -> String {
             name.push_str(&format!("%{byte:02X}"));
         }
     }
-    format!("urn:apsara-bridge:schema:{dialect}:{name}:1")
+    format!("urn:apsara-bridge:schema:{dialect}:{name}:{version}")
 }
 
 fn write(members: &Members<'_>, capacity: usize) -> Vec<u8> {

@@ -77,25 +77,29 @@ pub(super) fn dialect_of(json: &Json<'_>) -> Result<Dialect, NotACallback> {
         Some(other) => return unknown(format!("`EventType` is {}; expected a string", article(other))),
         None => return unknown(format!("`EventType` is missing{}", look_alike(members))),
     }
-    if member(members, "EventTime").is_none() {
-        return unknown(format!("`EventTime` is missing{}", look_alike(members)));
+    match member(members, "EventTime") {
+        None | Some(Json::Null) => return unknown(format!("`EventTime` is missing{}", look_alike(members))),
+        Some(Json::String(text)) if text.trim().is_empty() => return unknown("`EventTime` is empty".to_owned()),
+        Some(_) => {}
     }
     match member(members, "MessageBody") {
         Some(Json::Object(_)) => Ok(Dialect::Ims),
         Some(Json::String(text)) if matches!(Json::parse(text.as_bytes()), Ok(Json::Object(_))) => Ok(Dialect::Ims),
         Some(other) => unknown(format!("`MessageBody` is {}; expected an object", article(other))),
         None if is_volcengine(members) => unknown(
-            "`Version`, `RequestId` and the object `Data` next to `EventType` are the shape of Volcengine's callbacks"
-                .to_owned(),
+            "`RequestId` and the object `Data` next to `EventType` are the shape of Volcengine's callbacks".to_owned(),
         ),
         None => Ok(Dialect::Vod),
     }
 }
 
-/// Volcengine's VOD uses the header names of Alibaba's VOD and an `EventType` too, but its fields are in `Data`.
+/// Volcengine's VOD uses the header names of Alibaba's VOD and an `EventType` too, but its fields are in `Data`. Alibaba's
+/// reviews have an object `Data` too, next to an id or a status.
 fn is_volcengine(members: &Members<'_>) -> bool {
-    ["Version", "RequestId"].iter().all(|key| member(members, key).is_some())
+    let has = |key: &&str| member(members, key).is_some();
+    has(&"RequestId")
         && matches!(member(members, "Data"), Some(Json::Object(_)))
+        && (has(&"Version") || !["Status", "JobId", "MediaId", "VideoId"].iter().any(|key| has(key)))
 }
 
 /// The service whose message the body resembles, as the end of an error.
@@ -134,9 +138,7 @@ pub(super) fn unwrap(dialect: Dialect, json: Json<'_>) -> Parts<'_> {
                 };
             }
             ("EventTime", value) if event_time.is_none() => event_time = Some(value),
-            ("UserId", Json::Number(text) | Json::String(text))
-                if dialect == Dialect::Ims && callback.user_id.is_none() =>
-            {
+            ("UserId", Json::Number(text) | Json::String(text)) if callback.user_id.is_none() => {
                 let id = text.trim();
                 if !id.is_empty() {
                     callback.user_id = Some(Cow::Owned(id.to_owned()));

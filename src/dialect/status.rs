@@ -1,4 +1,4 @@
-//! The outcome of the work that a callback reports.
+//! The outcome of the work that a callback reports, and the verdict of a review.
 
 use crate::common::words::words;
 use crate::event::json::{Json, Members};
@@ -26,11 +26,29 @@ words! {
     }
 }
 
+words! {
+    /// The result of a review of the content: the value of the attribute `verdict`. It says nothing about the outcome of
+    /// the job.
+    ///
+    /// Ordered from best to worst.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub enum Verdict {
+        /// Nothing was found.
+        Pass = "pass",
+        /// A person should look at it.
+        Review = "review",
+        /// The content breaks the rules.
+        Block = "block",
+    }
+}
+
 /// Where the outcome of an event type is found.
 #[derive(Clone, Debug)]
 pub struct StatusRule {
     /// Field that holds the word.
     pub field: String,
+    /// The words that Alibaba sends in it, for readers.
+    pub sent: Vec<String>,
     /// Words of this field only, tried before the common ones.
     pub words: Vec<(String, Status)>,
     /// Fields with a further outcome. The worst outcome counts.
@@ -43,17 +61,54 @@ pub struct StatusRule {
 
 impl Default for StatusRule {
     fn default() -> Self {
-        StatusRule { field: "status".to_owned(), words: Vec::new(), also: Vec::new(), parts: false, default: None }
+        StatusRule {
+            field: "status".to_owned(),
+            sent: Vec::new(),
+            words: Vec::new(),
+            also: Vec::new(),
+            parts: false,
+            default: None,
+        }
     }
 }
 
-/// Reads the outcome from normalized data by the rule of its event type. `common` knows the words of all types.
-/// `is_customers` knows the fields with the customer's own data, which says nothing about the outcome.
+impl StatusRule {
+    /// The rule as a text for people.
+    pub fn describe(&self) -> String {
+        let mut text = format!("from data.{}", self.field);
+        if !self.sent.is_empty() {
+            text.push_str(&format!(" ({})", self.sent.join(", ")));
+        }
+        if !self.also.is_empty() {
+            text.push_str(&format!(" and data.{}, the worst of them", self.also.join(", data.")));
+        }
+        if self.parts {
+            text.push_str(", together with the status of its parts");
+        }
+        if let Some(default) = self.default {
+            text.push_str(&format!(", else {}", default.as_str()));
+        }
+        text
+    }
+}
+
+/// Which members of a top-level field are parts of the job.
+pub(super) enum Parts {
+    /// None: the customer's own data says nothing about the outcome.
+    None,
+    /// The field itself, or the items of an array.
+    Items,
+    /// The values of an object.
+    Values,
+}
+
+/// Reads the outcome from normalized data by the rule of its event type. `common` knows the words of all types, and
+/// `parts_of` the parts in each field.
 pub(super) fn status(
     data: &Members<'_>,
     rule: &StatusRule,
     common: impl Fn(&str) -> Option<Status>,
-    is_customers: impl Fn(&str) -> bool,
+    parts_of: impl Fn(&str) -> Parts,
 ) -> Status {
     let field = |name: &str| data.iter().find(|(key, _)| key == name).map(|(_, value)| value);
     let own_word = |word: &str| {
@@ -77,27 +132,33 @@ pub(super) fn status(
         status = status.max(other);
     }
     if rule.parts {
-        status = with_parts(status, parts(data, common, is_customers));
+        status = with_parts(status, parts(data, common, parts_of));
     }
     status
 }
 
-/// The outcomes of the parts: of every top-level object, and of every item of a top-level array, that has a status.
-fn parts(
-    data: &Members<'_>,
-    common: impl Fn(&str) -> Option<Status>,
-    is_customers: impl Fn(&str) -> bool,
-) -> Vec<Status> {
-    let own_status =
-        |part: &Json<'_>| part.get("status").and_then(Json::as_str).map(|word| common(word).unwrap_or(Status::Unknown));
-    data.iter()
-        .filter(|(name, _)| !is_customers(name))
-        .flat_map(|(_, value)| match value {
-            Json::Array(items) => items.as_slice(),
-            object => std::slice::from_ref(object),
-        })
-        .filter_map(own_status)
-        .collect()
+/// The outcomes of the parts that have a status.
+fn parts(data: &Members<'_>, common: impl Fn(&str) -> Option<Status>, parts_of: impl Fn(&str) -> Parts) -> Vec<Status> {
+    let word_of =
+        |json: &Json<'_>| json.get("status").and_then(Json::as_str).map(|word| common(word).unwrap_or(Status::Unknown));
+    let outcome = |part: &Json<'_>| -> Option<Status> {
+        let own = word_of(part)?;
+        // A node of a workflow has a result with a status of its own.
+        let inner = part.get("result").and_then(word_of).filter(|inner| *inner != Status::Unknown);
+        Some(inner.map_or(own, |inner| own.max(inner)))
+    };
+    let mut outcomes = Vec::new();
+    for (name, value) in data {
+        match (value, parts_of(name)) {
+            (_, Parts::None) => {}
+            (Json::Object(members), Parts::Values) => {
+                outcomes.extend(members.iter().filter_map(|(_, part)| outcome(part)));
+            }
+            (Json::Array(items), _) => outcomes.extend(items.iter().filter_map(outcome)),
+            (object, _) => outcomes.extend(outcome(object)),
+        }
+    }
+    outcomes
 }
 
 /// Combines the word of the whole with its parts. A success with failed parts is partial, or a failure if no part

@@ -1,16 +1,24 @@
 //! From the members of a callback to those of `data`: names, types, decoding, the error.
 //!
-//! Nothing is lost: every leaf of the callback, decoded if it was JSON in a string, is in `data`. The only exception:
-//! the empty strings of an absent error.
+//! Nothing is lost: every leaf of the callback, decoded if it was JSON in a string, is in `data`. The only exceptions are
+//! the values of error fields that say that there is no error ([`NO_ERROR`]).
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 
 use crate::event::json::{Json, MAX_DEPTH, Members, has_repeats};
 
-use super::catalogue::{Catalogue, EventType, Kind, ShapeId};
-use super::status::{Status, StatusRule, status};
+use super::catalogue::{Catalogue, ErrorFields, EventType, Kind, ShapeId};
+use super::status::{Parts, Status, StatusRule, status};
 use super::values;
+
+/// Codes and messages, in lower case, that say that there is no error. Alibaba sends them with successes. They are left
+/// out of `data`.
+const NO_ERROR: [&str; 4] = ["", "0", "success", "ok"];
+
+/// Members of the customer's data that Alibaba encodes a second time, for example in the `UserData` of IMS
+/// StreamUploadComplete.
+const ENCODED_TWICE: &str = "MessageCallback";
 
 /// Member for the rest of an id that came as an object. IMS calls such an object the input of a job.
 const ID_REST: &str = "input";
@@ -24,24 +32,44 @@ pub(super) struct Data<'a> {
 /// Normalizes the payload of a callback.
 pub(super) fn data<'a>(catalogue: &'a Catalogue, entry: Option<&EventType>, payload: Members<'a>) -> Data<'a> {
     let walk = Walk { catalogue };
+    let top = entry.map_or(Catalogue::TOP, |entry| entry.shape);
     // `data` is one level inside the envelope.
-    let mut members = walk.object(Catalogue::TOP, payload, 1);
-    let default_rule;
-    let rule = match entry {
-        Some(entry) => &entry.status,
+    let mut members = walk.object(top, payload, 1);
+    let (default_rule, default_error);
+    let (rule, error) = match entry {
+        Some(entry) => (&entry.status, &entry.error),
         None => {
-            default_rule = StatusRule::default();
-            &default_rule
+            (default_rule, default_error) = (StatusRule::default(), ErrorFields::default());
+            (&default_rule, &default_error)
         }
     };
-    let is_customers = |name: &str| *catalogue.field(Catalogue::TOP, name).1 == Kind::Verbatim;
-    let status = status(&members, rule, |word| catalogue.word(word), is_customers);
-    if let Some(error) = entry.and_then(|entry| entry.error.as_ref())
-        && status == Status::Failure
-    {
-        lift_error(&mut members, &error.code, &error.message);
+    let parts_of = |name: &str| match catalogue.field(top, name).1 {
+        Kind::Verbatim => Parts::None,
+        Kind::Map(_) => Parts::Values,
+        _ => Parts::Items,
+    };
+    let status = status(&members, rule, |word| catalogue.word(word), parts_of);
+    if status == Status::Failure {
+        lift_error(&mut members, &error.code, &error.message, Silent::Stays);
+    }
+    for name in entry.map(|entry| entry.lift.as_slice()).unwrap_or_default() {
+        lift(&mut members, name);
     }
     Data { members, status }
+}
+
+/// Moves the members of an object to the top level. Those whose names are taken stay where they are.
+fn lift(members: &mut Members<'_>, name: &str) {
+    let Some(index) = members.iter().position(|(key, value)| key == name && matches!(value, Json::Object(_))) else {
+        return;
+    };
+    let (key, Json::Object(inner)) = members.remove(index) else { return };
+    let (stay, mut lifted): (Members<'_>, Members<'_>) =
+        inner.into_iter().partition(|(key, _)| key == name || members.iter().any(|(known, _)| known == key));
+    if !stay.is_empty() {
+        lifted.push((key, Json::Object(stay)));
+    }
+    members.splice(index..index, lifted);
 }
 
 /// Adds a member under a free name; see [`free_name`].
@@ -77,13 +105,20 @@ impl<'a> Walk<'a> {
         let mut errors = false;
         for (key, value) in members {
             let (name, kind) = self.catalogue.field(shape, &key);
+            let mut name = name;
             let value = match kind {
                 // An object has one id. A second one, under a synonym, keeps its shape.
-                Kind::Id if rest.is_none() => {
-                    let id;
-                    (id, rest) = self.id(value, depth + 1);
-                    id
-                }
+                Kind::Id if rest.is_none() => match self.id(value, depth + 1) {
+                    Id::Plain(id) => id,
+                    Id::Of(id, input) => {
+                        rest = Some(input);
+                        id
+                    }
+                    Id::Address(input) => {
+                        name = Some(Cow::Borrowed(ID_REST));
+                        input
+                    }
+                },
                 Kind::Id => values::string(self.open(value, depth + 1)),
                 kind => self.typed(value, kind, depth + 1),
             };
@@ -95,7 +130,7 @@ impl<'a> Walk<'a> {
             insert(&mut members, ID_REST, rest);
         }
         if errors {
-            lift_error(&mut members, "errorCode", "errorMessage");
+            lift_error(&mut members, "errorCode", "errorMessage", Silent::Goes);
             rename_error_info(&mut members);
         }
         members
@@ -106,13 +141,16 @@ impl<'a> Walk<'a> {
             Kind::Any => self.open(value, depth),
             Kind::String => values::string(self.open(value, depth)),
             Kind::Number => values::number(self.open(value, depth)),
+            Kind::SecondsFromMilliseconds => values::seconds_from_milliseconds(self.open(value, depth)),
             Kind::Boolean => values::boolean(self.open(value, depth)),
             Kind::Time => values::time(self.open(value, depth)),
             Kind::List => match self.decoded(value, depth) {
                 Json::Array(items) => Json::Array(items.into_iter().map(|item| self.open(item, depth + 1)).collect()),
                 other => values::list(self.open(other, depth)),
             },
-            Kind::Id => self.id(value, depth).0,
+            Kind::Id => match self.id(value, depth) {
+                Id::Plain(id) | Id::Of(_, id) | Id::Address(id) => id,
+            },
             Kind::Verbatim => self.verbatim(value, depth),
             Kind::Json => {
                 let value = self.decoded(value, depth);
@@ -131,6 +169,12 @@ impl<'a> Walk<'a> {
                 }
                 other => self.typed(other, inner, depth),
             },
+            Kind::Map(inner) => match self.decoded(value, depth) {
+                Json::Object(members) => Json::Object(
+                    members.into_iter().map(|(key, value)| (key, self.typed(value, inner, depth + 1))).collect(),
+                ),
+                other => self.open(other, depth),
+            },
         }
     }
 
@@ -143,28 +187,33 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The customer's own data: decoded where it is JSON, otherwise exactly as it came.
+    /// The customer's own data: decoded once where it is JSON. Texts inside stay texts, also if they look like JSON, except
+    /// what Alibaba itself encodes twice.
     fn verbatim(&self, value: Json<'a>, depth: usize) -> Json<'a> {
         match self.decoded(value, depth) {
-            Json::Array(items) => Json::Array(items.into_iter().map(|item| self.verbatim(item, depth + 1)).collect()),
             Json::Object(members) => {
-                Json::Object(members.into_iter().map(|(key, value)| (key, self.verbatim(value, depth + 1))).collect())
+                let member = |(key, value): (Cow<'a, str>, Json<'a>)| match key.as_ref() {
+                    ENCODED_TWICE => (key, self.decoded(value, depth + 1)),
+                    _ => (key, value),
+                };
+                Json::Object(members.into_iter().map(member).collect())
             }
-            scalar => scalar,
+            other => other,
         }
     }
 
-    /// An id, and the object that it came in, if it was the member `media` of one.
-    fn id(&self, value: Json<'a>, depth: usize) -> (Json<'a>, Option<Json<'a>>) {
+    /// An id, also as the member `media` of an object.
+    fn id(&self, value: Json<'a>, depth: usize) -> Id<'a> {
         match self.open(self.decoded(value, depth), depth) {
             rest @ Json::Object(_) => {
                 let media = rest.get("media").or_else(|| rest.get("mediaId")).filter(|media| media.as_text().is_some());
                 match media.cloned() {
-                    Some(media) => (values::string(media), Some(rest)),
-                    None => (rest, None),
+                    Some(media) if names_an_address(&rest, &media) => Id::Address(rest),
+                    Some(media) => Id::Of(values::string(media), rest),
+                    None => Id::Plain(rest),
                 }
             }
-            other => (values::string(other), None),
+            other => Id::Plain(values::string(other)),
         }
     }
 
@@ -180,6 +229,23 @@ impl<'a> Walk<'a> {
             Err(_) => value,
         }
     }
+}
+
+/// What an id came as.
+enum Id<'a> {
+    /// The id, or a value that is not an id.
+    Plain(Json<'a>),
+    /// The id, and the object that has it.
+    Of(Json<'a>, Json<'a>),
+    /// An object with the address of a file instead of an id.
+    Address(Json<'a>),
+}
+
+/// Whether the `media` of an object is the address of a file. IMS writes `{"type":"OSS","media":"oss://…"}` for a file, and
+/// `{"type":"Media","media":"<id>"}` for a media.
+pub(super) fn names_an_address(object: &Json<'_>, media: &Json<'_>) -> bool {
+    let is_file = object.get("type").and_then(Json::as_str).is_some_and(|kind| kind.trim().eq_ignore_ascii_case("OSS"));
+    is_file || media.as_text().is_some_and(|text| text.contains("://"))
 }
 
 /// A member with the name that it should have; none if that is the name it came with.
@@ -219,23 +285,53 @@ fn settle(named: Vec<Named<'_>>) -> Members<'_> {
         .collect()
 }
 
-/// Builds `error {code, message}` from two fields if at least one of them has a text, and removes empty ones. If there is
-/// an `error` already, everything stays as it is.
-fn lift_error(members: &mut Members<'_>, code: &str, message: &str) {
+/// What happens to fields that say that there is no error.
+#[derive(Clone, Copy, PartialEq)]
+enum Silent {
+    /// They are removed.
+    Goes,
+    /// They stay as they are.
+    Stays,
+}
+
+/// Whether the value of an error field says that there is an error. None if the field is missing or has no value.
+fn says_error(value: Option<&Json<'_>>) -> Option<bool> {
+    match value? {
+        Json::Null => None,
+        value => match value.as_text().map(str::trim) {
+            Some("") => None,
+            Some(text) => Some(!NO_ERROR.iter().any(|word| text.eq_ignore_ascii_case(word))),
+            // An object or an array: nobody knows what it says.
+            None => Some(false),
+        },
+    }
+}
+
+/// Builds `error {code, message}` from two fields, if the code says that there is an error, or if there is no code and the
+/// message says so. If there is an `error` already, everything stays as it is.
+fn lift_error(members: &mut Members<'_>, code: &str, message: &str, silent: Silent) {
     if members.iter().any(|(key, _)| key == "error") {
+        return;
+    }
+    let value = |name: &str| members.iter().find(|(key, _)| key == name).map(|(_, value)| value);
+    let (code_says, message_says) = (says_error(value(code)), says_error(value(message)));
+    let is_error = code_says.or(message_says) == Some(true);
+    if !is_error && silent == Silent::Stays {
         return;
     }
     let mut error = Vec::new();
     let mut position = None;
     for (field, name) in [(code, "code"), (message, "message")] {
-        let Some(index) = members.iter().position(|(key, value)| key == field && value.as_text().is_some()) else {
+        let Some(index) = members.iter().position(|(key, value)| key == field && is_scalar(value)) else { continue };
+        let is_silent = says_error(Some(&members[index].1)) != Some(true);
+        if !is_error && !is_silent {
             continue;
-        };
+        }
         let (_, value) = members.remove(index);
         // A field that is removed before the position moves it.
         position = Some(position.map_or(index, |earlier: usize| earlier.min(index)));
-        if value.as_text().is_some_and(|text| !text.trim().is_empty()) {
-            error.push((Cow::Borrowed(name), values::string(value)));
+        if is_error && value.as_text().is_some_and(|text| !text.trim().is_empty()) {
+            error.push((Cow::Borrowed(name), trimmed(value)));
         }
     }
     if let Some(position) = position
@@ -245,22 +341,35 @@ fn lift_error(members: &mut Members<'_>, code: &str, message: &str) {
     }
 }
 
+fn is_scalar(value: &Json<'_>) -> bool {
+    matches!(value, Json::Null) || value.as_text().is_some()
+}
+
+/// The text of a value without the blanks around it.
+fn trimmed(value: Json<'_>) -> Json<'_> {
+    match values::string(value) {
+        Json::String(Cow::Borrowed(text)) => Json::String(Cow::Borrowed(text.trim())),
+        Json::String(Cow::Owned(text)) => Json::String(Cow::Owned(text.trim().to_owned())),
+        other => other,
+    }
+}
+
 /// Renames the `error_info {code, message}` of live recording to `error`.
 fn rename_error_info(members: &mut Members<'_>) {
     if members.iter().any(|(key, _)| key == "error") {
         return;
     }
-    let says_something = |value: &Json<'_>| {
-        value.get("code").and_then(Json::as_text) != Some("0")
-            && ["code", "message"]
-                .iter()
-                .any(|field| value.get(field).and_then(Json::as_text).is_some_and(|text| !text.trim().is_empty()))
-    };
-    if let Some((key, value)) = members.iter_mut().find(|(key, value)| key == "errorInfo" && says_something(value)) {
+    let is_error =
+        |value: &Json<'_>| says_error(value.get("code")).or_else(|| says_error(value.get("message"))) == Some(true);
+    if let Some((key, value)) = members.iter_mut().find(|(key, value)| key == "errorInfo" && is_error(value)) {
         *key = Cow::Borrowed("error");
         if let Json::Object(fields) = value {
+            let is_empty = |key: &str, value: &Json<'_>| {
+                (key == "code" || key == "message") && is_scalar(value) && says_error(Some(value)).is_none()
+            };
+            fields.retain(|(key, value)| !is_empty(key, value));
             for (_, value) in fields.iter_mut().filter(|(key, _)| key == "code" || key == "message") {
-                *value = values::string(std::mem::replace(value, Json::Null));
+                *value = trimmed(std::mem::replace(value, Json::Null));
             }
         }
     }

@@ -10,6 +10,9 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::event::json::{Json, is_number};
 
+/// Smaller numbers are not Unix times, but for example positions in a media. As seconds, this is in the year 1973.
+const FIRST_TIMESTAMP: i64 = 100_000_000;
+
 /// Unix times from this value on are milliseconds. In seconds it is in the year 5138.
 const FIRST_MILLISECOND_TIMESTAMP: i64 = 100_000_000_000;
 
@@ -24,6 +27,33 @@ pub(super) fn number(value: Json<'_>) -> Json<'_> {
         }
         other => other,
     }
+}
+
+/// A number of seconds from one of milliseconds, also from a string. Only the decimal point moves, so that no digit is
+/// lost.
+pub(super) fn seconds_from_milliseconds(value: Json<'_>) -> Json<'_> {
+    match number(value) {
+        Json::Number(text) => match thousandth(&text) {
+            Some(seconds) => Json::Number(Cow::Owned(seconds)),
+            None => Json::Number(text),
+        },
+        other => other,
+    }
+}
+
+/// A thousandth of a number; none if its exponent is too large to be counted.
+fn thousandth(number: &str) -> Option<String> {
+    if let Some((mantissa, exponent)) = number.split_once(['e', 'E']) {
+        let exponent = exponent.strip_prefix('+').unwrap_or(exponent).parse::<i64>().ok()?.checked_sub(3)?;
+        return Some(format!("{mantissa}e{exponent}"));
+    }
+    let (sign, digits) = number.strip_prefix('-').map_or(("", number), |digits| ("-", digits));
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let whole = format!("{whole:0>4}");
+    let (seconds, thousandths) = whole.split_at(whole.len() - 3);
+    let fraction = format!("{thousandths}{fraction}");
+    let fraction = fraction.trim_end_matches('0');
+    Some(if fraction.is_empty() { format!("{sign}{seconds}") } else { format!("{sign}{seconds}.{fraction}") })
 }
 
 /// A boolean, also from `true` and `false` as text in any case, and from 0 and 1.
@@ -46,15 +76,33 @@ pub(super) fn string(value: Json<'_>) -> Json<'_> {
     }
 }
 
-/// The trimmed parts of a comma-separated list. An empty text is an empty list.
+/// The trimmed parts of a comma-separated list. An empty text is an empty list. A comma in an address does not split it:
+/// if the text starts with an address, the next part starts with the scheme of the next one.
 pub(super) fn list(value: Json<'_>) -> Json<'_> {
     match value {
         Json::String(text) if text.trim().is_empty() => Json::Array(Vec::new()),
         Json::String(text) => {
-            Json::Array(text.split(',').map(|part| Json::String(Cow::Owned(part.trim().to_owned()))).collect())
+            let of_addresses = starts_with_scheme(&text);
+            let mut parts: Vec<String> = Vec::new();
+            for part in text.split(',') {
+                match parts.last_mut() {
+                    Some(address) if of_addresses && !starts_with_scheme(part) => {
+                        address.push(',');
+                        address.push_str(part);
+                    }
+                    _ => parts.push(part.to_owned()),
+                }
+            }
+            Json::Array(parts.into_iter().map(|part| Json::String(Cow::Owned(part.trim().to_owned()))).collect())
         }
         other => other,
     }
+}
+
+fn starts_with_scheme(text: &str) -> bool {
+    text.trim_start().split_once("://").is_some_and(|(scheme, _)| {
+        !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+    })
 }
 
 /// A time in RFC 3339, from one of the forms of [`rfc3339`], or from Unix seconds or milliseconds.
@@ -73,8 +121,8 @@ pub(super) fn time(value: Json<'_>) -> Json<'_> {
 
 /// The time in RFC 3339, with its own digits and offset; none if the text is not a time.
 ///
-/// Repairs milliseconds after a colon (`07:49:17:025Z`, AI events of VOD), a blank instead of the `T`, blanks around
-/// colons (MPS), a missing zone (Alibaba's pages say UTC), and offsets without a colon.
+/// Repairs milliseconds after a colon (`07:49:17:025Z`, AI events of VOD) or a comma, a blank instead of the `T`, blanks
+/// around colons (MPS), missing seconds, a missing zone (Alibaba's pages say UTC), and offsets without a colon or minutes.
 pub(super) fn rfc3339(text: &str) -> Option<Cow<'_, str>> {
     let text = text.trim();
     // The RFC allows the year 0 and leap seconds, but common readers do not.
@@ -89,13 +137,15 @@ pub(super) fn rfc3339(text: &str) -> Option<Cow<'_, str>> {
     clock.make_ascii_uppercase();
     let zone_start = clock.find(['Z', '+', '-']).unwrap_or(clock.len());
     let (time, zone) = clock.split_at(zone_start);
-    let time = match time.match_indices(':').nth(2) {
+    let time = match time.match_indices([':', ',']).nth(2) {
         Some((third, _)) => format!("{}.{}", &time[..third], &time[third + 1..]),
+        None if time.len() == 5 => format!("{time}:00"),
         None => time.to_owned(),
     };
     let zone = match zone {
         "" => "Z".to_owned(),
         zone if zone.len() == 5 && zone.is_ascii() => format!("{}:{}", &zone[..3], &zone[3..]),
+        zone if zone.len() == 3 => format!("{zone}:00"),
         zone => zone.to_owned(),
     };
     let repaired = format!("{date}T{time}{zone}");
@@ -128,7 +178,7 @@ fn unix_time(digits: &str) -> Option<String> {
     if fraction.len() > 9 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    let whole: i64 = whole.parse().ok().filter(|seconds| *seconds > 0)?;
+    let whole: i64 = whole.parse().ok().filter(|seconds| *seconds >= FIRST_TIMESTAMP)?;
     let milliseconds = whole >= FIRST_MILLISECOND_TIMESTAMP;
     let scale: i128 = if milliseconds { 1_000_000 } else { 1_000_000_000 };
     let fraction: i128 = format!("{fraction:0<9}").parse::<i128>().ok()? * scale / 1_000_000_000;
@@ -152,6 +202,12 @@ mod tests {
             ("2022-07-15T08: 48: 14Z", Some("2022-07-15T08:48:14Z")),
             ("2022-07-15t08:48:14z", Some("2022-07-15T08:48:14Z")),
             (" 2022-07-31T08:48:14Z ", Some("2022-07-31T08:48:14Z")),
+            ("2024-04-10T01:37Z", Some("2024-04-10T01:37:00Z")),
+            ("2024-04-10T01:37:14+08", Some("2024-04-10T01:37:14+08:00")),
+            ("2024-04-10T01:37+0800", Some("2024-04-10T01:37:00+08:00")),
+            ("2024-04-10 01:37:14,627Z", Some("2024-04-10T01:37:14.627Z")),
+            ("2024-04-10T01:3Z", None),
+            ("2024-04-10T01,37,14Z", None),
             ("2022-02-30T08:48:14Z", None),
             ("2022-13-01T08:48:14Z", None),
             ("2022-07-15", None),
@@ -184,6 +240,35 @@ mod tests {
         assert_eq!(time(Json::Number(Cow::Borrowed("1656466420.5"))).to_string(), r#""2022-06-29T01:33:40.5Z""#);
         assert_eq!(time(text("1656466420716")).to_string(), r#""2022-06-29T01:33:40.716Z""#);
         assert_eq!(time(text("soon")).to_string(), r#""soon""#);
-        assert_eq!(time(Json::Number(Cow::Borrowed("0"))).to_string(), "0");
+        for position in ["0", "12.5", "99999999"] {
+            assert_eq!(time(Json::Number(Cow::Borrowed(position))).to_string(), position);
+        }
+        for (text, expected) in [
+            ("http://a/1,http://b/2", r#"["http://a/1","http://b/2"]"#),
+            ("http://a/x,y.mp4?q=1,2, oss://b/2", r#"["http://a/x,y.mp4?q=1,2","oss://b/2"]"#),
+            ("a,http://b", r#"["a","http://b"]"#),
+            ("a://", r#"["a://"]"#),
+        ] {
+            assert_eq!(list(Json::String(Cow::Borrowed(text))).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn milliseconds_become_seconds_and_keep_every_digit() {
+        for (milliseconds, seconds) in [
+            ("1966.6666666666665", "1.9666666666666665"),
+            ("3000", "3"),
+            ("0", "0"),
+            ("5", "0.005"),
+            ("-20.50", "-0.0205"),
+            ("123456789012345678901", "123456789012345678.901"),
+            ("1e3", "1e0"),
+            ("1.5E+9", "1.5e6"),
+        ] {
+            let value = Json::String(Cow::Borrowed(milliseconds));
+            assert_eq!(seconds_from_milliseconds(value).to_string(), seconds, "{milliseconds}");
+        }
+        let text = Json::String(Cow::Borrowed("soon"));
+        assert_eq!(seconds_from_milliseconds(text).to_string(), r#""soon""#);
     }
 }

@@ -86,6 +86,7 @@ attributes! {
     DataSchema = "dataschema": "URN of the schema of `data`",
     Dialect = "dialect": "`vod` or `ims`",
     Status = "status": "outcome: success, partial, failure, canceled, skipped, progress or unknown",
+    Verdict = "verdict": "result of a review: pass, review or block, on events that carry one",
     MediaId = "mediaid": "id of the media, when known",
     JobId = "jobid": "id of the job, when known",
     AccountId = "accountid": "id of the Alibaba Cloud account, when known",

@@ -4,6 +4,8 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use serde_json::{Value, json};
+
 use crate::support::bridge::{Client, KEY, URL, callback};
 use crate::support::config::Config;
 use crate::support::kafka::mock;
@@ -52,7 +54,7 @@ fn help_shows_examples() {
 
 #[test]
 fn normalize_prints_one_envelope_per_line() {
-    let sample = "src/cli/samples/vod-TranscodeComplete.json";
+    let sample = "src/dialect/samples/vod-TranscodeComplete.json";
     let (code, out, error) = run(&["normalize", sample, sample]);
     assert_eq!((code, out.lines().count(), error.as_str()), (0, 2, ""));
     let first: serde_json::Value = serde_json::from_str(out.lines().next().expect("a line")).expect("JSON");
@@ -110,7 +112,7 @@ fn explain_shows_the_final_topic_key_and_headers() {
     let mut file = tempfile::NamedTempFile::with_suffix(".toml").expect("a file");
     file.write_all(EXPLAINED.as_bytes()).expect("written");
     let path = file.path().to_str().expect("UTF-8");
-    let sample = "src/cli/samples/vod-ProduceMediaComplete-fail.json";
+    let sample = "src/dialect/samples/vod-ProduceMediaComplete-fail.json";
     let (code, out, error) = run(&["explain", sample, "--config", path]);
     assert_eq!((code, error.as_str()), (0, ""));
     for expected in [
@@ -195,12 +197,43 @@ fn the_schema_of_the_configuration_is_printed() {
 }
 
 #[test]
+fn the_schema_of_an_event_is_printed() {
+    let (code, out, error) = run(&["schema", "TranscodeComplete", "--dialect", "vod"]);
+    assert_eq!((code, error.as_str()), (0, ""));
+    assert!(
+        out == crate::support::repository_text("docs/schemas/vod/TranscodeComplete.json"),
+        "not the committed schema"
+    );
+    let (code, out, _) = run(&["schema"]);
+    assert!(code == 0 && out == crate::support::repository_text("docs/schemas/event.json"), "not the committed schema");
+    let (code, out, _) = run(&["schema", "TranscodeComplete", "--set", "event.type_prefix=org.example."]);
+    assert!(code == 0 && out.contains(r#""const": "org.example.TranscodeComplete""#), "{out}");
+    let (code, _, error) = run(&["schema", "TranscodComplete"]);
+    assert!(code == 1 && error.contains("did you mean TranscodeComplete?"), "{error}");
+    let (code, _, error) = run(&["schema", "RegisterMediaComplete", "--dialect", "vod"]);
+    assert!(code == 1 && error.contains("vod has no event type RegisterMediaComplete; ims has it"), "{error}");
+    let (code, _, error) = run(&["schema", "TranscodeComplete", "--dialect", "mps"]);
+    assert!(code == 2 && error.contains("expected vod or ims"), "{error}");
+}
+
+#[test]
 fn the_catalogue_is_listed() {
     let (code, out, _) = run(&["catalogue"]);
-    assert_eq!((code, out.lines().count()), (0, 50));
+    assert_eq!((code, out.lines().count()), (0, 53));
     let (code, out, _) = run(&["catalogue", "TranscodeComplete"]);
     assert!(code == 0 && out.contains("vod TranscodeComplete") && out.contains("ims TranscodeComplete"), "{out}");
-    assert!(out.contains("weighed with its parts"), "{out}");
+    assert!(out.contains("together with the status of its parts"), "{out}");
+    assert!(out.contains("data.streamInfos[].duration") && out.contains("seconds"), "fields at every depth: {out}");
+    let (code, out, _) = run(&["catalogue", "TranscodeComplete", "--dialect", "ims"]);
+    assert!(code == 0 && !out.contains("vod TranscodeComplete"), "{out}");
+    let (code, out, _) = run(&["catalogue", "--json"]);
+    let events: Vec<Value> = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((code, events.len()), (0, 53));
+    let snapshot = &events.iter().find(|event| event["type"] == "SnapshotComplete" && event["dialect"] == "ims");
+    let fields = snapshot.expect("known")["fields"].as_array().expect("fields");
+    let time = fields.iter().find(|field| field["path"] == "templateConfig.time").expect("a nested field");
+    assert_eq!((&time["unit"], &time["sent_unit"]), (&json!("seconds"), &json!("milliseconds")));
+    assert_eq!(time["origin"], "MessageBody.TemplateConfig.Time");
     let (code, _, error) = run(&["catalogue", "TranscodeComplet"]);
     assert!(code == 1 && error.contains("did you mean TranscodeComplete?"), "{error}");
 }
@@ -209,7 +242,7 @@ fn the_catalogue_is_listed() {
 fn the_demo_shows_that_every_sample_arrives() {
     let (code, out, error) = run(&["demo", "--once"]);
     assert_eq!(code, 0, "{error}");
-    let samples = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples"));
+    let samples = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/dialect/samples"));
     // Two pairs of samples have the same content, and the bridge publishes one of each pair.
     let count = samples.expect("the samples").count() - 2;
     assert!(out.contains(&format!("{count} of {count} callbacks arrived")), "{out}");
@@ -257,7 +290,7 @@ async fn serve_runs_until_sigterm() {
     let (code, out, error) = with_key(&send, KEY);
     assert_eq!((code, error.as_str()), (0, ""));
     assert_eq!(out, "answered with 200, and counted: 1 before, 2 after\n");
-    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples/ims-FileUploadComplete.json");
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/src/dialect/samples/ims-FileUploadComplete.json");
     let send = ["send", &target, fixture, "--url", URL, "--key-env", "CALLBACK_KEY"];
     let (code, out, _) = with_key(&send, KEY);
     assert_eq!((code, out.as_str()), (0, "answered with 200\n"));

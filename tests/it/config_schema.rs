@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::config::documented;
 use crate::support::config::Config;
-use crate::support::judges::ajv;
+use crate::support::judges::{ajv, jsonschema_errors};
 use crate::support::kubernetes::helm;
 use crate::support::{generated, repository};
 
@@ -25,22 +25,11 @@ fn toml_value(text: &str) -> Value {
     toml::from_str(text).unwrap_or_else(|error| panic!("{text}\nis not TOML: {error}"))
 }
 
-/// What the crate `jsonschema` says about documents: for each of them nothing if it is valid, or its errors.
-fn errors_of(schema: &Value, documents: &[Value]) -> Vec<Option<String>> {
-    let validator = jsonschema::draft202012::new(schema).expect("a valid schema");
-    let errors = documents.iter().map(|document| {
-        let errors: Vec<String> =
-            validator.iter_errors(document).map(|error| format!("{}: {error}", error.instance_path())).collect();
-        (!errors.is_empty()).then(|| errors.join("\n"))
-    });
-    errors.collect()
-}
-
 /// What both validators say about named documents that should be valid, or invalid.
 fn assert_verdicts(documents: &[(String, Value)], valid: bool) {
     let schema = config::json_schema();
     let values: Vec<Value> = documents.iter().map(|(_, value)| value.clone()).collect();
-    for (validator, verdicts) in [("jsonschema", errors_of(&schema, &values)), ("Ajv", ajv(&schema, &values))] {
+    for (validator, verdicts) in [("jsonschema", jsonschema_errors(&schema, &values)), ("Ajv", ajv(&schema, &values))] {
         assert_eq!(verdicts.len(), documents.len());
         let mut wrong = String::new();
         for ((name, _), verdict) in documents.iter().zip(verdicts) {

@@ -77,9 +77,11 @@ async fn every_kind_is_kept_with_its_details_and_repeats_are_counted() {
     }
     // A record that a bus refuses for good.
     cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD]);
-    let ims =
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/cli/samples/ims-FileUploadComplete.json"))
-            .expect("a fixture");
+    let ims = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/src/dialect/samples/ims-FileUploadComplete.json"
+    ))
+    .expect("a fixture");
     assert_eq!(bridge.post(ims.clone()).await.status.as_u16(), 200);
     // Requests that are not authorized are not kept.
     let forged = headers_signed_at("VOD", URL, 1_700_000_000, KEY);

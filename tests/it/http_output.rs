@@ -467,7 +467,7 @@ async fn explain_shows_what_is_sent_and_check_hides_the_headers() {
     let (code, checked, _) = run(&["check"]);
     assert!(code == 0 && checked.contains("x-key = \"<hidden>\"") && !checked.contains("hunter2"), "{checked}");
 
-    let sample = "src/cli/samples/vod-ProduceMediaComplete-fail.json";
+    let sample = "src/dialect/samples/vod-ProduceMediaComplete-fail.json";
     let (code, explained, _) = run(&["explain", sample]);
     assert!(code == 0 && !explained.contains("hunter2") && !explained.contains("  topic"), "{explained}");
     let bridge = TestBridge::start_connected(&configuration).await;

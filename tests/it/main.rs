@@ -12,6 +12,7 @@ mod support;
 mod cli;
 mod config;
 mod config_schema;
+mod contract;
 mod dead_letters;
 mod docs;
 mod generated;

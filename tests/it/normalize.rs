@@ -74,7 +74,7 @@ fn every_sample_becomes_its_reviewed_envelope() {
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     settings.bind(|| {
-        for file in files("src/cli/samples") {
+        for file in files("src/dialect/samples") {
             let name = file.file_stem().expect("a name").to_string_lossy().into_owned();
             insta::assert_snapshot!(name, envelope(&normalize(fs::read(&file).expect("readable"))));
         }
@@ -115,6 +115,7 @@ fn events_with_the_same_name_are_normalized_by_their_dialect() {
         "TranscodeComplete",
         "AIMediaAuditComplete",
         "ProduceMediaComplete",
+        "WorkflowTaskComplete",
     ];
     for name in both {
         let flat = normalize(vod(name, r#""Status":"fail","MediaId":"m","Size":"12""#));
@@ -250,6 +251,207 @@ fn an_error_is_set_only_for_failures() {
     assert!(data(&event).to_string().contains(r#""error":{"code":"E","message":"m"}"#));
     let number = vod("ProduceMediaComplete", r#""Status":"fail","ErrorCode":404"#);
     assert_eq!(error(number).as_deref(), Some(r#"{"code":"404"}"#));
+    let blank = vod("UploadByURLComplete", r#""Status":"fail","ErrorCode":"URLInvalidError ","ErrorMessage":"""#);
+    assert_eq!(error(blank).as_deref(), Some(r#"{"code":"URLInvalidError"}"#));
+    let converted = ims("MediaConvertComplete", r#""Status":"Error","Code":"Bad","Message":"no""#);
+    assert_eq!(error(converted).as_deref(), Some(r#"{"code":"Bad","message":"no"}"#));
+    let unknown = vod("BrandNewComplete", r#""Status":"fail","Code":"Bad""#);
+    assert_eq!(error(unknown).as_deref(), Some(r#"{"code":"Bad"}"#));
+    let info = ims("LiveRecordTaskStatus", r#""event":"record_error","error_info":{"code":"1 ","message":""}"#);
+    assert_eq!(error(info).as_deref(), Some(r#"{"code":"1"}"#));
+    let contradiction = ims("SnapshotComplete", r#""Status":"Success","ErrorCode":"NotFound""#);
+    assert_eq!(status(&contradiction), "success", "the status decides");
+    assert_eq!(error(contradiction).as_deref(), Some(r#"{"code":"NotFound"}"#));
+}
+
+#[test]
+fn codes_that_say_no_error_are_not_errors() {
+    for silent in [
+        r#""ErrorCode":"0""#,
+        r#""ErrorCode":0,"ErrorMessage":"success""#,
+        r#""ErrorCode":"Success","ErrorMessage":"OK""#,
+        r#""ErrorCode":null,"ErrorMessage":null"#,
+        r#""ErrorMessage":"ok""#,
+        r#""ErrorCode":" ""#,
+    ] {
+        let event = normalize(vod("FileUploadComplete", &format!(r#""VideoId":"v",{silent}"#)));
+        assert_eq!(event.get(Attribute::Status), Some("success"), "{silent}");
+        assert_eq!(data(&event).to_string(), r#"{"mediaId":"v"}"#, "{silent}");
+    }
+    let told = normalize(vod("FileUploadComplete", r#""VideoId":"v","ErrorCode":"0","ErrorMessage":"took 3 s""#));
+    assert_eq!(told.get(Attribute::Status), Some("success"));
+    assert_eq!(data(&told).to_string(), r#"{"mediaId":"v","errorMessage":"took 3 s"}"#);
+    let failed = normalize(vod("AIMediaDNAComplete", r#""Status":"fail","Code":"0","Message":"OK""#));
+    assert_eq!(data(&failed).to_string(), r#"{"status":"fail","code":"0","message":"OK"}"#);
+}
+
+#[test]
+fn a_verdict_is_an_attribute_of_its_own() {
+    let verdict = |body: String| {
+        let event = normalize(&body);
+        assert_eq!(event.get(Attribute::Status), Some("success"), "a verdict is not an outcome: {body}");
+        event.get(Attribute::Verdict).map(str::to_owned)
+    };
+    let of = |verdict: &str| Some(verdict.to_owned());
+    let audit = |word: &str| format!(r#""MediaId":"m","Status":"success","AuditStatus":"{word}""#);
+    assert_eq!(verdict(vod("CreateAuditComplete", &audit("Normal"))), of("pass"));
+    assert_eq!(verdict(vod("CreateAuditComplete", &audit(" blocked "))), of("block"));
+    assert_eq!(verdict(ims("CreateAuditComplete", &audit("Blocked"))), of("block"));
+    assert_eq!(verdict(vod("CreateAuditComplete", &audit("Reviewing"))), None);
+    let review = |data: &str| vod("AIMediaAuditComplete", &format!(r#""JobId":"j","Status":"success","Data":{data}"#));
+    assert_eq!(verdict(review(r#"{"Suggestion":"review"}"#)), of("review"));
+    assert_eq!(verdict(review(r#""{\"Suggestion\":\"Block\"}""#)), of("block"), "also as JSON in a string");
+    let parts = r#"{"Suggestion":"pass","ImageResult":[{"Suggestion":"pass"},{"Suggestion":"review"}]}"#;
+    assert_eq!(verdict(review(parts)), of("review"), "the worst of the overall fields");
+    let scene = r#"{"Suggestion":"pass","VideoResult":{"Suggestion":"pass","PornResult":{"Suggestion":"block"}}}"#;
+    assert_eq!(verdict(review(scene)), of("pass"), "a scene is not an overall field");
+    assert_eq!(verdict(ims("AIMediaAuditComplete", r#""JobId":"j","Status":"Success""#)), None);
+    let tags = vod("AIVideoTagComplete", r#""JobId":"j","Status":"success","Data":{"Keyword":[{"Tag":"block"}]}"#);
+    assert_eq!(verdict(tags), None);
+}
+
+#[test]
+fn the_media_is_found_wherever_it_is() {
+    let ids = |body: String| {
+        let event = normalize(body);
+        let id = |attribute| event.get(attribute).map(str::to_owned).unwrap_or_default();
+        [id(Attribute::MediaId), id(Attribute::Subject), id(Attribute::JobId)]
+    };
+    let media = r#""TaskId":"t","TaskInput":"{\"Type\":\"Media\",\"Media\":\"m\"}""#;
+    assert_eq!(ids(ims("WorkflowTaskComplete", media)), ["m", "m", ""]);
+    assert_eq!(ids(vod("WorkflowTaskComplete", media)), ["m", "m", ""]);
+    let file = r#""TaskId":"t","TaskInput":"{\"Type\":\"OSS\",\"Media\":\"oss://b/o.mp4\"}""#;
+    assert_eq!(ids(ims("WorkflowTaskComplete", file)), ["", "t", ""]);
+    for name in ["SnapshotComplete", "DynamicImageComplete"] {
+        assert_eq!(ids(ims(name, r#""JobId":"j","Input":"{\"type\":\"Media\",\"media\":\"m\"}""#)), ["m", "m", "j"]);
+        assert_eq!(ids(ims(name, r#""JobId":"j","Input":{"type":"OSS","media":"http://b/o.mp4"}"#)), ["", "j", "j"]);
+    }
+    let output = r#""JobId":"j","OutFileMeta":{"fileBasicInfo":{"mediaId":"m"}}"#;
+    assert_eq!(ids(ims("TranscodeComplete", output)), ["m", "m", "j"]);
+    let snapshots = r#""SnapshotInfos":[{"JobId":"j1"},{"JobId":"j2"}]"#;
+    assert_eq!(ids(vod("SnapshotComplete", snapshots)), ["", "j1", "j1"]);
+}
+
+/// The address of a file must not become the key of its events.
+#[test]
+fn the_address_of_a_file_is_not_the_id_of_a_media() {
+    let body = r#""JobId":"j","MediaId":"{\"media\":\"oss://bucket/object.mp4\",\"type\":\"OSS\"}""#;
+    let event = normalize(ims("AIMediaAuditComplete", body));
+    assert_eq!((event.get(Attribute::MediaId), event.get(Attribute::Subject)), (None, Some("j")));
+    assert_eq!(data(&event).to_string(), r#"{"jobId":"j","input":{"media":"oss://bucket/object.mp4","type":"OSS"}}"#);
+    let body = r#""JobId":"j","MediaId":"{\"media\":\"m\",\"type\":\"Media\"}""#;
+    let event = normalize(ims("AIMediaAuditComplete", body));
+    assert_eq!((event.get(Attribute::MediaId), event.get(Attribute::Subject)), (Some("m"), Some("m")));
+    assert_eq!(data(&event).to_string(), r#"{"jobId":"j","mediaId":"m","input":{"media":"m","type":"Media"}}"#);
+}
+
+#[test]
+fn a_workflow_of_vod_keeps_the_names_of_its_nodes() {
+    let body = |status: &str, node: &str| {
+        let results = format!(
+            r#"{{"Video_Translation-1":{{"Status":"{node}","EndTime":"2026-01-01T00:00:01Z","Result":{{"Status":"Finished","UserData":"{{\"VodSrc\":\"Workflow\"}}"}}}},"act ID":{{"Status":"Succeed"}}}}"#
+        );
+        vod(
+            "WorkflowTaskComplete",
+            &format!(
+                r#""UserId":"1833220977560000","TaskId":"t","Status":"{status}","ActivityResults":{}"#,
+                serde_json::to_string(&results).expect("JSON")
+            ),
+        )
+    };
+    let event = normalize(body("Succeed", "Succeed"));
+    assert_eq!(
+        data(&event).get("activityResults").map(ToString::to_string).as_deref(),
+        Some(
+            r#"{"Video_Translation-1":{"status":"Succeed","finishTime":"2026-01-01T00:00:01Z","result":{"status":"Finished","userData":{"VodSrc":"Workflow"}}},"act ID":{"status":"Succeed"}}"#
+        )
+    );
+    assert_eq!((event.get(Attribute::Dialect), event.get(Attribute::Status)), (Some("vod"), Some("success")));
+    assert_eq!(status(&body("Succeed", "Failed")), "partial");
+    assert_eq!(status(&body("Failed", "Failed")), "partial", "the other node succeeded");
+    let inner = body("Succeed", "Succeed").replace("Finished", "Failed");
+    assert_eq!(status(&inner), "partial", "a node whose own result failed");
+}
+
+#[test]
+fn the_same_fact_has_the_same_name_in_both_dialects() {
+    let fact = |body: String, path: &[&str]| {
+        let event = normalize(body);
+        let data = data(&event);
+        let mut json = &data;
+        for name in path {
+            json = match json {
+                Json::Array(items) => items[0].get(name),
+                object => object.get(name),
+            }
+            .unwrap_or_else(|| panic!("{name} of {path:?} in {data}"));
+        }
+        json.to_string()
+    };
+    assert_eq!(fact(vod("X", r#""Extend":"{\"a\":1}""#), &["userData", "a"]), "1");
+    assert_eq!(fact(ims("X", r#""UserData":"{\"a\":1}""#), &["userData", "a"]), "1");
+    let meta = r#""Duration":"12.5","Size":"7","Width":"3""#;
+    assert_eq!(fact(vod("VideoAnalysisComplete", meta), &["duration"]), "12.5");
+    assert_eq!(fact(ims("VideoAnalysisComplete", &format!(r#""MetaInfo":{{{meta}}}"#)), &["duration"]), "12.5");
+    let url = r#""http://o/1""#;
+    assert_eq!(
+        fact(vod("TranscodeComplete", &format!(r#""StreamInfos":[{{"FileUrl":{url}}}]"#)), &["streamInfos", "fileUrl"]),
+        url
+    );
+    for name in ["TranscodeComplete", "MediaConvertOutputComplete"] {
+        assert_eq!(fact(ims(name, &format!(r#""OutputUrl":{url}"#)), &["fileUrl"]), url);
+        let meta = r#""OutFileMeta":{"fileBasicInfo":{"fileSize":"9"}}"#;
+        assert_eq!(fact(ims(name, meta), &["outFileMeta", "fileBasicInfo", "size"]), "9");
+    }
+    assert_eq!(fact(ims("ProduceMediaComplete", &format!(r#""MediaURL":{url}"#)), &["fileUrl"]), url);
+    assert_eq!(
+        fact(vod("SnapshotComplete", r#""SnapshotInfos":[{"SnapshotCount":"5"}]"#), &["snapshotInfos", "count"]),
+        "5"
+    );
+    assert_eq!(fact(ims("SnapshotComplete", r#""Count":5"#), &["count"]), "5");
+    let moment = r#""2026-01-01T00:00:00Z""#;
+    assert_eq!(fact(vod("AIMediaDNAComplete", &format!(r#""CompleteTime":{moment}"#)), &["finishTime"]), moment);
+    assert_eq!(
+        fact(vod("AddLiveRecordVideoComplete", &format!(r#""RecordEndTime":{moment}"#)), &["finishTime"]),
+        moment
+    );
+    assert_eq!(fact(ims("LiveRecordFileCreated", r#""stop_time":1767225600"#), &["finishTime"]), moment);
+    assert_eq!(fact(ims("SnapshotComplete", &format!(r#""SubmitTime":{moment}"#)), &["createTime"]), moment);
+    assert_eq!(fact(ims("SmartJobComplete", &format!(r#""CreateTime":{moment}"#)), &["createTime"]), moment);
+    for (body, path) in [
+        (vod("StreamTranscodeComplete", r#""WatermarkId":"w1,w2""#), &["watermarkIds"][..]),
+        (vod("TranscodeComplete", r#""StreamInfos":[{"WatermarkId":"w1,w2"}]"#), &["streamInfos", "watermarkIds"][..]),
+    ] {
+        assert_eq!(fact(body, path), r#"["w1","w2"]"#);
+    }
+    let position = ims("AIProduceComplete", r#""FunctionName":"Cover","Result":"[{\"Time\":\"1966.6666666666665\"}]""#);
+    assert_eq!(fact(position, &["result", "time"]), "1.9666666666666665");
+}
+
+#[test]
+fn values_of_other_forms_are_kept_and_encoded_ones_decoded() {
+    let produced = |result: &str| {
+        let event = normalize(ims("AIProduceComplete", &format!(r#""JobId":"j","Result":{result}"#)));
+        data(&event).get("result").map(ToString::to_string).expect("a result")
+    };
+    assert_eq!(produced(r#""{\"Code\":0,\"Data\":\"{\\\"X_Y\\\":1}\"}""#), r#"{"code":"0","data":{"xY":1}}"#);
+    assert_eq!(produced(r#""plain text""#), r#""plain text""#);
+    let urls = normalize(ims("MediaConvertComplete", r#""OutputUrls":"http://a/1,2,http://b/3""#));
+    assert!(data(&urls).to_string().contains(r#"["http://a/1,2","http://b/3"]"#), "{}", data(&urls));
+    let content = r#"{"UserData":"{\"OldValue\":\"{\\\"K_1\\\":1}\",\"NewValue\":\"text\"}","Tags":"{\"NewValue\":\"a,b\"}","CateId":"{\"NewValue\":10000}","StorageLocation":"{\"NewValue\":\"x\"}"}"#;
+    let event = normalize(vod("MediaBaseChangeComplete", &format!(r#""MediaId":"m","MediaContent":{content}"#)));
+    assert_eq!(
+        data(&event).get("mediaContent").map(ToString::to_string).as_deref(),
+        Some(
+            r#"{"userData":{"oldValue":{"K_1":1},"newValue":"text"},"tags":{"newValue":["a","b"]},"cateId":{"newValue":"10000"},"storageLocation":{"newValue":"x"}}"#
+        )
+    );
+}
+
+#[test]
+fn a_number_that_is_too_small_is_not_a_unix_time() {
+    let event = normalize(vod("BrandNewComplete", r#""StartTime":12.5"#));
+    assert_eq!(data(&event).to_string(), r#"{"startTime":12.5}"#);
 }
 
 #[test]
@@ -263,11 +465,13 @@ fn the_customers_own_data_is_not_changed() {
     );
     let extend = |value: &str| {
         let event = normalize(vod("FileUploadComplete", &format!(r#""VideoId":"v","Extend":{value}"#)));
-        data(&event).get("extend").map(ToString::to_string).expect("extend is kept")
+        data(&event).get("userData").map(ToString::to_string).expect("Extend is kept")
     };
     assert_eq!(extend(r#""test data""#), r#""test data""#);
     assert_eq!(extend(r#""42""#), r#""42""#, "a scalar in a string is the customer's string");
     assert_eq!(extend(r#"{"Some_Key":{"URL":"1"}}"#), r#"{"Some_Key":{"URL":"1"}}"#);
+    let texts = r#"{"title":"[2024]","note":"{}","TaskInput":"[1]"}"#;
+    assert_eq!(extend(&serde_json::to_string(texts).expect("JSON")), texts, "texts inside stay texts");
 }
 
 #[test]
@@ -276,10 +480,11 @@ fn keys_that_would_collide_keep_their_own_spelling() {
     assert_eq!(data(&event).to_string(), r#"{"JobId":"a","jobId":"b","mediaId":"v","MediaId":"m"}"#);
     let body = r#"{"EventType":"X","EventTime":"2026-01-01T00:00:00Z","Status":"top","MessageBody":{"Status":"body"}}"#;
     assert_eq!(data(&normalize(body)).to_string(), r#"{"status":"body","Status":"top"}"#);
-    let body = r#"{"EventType":"X","EventTime":null,"EventTime ":"soon","MessageBody":{"A":1},"MessageBody ":{"B":2}}"#;
+    let body =
+        r#"{"EventType":"X","EventTime":"now","EventTime ":"soon","MessageBody":{"A":1},"MessageBody ":{"B":2}}"#;
     assert_eq!(
         data(&normalize(body)).to_string(),
-        r#"{"a":1,"eventTime":"soon","messageBody":{"b":2},"eventTime_":null}"#
+        r#"{"a":1,"eventTime":"soon","messageBody":{"b":2},"eventTime_":"now"}"#
     );
     let body = r#"{"EventType":"X","EventTime":"2026-01-01T00:00:00Z","event":"top","MessageBody":{"event":"body"}}"#;
     assert_eq!(data(&normalize(body)).to_string(), r#"{"event":"body","event_":"top"}"#);
@@ -318,6 +523,8 @@ fn bodies_that_are_not_callbacks_get_a_specific_error() {
         (r#"{"EventType":7}"#, "neither a VOD nor an IMS callback: `EventType` is a number; expected a string"),
         (r#"{"EventType":" "}"#, "neither a VOD nor an IMS callback: `EventType` is empty"),
         (r#"{"EventType":"X"}"#, "neither a VOD nor an IMS callback: `EventTime` is missing"),
+        (r#"{"EventType":"X","EventTime":null}"#, "neither a VOD nor an IMS callback: `EventTime` is missing"),
+        (r#"{"EventType":"X","EventTime":" "}"#, "neither a VOD nor an IMS callback: `EventTime` is empty"),
         (
             r#"{"EventType":"X","EventTime":"2026-01-01T00:00:00Z","MessageBody":[]}"#,
             "neither a VOD nor an IMS callback: `MessageBody` is an array; expected an object",
@@ -330,7 +537,12 @@ fn bodies_that_are_not_callbacks_get_a_specific_error() {
         assert_eq!(refusal(body), expected);
     }
     let volcengine = r#"{"RequestId":"r","Version":"2021-01-01","EventTime":"2026-01-01T00:00:00Z","EventType":"TranscodeComplete","Data":{"Vid":"v"}}"#;
-    assert!(refusal(volcengine).ends_with("the shape of Volcengine's callbacks"), "{}", refusal(volcengine));
+    let without_version = volcengine.replace(r#""Version":"2021-01-01","#, "");
+    for body in [volcengine, &without_version] {
+        assert!(refusal(body).ends_with("the shape of Volcengine's callbacks"), "{}", refusal(body));
+    }
+    let review = r#""RequestId":"r","JobId":"j","Status":"success","Data":{"Suggestion":"pass"}"#;
+    assert_eq!(normalize(vod("AIMediaAuditComplete", review)).get(Attribute::Verdict), Some("pass"));
     let mut origin = Origin::at(datetime!(2026-01-01 00:00 UTC));
     let only_ims = Sender { dialects: vec![Dialect::Ims], ..Sender::default() };
     origin.sender = &only_ims;
@@ -347,7 +559,7 @@ fn unusual_input_has_a_defined_result() {
         r#"{"EventType ":"UploadByURLComplete","EventTime":"2026-01-01T00:00:00Z","Status ":"fail ","JobId":"j","SourceURL ":"u","ErrorCode ":"E "}"#,
     );
     assert_eq!((blanks.get(Attribute::Status), blanks.get(Attribute::Subject)), (Some("failure"), Some("j")));
-    assert_eq!(data(&blanks).to_string(), r#"{"status":"fail ","jobId":"j","sourceUrl":"u","error":{"code":"E "}}"#);
+    assert_eq!(data(&blanks).to_string(), r#"{"status":"fail ","jobId":"j","sourceUrl":"u","error":{"code":"E"}}"#);
 
     let millis =
         normalize(r#"{"EventType":"AIMediaDNAComplete","EventTime":"2017-03-20T07:49:17:025Z","MediaId":"m"}"#);

@@ -157,7 +157,7 @@ async fn good_lines_are_published_and_bad_ones_become_dead_letters() {
     kafka.create_topic("stdin.good", 1, &[]).await;
     let backfill = Backfill::new("max_line = '2KiB'", &to_kafka(kafka.brokers(), "stdin.good"));
     let ims: Value =
-        serde_json::from_str(include_str!("../../src/cli/samples/ims-FileUploadComplete.json")).expect("JSON");
+        serde_json::from_str(include_str!("../../src/dialect/samples/ims-FileUploadComplete.json")).expect("JSON");
     let padded = callback("cut") + &" ".repeat(5000) + "{}";
     let mut lines: Vec<u8> = Vec::new();
     for line in [
@@ -212,7 +212,7 @@ async fn without_a_spool_a_bad_line_is_reported_and_not_tried_again() {
     let nats = Nats::shared().await;
     nats.create_stream("STDIN_UNKEPT", &["stdin.unkept"]).await;
     let backfill = Backfill::new("dialects = 'vod'", &(to_nats(nats, "stdin.unkept") + NO_SPOOL));
-    let ims = include_str!("../../src/cli/samples/ims-FileUploadComplete.json").replace('\n', "");
+    let ims = include_str!("../../src/dialect/samples/ims-FileUploadComplete.json").replace('\n', "");
     let bridge = backfill.start_with(format!("{}\n{ims}\n{}\n", callback("one"), callback("two")));
     assert_eq!(ended(&bridge), 1, "{}", bridge.log_tail());
     assert_logs(&bridge, "1 of 3 lines are not callbacks, the first is line 2; 1 of them are not kept as dead letters");

@@ -166,6 +166,22 @@ impl Judge {
     }
 }
 
+/// What the crate `jsonschema`, a validator for Rust, says about documents: for each of them nothing if it is valid, or
+/// its errors.
+///
+/// # Panics
+/// The schema is not valid.
+pub fn jsonschema_errors(schema: &Value, documents: &[Value]) -> Vec<Option<String>> {
+    let options = jsonschema::draft202012::options().should_validate_formats(true);
+    let validator = options.build(schema).expect("a valid schema");
+    let errors = documents.iter().map(|document| {
+        let errors: Vec<String> =
+            validator.iter_errors(document).map(|error| format!("{}: {error}", error.instance_path())).collect();
+        (!errors.is_empty()).then(|| errors.join("\n"))
+    });
+    errors.collect()
+}
+
 /// What Ajv, a validator of JSON Schema for JavaScript, says about documents: for each of them nothing if it is valid, or
 /// its errors.
 ///

@@ -1,7 +1,8 @@
 //! Whether an event says everything that its callback says. The tests and the fuzz targets include this file.
 //!
 //! Every leaf of the callback must be a leaf of the event: the same text, or one of the changes that normalizing is
-//! allowed to make, which [`is_found`] lists.
+//! allowed to make, which [`is_found`] lists. The only leaves that may be missing are the values of [`NO_ERROR`] in the
+//! fields of [`ERROR_FIELDS`], and blank texts.
 
 use std::collections::HashSet;
 
@@ -9,6 +10,12 @@ use apsara_bridge::event::json::Json;
 use apsara_bridge::event::{Attribute, Event};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+/// Fields of an error, in small letters without separators.
+const ERROR_FIELDS: [&str; 2] = ["errorcode", "errormessage"];
+
+/// What says in such a field that there is no error, in small letters.
+const NO_ERROR: [&str; 5] = ["", "0", "success", "ok", "null"];
 
 /// The first leaf of a callback that its event does not have. `type_prefix` is the prefix of the event's type.
 pub fn lost(callback: &Json<'_>, event: &Event, type_prefix: &str) -> Option<String> {
@@ -19,10 +26,11 @@ pub fn lost(callback: &Json<'_>, event: &Event, type_prefix: &str) -> Option<Str
     found.extend([Attribute::Time, Attribute::AccountId].into_iter().filter_map(|to| event.get(to)).map(str::to_owned));
     let found = Found {
         times: found.iter().filter(|text| is_rfc3339(text)).cloned().collect(),
+        numbers: found.iter().filter_map(|text| text.parse().ok()).collect(),
         texts: found.into_iter().collect(),
     };
     let mut wanted = Vec::new();
-    leaves(callback, &mut wanted);
+    leaves_of_callback(callback, &mut wanted);
     wanted.into_iter().find(|leaf| !is_found(leaf, &found))
 }
 
@@ -31,6 +39,8 @@ struct Found {
     texts: HashSet<String>,
     /// Those that are times.
     times: Vec<String>,
+    /// Those that are numbers.
+    numbers: Vec<f64>,
 }
 
 impl Found {
@@ -48,8 +58,26 @@ fn leaves(json: &Json<'_>, out: &mut Vec<String>) {
     }
 }
 
-/// Whether a leaf of a callback is in its event: unchanged, without the blanks around it, as a boolean, as a time,
-/// split at its commas, or decoded. Empty leaves may be missing.
+/// The leaves of a callback, except those that say that there is no error.
+fn leaves_of_callback(json: &Json<'_>, out: &mut Vec<String>) {
+    match json {
+        Json::Array(items) => items.iter().for_each(|item| leaves_of_callback(item, out)),
+        Json::Object(members) => {
+            for (key, value) in members {
+                let name = key.to_lowercase().replace(['_', '-', ' '], "");
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                let is_silent = NO_ERROR.contains(&text.trim().to_lowercase().as_str());
+                if !(ERROR_FIELDS.contains(&name.trim()) && is_silent) {
+                    leaves_of_callback(value, out);
+                }
+            }
+        }
+        leaf => leaves(leaf, out),
+    }
+}
+
+/// Whether a leaf of a callback is in its event: unchanged, without the blanks around it, as a boolean, as a time, in
+/// seconds instead of milliseconds, split at its commas, or decoded. Blank leaves may be missing.
 fn is_found(leaf: &str, found: &Found) -> bool {
     let trimmed = leaf.trim();
     if trimmed.is_empty() || found.has(leaf) || found.has(trimmed) {
@@ -66,17 +94,36 @@ fn is_found(leaf: &str, found: &Found) -> bool {
     if found.times.iter().any(|time| is_time(trimmed, time)) {
         return true;
     }
-    if leaf.contains(',') && leaf.split(',').all(|part| found.has(part.trim())) {
+    if trimmed.parse::<f64>().is_ok_and(|number| found.numbers.iter().any(|other| is_thousandth(*other, number))) {
+        return true;
+    }
+    if leaf.contains(',') && is_split(&leaf.split(',').collect::<Vec<_>>(), found) {
         return true;
     }
     match Json::parse(trimmed.as_bytes()) {
         Ok(json @ (Json::Object(_) | Json::Array(_))) => {
             let mut inner = Vec::new();
-            leaves(&json, &mut inner);
+            leaves_of_callback(&json, &mut inner);
             inner.iter().all(|leaf| is_found(leaf, found))
         }
         _ => false,
     }
+}
+
+fn is_thousandth(other: f64, number: f64) -> bool {
+    (other * 1000.0 - number).abs() <= number.abs() * 1e-12
+}
+
+/// Whether all parts of a list are found. A comma in an address does not split it, so that neighbours can be one part.
+fn is_split(parts: &[&str], found: &Found) -> bool {
+    // From the end: whether the parts from here on are found.
+    let mut rest = vec![false; parts.len() + 1];
+    rest[parts.len()] = true;
+    for start in (0..parts.len()).rev() {
+        let ends = start + 1..=if parts[start].contains("://") { parts.len() } else { start + 1 };
+        rest[start] = ends.rev().any(|end| rest[end] && found.has(parts[start..end].join(",").trim()));
+    }
+    rest[0]
 }
 
 fn is_rfc3339(text: &str) -> bool {

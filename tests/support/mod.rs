@@ -99,7 +99,7 @@ pub fn repository_text(name: &str) -> String {
 
 /// The bodies of Alibaba's sample callbacks, and one with characters that need care in headers and JSON.
 pub fn samples() -> Vec<Vec<u8>> {
-    let files = std::fs::read_dir(repository("src/cli/samples")).expect("the samples");
+    let files = std::fs::read_dir(repository("src/dialect/samples")).expect("the samples");
     let samples = files.map(|file| std::fs::read(file.expect("a file").path()).expect("readable"));
     let odd = r#"{"EventType":"Ünïcode 100%","EventTime":"2026-01-01T00:00:00Z","VideoId":"Euro € 😀 \"x\"\n"}"#;
     samples.chain([odd.into()]).collect()

@@ -2,13 +2,14 @@
 //!
 //! * The built-in entries are in `src/dialect/catalogue.toml`; its head explains the format. Files of the same format
 //!   (`catalogue.files`) add entries or replace them.
-//! * A top-level name has one type in all entries, so that a field means the same in both dialects. A file that breaks
-//!   this, or names an unknown type, is rejected with the line of the mistake.
+//! * A top-level name has one type in all entries, so that a field means the same in both dialects. Only the shapes of
+//!   objects may differ. A file that breaks this, or names an unknown type, is rejected with the line of the mistake.
 //! * `model` is the catalogue that callbacks are normalized with; `file` reads it from TOML.
 
+mod fields;
 mod file;
 mod model;
 
+pub use fields::FieldRow;
 pub use file::CatalogueError;
-pub use model::{Catalogue, Dialect, ErrorFields, EventType};
-pub(super) use model::{DEFAULT_SUBJECT, Kind, ShapeId};
+pub use model::{Catalogue, Dialect, Difference, ErrorFields, EventType, Field, Kind, Object, Path, ShapeId, Unit};

@@ -8,14 +8,10 @@ use rustc_hash::FxHashMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::common::suggest::similar;
 use crate::common::words::words;
 use crate::dialect::keys::respell;
-use crate::dialect::status::{Status, StatusRule};
-
-/// Fields tried for the subject when an event type names none of its own, or when its own are absent: media, else job,
-/// else task.
-pub(in crate::dialect) const DEFAULT_SUBJECT: [&str; 5] =
-    ["mediaId", "jobId", "parentJobId", "mediaRefreshJobId", "taskId"];
+use crate::dialect::status::{Status, StatusRule, Verdict};
 
 words! {
     /// The Alibaba product that sent a callback. It determines the shape of the callback.
@@ -37,7 +33,7 @@ impl fmt::Display for Dialect {
 
 /// The type that a field's value is converted to. A value that does not fit stays as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::dialect) enum Kind {
+pub enum Kind {
     /// Not converted.
     Any,
     /// A string; a number becomes its text.
@@ -46,13 +42,15 @@ pub(in crate::dialect) enum Kind {
     Id,
     /// A number; a string of digits becomes one.
     Number,
+    /// A number of seconds that arrives in milliseconds.
+    SecondsFromMilliseconds,
     /// A boolean; `"true"`, `"false"`, 0 and 1 become one.
     Boolean,
     /// A time in RFC 3339.
     Time,
-    /// An array; a comma-separated string becomes one.
+    /// An array of strings; a comma-separated string becomes one.
     List,
-    /// The customer's own data: decoded where it is JSON, its keys and values untouched.
+    /// The customer's own data: decoded once where it is JSON, its keys and values untouched.
     Verbatim,
     /// JSON of any shape, also inside a string.
     Json,
@@ -60,18 +58,94 @@ pub(in crate::dialect) enum Kind {
     Object(ShapeId),
     /// An array whose items have this type, also inside a string.
     Array(Box<Kind>),
+    /// An object whose keys are ids or names that somebody chose, also inside a string. Its values have this type.
+    Map(Box<Kind>),
 }
 
-/// Index of a [`Shape`] in its catalogue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::dialect) struct ShapeId(pub(super) usize);
+/// Index of the shape of an object in its catalogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ShapeId(pub(super) usize);
 
-/// The fields of one kind of object.
-#[derive(Clone, Debug, Default)]
+/// The fields of one kind of object, as normalizing needs them.
+#[derive(Clone, Debug)]
 pub(super) struct Shape {
     pub(super) fields: BTreeMap<String, Kind>,
     /// The likely spellings of each field, so that a known key costs one look-up.
     pub(super) spellings: FxHashMap<String, (String, Kind)>,
+    /// Normalized names by another name that Alibaba uses here, respelled.
+    pub(super) renamed: FxHashMap<String, String>,
+    /// The type of all other fields.
+    pub(super) others: Kind,
+}
+
+words! {
+    /// The unit of a number: one for each kind of fact.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Unit {
+        /// Sizes of files.
+        Bytes = "bytes",
+        /// Durations, and positions in a media.
+        Seconds = "seconds",
+        /// Bit rates; a kilobit is 1,000 bits.
+        KilobitsPerSecond = "kbit/s",
+        /// Widths and heights of pictures.
+        Pixels = "pixels",
+        /// Frame rates.
+        FramesPerSecond = "frames/s",
+        /// Sample rates.
+        Hertz = "Hz",
+        /// Speech rates.
+        WordsPerMinute = "words/min",
+        /// Shares from 0 to 100.
+        Percent = "percent",
+        /// Shares from 0 to 1.
+        Ratio = "ratio",
+        /// Counts.
+        Pieces = "pieces",
+    }
+}
+
+/// What the catalogue says about a field of `data`.
+#[derive(Clone, Debug)]
+pub struct Field {
+    /// Its type.
+    pub kind: Kind,
+    /// Its type as the file writes it.
+    pub type_name: String,
+    /// What it means, in one sentence; empty if the file does not say it.
+    pub description: String,
+    /// Unit of a number.
+    pub unit: Option<Unit>,
+    /// Alibaba's names for it, exactly as sent.
+    pub from: Vec<String>,
+    /// Known values. Alibaba can send others.
+    pub values: Vec<String>,
+    /// Whether values of other types are known to occur.
+    pub loose: bool,
+}
+
+/// A nested object.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Its name in the catalogue.
+    pub name: String,
+    /// Its fields by normalized name. `*` stands for all others.
+    pub fields: BTreeMap<String, Field>,
+}
+
+/// The place of a value in `data`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Names of fields from the outside in. An array on the way stands for its items.
+    pub(in crate::dialect) names: Vec<String>,
+    /// Whether the value is the id of a media.
+    pub(in crate::dialect) is_media: bool,
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.names.join("."))
+    }
 }
 
 /// One event type of one dialect.
@@ -83,16 +157,29 @@ pub struct EventType {
     pub name: String,
     /// Other names under which it arrives.
     pub aliases: Vec<String>,
-    /// What it reports, in one line.
+    /// Number of the schema of its `data`. An incompatible change of the envelope raises it.
+    pub version: u32,
+    /// What it reports, in one sentence.
     pub description: String,
-    /// Fields that hold the id of the thing it is about, first choice first.
-    pub subject: Vec<String>,
+    /// When it is sent; empty if the file does not say it.
+    pub when: String,
+    /// What this entry rests on: a page with its date, a sample; empty if the file does not say it.
+    pub source: String,
+    /// What a subscriber must know.
+    pub notes: Vec<String>,
+    /// Where the id of the thing is that it is about, first choice first: media, else job, else task.
+    pub subject: Vec<Path>,
+    /// Where verdicts on the content are. The worst one counts.
+    pub verdict: Vec<Path>,
     /// Where its outcome is found.
     pub status: StatusRule,
     /// Fields that hold the error of a failure, in addition to `ErrorCode` and `ErrorMessage`.
-    pub error: Option<ErrorFields>,
-    /// Its fields by normalized name, each with the type as the file writes it.
-    pub fields: BTreeMap<String, String>,
+    pub error: ErrorFields,
+    /// Object fields whose members move to the top level of `data`.
+    pub lift: Vec<String>,
+    /// Its fields by normalized name.
+    pub fields: BTreeMap<String, Field>,
+    pub(in crate::dialect) shape: ShapeId,
 }
 
 /// Names of the fields that hold an error.
@@ -105,6 +192,26 @@ pub struct ErrorFields {
     pub message: String,
 }
 
+impl Default for ErrorFields {
+    fn default() -> Self {
+        ErrorFields { code: "code".to_owned(), message: "message".to_owned() }
+    }
+}
+
+/// A fact whose place or name still differs between the dialects.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Difference {
+    /// The fact.
+    pub fact: String,
+    /// Where VOD has it.
+    pub vod: String,
+    /// Where IMS has it.
+    pub ims: String,
+    /// Why they are not unified.
+    pub why: String,
+}
+
 /// The known event types, with the words and shapes they share.
 #[derive(Clone, Debug)]
 pub struct Catalogue {
@@ -112,7 +219,12 @@ pub struct Catalogue {
     /// Positions of the event types by name and alias, for each dialect in the order of [`Dialect::ALL`].
     pub(super) by_name: [FxHashMap<String, usize>; 2],
     pub(super) words: FxHashMap<String, Status>,
+    pub(super) verdicts: FxHashMap<String, Verdict>,
     pub(super) synonyms: FxHashMap<String, String>,
+    pub(super) objects: Vec<Object>,
+    pub(super) differences: Vec<Difference>,
+    pub(super) default_subject: Vec<Path>,
+    pub(super) default_verdict: Vec<Path>,
     pub(super) shapes: Vec<Shape>,
 }
 
@@ -135,13 +247,49 @@ impl Catalogue {
         Some((index, &self.events[index]))
     }
 
+    /// The event types of a name or alias, of one dialect or of both.
+    ///
+    /// # Errors
+    /// A text that says what is unknown, with the nearest known name.
+    pub fn named(&self, name: &str, dialect: Option<Dialect>) -> Result<Vec<&EventType>, String> {
+        let is_meant = |event: &&EventType| event.name == name || event.aliases.iter().any(|alias| alias == name);
+        let both: Vec<&EventType> = self.events.iter().filter(is_meant).collect();
+        let found: Vec<&EventType> =
+            both.iter().copied().filter(|event| dialect.is_none_or(|wanted| event.dialect == wanted)).collect();
+        match (found.is_empty(), both.first(), dialect) {
+            (false, ..) => Ok(found),
+            (true, Some(other), Some(dialect)) => {
+                Err(format!("{dialect} has no event type {name}; {} has it", other.dialect))
+            }
+            _ => {
+                let names = self.events.iter().map(|event| event.name.as_str());
+                let hint = match similar(name, names)[..] {
+                    [] => String::new(),
+                    ref near => format!("; did you mean {}?", near.join(" or ")),
+                };
+                Err(format!("the catalogue has no event type {name}{hint}"))
+            }
+        }
+    }
+
+    /// The nested object that a [`Kind::Object`] names.
+    pub fn object(&self, shape: ShapeId) -> &Object {
+        &self.objects[shape.0 - Self::FIRST_DECLARED]
+    }
+
+    /// Facts whose place or name differs between the dialects.
+    pub fn differences(&self) -> &[Difference] {
+        &self.differences
+    }
+
     /// The outcome that one of Alibaba's words means, in any case; none for an unknown word.
     pub fn word(&self, word: &str) -> Option<Status> {
-        let word = word.trim();
-        match self.words.get(word) {
-            Some(status) => Some(*status),
-            None => self.words.get(&word.to_ascii_lowercase()).copied(),
-        }
+        lower_case(&self.words, word)
+    }
+
+    /// The verdict that one of Alibaba's words means, in any case; none for an unknown word.
+    pub fn verdict(&self, word: &str) -> Option<Verdict> {
+        lower_case(&self.verdicts, word)
     }
 
     /// The normalized name and the type of a field as it was sent. The name is none where the key is already normalized.
@@ -151,8 +299,32 @@ impl Catalogue {
             return (Some(Cow::Borrowed(name.as_str())), kind);
         }
         let respelled = respell(key);
-        let name = self.synonyms.get(respelled.as_ref()).map_or(respelled.as_ref(), String::as_str);
-        let kind = shape.fields.get(name).unwrap_or(&Kind::Any);
+        let renamed = shape.renamed.get(respelled.as_ref()).or_else(|| self.synonyms.get(respelled.as_ref()));
+        let name = renamed.map_or(respelled.as_ref(), String::as_str);
+        let kind = shape.fields.get(name).unwrap_or(&shape.others);
         (if name == key { None } else { Some(Cow::Owned(name.to_owned())) }, kind)
+    }
+
+    /// Where to look for the subject of an event type: media before others, its own paths before those of all types.
+    pub(in crate::dialect) fn subject<'c>(&'c self, entry: Option<&'c EventType>) -> impl Iterator<Item = &'c Path> {
+        let own = entry.map(|entry| entry.subject.as_slice()).unwrap_or_default();
+        let all = move || own.iter().chain(&self.default_subject);
+        all().filter(|path| path.is_media).chain(all().filter(|path| !path.is_media))
+    }
+
+    /// Where to look for verdicts of an event type.
+    pub(in crate::dialect) fn verdict_paths<'c>(&'c self, entry: Option<&'c EventType>) -> &'c [Path] {
+        match entry {
+            Some(entry) if !entry.verdict.is_empty() => &entry.verdict,
+            _ => &self.default_verdict,
+        }
+    }
+}
+
+fn lower_case<T: Copy>(words: &FxHashMap<String, T>, word: &str) -> Option<T> {
+    let word = word.trim();
+    match words.get(word) {
+        Some(known) => Some(*known),
+        None => words.get(&word.to_ascii_lowercase()).copied(),
     }
 }

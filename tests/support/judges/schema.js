@@ -14,7 +14,10 @@ const { createRequire } = require("node:module");
 const Ajv = createRequire(path.join(path.resolve(process.argv[2]), "schema.js"))("ajv/dist/2020");
 
 const { schema, documents } = JSON.parse(fs.readFileSync(0, "utf8"));
-const ajv = new Ajv({ strict: true, strictRequired: false, allowUnionTypes: true, allErrors: true });
+// Ajv itself knows no format. The only one that the schemas use is a time.
+const time = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/;
+const options = { strict: true, strictRequired: false, allowUnionTypes: true, allErrors: true };
+const ajv = new Ajv({ ...options, formats: { "date-time": time } });
 const validate = ajv.compile(schema);
 const verdicts = documents.map((document) => (validate(document) ? null : ajv.errorsText(validate.errors)));
 process.stdout.write(JSON.stringify(verdicts));

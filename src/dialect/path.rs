@@ -1,0 +1,49 @@
+//! Values at a place in normalized data.
+
+use crate::event::json::{Json, Members};
+
+use super::JOB_ID;
+use super::catalogue::Path;
+use super::transform::names_an_address;
+
+impl Path {
+    /// Whether the value is the id of a media.
+    pub fn is_media(&self) -> bool {
+        self.is_media
+    }
+
+    /// Whether the value is the id of a job.
+    pub fn is_job(&self) -> bool {
+        self.names.last().is_some_and(|name| JOB_ID.contains(&name.as_str()))
+    }
+
+    /// The first text at this place, without the blanks around it.
+    pub(super) fn first<'j>(&self, data: &'j Members<'_>) -> Option<&'j str> {
+        self.all(data).into_iter().next()
+    }
+
+    /// All texts at this place, without the blanks around them.
+    pub(super) fn all<'j>(&self, data: &'j Members<'_>) -> Vec<&'j str> {
+        let mut found = Vec::new();
+        if let Some((first, rest)) = self.names.split_first()
+            && let Some((_, value)) = data.iter().find(|(key, _)| key == first)
+        {
+            self.collect(value, rest, &mut found);
+        }
+        found
+    }
+
+    fn collect<'j>(&self, value: &'j Json<'_>, names: &[String], found: &mut Vec<&'j str>) {
+        match (value, names) {
+            (Json::Array(items), _) => items.iter().for_each(|item| self.collect(item, names, found)),
+            (value, []) => found.extend(value.as_text().map(str::trim).filter(|text| !text.is_empty())),
+            (object, [name, rest @ ..]) => {
+                if let Some(inner) = object.get(name)
+                    && !(self.is_media && names_an_address(object, inner))
+                {
+                    self.collect(inner, rest, found);
+                }
+            }
+        }
+    }
+}
