@@ -99,7 +99,7 @@ fn is_volcengine(members: &Members<'_>) -> bool {
     let has = |key: &&str| member(members, key).is_some();
     has(&"RequestId")
         && matches!(member(members, "Data"), Some(Json::Object(_)))
-        && (has(&"Version") || !["Status", "JobId", "MediaId", "VideoId"].iter().any(|key| has(key)))
+        && (has(&"Version") || !["Status", "JobId", "MediaId", "VideoId"].iter().any(has))
 }
 
 /// The service whose message the body resembles, as the end of an error.
