@@ -25,7 +25,8 @@ SECONDS ?=
 STATES ?=
 FAULTS ?= 40
 
-.PHONY: help generate demo check lint test release reproducible advisories crash-states clusters chaos fuzz bench tools clean-tools
+.PHONY: help generate demo check lint test release reproducible advisories examples crash-states clusters chaos fuzz \
+	bench tools clean-tools
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -43,7 +44,7 @@ lint: ## check the format, the lints, and the dependencies (deny.toml)
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --quiet --locked --all-targets -- -D warnings
-	$(CARGO) clippy --quiet --locked --test chaos --test clusters --test crash -- -D warnings
+	$(CARGO) clippy --quiet --locked --test chaos --test clusters --test crash --test examples -- -D warnings
 	$(DENY) check -D warnings bans licenses sources
 	$(DENY) --features vendored check -D warnings licenses
 
@@ -66,6 +67,10 @@ release: ## build the files of a release, with OpenSSL linked statically, into t
 reproducible: ## build a release twice at the same path and compare the bytes
 	@$(SETUP) release
 	packaging/reproducible
+
+examples: ## run the consumers of examples/consumers against a real Kafka and NATS
+	@$(SETUP) build kafka nats examples
+	$(CARGO) test --test examples
 
 crash-states: ## simulate power failures for an hour and check what the spool lost (STATES=500: this many states)
 	@$(SETUP) build
@@ -93,7 +98,7 @@ bench: ## run the benchmarks
 	$(CARGO) bench --bench queue
 
 tools: ## install everything that any target needs
-	@$(SETUP) build deny release kafka nats toxiproxy kcat promtool judges mns hadolint chart kubernetes fuzz
+	@$(SETUP) build deny release kafka nats toxiproxy kcat promtool judges mns examples hadolint chart kubernetes fuzz
 
 clean-tools: ## remove everything that was installed into .tools
 	rm -rf .tools
