@@ -25,7 +25,7 @@ fn text(path: &Path) -> String {
 fn documents() -> Vec<PathBuf> {
     let mut documents: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"]
         .into_iter()
-        .chain(["charts/apsara-bridge/README.md", "docs/decisions/README.md"])
+        .chain(["charts/apsara-bridge/README.md", "docs/decisions/README.md", "examples/consumers/README.md"])
         .map(|name| root().join(name))
         .collect();
     documents.extend(markdown_in("docs"));
