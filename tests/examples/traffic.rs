@@ -69,7 +69,7 @@ pub struct Callback {
 /// Alibaba's samples, and others: more that the examples handle, of both dialects and with different results; one
 /// without a time; and types that nobody knows.
 pub fn callbacks() -> Vec<Callback> {
-    let files = std::fs::read_dir(repository("src/cli/samples")).expect("the samples");
+    let files = std::fs::read_dir(repository("src/dialect/samples")).expect("the samples");
     let mut callbacks: Vec<Callback> = files
         .map(|file| {
             let path = file.expect("a file").path();

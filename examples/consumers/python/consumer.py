@@ -38,7 +38,7 @@ HANDLERS = {
 
 def read(message):
     headers = dict(message.headers() or [])
-    # The content type decides the mode. `from_kafka` of this SDK looks for ce_ headers, which the bridge always writes.
+    # The content type decides the mode. `from_kafka` of this SDK looks for ce_ headers, which structured records have too.
     is_structured = headers.get("content-type", b"").startswith(b"application/cloudevents+json")
     parse = kafka.from_structured_event if is_structured else kafka.from_binary_event
     return parse(kafka.KafkaMessage(headers, None, message.value()))
