@@ -9,11 +9,16 @@ pub fn is_loopback(host: &str) -> bool {
     host.parse::<IpAddr>().map_or_else(|_| is_named(&host.to_ascii_lowercase()), |ip| ip.to_canonical().is_loopback())
 }
 
-/// The host of `host:port`, or of `scheme://host:port`. The port may be missing.
-pub fn host(address: &str) -> &str {
+/// Host and port of `host:port`, or of `scheme://user@host:port/path`. The port may be missing.
+pub fn authority(address: &str) -> &str {
     let address = address.split_once("://").map_or(address, |(_, rest)| rest);
     let end = address.find(['/', '?', '#']).unwrap_or(address.len());
-    let authority = &address[..end];
+    address[..end].rsplit('@').next().unwrap_or_default()
+}
+
+/// The host of `host:port`, or of `scheme://host:port`. The port may be missing.
+pub fn host(address: &str) -> &str {
+    let authority = authority(address);
     match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
         _ => authority,
@@ -47,6 +52,13 @@ mod tests {
             ("http://127.0.0.1:8080/", "127.0.0.1"),
         ] {
             assert_eq!(host(address), expected);
+        }
+        for (address, expected) in [
+            ("kafka-1:9092", "kafka-1:9092"),
+            ("SASL_SSL://kafka-1:9092", "kafka-1:9092"),
+            ("tls://me:pa@ss@[::1]:4222/path?query#fragment", "[::1]:4222"),
+        ] {
+            assert_eq!(authority(address), expected);
         }
     }
 }

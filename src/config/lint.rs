@@ -1,9 +1,9 @@
 //! Warnings about a valid configuration that is probably not what its author meant.
 
 use crate::common::suggest::did_you_mean;
-use crate::dialect::{Catalogue, Dialect, Status};
+use crate::dialect::Catalogue;
 use crate::event::Attribute;
-use crate::route::{Action, Destination, Pattern, Route, Router};
+use crate::route::{Action, Destination, Pattern, Route, Router, Values};
 
 /// Attributes that every event has.
 const ALWAYS_PRESENT: [Attribute; 5] =
@@ -45,9 +45,10 @@ fn routes(router: &Router, catalogue: &Catalogue, type_prefix: &str) -> Vec<Stri
             ));
         }
         for (attribute, patterns) in &route.matches {
-            let Some(known) = known_values(*attribute, catalogue, type_prefix) else { continue };
+            let values = Values::of(*attribute, catalogue, type_prefix);
+            let Some(known) = values.known() else { continue };
             for pattern in patterns.iter().filter(|pattern| !known.iter().any(|value| pattern.fits(value))) {
-                let hint = did_you_mean(pattern.as_str(), known.iter().map(String::as_str));
+                let hint = did_you_mean(pattern.as_str(), known.iter().copied());
                 warnings.push(format!(
                     "route `{}` matches {attribute} = `{}`, but no known event has it{hint}",
                     route.name,
@@ -63,9 +64,12 @@ fn routes(router: &Router, catalogue: &Catalogue, type_prefix: &str) -> Vec<Stri
 /// topics.
 pub(super) fn open_topics(
     router: &Router,
+    catalogue: &Catalogue,
+    type_prefix: &str,
     dead_letters: Option<&Destination>,
     has_topics: impl Fn(&str) -> bool,
 ) -> Vec<String> {
+    let is_closed = |attribute: Attribute| Values::of(attribute, catalogue, type_prefix).is_closed();
     let warning = |place: &str, to: &Destination, is_fixed: &dyn Fn(Attribute) -> bool| {
         let mut attributes = to.topic.attributes().filter(|_| has_topics(&to.output));
         let chosen = attributes.find(|attribute| !is_closed(*attribute) && !is_fixed(*attribute))?;
@@ -87,48 +91,6 @@ pub(super) fn open_topics(
     }
     warnings.extend(dead_letters.and_then(|to| warning("dead_letters.to", to, &|_| false)));
     warnings
-}
-
-/// Whether the values of an attribute form a closed list, so that no sender can add one.
-fn is_closed(attribute: Attribute) -> bool {
-    match attribute {
-        Attribute::SpecVersion
-        | Attribute::DataContentType
-        | Attribute::Dialect
-        | Attribute::Status
-        | Attribute::Verdict
-        | Attribute::DlqReason
-        // The topics of routes, which have their own warnings.
-        | Attribute::DlqDestination => true,
-        // An EventType that the catalogue does not know becomes a type all the same, and an IMS callback names its account.
-        Attribute::Type
-        | Attribute::DataSchema
-        | Attribute::Source
-        | Attribute::AccountId
-        | Attribute::AppId
-        | Attribute::Id
-        | Attribute::Subject
-        | Attribute::MediaId
-        | Attribute::JobId
-        | Attribute::PartitionKey
-        | Attribute::Time
-        | Attribute::RecordedTime
-        | Attribute::Traceparent
-        | Attribute::DlqCode
-        | Attribute::DlqAttempts => false,
-    }
-}
-
-/// Every value that an attribute can have, if the values form a closed list.
-fn known_values(attribute: Attribute, catalogue: &Catalogue, type_prefix: &str) -> Option<Vec<String>> {
-    match attribute {
-        Attribute::Status => Some(Status::ALL.map(|status| status.as_str().to_owned()).to_vec()),
-        Attribute::Dialect => Some(Dialect::ALL.map(|dialect| dialect.as_str().to_owned()).to_vec()),
-        Attribute::Type => {
-            Some(catalogue.events().iter().map(|event| format!("{type_prefix}{}", event.name)).collect())
-        }
-        _ => None,
-    }
 }
 
 /// Whether the earlier route leaves no event for the later one.

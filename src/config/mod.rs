@@ -183,7 +183,7 @@ fn check_all(reader: &mut Reader, with_inputs: bool, files: &mut Vec<(PathBuf, F
     let keeps_dead_letters = store.is_some() || dead_letters.is_some();
     let mut warnings = lint::all(&router, &catalogue, &type_prefix, keeps_dead_letters);
     let has_topics = |output: &str| destinations.has_topics(output);
-    warnings.extend(lint::open_topics(&router, dead_letters.as_ref(), has_topics));
+    warnings.extend(lint::open_topics(&router, &catalogue, &type_prefix, dead_letters.as_ref(), has_topics));
     warnings.extend(input_warnings.into_iter().chain(output_warnings));
     warnings.extend(secrets.iter().filter_map(|(key, secret)| Some(format!("{key}: {}", secret.warning()?))));
     let memory = bounds::memory(&checked_inputs, &delivery);

@@ -18,7 +18,7 @@ use crate::event::{Attribute, MAX_ATTRIBUTE_BYTES};
 const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
 
 /// `recordedtime` of examples.
-const RECORDED: OffsetDateTime = time::macros::datetime!(2026-01-02 03:04:05.678 UTC);
+pub(super) const RECORDED: OffsetDateTime = time::macros::datetime!(2026-01-02 03:04:05.678 UTC);
 
 /// Most examples of a field.
 const MAX_EXAMPLES: usize = 2;
@@ -27,7 +27,7 @@ const MAX_EXAMPLES: usize = 2;
 const MAX_EXAMPLE_LENGTH: usize = 120;
 
 /// The attributes that every event has.
-const REQUIRED: [Attribute; 9] = [
+pub(super) const REQUIRED: [Attribute; 9] = [
     Attribute::SpecVersion,
     Attribute::Id,
     Attribute::Source,
@@ -335,7 +335,7 @@ impl<'n> Definitions<'n> {
 }
 
 /// A description as a sentence.
-fn sentence(text: &str) -> String {
+pub(super) fn sentence(text: &str) -> String {
     let mut characters = text.chars();
     let Some(first) = characters.next() else { return String::new() };
     let rest = characters.as_str();

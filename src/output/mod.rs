@@ -148,6 +148,29 @@ pub trait OutputSettings: Send + fmt::Debug {
 
     /// A record as it goes over the wire. The running output publishes what this gives.
     fn render<'r>(&self, record: &'r Record) -> Rendered<'r>;
+
+    /// Where subscribers find the events; none for an output that nobody can subscribe to.
+    fn bus(&self) -> Option<Bus> {
+        None
+    }
+}
+
+/// Where subscribers find the events of an output, in the words of AsyncAPI. It has no secrets: no logins, no paths, no
+/// queries.
+#[derive(Debug)]
+pub struct Bus {
+    /// The addresses that the bridge connects to first, without a scheme: at least one.
+    pub hosts: Vec<String>,
+    /// The protocol.
+    pub protocol: &'static str,
+    /// What else subscribers must know, in sentences.
+    pub notes: Vec<String>,
+    /// What the headers mean that are not attributes: name and a sentence.
+    pub other_headers: &'static [(&'static str, &'static str)],
+    /// The bindings of a message whose key has the given schema.
+    pub message_bindings: fn(key: &serde_json::Value) -> Option<serde_json::Value>,
+    /// The bindings of the operation that sends messages.
+    pub operation_bindings: Option<serde_json::Value>,
 }
 
 /// A record as it goes over the wire.

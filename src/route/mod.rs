@@ -10,14 +10,18 @@
 mod filter;
 mod index;
 mod pattern;
+mod possible;
 mod template;
+mod values;
 
 use crate::common::suggest::nearest;
 use crate::event::{Attribute, Event, Mode};
 pub use filter::{Filter, FilterConfig, FilterError};
 use index::Index;
 pub use pattern::{MatchError, MatchErrorKind, Matches, Pattern, PatternError, match_schema, parse_match};
-pub use template::{ABSENT, MAX_KEY_BYTES, MAX_TOPIC_VALUE_BYTES, Template, TemplateError};
+pub use possible::{Fact, Possibilities};
+pub use template::{ABSENT, MAX_KEY_BYTES, MAX_TOPIC_VALUE_BYTES, Template, TemplateError, inserted};
+pub use values::Values;
 
 /// Where a record goes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -122,25 +122,13 @@ impl Template {
             .sum()
     }
 
-    /// The topic for an event. ASCII letters, digits, `-` and `_` of a value are kept; every other character, dots
-    /// included, becomes `_`. The configured prefix of the type is kept as it is. Each value is cut at
-    /// [`MAX_TOPIC_VALUE_BYTES`].
+    /// The topic for an event, with its attributes [`inserted`].
     pub fn topic(&self, event: &Event, type_prefix: &str) -> String {
         let mut topic = String::with_capacity(self.text.len() + 32);
         for part in &self.parts {
             match part {
                 Part::Literal(text) => topic.push_str(text),
-                Part::Attribute(name) => {
-                    let mut value = event.get(*name).unwrap_or(ABSENT);
-                    if *name == Attribute::Type
-                        && let Some(event_type) = value.strip_prefix(type_prefix)
-                    {
-                        topic.push_str(type_prefix);
-                        value = event_type;
-                    }
-                    let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' };
-                    topic.extend(value.chars().take(MAX_TOPIC_VALUE_BYTES).map(safe));
-                }
+                Part::Attribute(name) => insert(*name, event.get(*name), type_prefix, &mut topic),
             }
         }
         topic
@@ -162,6 +150,27 @@ impl Template {
         }
         found.then(|| cut(&key, MAX_KEY_BYTES).to_owned())
     }
+}
+
+/// An attribute as it is inserted in a topic. ASCII letters, digits, `-` and `_` of a value are kept; every other
+/// character, dots included, becomes `_`. The configured prefix of the type is kept as it is. The value is cut at
+/// [`MAX_TOPIC_VALUE_BYTES`].
+pub fn inserted(attribute: Attribute, value: Option<&str>, type_prefix: &str) -> String {
+    let mut text = String::new();
+    insert(attribute, value, type_prefix, &mut text);
+    text
+}
+
+fn insert(attribute: Attribute, value: Option<&str>, type_prefix: &str, topic: &mut String) {
+    let mut value = value.unwrap_or(ABSENT);
+    if attribute == Attribute::Type
+        && let Some(event_type) = value.strip_prefix(type_prefix)
+    {
+        topic.push_str(type_prefix);
+        value = event_type;
+    }
+    let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' };
+    topic.extend(value.chars().take(MAX_TOPIC_VALUE_BYTES).map(safe));
 }
 
 impl fmt::Display for Template {

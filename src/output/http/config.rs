@@ -8,15 +8,16 @@ use hyper::Uri;
 use hyper::header::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::sync::Semaphore;
 
-use crate::common::address::is_loopback;
+use crate::common::address::{authority, is_loopback};
 use crate::common::secret::{Secret, SecretSource};
 use crate::common::tls::{ClientTls, TlsConfig, TlsFiles as _};
 use crate::common::validation::Validation;
 use crate::common::watch::{Fingerprint, Reread};
 use crate::event::Mode;
-use crate::output::{DestinationRules, OutputConfig, OutputContext, OutputSettings, TopicRule};
+use crate::output::{Bus, DestinationRules, OutputConfig, OutputContext, OutputSettings, TopicRule};
 
 /// The one lane of an output. It stands where other outputs have a topic.
 const LANE: &str = "http";
@@ -224,6 +225,20 @@ pub struct HttpSettings {
     /// None if the URL has no TLS.
     pub(super) tls: Option<Arc<ClientTls>>,
     pub(super) max_in_flight: usize,
+}
+
+impl HttpSettings {
+    /// Where the requests go. Path and query can be secrets.
+    pub(super) fn bus(&self) -> Bus {
+        Bus {
+            hosts: vec![authority(&self.url.to_string()).to_owned()],
+            protocol: if self.tls.is_some() { "https" } else { "http" },
+            notes: vec!["The bridge posts each event to one URL of this server. Its path is not shown.".to_owned()],
+            other_headers: &[],
+            message_bindings: |_| None,
+            operation_bindings: Some(json!({ "http": { "method": "POST", "bindingVersion": "0.3.0" } })),
+        }
+    }
 }
 
 impl fmt::Debug for HttpSettings {

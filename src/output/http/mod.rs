@@ -41,7 +41,7 @@ use tokio_rustls::rustls::ClientConfig;
 
 pub use config::{HttpConfig, HttpSettings};
 
-use super::{ErrorKind, Health, Output, OutputKind, OutputSettings, PublishError, Record, Rendered};
+use super::{Bus, ErrorKind, Health, Output, OutputKind, OutputSettings, PublishError, Record, Rendered};
 use crate::common::backoff::jittered;
 use crate::common::http::{HttpClient, HttpError};
 use crate::common::kind::{AddressKey, KindKeys};
@@ -345,6 +345,10 @@ impl OutputSettings for HttpSettings {
             headers: binding::headers(&record.event, mode),
             payload: binding::payload(&record.event, mode),
         }
+    }
+
+    fn bus(&self) -> Option<Bus> {
+        Some(HttpSettings::bus(self))
     }
 }
 

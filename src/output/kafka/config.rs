@@ -14,14 +14,15 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::json;
 
-use crate::common::address::{host, is_loopback};
+use crate::common::address::{authority, host, is_loopback};
 use crate::common::secret::{Secret, SecretSource, exposed};
 use crate::common::units::{at_least_one_schema, one_or_many};
 use crate::common::validation::Validation;
 use crate::common::watch::{Fingerprint, ReadByLibrary};
 use crate::event::Mode;
-use crate::output::{DestinationRules, OutputConfig, OutputContext, OutputSettings, TopicRule, TopicSyntax};
+use crate::output::{Bus, DestinationRules, OutputConfig, OutputContext, OutputSettings, TopicRule, TopicSyntax};
 
 /// Longest name of a topic.
 const MAX_TOPIC_BYTES: usize = 249;
@@ -360,6 +361,22 @@ impl fmt::Debug for PresentSecrets {
 }
 
 impl KafkaSettings {
+    /// Where subscribers find the records.
+    pub(super) fn bus(&self) -> Bus {
+        let get = |property: &str| self.client.get(property).unwrap_or_default();
+        let hosts = get("bootstrap.servers").split(',').map(|broker| authority(broker).to_owned()).collect();
+        let is_secure = get("security.protocol").to_ascii_lowercase().ends_with("ssl");
+        let bindings = |key: &serde_json::Value| Some(json!({ "kafka": { "key": key, "bindingVersion": "0.5.0" } }));
+        Bus {
+            hosts,
+            protocol: if is_secure { "kafka-secure" } else { "kafka" },
+            notes: Vec::new(),
+            other_headers: &[],
+            message_bindings: bindings,
+            operation_bindings: None,
+        }
+    }
+
     /// The secrets as they are now.
     pub(super) fn secrets(&self) -> PresentSecrets {
         let values = self.secrets.iter().map(|(_, secret)| secret.value()).collect();

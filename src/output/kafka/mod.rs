@@ -36,7 +36,7 @@ use errors::{is_about_the_batch, kind_of};
 use in_flight::InFlight;
 
 use super::{
-    ErrorKind, Health, MAX_PUBLISH_TIME, Output, OutputKind, OutputSettings, PublishError, Record, Rendered,
+    Bus, ErrorKind, Health, MAX_PUBLISH_TIME, Output, OutputKind, OutputSettings, PublishError, Record, Rendered,
     SECRETS_CHECK,
 };
 use crate::common::kind::{AddressKey, KindKeys};
@@ -460,6 +460,10 @@ impl OutputSettings for KafkaSettings {
             headers: binding::headers(&record.event, mode),
             payload: binding::payload(&record.event, mode),
         }
+    }
+
+    fn bus(&self) -> Option<Bus> {
+        Some(KafkaSettings::bus(self))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::common::units::{at_least_one_schema, one_or_many};
 use crate::common::validation::Validation;
 use crate::common::watch::{Fingerprint, ReadByLibrary};
 use crate::event::Mode;
-use crate::output::{DestinationRules, OutputConfig, OutputContext, OutputSettings, TopicRule, TopicSyntax};
+use crate::output::{Bus, DestinationRules, OutputConfig, OutputContext, OutputSettings, TopicRule, TopicSyntax};
 
 /// How messages are delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -293,6 +293,37 @@ pub(super) struct Present {
 }
 
 impl NatsSettings {
+    /// Where subscribers find the messages.
+    pub(super) fn bus(&self) -> Bus {
+        let host = |server: &async_nats::ServerAddr| match server.host() {
+            ip if ip.contains(':') => format!("[{ip}]:{}", server.port()),
+            host => format!("{host}:{}", server.port()),
+        };
+        let mut notes = Vec::new();
+        if self.tls.is_some() || self.servers.iter().any(async_nats::ServerAddr::tls_required) {
+            notes.push("Connections use TLS.".to_owned());
+        }
+        notes.push(match (&self.delivery, &self.stream) {
+            (NatsDelivery::Core, _) => "Core NATS: who is not connected misses messages.".to_owned(),
+            (NatsDelivery::Jetstream, None) => "JetStream: streams store the messages.".to_owned(),
+            (NatsDelivery::Jetstream, Some(stream)) => {
+                format!("JetStream: the stream `{}` stores the messages.", stream.name)
+            }
+        });
+        Bus {
+            hosts: self.servers.iter().map(host).collect(),
+            protocol: "nats",
+            notes,
+            other_headers: &[(
+                super::MESSAGE_ID,
+                "Lets a stream drop a repeat within its duplicate window. It is derived from source, id and subject.",
+            )],
+            // The bindings of NATS have no fields for messages, and a message has no key.
+            message_bindings: |_| None,
+            operation_bindings: None,
+        }
+    }
+
     pub(super) fn present(&self) -> Present {
         Present { login: self.login.present(), files: self.files.fingerprints() }
     }

@@ -40,7 +40,7 @@ use schemars::JsonSchema;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{ErrorKind, Health, Output, OutputKind, OutputSettings, PublishError, Record, Rendered};
+use super::{Bus, ErrorKind, Health, Output, OutputKind, OutputSettings, PublishError, Record, Rendered};
 use crate::common::kind::{AddressKey, KindKeys};
 use crate::common::validation::FieldError;
 use crate::event::{Attribute, Event, percent_encode};
@@ -200,6 +200,10 @@ impl OutputSettings for NatsSettings {
             headers.push((MESSAGE_ID, message_id(&record.event, &record.topic).into()));
         }
         Rendered { mode, key: None, headers, payload: binding::payload(&record.event, mode) }
+    }
+
+    fn bus(&self) -> Option<Bus> {
+        Some(NatsSettings::bus(self))
     }
 }
 

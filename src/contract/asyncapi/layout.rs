@@ -1,0 +1,203 @@
+//! The headers of records, found by rendering events whose values are known. So the description cannot differ from what
+//! an output publishes.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use crate::contract::schema::{REQUIRED, attribute_schema, sentence};
+use crate::dialect::{Dialect, EventType, Normalizer};
+use crate::event::{Attribute, Event, Mode, percent_encode};
+use crate::output::{Bus, OutputSettings, Record};
+
+/// How an output lays out records.
+#[derive(Debug, PartialEq)]
+pub(super) struct Layout {
+    pub(super) mode: Mode,
+    headers: Vec<(&'static str, Content)>,
+}
+
+#[derive(Debug, PartialEq)]
+enum Content {
+    /// The same in every record.
+    Constant(String),
+    /// The value of an attribute, percent-encoded or as it is.
+    Attribute(Attribute, Encoding),
+    /// Something else.
+    Other,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Encoding {
+    None,
+    Percent,
+}
+
+impl Encoding {
+    fn apply(self, value: &str) -> String {
+        match self {
+            Encoding::None => value.to_owned(),
+            Encoding::Percent => percent_encode(value).into_owned(),
+        }
+    }
+}
+
+impl Layout {
+    /// The layout of an output in a mode, or in its own.
+    pub(super) fn of(settings: &dyn OutputSettings, mode: Option<Mode>) -> Layout {
+        // Each needs percent-encoding, and no two values are alike.
+        let value = |attribute: Attribute, round: u8| format!("{attribute} {round}");
+        let rendered = |round: u8| {
+            let mut event = Event::new("{}");
+            for attribute in Attribute::ALL {
+                event.set(*attribute, value(*attribute, round));
+            }
+            let record = Record { event: Arc::new(event), topic: "topic".to_owned(), key: None, mode };
+            let rendered = settings.render(&record);
+            let headers = rendered.headers.into_iter().map(|(name, value)| (name, value.into_owned()));
+            (rendered.mode, headers.collect::<Vec<_>>())
+        };
+        let (mode, first) = rendered(1);
+        let (_, second) = rendered(2);
+        let headers = first.into_iter().map(|(name, text)| {
+            let attribute = Attribute::ALL.iter().find_map(|attribute| {
+                let mut encodings = [Encoding::None, Encoding::Percent].into_iter();
+                let encoding = encodings.find(|encoding| encoding.apply(&value(*attribute, 1)) == text)?;
+                Some(Content::Attribute(*attribute, encoding))
+            });
+            let is_constant = second.iter().any(|(other, same)| *other == name && *same == text);
+            let content = match attribute {
+                Some(attribute) => attribute,
+                None if is_constant => Content::Constant(text),
+                None => Content::Other,
+            };
+            (name, content)
+        });
+        Layout { mode, headers: headers.collect() }
+    }
+
+    /// Media type of the payload.
+    pub(super) fn content_type(&self) -> &'static str {
+        match self.mode {
+            Mode::Structured => "application/cloudevents+json",
+            Mode::Binary => "application/json",
+        }
+    }
+
+    /// The schema of the headers of any event; none if there are no headers.
+    pub(super) fn headers(&self, bus: &Bus, normalizer: &Normalizer) -> Option<Value> {
+        let mut properties = Map::new();
+        let mut required = Vec::new();
+        for (name, content) in self.headers.iter().filter(|(_, content)| !content.is_of_dead_letters()) {
+            let schema = match content {
+                Content::Constant(text) => json!({ "type": "string", "const": text }),
+                Content::Attribute(attribute, encoding) => {
+                    of_attribute(*attribute, *encoding, attribute_schema(*attribute, normalizer, None, None))
+                }
+                Content::Other => {
+                    let known = bus.other_headers.iter().find(|(known, _)| known == name);
+                    let description = known.map_or("It is not an attribute.", |(_, description)| *description);
+                    json!({ "type": "string", "description": description })
+                }
+            };
+            properties.insert((*name).to_owned(), schema);
+            let is_always_there = match content {
+                Content::Constant(_) => true,
+                Content::Attribute(attribute, _) => REQUIRED.contains(attribute),
+                Content::Other => false,
+            };
+            if is_always_there {
+                required.push(*name);
+            }
+        }
+        let schema = json!({ "type": "object", "properties": properties, "required": required });
+        (!self.headers.is_empty()).then_some(schema)
+    }
+
+    /// The properties of the headers of one event type or one dialect that differ from those of any event.
+    pub(super) fn own_headers(
+        &self,
+        normalizer: &Normalizer,
+        event: Option<&EventType>,
+        dialect: Dialect,
+        other_types: &[String],
+    ) -> Map<String, Value> {
+        let own = self.headers.iter().filter_map(|(name, content)| {
+            let Content::Attribute(attribute, encoding) = content else { return None };
+            let mut schema = own_schema(*attribute, normalizer, event, dialect)?;
+            if *attribute == Attribute::Type && event.is_none() {
+                schema = json!({ "not": { "enum": encoded(other_types, *encoding) } });
+            }
+            if let Some(text) = schema["const"].as_str() {
+                schema["const"] = encoding.apply(text).into();
+            }
+            Some(((*name).to_owned(), schema))
+        });
+        own.collect()
+    }
+
+    /// The schema of what a dead letter has in addition; none if its headers are those of any event.
+    pub(super) fn dead_letter_headers(&self, normalizer: &Normalizer) -> Option<Value> {
+        let mut properties = Map::new();
+        let mut required = Vec::new();
+        for (name, content) in &self.headers {
+            let Content::Attribute(attribute, encoding) = content else { continue };
+            if !DEAD_LETTER_ATTRIBUTES.contains(attribute) {
+                continue;
+            }
+            let schema = of_attribute(*attribute, *encoding, attribute_schema(*attribute, normalizer, None, None));
+            properties.insert((*name).to_owned(), schema);
+            if ALWAYS_IN_DEAD_LETTERS.contains(attribute) {
+                required.push(*name);
+            }
+        }
+        let schema = json!({ "properties": properties, "required": required });
+        (!properties.is_empty()).then_some(schema)
+    }
+}
+
+/// The attributes that only dead letters have.
+pub(super) const DEAD_LETTER_ATTRIBUTES: [Attribute; 4] =
+    [Attribute::DlqReason, Attribute::DlqCode, Attribute::DlqAttempts, Attribute::DlqDestination];
+
+/// Those of them that every dead letter has.
+pub(super) const ALWAYS_IN_DEAD_LETTERS: [Attribute; 2] = [Attribute::DlqReason, Attribute::DlqAttempts];
+
+impl Content {
+    fn is_of_dead_letters(&self) -> bool {
+        matches!(self, Content::Attribute(attribute, _) if DEAD_LETTER_ATTRIBUTES.contains(attribute))
+    }
+}
+
+/// The schema of an attribute of one event type, or of the types of a dialect that are unknown, if it differs from that of
+/// any event.
+pub(super) fn own_schema(
+    attribute: Attribute,
+    normalizer: &Normalizer,
+    event: Option<&EventType>,
+    dialect: Dialect,
+) -> Option<Value> {
+    let own = attribute_schema(attribute, normalizer, event, Some(dialect));
+    let is_other_type = attribute == Attribute::Type && event.is_none();
+    (is_other_type || own != attribute_schema(attribute, normalizer, None, None)).then_some(own)
+}
+
+fn encoded(texts: &[String], encoding: Encoding) -> Vec<String> {
+    texts.iter().map(|text| encoding.apply(text)).collect()
+}
+
+/// The schema of a header that holds an attribute.
+fn of_attribute(attribute: Attribute, encoding: Encoding, mut schema: Value) -> Value {
+    let mut description = sentence(attribute.description());
+    if encoding == Encoding::Percent {
+        if let Some(schema) = schema.as_object_mut() {
+            // It counts bytes before they are encoded.
+            schema.remove("maxLength");
+        }
+        if schema.get("minLength").is_some() {
+            description.push_str(" Percent-encoded.");
+        }
+    }
+    schema["description"] = description.into();
+    schema
+}
