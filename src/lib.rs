@@ -7,7 +7,7 @@
 //! The list follows the data, from the command line down. A module uses only modules below it.
 //!
 //! * [`cli`]: one file per command.
-//! * [`contract`]: what subscribers get, as JSON Schemas.
+//! * [`contract`]: what subscribers get, as JSON Schemas and as an AsyncAPI document.
 //! * [`config`]: the layers of the configuration, merged and checked.
 //! * [`service`]: builds the parts, starts them, stops them in phases.
 //! * [`admin`]: `/metrics`, `/healthz`, `/readyz`.

@@ -3,6 +3,7 @@
 //! Exit codes: 0 success, 1 the work failed, 2 wrong usage, including an invalid configuration. Results go to standard
 //! output, everything else to standard error.
 
+mod asyncapi;
 mod catalogue;
 mod check;
 mod config_schema;
@@ -76,6 +77,8 @@ enum Command {
     Catalogue(catalogue::List),
     /// Print the JSON Schema of an event type, for subscribers.
     Schema(schema::Schema),
+    /// Print the AsyncAPI document of a configuration, for subscribers: channels, messages and servers.
+    Asyncapi(asyncapi::Asyncapi),
     /// Look at events that could not be published, publish them again, or delete them.
     DeadLetters(dead_letters::DeadLetters),
     /// Look at the events stored on disk, and publish or move them.
@@ -190,6 +193,7 @@ pub fn main() -> ExitCode {
         Command::Health(health) => health.run(),
         Command::Catalogue(list) => list.run(),
         Command::Schema(schema) => schema.run(),
+        Command::Asyncapi(asyncapi) => asyncapi.run(),
         Command::DeadLetters(dead_letters) => dead_letters.run(),
         Command::Spool(spool) => spool.run(),
         #[cfg(feature = "kafka")]

@@ -1,8 +1,11 @@
-//! What subscribers get, as documents that machines read: JSON Schemas of the events.
+//! What subscribers get, as documents that machines read: JSON Schemas of the events, and the AsyncAPI document of a
+//! configuration.
 //!
-//! Everything is derived from the catalogue and the attributes of the envelope, so that a document cannot say anything
-//! else than what normalizing does.
+//! Everything is derived from the catalogue, the attributes of the envelope, the routes and the outputs, so that a document
+//! cannot say anything else than what the bridge does.
 
+mod asyncapi;
 mod schema;
 
+pub use asyncapi::asyncapi;
 pub use schema::{general, of_event, of_events};

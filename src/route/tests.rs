@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::event::{Attribute, DEFAULT_TYPE_PREFIX};
 
@@ -103,6 +105,43 @@ fn an_absent_attribute_fits_nothing() {
     assert!(!router.decide(&event).is_unrouted());
 }
 
+/// Routes of many forms.
+fn various(picks: &[(usize, bool)]) -> Vec<Route> {
+    picks
+        .iter()
+        .enumerate()
+        .map(|(index, (pick, continue_matching))| {
+            let name = format!("r{index}");
+            let mut route = match pick {
+                0 => route(&name, &[("type", &["A", "B"])], to("m.a")),
+                1 => route(&name, &[("type", &["A*"]), ("status", &["success"])], to("m.a")),
+                2 => route(&name, &[("status", &["fail*", "partial"]), ("dialect", &["vod"])], to("m.a")),
+                3 => route(&name, &[("mediaid", &["*"])], to("m.a")),
+                4 => filtered(&name, "suffix = { type = 'D' }", to("m.a")),
+                5 => filtered(
+                    &name,
+                    "any = [{ exact = { status = 'partial' } }, { prefix = { type = 'com.aliyun.media.C' } }]",
+                    to("m.a"),
+                ),
+                6 => filtered(
+                    &name,
+                    "all = [{ exact = { dialect = 'ims' } }, { not = { exact = { status = 'success' } } }]",
+                    to("m.a"),
+                ),
+                8 => filtered(
+                    &name,
+                    "any = [{ exact = { status = 'partial' } }, { suffix = { status = 'cess' } }]",
+                    to("m.a"),
+                ),
+                7 => route(&name, &[("type", &["*B", "ABC"])], to("m.a")),
+                _ => route(&name, &[("type", &["D"]), ("type", &["D"])], to("m.a")),
+            };
+            route.continue_matching = *continue_matching;
+            route
+        })
+        .collect()
+}
+
 proptest::proptest! {
     /// The index finds the same routes as trying each one.
     #[test]
@@ -112,23 +151,7 @@ proptest::proptest! {
         status in proptest::sample::select(vec!["success", "failure", "partial"]),
         dialect in proptest::sample::select(vec!["vod", "ims"]),
     ) {
-        let routes: Vec<Route> = picks.iter().enumerate().map(|(index, (pick, continue_matching))| {
-            let name = format!("r{index}");
-            let mut route = match pick {
-                0 => route(&name, &[("type", &["A", "B"])], to("m.a")),
-                1 => route(&name, &[("type", &["A*"]), ("status", &["success"])], to("m.a")),
-                2 => route(&name, &[("status", &["fail*", "partial"]), ("dialect", &["vod"])], to("m.a")),
-                3 => route(&name, &[("mediaid", &["*"])], to("m.a")),
-                4 => filtered(&name, "suffix = { type = 'D' }", to("m.a")),
-                5 => filtered(&name, "any = [{ exact = { status = 'partial' } }, { prefix = { type = 'com.aliyun.media.C' } }]", to("m.a")),
-                6 => filtered(&name, "all = [{ exact = { dialect = 'ims' } }, { not = { exact = { status = 'success' } } }]", to("m.a")),
-                8 => filtered(&name, "any = [{ exact = { status = 'partial' } }, { suffix = { status = 'cess' } }]", to("m.a")),
-                7 => route(&name, &[("type", &["*B", "ABC"])], to("m.a")),
-                _ => route(&name, &[("type", &["D"]), ("type", &["D"])], to("m.a")),
-            };
-            route.continue_matching = *continue_matching;
-            route
-        }).collect();
+        let routes = various(&picks);
         let event = event(&name, dialect, status);
         let mut expected = Vec::new();
         for (index, route) in routes.iter().enumerate() {
@@ -141,4 +164,73 @@ proptest::proptest! {
         }
         proptest::prop_assert_eq!(router(routes).decide(&event).matched, expected);
     }
+
+    /// Whatever is known about an event, the routes that match it are possible.
+    #[test]
+    fn what_happens_to_an_event_is_possible(
+        picks in proptest::collection::vec((0usize..10, proptest::bool::ANY), 1..20),
+        name in "[A-D]{1,3}",
+        status in proptest::sample::select(vec!["success", "failure", "partial"]),
+        dialect in proptest::sample::select(vec!["vod", "ims"]),
+        knowledge in proptest::collection::vec(0usize..4, Attribute::ALL.len()),
+    ) {
+        let event = event(&name, dialect, status);
+        let others = BTreeSet::from(["A", "ABC", "D"].map(|name| format!("{DEFAULT_TYPE_PREFIX}{name}")));
+        let fact = |attribute: Attribute| match (event.get(attribute), knowledge[attribute as usize]) {
+            (None, 0) => Fact::Absent,
+            (Some(value), 0) => Fact::Is(value),
+            (Some(value), 1) if !others.contains(value) => Fact::StartsWith(&value[..value.len() - 1], &others),
+            (Some(_), 2) => Fact::Present,
+            _ => Fact::Unknown,
+        };
+        let router = router(various(&picks));
+        let possible = router.possibilities(fact);
+        let decision = router.decide(&event);
+        for index in &decision.matched {
+            let route = &router.routes()[*index];
+            proptest::prop_assert!(possible.routes.iter().any(|possible| possible.name == route.name), "{}", route.name);
+        }
+        proptest::prop_assert!(possible.can_be_unrouted || !decision.is_unrouted());
+    }
+
+    /// About an event that is known as a whole, nothing is uncertain.
+    #[test]
+    fn of_a_known_event_only_what_happens_is_possible(
+        picks in proptest::collection::vec((0usize..10, proptest::bool::ANY), 1..20),
+        name in "[A-D]{1,3}",
+    ) {
+        let event = event(&name, "vod", "failure");
+        let router = router(various(&picks));
+        let possible = router.possibilities(|attribute| event.get(attribute).map_or(Fact::Absent, Fact::Is));
+        let names: Vec<&str> = possible.routes.iter().map(|route| route.name.as_str()).collect();
+        proptest::prop_assert_eq!(names, matched(&router, &event));
+        proptest::prop_assert_eq!(possible.can_be_unrouted, router.decide(&event).is_unrouted());
+    }
+}
+
+#[test]
+fn an_event_of_an_unknown_type_has_no_known_type() {
+    let others = BTreeSet::from([format!("{DEFAULT_TYPE_PREFIX}Known")]);
+    let can_match = |conditions: &[(&str, &[&str])], filter: Option<&str>| {
+        let mut route = route("r", conditions, Action::Drop);
+        route.filter = filter.map(|filter| Filter::compile(&toml::from_str(filter).expect("a filter")).expect("valid"));
+        let router = router(vec![route]);
+        let possible = router.possibilities(|attribute| match attribute {
+            Attribute::Type => Fact::StartsWith(DEFAULT_TYPE_PREFIX, &others),
+            _ => Fact::Unknown,
+        });
+        (!possible.routes.is_empty(), possible.can_be_unrouted)
+    };
+    let (no, maybe, yes) = ((false, true), (true, true), (true, false));
+    assert_eq!(can_match(&[("type", &["Known"])], None), no);
+    assert_eq!(can_match(&[("type", &["Known", "Other"])], None), maybe);
+    assert_eq!(can_match(&[("type", &["Kno*"])], None), maybe);
+    assert_eq!(can_match(&[("type", &["org.example.*"])], None), maybe, "the prefix is added");
+    assert_eq!(can_match(&[("type", &["com.aliyun.*"])], None), yes);
+    assert_eq!(can_match(&[("type", &["*"])], None), yes);
+    assert_eq!(can_match(&[("mediaid", &["*"])], None), maybe);
+    assert_eq!(can_match(&[], Some("prefix = { type = 'com.aliyun.' }")), yes);
+    assert_eq!(can_match(&[], Some("prefix = { type = 'org.' }")), no);
+    assert_eq!(can_match(&[], Some("not = { exact = { type = 'com.aliyun.media.Known' } }")), yes);
+    assert_eq!(can_match(&[], Some("not = { suffix = { type = 'n' } }")), maybe);
 }

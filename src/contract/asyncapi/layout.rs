@@ -114,22 +114,17 @@ impl Layout {
         (!self.headers.is_empty()).then_some(schema)
     }
 
-    /// The properties of the headers of one event type or one dialect that differ from those of any event.
-    pub(super) fn own_headers(
-        &self,
-        normalizer: &Normalizer,
-        event: Option<&EventType>,
-        dialect: Dialect,
-        other_types: &[String],
-    ) -> Map<String, Value> {
+    /// The properties of the headers that differ from those of any event.
+    pub(super) fn own_headers(&self, subject: &Subject<'_>) -> Map<String, Value> {
         let own = self.headers.iter().filter_map(|(name, content)| {
             let Content::Attribute(attribute, encoding) = content else { return None };
-            let mut schema = own_schema(*attribute, normalizer, event, dialect)?;
-            if *attribute == Attribute::Type && event.is_none() {
-                schema = json!({ "not": { "enum": encoded(other_types, *encoding) } });
-            }
+            let mut schema = subject.own_schema(*attribute)?;
             if let Some(text) = schema["const"].as_str() {
                 schema["const"] = encoding.apply(text).into();
+            }
+            if let Some(texts) = schema.pointer_mut("/not/enum").and_then(Value::as_array_mut) {
+                let encoded = texts.iter().filter_map(Value::as_str).map(|text| encoding.apply(text).into());
+                *texts = encoded.collect();
             }
             Some(((*name).to_owned(), schema))
         });
@@ -169,21 +164,25 @@ impl Content {
     }
 }
 
-/// The schema of an attribute of one event type, or of the types of a dialect that are unknown, if it differs from that of
-/// any event.
-pub(super) fn own_schema(
-    attribute: Attribute,
-    normalizer: &Normalizer,
-    event: Option<&EventType>,
-    dialect: Dialect,
-) -> Option<Value> {
-    let own = attribute_schema(attribute, normalizer, event, Some(dialect));
-    let is_other_type = attribute == Attribute::Type && event.is_none();
-    (is_other_type || own != attribute_schema(attribute, normalizer, None, None)).then_some(own)
+/// What a schema is about: an event type of the catalogue, or all other types of a dialect.
+#[derive(Debug)]
+pub(super) struct Subject<'n> {
+    pub(super) normalizer: &'n Normalizer,
+    pub(super) event: Option<&'n EventType>,
+    pub(super) dialect: Dialect,
+    /// Every `type` of the dialect that the catalogue knows.
+    pub(super) known_types: Vec<String>,
 }
 
-fn encoded(texts: &[String], encoding: Encoding) -> Vec<String> {
-    texts.iter().map(|text| encoding.apply(text)).collect()
+impl Subject<'_> {
+    /// The schema of an attribute, if it differs from that of any event.
+    pub(super) fn own_schema(&self, attribute: Attribute) -> Option<Value> {
+        if attribute == Attribute::Type && self.event.is_none() {
+            return Some(json!({ "not": { "enum": self.known_types } }));
+        }
+        let own = attribute_schema(attribute, self.normalizer, self.event, Some(self.dialect));
+        (own != attribute_schema(attribute, self.normalizer, None, None)).then_some(own)
+    }
 }
 
 /// The schema of a header that holds an attribute.

@@ -4,12 +4,12 @@
 //! else is in an event is unknown, so that a route that asks for it can match or not. The answer errs to one side only: an
 //! event that can arrive is listed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::bridge::DeadLetterReason;
 use crate::dialect::{Dialect, Normalizer, Status, Verdict};
 use crate::event::{Attribute, Mode};
-use crate::route::{Destination, Fact, Possibilities, Template, inserted};
+use crate::route::{Action, Destination, Fact, Possibilities, Template, inserted};
 use crate::service::Settings;
 
 /// An event type of the catalogue by its position, or every other type of a dialect.
@@ -34,27 +34,25 @@ pub(super) struct Channel<'s> {
 /// Event types that arrive in one form.
 #[derive(Debug)]
 pub(super) struct Arrivals<'s> {
-    pub(super) mode: Option<Mode>,
-    pub(super) key: &'s Template,
+    pub(super) mode: Mode,
     pub(super) are_dead_letters: bool,
-    pub(super) types: BTreeSet<Type>,
+    /// Each with the templates of its keys.
+    pub(super) types: BTreeMap<Type, Vec<&'s Template>>,
 }
 
-/// The channels that events can arrive at, in the order in which routes name them.
-pub(super) fn channels<'s>(settings: &'s Settings, normalizer: &Normalizer) -> Vec<Channel<'s>> {
-    let mut channels = Channels { channels: Vec::new(), type_prefix: &settings.type_prefix };
+/// The channels that events can arrive at, in the order in which routes name them. `mode` gives the layout of a destination.
+pub(super) fn channels<'s>(
+    settings: &'s Settings,
+    normalizer: &Normalizer,
+    mode: impl Fn(&Destination) -> Mode,
+) -> Vec<Channel<'s>> {
     let known_types: Vec<(Dialect, BTreeSet<String>)> =
         Dialect::ALL.into_iter().map(|dialect| (dialect, types_of(dialect, normalizer))).collect();
     let events = normalizer.catalogue().events().iter().enumerate();
     let known = events.map(|(index, event)| Type { dialect: event.dialect, known: Some(index) });
     let others = Dialect::ALL.into_iter().map(|dialect| Type { dialect, known: None });
     let types: Vec<Type> = known.chain(others).collect();
-    // The order of the channels is that of the routes, and not that of the types.
-    for route in settings.router.routes() {
-        for destination in route.destinations() {
-            channels.channel(destination);
-        }
-    }
+    let mut channels = Channels::new(settings, mode);
     for r#type in types {
         let names = known_types.iter().find(|(dialect, _)| *dialect == r#type.dialect);
         let Some((_, names)) = names else { continue };
@@ -62,7 +60,7 @@ pub(super) fn channels<'s>(settings: &'s Settings, normalizer: &Normalizer) -> V
             for verdict in Verdict::ALL.into_iter().map(Some).chain([None]) {
                 let kind = EventKind::new(r#type, status, verdict, normalizer, names);
                 let possible = settings.router.possibilities(|attribute| kind.fact(attribute));
-                channels.add(&kind, &possible, settings.dead_letters.as_ref());
+                channels.add(&kind, &possible);
             }
         }
     }
@@ -105,9 +103,8 @@ impl<'n> EventKind<'n> {
             status,
             verdict,
             type_prefix: normalizer.type_prefix(),
-            names: event.map(|event| {
-                (format!("{}{}", normalizer.type_prefix(), event.name), normalizer.dataschema(event))
-            }),
+            names: event
+                .map(|event| (format!("{}{}", normalizer.type_prefix(), event.name), normalizer.dataschema(event))),
             source: match r#type.dialect {
                 Dialect::Vod => "acs:vod",
                 Dialect::Ims => "acs:ims",
@@ -161,45 +158,69 @@ impl<'n> EventKind<'n> {
     }
 }
 
+/// A destination, with the position of its channel.
+struct Target<'s> {
+    channel: usize,
+    mode: Mode,
+    key: &'s Template,
+}
+
 struct Channels<'s> {
     channels: Vec<Channel<'s>>,
+    /// The destinations by the name of their route.
+    targets: HashMap<&'s str, Vec<Target<'s>>>,
+    dead_letters: Option<Target<'s>>,
     type_prefix: &'s str,
 }
 
 impl<'s> Channels<'s> {
-    fn channel(&mut self, destination: &'s Destination) -> usize {
-        let is_it = |channel: &Channel<'_>| channel.output == destination.output && *channel.topic == destination.topic;
-        self.channels.iter().position(is_it).unwrap_or_else(|| {
-            let mut parameters: Vec<(Attribute, Option<BTreeSet<String>>)> = Vec::new();
-            for attribute in destination.topic.attributes() {
-                if !parameters.iter().any(|(known, _)| *known == attribute) {
-                    parameters.push((attribute, Some(BTreeSet::new())));
+    /// All channels. Nothing arrives there yet.
+    fn new(settings: &'s Settings, mode: impl Fn(&Destination) -> Mode) -> Channels<'s> {
+        let mut channels: Vec<Channel<'s>> = Vec::new();
+        let mut known: HashMap<(&str, String), usize> = HashMap::new();
+        let mut target = |destination: &'s Destination| {
+            let channel = *known.entry((&destination.output, destination.topic.to_string())).or_insert_with(|| {
+                let attributes = destination.topic.attributes();
+                let mut parameters: Vec<(Attribute, Option<BTreeSet<String>>)> = Vec::new();
+                for attribute in attributes {
+                    if !parameters.iter().any(|(known, _)| *known == attribute) {
+                        parameters.push((attribute, Some(BTreeSet::new())));
+                    }
                 }
-            }
-            self.channels.push(Channel {
-                output: &destination.output,
-                topic: &destination.topic,
-                routes: Vec::new(),
-                arrivals: Vec::new(),
-                parameters,
+                channels.push(Channel {
+                    output: &destination.output,
+                    topic: &destination.topic,
+                    routes: Vec::new(),
+                    arrivals: Vec::new(),
+                    parameters,
+                });
+                channels.len() - 1
             });
-            self.channels.len() - 1
-        })
+            Target { channel, mode: mode(destination), key: &destination.key }
+        };
+        let targets = settings.router.routes().iter().map(|route| {
+            let targets = route.destinations().iter().map(&mut target).collect();
+            (route.name.as_str(), targets)
+        });
+        let targets = targets.collect();
+        let dead_letters = settings.dead_letters.as_ref().map(target);
+        Channels { channels, targets, dead_letters, type_prefix: &settings.type_prefix }
     }
 
-    fn add(&mut self, kind: &EventKind<'_>, possible: &Possibilities<'s>, dead_letters: Option<&'s Destination>) {
+    fn add(&mut self, kind: &EventKind<'_>, possible: &Possibilities<'s>) {
+        let mut is_published = false;
         for route in &possible.routes {
-            for destination in route.destinations() {
-                let index = self.arrive(kind.r#type, destination, false, |attribute| kind.fact(attribute));
-                let routes = &mut self.channels[index].routes;
-                if !routes.contains(&route.name.as_str()) {
-                    routes.push(&route.name);
+            for target in self.targets.get(route.name.as_str()).into_iter().flatten() {
+                is_published = true;
+                let channel = &mut self.channels[target.channel];
+                channel.arrive(target, kind.r#type, false, self.type_prefix, |attribute| kind.fact(attribute));
+                if !channel.routes.contains(&route.name.as_str()) {
+                    channel.routes.push(&route.name);
                 }
             }
         }
-        let Some(destination) = dead_letters else { return };
-        let is_published = possible.routes.iter().any(|route| !route.destinations().is_empty());
-        let is_routed = possible.routes.iter().any(|route| route.action == crate::route::Action::DeadLetter);
+        let Some(target) = &self.dead_letters else { return };
+        let is_routed = possible.routes.iter().any(|route| route.action == Action::DeadLetter);
         for reason in DeadLetterReason::all() {
             let can_be = match reason {
                 DeadLetterReason::Unrouted => possible.can_be_unrouted,
@@ -209,45 +230,43 @@ impl<'s> Channels<'s> {
                 DeadLetterReason::NotACallback | DeadLetterReason::Damaged => false,
             };
             if can_be {
-                self.arrive(kind.r#type, destination, true, |attribute| kind.fact_of_letter(attribute, reason));
+                let fact = |attribute| kind.fact_of_letter(attribute, reason);
+                self.channels[target.channel].arrive(target, kind.r#type, true, self.type_prefix, fact);
             }
         }
     }
+}
 
+impl<'s> Channel<'s> {
     fn arrive<'f>(
         &mut self,
+        target: &Target<'s>,
         r#type: Type,
-        destination: &'s Destination,
         is_dead_letter: bool,
+        type_prefix: &str,
         fact: impl Fn(Attribute) -> Fact<'f>,
-    ) -> usize {
-        let index = self.channel(destination);
-        let channel = &mut self.channels[index];
-        let alike = |arrivals: &&mut Arrivals<'_>| {
-            arrivals.mode == destination.mode
-                && *arrivals.key == destination.key
-                && arrivals.are_dead_letters == is_dead_letter
-        };
-        match channel.arrivals.iter_mut().find(alike) {
-            Some(arrivals) => drop(arrivals.types.insert(r#type)),
-            None => channel.arrivals.push(Arrivals {
-                mode: destination.mode,
-                key: &destination.key,
-                are_dead_letters: is_dead_letter,
-                types: BTreeSet::from([r#type]),
-            }),
+    ) {
+        let alike =
+            |arrivals: &Arrivals<'_>| arrivals.mode == target.mode && arrivals.are_dead_letters == is_dead_letter;
+        let position = self.arrivals.iter().position(alike).unwrap_or_else(|| {
+            let types = BTreeMap::new();
+            self.arrivals.push(Arrivals { mode: target.mode, are_dead_letters: is_dead_letter, types });
+            self.arrivals.len() - 1
+        });
+        let keys = self.arrivals[position].types.entry(r#type).or_default();
+        if !keys.contains(&target.key) {
+            keys.push(target.key);
         }
-        for (attribute, values) in &mut channel.parameters {
+        for (attribute, values) in &mut self.parameters {
             let value = match fact(*attribute) {
                 Fact::Absent => Some(None),
                 Fact::Is(value) => Some(Some(value)),
                 Fact::StartsWith(..) | Fact::Present | Fact::Unknown => None,
             };
             match (value, values.as_mut()) {
-                (Some(value), Some(values)) => drop(values.insert(inserted(*attribute, value, self.type_prefix))),
+                (Some(value), Some(values)) => drop(values.insert(inserted(*attribute, value, type_prefix))),
                 _ => *values = None,
             }
         }
-        index
     }
 }
