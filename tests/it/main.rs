@@ -9,6 +9,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod asyncapi;
 mod cli;
 mod config;
 mod config_schema;

@@ -1,5 +1,5 @@
 //! Independent readers that decide whether a published message is a valid CloudEvent: the SDKs for Python and
-//! JavaScript.
+//! JavaScript. And readers of the documents that describe them: Ajv for JSON Schema, and the official parser for AsyncAPI.
 //!
 //! Promises: a message that a judge accepts was read by its SDK, passed the validation of the SDK, and follows the
 //! rules of the specification that the SDK does not check (listed in judges/judge.py). A refusal says why. A judge
@@ -202,6 +202,25 @@ pub fn ajv(schema: &Value, documents: &[Value]) -> Vec<Option<String>> {
     let output = child.wait_with_output().expect("it ends");
     assert!(output.status.success(), "Ajv refuses the schema; see standard error for the reason");
     serde_json::from_slice(&output.stdout).expect("a list of verdicts")
+}
+
+/// What the official parser of AsyncAPI documents reports about each of them: objects with `severity`, `code`, `message`
+/// and `path`.
+pub fn asyncapi(documents: &[Value]) -> Vec<Vec<Value>> {
+    let packages = installed("judges-asyncapi/node_modules/@asyncapi", "judges");
+    let mut child = Command::new(tool("node", "judges"))
+        .arg(script("asyncapi.js"))
+        // The folder whose node_modules contains the parser is two levels up.
+        .arg(packages.ancestors().nth(2).expect("a path with two parents"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("node starts");
+    let request = json!(documents).to_string();
+    child.stdin.take().expect("standard input is a pipe").write_all(request.as_bytes()).expect("written");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "the parser of AsyncAPI fails; see standard error for the reason");
+    serde_json::from_slice(&output.stdout).expect("a list of reports")
 }
 
 /// The event in `message`, on which all judges agree; its data is the Python judge's.
