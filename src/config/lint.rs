@@ -138,6 +138,7 @@ mod tests {
         let router = Router::new(vec![
             route("all transcodes", &[("type", "*Transcode*")]),
             route("mistyped", &[("status", "succes")]),
+            route("no verdict", &[("verdict", "blok")]),
             route("vod transcodes", &[("type", "TranscodeComplete"), ("dialect", "vod")]),
             route("rest", &[]),
             route("too late", &[("dialect", "ims")]),
@@ -146,6 +147,7 @@ mod tests {
             routes(&router.expect("few patterns"), &Catalogue::built_in().expect("valid"), DEFAULT_TYPE_PREFIX),
             [
                 "route `mistyped` matches status = `succes`, but no known event has it; did you mean `success`?",
+                "route `no verdict` matches verdict = `blok`, but no known event has it; did you mean `block`?",
                 "route `vod transcodes` can never match: the earlier route `all transcodes` matches all of its events \
                  and does not continue",
                 "route `too late` can never match: the earlier route `rest` matches all of its events and does not \

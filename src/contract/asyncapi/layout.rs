@@ -76,6 +76,11 @@ impl Layout {
         Layout { mode, headers: headers.collect() }
     }
 
+    /// Whether a header is the same in every record of an event. Others can depend on the topic.
+    pub(super) fn follows_from_event(&self, header: &str) -> bool {
+        self.headers.iter().any(|(name, content)| *name == header && *content != Content::Other)
+    }
+
     /// Media type of the payload.
     pub(super) fn content_type(&self) -> &'static str {
         match self.mode {

@@ -34,7 +34,7 @@ const DESCRIPTION: &str = "\
 The events that this bridge publishes: callbacks of Alibaba's ApsaraVideo VOD and Intelligent Media Services (IMS) as \
 CloudEvents 1.0.
 
-* An event arrives at least once. Repeats have the same `source` and `id`.
+* An event arrives at least once, unless its server says otherwise. Repeats have the same `source` and `id`.
 * Fields of `data` that the schemas do not list can occur, and any field can be missing. New event types can occur. \
 Ignore what you do not know.
 * A value that does not fit its type is published as it came. Such an event does not fit its schema.
@@ -408,8 +408,9 @@ impl Form<'_> {
         let record =
             Record { event: Arc::new(event.clone()), topic: String::new(), key: None, mode: Some(self.layout.mode) };
         let rendered = self.output.settings.render(&record);
+        let headers = rendered.headers.iter().filter(|(name, _)| self.layout.follows_from_event(name));
         let headers: Map<String, Value> =
-            rendered.headers.iter().map(|(name, value)| ((*name).to_owned(), value.as_ref().into())).collect();
+            headers.map(|(name, value)| ((*name).to_owned(), value.as_ref().into())).collect();
         let payload: Value = serde_json::from_slice(&rendered.payload).unwrap_or_default();
         let mut example = json!({ "payload": payload });
         if !headers.is_empty() {

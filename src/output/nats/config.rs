@@ -304,7 +304,9 @@ impl NatsSettings {
             notes.push("Connections use TLS.".to_owned());
         }
         notes.push(match (&self.delivery, &self.stream) {
-            (NatsDelivery::Core, _) => "Core NATS: who is not connected misses messages.".to_owned(),
+            (NatsDelivery::Core, _) => {
+                "Core NATS, at most once: a subscriber that is not connected misses messages.".to_owned()
+            }
             (NatsDelivery::Jetstream, None) => "JetStream: streams store the messages.".to_owned(),
             (NatsDelivery::Jetstream, Some(stream)) => {
                 format!("JetStream: the stream `{}` stores the messages.", stream.name)
