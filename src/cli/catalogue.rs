@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::ConfigArgs;
 use super::terminal::{fail, print, table};
-use crate::dialect::{Catalogue, Dialect, EventType, FieldRow};
+use crate::dialect::{Dialect, EventType, FieldRow, Normalizer};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -35,6 +35,11 @@ pub(super) fn dialect(word: &str) -> Result<Dialect, String> {
     Dialect::from_word(word).ok_or_else(|| format!("expected {}", Dialect::ALL.map(Dialect::as_str).join(" or ")))
 }
 
+/// The EventType in a name: the prefix of `type` may come before it.
+pub(super) fn event_type<'n>(name: &'n str, normalizer: &Normalizer) -> &'n str {
+    name.strip_prefix(normalizer.type_prefix()).unwrap_or(name)
+}
+
 impl List {
     pub(super) fn run(self) -> ExitCode {
         let normalizer = match self.config.normalizer() {
@@ -45,18 +50,18 @@ impl List {
         let of_dialect = |event: &&EventType| self.dialect.is_none_or(|dialect| event.dialect == dialect);
         let found: Vec<&EventType> = match &self.event_type {
             None => catalogue.events().iter().filter(of_dialect).collect(),
-            Some(name) => match catalogue.named(name, self.dialect) {
+            Some(name) => match catalogue.named(event_type(name, &normalizer), self.dialect) {
                 Ok(found) => found,
                 Err(error) => return fail(error),
             },
         };
         if self.json {
-            let events: Vec<Value> = found.into_iter().map(|event| to_json(catalogue, event)).collect();
+            let events: Vec<Value> = found.into_iter().map(|event| to_json(&normalizer, event)).collect();
             print(format!("{:#}\n", Value::from(events)));
         } else if self.event_type.is_none() {
             print(overview(&found));
         } else {
-            let details: Vec<String> = found.into_iter().map(|event| detail(catalogue, event)).collect();
+            let details: Vec<String> = found.into_iter().map(|event| detail(&normalizer, event)).collect();
             print(details.join("\n"));
         }
         ExitCode::SUCCESS
@@ -69,7 +74,8 @@ fn overview(events: &[&EventType]) -> String {
     table(&rows.collect::<Vec<_>>())
 }
 
-fn detail(catalogue: &Catalogue, event: &EventType) -> String {
+fn detail(normalizer: &Normalizer, event: &EventType) -> String {
+    let catalogue = normalizer.catalogue();
     let mut head = vec![event.description.clone()];
     head.extend((!event.when.is_empty()).then(|| event.when.clone()));
     head.extend(event.notes.iter().map(|note| format!("Note: {note}")));
@@ -88,7 +94,9 @@ fn detail(catalogue: &Catalogue, event: &EventType) -> String {
     if !event.source.is_empty() {
         row("source", event.source.clone());
     }
-    let fields: Vec<Vec<String>> = catalogue.rows(event).iter().map(field_row).collect();
+    row("dataschema", normalizer.dataschema(event).to_owned());
+    let titles = ["field", "type", "unit", "from", "meaning"].map(str::to_owned).to_vec();
+    let fields: Vec<Vec<String>> = [titles].into_iter().chain(catalogue.rows(event).iter().map(field_row)).collect();
     format!("{} {}\n{}\n\n{}\n{}", event.dialect, event.name, head.join("\n"), table(&rows), table(&fields))
 }
 
@@ -97,13 +105,18 @@ fn paths(paths: &[crate::dialect::Path]) -> Vec<String> {
 }
 
 fn field_row(row: &FieldRow<'_>) -> Vec<String> {
-    let unit = row.field.unit.map_or("", |unit| unit.as_str());
-    let cell = |text: &str| text.to_owned();
-    vec![format!("data.{}", row.path), row.field.type_for_readers(), cell(unit), cell(&row.field.description)]
+    let unit = match row.field.unit {
+        Some(unit) if row.field.is_sent_in_milliseconds() => format!("{} (sent in ms)", unit.as_str()),
+        Some(unit) => unit.as_str().to_owned(),
+        None => String::new(),
+    };
+    let path = format!("data.{}", row.path);
+    vec![path, row.field.type_for_readers(), unit, row.origin.clone(), row.field.description.clone()]
 }
 
-fn to_json(catalogue: &Catalogue, event: &EventType) -> Value {
-    let fields: Vec<Value> = catalogue
+fn to_json(normalizer: &Normalizer, event: &EventType) -> Value {
+    let fields: Vec<Value> = normalizer
+        .catalogue()
         .rows(event)
         .iter()
         .map(|row| {
@@ -123,11 +136,16 @@ fn to_json(catalogue: &Catalogue, event: &EventType) -> Value {
             if !field.values.is_empty() {
                 json["values"] = field.values.clone().into();
             }
+            if field.loose {
+                json["loose"] = true.into();
+            }
             json
         })
         .collect();
     let texts = |paths: &[crate::dialect::Path]| paths.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let words = event.status.words.iter().map(|(word, status)| (word.clone(), Value::from(status.as_str())));
     json!({
+        "dataschema": normalizer.dataschema(event),
         "dialect": event.dialect.as_str(),
         "type": event.name,
         "aliases": event.aliases,
@@ -137,7 +155,15 @@ fn to_json(catalogue: &Catalogue, event: &EventType) -> Value {
         "source": event.source,
         "subject": texts(&event.subject),
         "verdict": texts(&event.verdict),
-        "status": { "field": event.status.field, "sent": event.status.sent, "rule": event.status.describe() },
+        "status": {
+            "field": event.status.field,
+            "sent": event.status.sent,
+            "words": Value::Object(words.collect()),
+            "also": event.status.also,
+            "parts": event.status.parts,
+            "default": event.status.default.map(|status| status.as_str()),
+            "rule": event.status.describe(),
+        },
         "fields": fields,
     })
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::ConfigArgs;
-use super::catalogue::dialect;
+use super::catalogue::{dialect, event_type};
 use super::terminal::{fail, print};
 use crate::contract;
 use crate::dialect::Dialect;
@@ -12,8 +12,9 @@ use crate::dialect::Dialect;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Prints a JSON Schema (2020-12) of the envelope of an event type, with its data. Its `$id`
-is the `dataschema` of the event. For a type that both dialects have, it accepts both.
-Without a type, it is the schema that every event fits.
+is the `dataschema` of the event. For a type that both dialects have, the schema accepts
+both and has an `$id` of its own, unless you set --dialect. Without a type, it is the
+schema that every event fits.
 
 Tell your validator to check `format`. In binary mode, `data` travels alone: `$defs.data`
 describes it.
@@ -42,7 +43,7 @@ impl Schema {
         };
         let schema = match &self.event_type {
             None => contract::general(&normalizer, self.dialect),
-            Some(name) => match normalizer.catalogue().named(name, self.dialect) {
+            Some(name) => match normalizer.catalogue().named(event_type(name, &normalizer), self.dialect) {
                 Ok(events) => contract::of_events(&normalizer, &events),
                 Err(error) => return fail(error),
             },

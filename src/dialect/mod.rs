@@ -128,7 +128,7 @@ impl Normalizer {
         let (subject_path, subject) = ids.next().unzip();
         let account_id = user_id.as_deref().or(origin.sender.account_id.as_deref());
         // The subject is the media if there is one. An own path of the event type can lead to it.
-        let media = if subject_path.is_some_and(Path::is_media) { subject } else { field("mediaId") };
+        let media = subject.filter(|_| subject_path.is_some_and(Path::is_media));
         let job = JOB_ID.iter().find_map(|name| field(name));
         let job = job.or_else(|| subject.filter(|_| subject_path.is_some_and(Path::is_job)));
         let verdict = self

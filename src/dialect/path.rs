@@ -4,7 +4,7 @@ use crate::event::json::{Json, Members};
 
 use super::JOB_ID;
 use super::catalogue::Path;
-use super::transform::names_an_address;
+use super::transform::{is_address, names_an_address};
 
 impl Path {
     /// Whether the value is the id of a media.
@@ -36,7 +36,10 @@ impl Path {
     fn collect<'j>(&self, value: &'j Json<'_>, names: &[String], found: &mut Vec<&'j str>) {
         match (value, names) {
             (Json::Array(items), _) => items.iter().for_each(|item| self.collect(item, names, found)),
-            (value, []) => found.extend(value.as_text().map(str::trim).filter(|text| !text.is_empty())),
+            (value, []) => {
+                let text = value.as_text().map(str::trim).filter(|text| !text.is_empty());
+                found.extend(text.filter(|text| !(self.is_media && is_address(text))));
+            }
             (object, [name, rest @ ..]) => {
                 if let Some(inner) = object.get(name)
                     && !(self.is_media && names_an_address(object, inner))

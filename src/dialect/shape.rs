@@ -86,6 +86,7 @@ pub(super) fn dialect_of(json: &Json<'_>) -> Result<Dialect, NotACallback> {
         Some(Json::Object(_)) => Ok(Dialect::Ims),
         Some(Json::String(text)) if matches!(Json::parse(text.as_bytes()), Ok(Json::Object(_))) => Ok(Dialect::Ims),
         Some(other) => unknown(format!("`MessageBody` is {}; expected an object", article(other))),
+        None if is_tencent(members) => unknown("the body looks like a callback of Tencent Cloud VOD".to_owned()),
         None if is_volcengine(members) => unknown(
             "`RequestId` and the object `Data` next to `EventType` are the shape of Volcengine's callbacks".to_owned(),
         ),
@@ -93,13 +94,26 @@ pub(super) fn dialect_of(json: &Json<'_>) -> Result<Dialect, NotACallback> {
     }
 }
 
+/// Whether a body has an id or a status at its top level, as events of VOD have. Those of other vendors have them deeper.
+fn has_fields_of_vod(members: &Members<'_>) -> bool {
+    ["Status", "JobId", "MediaId", "VideoId"].iter().any(|key| member(members, key).is_some())
+}
+
 /// Volcengine's VOD uses the header names of Alibaba's VOD and an `EventType` too, but its fields are in `Data`. Alibaba's
 /// reviews have an object `Data` too, next to an id or a status.
 fn is_volcengine(members: &Members<'_>) -> bool {
-    let has = |key: &&str| member(members, key).is_some();
-    has(&"RequestId")
+    member(members, "RequestId").is_some()
         && matches!(member(members, "Data"), Some(Json::Object(_)))
-        && (has(&"Version") || !["Status", "JobId", "MediaId", "VideoId"].iter().any(has))
+        && !has_fields_of_vod(members)
+}
+
+/// The fields of Tencent Cloud VOD are in an object whose name ends with `Event`.
+fn is_tencent(members: &Members<'_>) -> bool {
+    has_event_object(members) && !has_fields_of_vod(members)
+}
+
+fn has_event_object(members: &Members<'_>) -> bool {
+    members.iter().any(|(key, value)| key.ends_with("Event") && matches!(value, Json::Object(_)))
 }
 
 /// The service whose message the body resembles, as the end of an error.
@@ -112,7 +126,7 @@ fn look_alike(members: &Members<'_>) -> &'static str {
         || has("RunId")
     {
         "; the body looks like a message of ApsaraVideo Media Processing (MPS), which is another service"
-    } else if members.iter().any(|(key, value)| key.ends_with("Event") && matches!(value, Json::Object(_))) {
+    } else if has_event_object(members) {
         "; the body looks like a callback of Tencent Cloud VOD"
     } else if has("TopicOwner") || has("SubscriptionName") {
         "; the body looks like a notification of an MNS topic"

@@ -98,8 +98,8 @@ pub(super) enum Parts {
     None,
     /// The field itself, or the items of an array.
     Items,
-    /// The values of an object.
-    Values,
+    /// The values of an object: steps of one work.
+    Steps,
 }
 
 /// Reads the outcome from normalized data by the rule of its event type. `common` knows the words of all types, and
@@ -122,9 +122,9 @@ pub(super) fn status(
     };
     let failed = field("error").is_some();
     let mut status = match outcome(&rule.field) {
-        // An error means failure if there is no word, or an unknown word in a field with words of its own.
+        // An error means failure if there is no word, or if the word is about something else than the outcome.
         None if failed => Status::Failure,
-        Some(Status::Unknown) if failed && rule.field != "status" => Status::Failure,
+        Some(_) if failed && rule.field != "status" => Status::Failure,
         Some(word) => word,
         None => rule.default.unwrap_or(Status::Unknown),
     };
@@ -132,13 +132,18 @@ pub(super) fn status(
         status = status.max(other);
     }
     if rule.parts {
-        status = with_parts(status, parts(data, common, parts_of));
+        let (items, steps) = parts(data, common, parts_of);
+        status = with_steps(with_parts(status, items), &steps);
     }
     status
 }
 
-/// The outcomes of the parts that have a status.
-fn parts(data: &Members<'_>, common: impl Fn(&str) -> Option<Status>, parts_of: impl Fn(&str) -> Parts) -> Vec<Status> {
+/// The outcomes of the parts and of the steps that have a status.
+fn parts(
+    data: &Members<'_>,
+    common: impl Fn(&str) -> Option<Status>,
+    parts_of: impl Fn(&str) -> Parts,
+) -> (Vec<Status>, Vec<Status>) {
     let word_of =
         |json: &Json<'_>| json.get("status").and_then(Json::as_str).map(|word| common(word).unwrap_or(Status::Unknown));
     let outcome = |part: &Json<'_>| -> Option<Status> {
@@ -147,18 +152,28 @@ fn parts(data: &Members<'_>, common: impl Fn(&str) -> Option<Status>, parts_of: 
         let inner = part.get("result").and_then(word_of).filter(|inner| *inner != Status::Unknown);
         Some(inner.map_or(own, |inner| own.max(inner)))
     };
-    let mut outcomes = Vec::new();
+    let (mut outcomes, mut steps) = (Vec::new(), Vec::new());
     for (name, value) in data {
         match (value, parts_of(name)) {
             (_, Parts::None) => {}
-            (Json::Object(members), Parts::Values) => {
-                outcomes.extend(members.iter().filter_map(|(_, part)| outcome(part)));
+            (Json::Object(members), Parts::Steps) => {
+                steps.extend(members.iter().filter_map(|(_, part)| outcome(part)));
             }
             (Json::Array(items), _) => outcomes.extend(items.iter().filter_map(outcome)),
             (object, _) => outcomes.extend(outcome(object)),
         }
     }
-    outcomes
+    (outcomes, steps)
+}
+
+/// Combines the word of the whole with its steps. A success with a failed step is partial. A failure stays one: steps
+/// that succeeded before do not make it better.
+fn with_steps(whole: Status, steps: &[Status]) -> Status {
+    let failed = steps.iter().any(|step| matches!(step, Status::Failure | Status::Canceled | Status::Partial));
+    match whole {
+        Status::Success if failed => Status::Partial,
+        whole => whole,
+    }
 }
 
 /// Combines the word of the whole with its parts. A success with failed parts is partial, or a failure if no part

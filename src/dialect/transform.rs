@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use crate::event::json::{Json, MAX_DEPTH, Members, has_repeats};
 
 use super::catalogue::{Catalogue, ErrorFields, EventType, Kind, ShapeId};
+use super::keys::respell;
 use super::status::{Parts, Status, StatusRule, status};
 use super::values;
 
@@ -45,12 +46,14 @@ pub(super) fn data<'a>(catalogue: &'a Catalogue, entry: Option<&EventType>, payl
     };
     let parts_of = |name: &str| match catalogue.field(top, name).1 {
         Kind::Verbatim => Parts::None,
-        Kind::Map(_) => Parts::Values,
+        Kind::Map(_) => Parts::Steps,
         _ => Parts::Items,
     };
     let status = status(&members, rule, |word| catalogue.word(word), parts_of);
-    if status == Status::Failure {
+    if matches!(status, Status::Failure | Status::Partial | Status::Canceled) {
         lift_error(&mut members, &error.code, &error.message, Silent::Stays);
+        // What is left of `ErrorCode` and `ErrorMessage` is a message without a code.
+        lift_error(&mut members, "", "errorMessage", Silent::Stays);
     }
     for name in entry.map(|entry| entry.lift.as_slice()).unwrap_or_default() {
         lift(&mut members, name);
@@ -144,10 +147,10 @@ impl<'a> Walk<'a> {
             Kind::SecondsFromMilliseconds => values::seconds_from_milliseconds(self.open(value, depth)),
             Kind::Boolean => values::boolean(self.open(value, depth)),
             Kind::Time => values::time(self.open(value, depth)),
-            Kind::List => match self.decoded(value, depth) {
-                Json::Array(items) => Json::Array(items.into_iter().map(|item| self.open(item, depth + 1)).collect()),
-                other => values::list(self.open(other, depth)),
-            },
+            Kind::List => {
+                let value = self.decoded(value, depth);
+                values::list(self.open(value, depth))
+            }
             Kind::Id => match self.id(value, depth) {
                 Id::Plain(id) | Id::Of(_, id) | Id::Address(id) => id,
             },
@@ -245,7 +248,12 @@ enum Id<'a> {
 /// `{"type":"Media","media":"<id>"}` for a media.
 pub(super) fn names_an_address(object: &Json<'_>, media: &Json<'_>) -> bool {
     let is_file = object.get("type").and_then(Json::as_str).is_some_and(|kind| kind.trim().eq_ignore_ascii_case("OSS"));
-    is_file || media.as_text().is_some_and(|text| text.contains("://"))
+    is_file || media.as_text().is_some_and(is_address)
+}
+
+/// Whether a text is an address or a path. No id contains a slash.
+pub(super) fn is_address(text: &str) -> bool {
+    text.contains('/')
 }
 
 /// A member with the name that it should have; none if that is the name it came with.
@@ -261,28 +269,45 @@ impl Named<'_> {
     }
 }
 
-/// Gives every member its name. If several want the same name, the member that came with it gets it, else the first one.
-/// The others keep the names they came with.
+/// Gives every member its name. If several want the same name, the one gets it that came with it, else the one whose own
+/// name is only spelled differently, else the first by its own name. So the order of members does not matter. The others
+/// keep their own names, respelled if possible.
 fn settle(named: Vec<Named<'_>>) -> Members<'_> {
     if !has_repeats(named.iter().map(Named::wanted)) {
         return named.into_iter().map(|member| (member.name.unwrap_or(member.own), member.value)).collect();
     }
-    let mut came_so: HashSet<String> =
-        named.iter().filter(|member| member.wanted() == member.own).map(|member| member.own.to_string()).collect();
-    let mut taken: HashSet<String> = came_so.clone();
-    named
+    let rank = |member: &Named<'_>| {
+        let wanted = member.wanted();
+        if wanted == member.own { 0 } else { 1 + u8::from(respell(&member.own) != wanted) }
+    };
+    let mut order: Vec<(u8, usize)> = named.iter().map(rank).zip(0..).collect();
+    // Two members can have the same own name, if one was next to `MessageBody` and the other in it.
+    order.sort_by(|(rank, index), (other_rank, other)| {
+        rank.cmp(other_rank).then_with(|| named[*index].own.cmp(&named[*other].own)).then(index.cmp(other))
+    });
+    let mut taken: HashSet<String> = HashSet::new();
+    let mut names: Vec<Option<Cow<'_, str>>> = vec![None; named.len()];
+    // First those that get what they want.
+    let losers: Vec<usize> = order
         .into_iter()
-        .map(|member| {
-            // Two members came with the same name if one was next to `MessageBody` and the other in it.
-            if member.wanted() == member.own && came_so.remove(member.wanted()) {
-                return (member.own, member.value);
+        .map(|(_, index)| index)
+        .filter(|index| {
+            let wanted = named[*index].wanted();
+            let wins = !taken.contains(wanted);
+            if wins {
+                taken.insert(wanted.to_owned());
+                names[*index] = named[*index].name.clone().or_else(|| Some(named[*index].own.clone()));
             }
-            let wanted = member.name.unwrap_or_else(|| member.own.clone());
-            let name = free_name(wanted, member.own, |name| taken.contains(name));
-            taken.insert(name.to_string());
-            (name, member.value)
+            !wins
         })
-        .collect()
+        .collect();
+    for index in losers {
+        let own = &named[index].own;
+        let name = free_name(Cow::Owned(respell(own).into_owned()), own.clone(), |name| taken.contains(name));
+        taken.insert(name.to_string());
+        names[index] = Some(name);
+    }
+    named.into_iter().zip(names).map(|(member, name)| (name.unwrap_or_default(), member.value)).collect()
 }
 
 /// What happens to fields that say that there is no error.

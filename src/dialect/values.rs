@@ -16,6 +16,9 @@ const FIRST_TIMESTAMP: i64 = 100_000_000;
 /// Unix times from this value on are milliseconds. In seconds it is in the year 5138.
 const FIRST_MILLISECOND_TIMESTAMP: i64 = 100_000_000_000;
 
+/// Larger numbers are not Unix times either, but for example dates written as digits. As seconds, this is in the year 2100.
+const LAST_TIMESTAMP: i64 = 4_102_444_800;
+
 /// A number, also from a string.
 pub(super) fn number(value: Json<'_>) -> Json<'_> {
     match value {
@@ -76,10 +79,12 @@ pub(super) fn string(value: Json<'_>) -> Json<'_> {
     }
 }
 
-/// The trimmed parts of a comma-separated list. An empty text is an empty list. A comma in an address does not split it:
-/// if the text starts with an address, the next part starts with the scheme of the next one.
+/// The trimmed parts of a comma-separated list, as strings. An empty text is an empty list. A comma in an address does not
+/// split it: if the text starts with an address, the next part starts with the scheme of the next one.
 pub(super) fn list(value: Json<'_>) -> Json<'_> {
     match value {
+        Json::Array(items) => Json::Array(items.into_iter().map(string).collect()),
+        Json::Number(text) => Json::Array(vec![Json::String(text)]),
         Json::String(text) if text.trim().is_empty() => Json::Array(Vec::new()),
         Json::String(text) => {
             let of_addresses = starts_with_scheme(&text);
@@ -180,6 +185,11 @@ fn unix_time(digits: &str) -> Option<String> {
     }
     let whole: i64 = whole.parse().ok().filter(|seconds| *seconds >= FIRST_TIMESTAMP)?;
     let milliseconds = whole >= FIRST_MILLISECOND_TIMESTAMP;
+    let seconds = if milliseconds { whole / 1000 } else { whole };
+    // A time has at most nine digits after the point.
+    if seconds > LAST_TIMESTAMP || (milliseconds && fraction.len() > 6) {
+        return None;
+    }
     let scale: i128 = if milliseconds { 1_000_000 } else { 1_000_000_000 };
     let fraction: i128 = format!("{fraction:0<9}").parse::<i128>().ok()? * scale / 1_000_000_000;
     let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(whole) * scale + fraction).ok()?;
@@ -240,7 +250,7 @@ mod tests {
         assert_eq!(time(Json::Number(Cow::Borrowed("1656466420.5"))).to_string(), r#""2022-06-29T01:33:40.5Z""#);
         assert_eq!(time(text("1656466420716")).to_string(), r#""2022-06-29T01:33:40.716Z""#);
         assert_eq!(time(text("soon")).to_string(), r#""soon""#);
-        for position in ["0", "12.5", "99999999"] {
+        for position in ["0", "12.5", "99999999", "20240410013714", "1656466420716.1234567"] {
             assert_eq!(time(Json::Number(Cow::Borrowed(position))).to_string(), position);
         }
         for (text, expected) in [

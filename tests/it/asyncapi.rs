@@ -97,18 +97,18 @@ to = { output = "nats", topic = "all.<attributes>" }
 
 /// A catalogue whose names are hard to write as keys or to tell apart from others.
 const CATALOGUE: &str = r#"
-[objects."odd / ~name {x}"]
+[objects."OddName2"]
 a = "string"
-[objects."event"]
+[objects."Event"]
 b = "string"
-[objects."dead-letter"]
-c = "odd / ~name {x}"
+[objects."DeadLetter"]
+c = "OddName2"
 [[events]]
 dialect = "vod"
 type = "Own"
 aliases = ["OwnAlias"]
 description = "An event of my own"
-fields = { one = "odd / ~name {x}", two = "event", three = { type = "[dead-letter]", description = "Several." } }
+fields = { one = "OddName2", two = "Event", three = { type = "[DeadLetter]", description = "Several." } }
 [[events]]
 dialect = "ims"
 type = "unknown"

@@ -210,6 +210,10 @@ fn the_schema_of_an_event_is_printed() {
     assert!(code == 0 && out.contains(r#""const": "org.example.TranscodeComplete""#), "{out}");
     let (code, _, error) = run(&["schema", "TranscodComplete"]);
     assert!(code == 1 && error.contains("did you mean TranscodeComplete?"), "{error}");
+    let (code, out, _) = run(&["schema", "com.aliyun.media.TranscodeComplete", "--dialect", "vod"]);
+    assert!(code == 0 && out.contains("urn:apsara-bridge:schema:vod:TranscodeComplete:1"), "{out}");
+    let (code, _, error) = run(&["schema", "Snapshot"]);
+    assert!(code == 1 && error.contains("did you mean LiveSnapshotFileCreated or SnapshotComplete?"), "{error}");
     let (code, _, error) = run(&["schema", "RegisterMediaComplete", "--dialect", "vod"]);
     assert!(code == 1 && error.contains("vod has no event type RegisterMediaComplete; ims has it"), "{error}");
     let (code, _, error) = run(&["schema", "TranscodeComplete", "--dialect", "mps"]);
@@ -234,6 +238,7 @@ fn the_catalogue_is_listed() {
     let time = fields.iter().find(|field| field["path"] == "templateConfig.time").expect("a nested field");
     assert_eq!((&time["unit"], &time["sent_unit"]), (&json!("seconds"), &json!("milliseconds")));
     assert_eq!(time["origin"], "MessageBody.TemplateConfig.Time");
+    assert_eq!(snapshot.expect("known")["dataschema"], "urn:apsara-bridge:schema:ims:SnapshotComplete:1");
     let (code, _, error) = run(&["catalogue", "TranscodeComplet"]);
     assert!(code == 1 && error.contains("did you mean TranscodeComplete?"), "{error}");
 }

@@ -433,6 +433,15 @@ fn statuses(entry: &EventType) -> String {
     rule.also.iter().for_each(|field| {
         let _ = write!(text, "; the worse of it and `{field}`");
     });
+    let assumed: Vec<String> = rule
+        .words
+        .iter()
+        .filter(|(word, _)| !rule.sent.contains(word))
+        .map(|(word, status)| format!("`{word}` is {}", status.as_str()))
+        .collect();
+    if !assumed.is_empty() {
+        let _ = write!(text, "; assumed: {}", assumed.join(", "));
+    }
     if rule.parts {
         text.push_str("; partial if some of the parts failed");
     }
@@ -449,8 +458,10 @@ fn form(schema: &Value) -> BTreeMap<String, Value> {
     for (name, property) in schema["properties"].as_object().expect("attributes") {
         form.insert(format!("attribute {name}"), constraint(property));
     }
-    let definitions = schema["$defs"].as_object().expect("definitions");
-    push_form(&definitions["data"], definitions, "data", &mut form);
+    // The schema of every event has none.
+    if let Some(definitions) = schema["$defs"].as_object() {
+        push_form(&definitions["data"], definitions, "data", &mut form);
+    }
     form
 }
 
@@ -458,6 +469,10 @@ fn form(schema: &Value) -> BTreeMap<String, Value> {
 fn constraint(schema: &Value) -> Value {
     let ignored = ["description", "examples", "properties", "items", "additionalProperties", "anyOf"];
     let Value::Object(members) = schema else { return schema.clone() };
+    // A loose field: the first form is what is known about it.
+    if schema["anyOf"][1] == json!(true) {
+        return json!({ "loose": constraint(&schema["anyOf"][0]) });
+    }
     members
         .iter()
         .filter(|(name, _)| !ignored.contains(&name.as_str()))
@@ -471,10 +486,17 @@ fn push_form(schema: &Value, definitions: &Map<String, Value>, place: &str, form
     }
     let mut constraint = constraint(schema);
     // A change of the unit is a change of the value.
-    if let Some((_, unit)) = schema["description"].as_str().and_then(|text| text.split_once("Unit: ")) {
+    let description = schema["description"].as_str().unwrap_or_default();
+    if let Some((_, unit)) = description.split_once("Unit: ") {
         constraint["unit"] = unit.split('.').next().into();
     }
+    if description.contains("Alibaba sends milliseconds") {
+        constraint["sent_unit"] = "milliseconds".into();
+    }
     form.insert(place.to_owned(), constraint);
+    if schema["anyOf"][1] == json!(true) {
+        push_form(&schema["anyOf"][0], definitions, &format!("{place}?"), form);
+    }
     for (name, member) in schema["properties"].as_object().into_iter().flatten() {
         push_form(member, definitions, &format!("{place}.{name}"), form);
     }
@@ -490,13 +512,12 @@ fn push_form(schema: &Value, definitions: &Map<String, Value>, place: &str, form
 const RELEASED: &str = "tests/fixtures/released-schemas.json";
 
 /// Differences that break a subscriber of the old form: a place is gone, or demands something else. New places are
-/// allowed, and a known place may get a type that it did not have.
+/// allowed.
 fn breaking(old: &BTreeMap<String, Value>, new: &BTreeMap<String, Value>) -> Vec<String> {
-    let is_open = |value: &Value| value.as_object().is_some_and(Map::is_empty);
     old.iter()
         .filter_map(|(place, was)| match new.get(place) {
             None => Some(format!("{place} is gone")),
-            Some(is) if is == was || is_open(was) => None,
+            Some(is) if is == was => None,
             Some(is) => Some(format!("{place} was {was} and is {is}")),
         })
         .collect()
@@ -505,6 +526,7 @@ fn breaking(old: &BTreeMap<String, Value>, new: &BTreeMap<String, Value>) -> Vec
 /// The forms by `dataschema`.
 fn forms() -> BTreeMap<String, BTreeMap<String, Value>> {
     let schemas = events().iter().map(|entry| contract::of_event(&NORMALIZER, entry));
+    let schemas = schemas.chain([contract::general(&NORMALIZER, None)]);
     schemas.map(|schema| (schema["$id"].as_str().expect("a URN").to_owned(), form(&schema))).collect()
 }
 
@@ -560,10 +582,22 @@ fn every_kind_of_breaking_change_is_noticed() {
         schema.pointer_mut(stream).and_then(Value::as_object_mut).expect("an object").remove("size");
     });
     assert_eq!(removed, ["data.streamInfos[].size is gone"]);
+    let entry_of = |name: &str, dialect| NORMALIZER.catalogue().named(name, Some(dialect)).expect("known")[0];
+    for (entry, of) in [
+        (entry_of("SnapshotComplete", Dialect::Ims), "/$defs/TemplateConfig/properties/time/description"),
+        (entry_of("AIProduceComplete", Dialect::Ims), "/$defs/AiResult/properties/score/type"),
+    ] {
+        let old = contract::of_event(&NORMALIZER, entry);
+        let mut new = old.clone();
+        *new.pointer_mut(of).expect("it exists") = json!("Position. Unit: seconds.");
+        assert_eq!(breaking(&form(&old), &form(&new)).len(), 1, "{of}");
+    }
     let unit = changed(&|schema: &mut Value| {
         schema.pointer_mut(stream).expect("it exists")["duration"]["description"] = json!("Length. Unit: pieces.");
     });
     assert_eq!(unit.len(), 1, "another unit: {unit:?}");
+    let open = changed(&at("/$defs/data/properties/userData".to_owned()));
+    assert_eq!(open.len(), 1, "a type for what had any: {open:?}");
     let word = changed(&|schema: &mut Value| {
         schema["properties"]["status"]["enum"].as_array_mut().expect("words").push(json!("paused"));
     });

@@ -259,6 +259,12 @@ fn an_error_is_set_only_for_failures() {
     assert_eq!(error(unknown).as_deref(), Some(r#"{"code":"Bad"}"#));
     let info = ims("LiveRecordTaskStatus", r#""event":"record_error","error_info":{"code":"1 ","message":""}"#);
     assert_eq!(error(info).as_deref(), Some(r#"{"code":"1"}"#));
+    let told = vod("UploadByURLComplete", r#""Status":"fail","ErrorCode":"0","ErrorMessage":"Timeout""#);
+    assert_eq!(error(told).as_deref(), Some(r#"{"message":"Timeout"}"#));
+    for event in ["record_stopped", "record_paused"] {
+        let broken = ims("LiveRecordTaskStatus", &format!(r#""event":"{event}","error_info":{{"code":"1"}}"#));
+        assert_eq!(status(&broken), "failure", "an error is a failure, whatever the word is");
+    }
     let contradiction = ims("SnapshotComplete", r#""Status":"Success","ErrorCode":"NotFound""#);
     assert_eq!(status(&contradiction), "success", "the status decides");
     assert_eq!(error(contradiction).as_deref(), Some(r#"{"code":"NotFound"}"#));
@@ -306,8 +312,10 @@ fn a_verdict_is_an_attribute_of_its_own() {
     let scene = r#"{"Suggestion":"pass","VideoResult":{"Suggestion":"pass","PornResult":{"Suggestion":"block"}}}"#;
     assert_eq!(verdict(review(scene)), of("pass"), "a scene is not an overall field");
     assert_eq!(verdict(ims("AIMediaAuditComplete", r#""JobId":"j","Status":"Success""#)), None);
-    let tags = vod("AIVideoTagComplete", r#""JobId":"j","Status":"success","Data":{"Keyword":[{"Tag":"block"}]}"#);
-    assert_eq!(verdict(tags), None);
+    let tags = vod("AIVideoTagComplete", r#""JobId":"j","Status":"success","Data":{"Suggestion":"block"}"#);
+    assert_eq!(verdict(tags), None, "only events whose entry says so have a verdict");
+    let unknown = vod("NewAuditComplete", r#""JobId":"j","Status":"success","Data":{"Suggestion":"block"}"#);
+    assert_eq!(verdict(unknown), of("block"));
 }
 
 #[test]
@@ -339,6 +347,15 @@ fn the_address_of_a_file_is_not_the_id_of_a_media() {
     let event = normalize(ims("AIMediaAuditComplete", body));
     assert_eq!((event.get(Attribute::MediaId), event.get(Attribute::Subject)), (None, Some("j")));
     assert_eq!(data(&event).to_string(), r#"{"jobId":"j","input":{"media":"oss://bucket/object.mp4","type":"OSS"}}"#);
+    for address in ["oss://bucket/object.mp4", "http://bucket/object.mp4", "bucket/object.mp4"] {
+        let objects = [format!(r#"{{"media":"{address}"}}"#), format!(r#"{{"media":"{address}","type":"URL"}}"#)];
+        for value in [format!("\"{address}\""), objects[0].clone(), objects[1].clone()] {
+            let event = normalize(ims("AIMediaAuditComplete", &format!(r#""JobId":"j","MediaId":{value}"#)));
+            assert_eq!((event.get(Attribute::MediaId), event.get(Attribute::Subject)), (None, Some("j")), "{value}");
+        }
+    }
+    let unknown = r#""JobId":"j","TaskInput":{"Type":"Media","Media":"m"}"#;
+    assert_eq!(normalize(ims("BrandNewComplete", unknown)).get(Attribute::MediaId), Some("m"));
     let body = r#""JobId":"j","MediaId":"{\"media\":\"m\",\"type\":\"Media\"}""#;
     let event = normalize(ims("AIMediaAuditComplete", body));
     assert_eq!((event.get(Attribute::MediaId), event.get(Attribute::Subject)), (Some("m"), Some("m")));
@@ -368,7 +385,10 @@ fn a_workflow_of_vod_keeps_the_names_of_its_nodes() {
     );
     assert_eq!((event.get(Attribute::Dialect), event.get(Attribute::Status)), (Some("vod"), Some("success")));
     assert_eq!(status(&body("Succeed", "Failed")), "partial");
-    assert_eq!(status(&body("Failed", "Failed")), "partial", "the other node succeeded");
+    assert_eq!(status(&body("Failed", "Failed")), "failure", "nodes that succeeded do not make a failure better");
+    assert_eq!(status(&body("Failed", "Succeed")), "failure");
+    let single = r#""TaskId":"t","Status":"Succeed","ActivityResults":{"A":{"Status":"Failed"}}"#;
+    assert_eq!(status(&vod("WorkflowTaskComplete", single)), "partial");
     let inner = body("Succeed", "Succeed").replace("Finished", "Failed");
     assert_eq!(status(&inner), "partial", "a node whose own result failed");
 }
@@ -424,8 +444,12 @@ fn the_same_fact_has_the_same_name_in_both_dialects() {
     ] {
         assert_eq!(fact(body, path), r#"["w1","w2"]"#);
     }
-    let position = ims("AIProduceComplete", r#""FunctionName":"Cover","Result":"[{\"Time\":\"1966.6666666666665\"}]""#);
-    assert_eq!(fact(position, &["result", "time"]), "1.9666666666666665");
+    let position = r#""TemplateConfig":"{\"Time\":\"1966.6666666666665\"}""#;
+    assert_eq!(fact(ims("SnapshotComplete", position), &["templateConfig", "time"]), "1.9666666666666665");
+    for name in ["DynamicImageComplete", "BrandNewComplete"] {
+        let time = fact(ims(name, position), &["templateConfig", "time"]);
+        assert_eq!(time.trim_matches('"'), "1966.6666666666665", "{name}: no page states the unit");
+    }
 }
 
 #[test]
@@ -436,6 +460,8 @@ fn values_of_other_forms_are_kept_and_encoded_ones_decoded() {
     };
     assert_eq!(produced(r#""{\"Code\":0,\"Data\":\"{\\\"X_Y\\\":1}\"}""#), r#"{"code":"0","data":{"xY":1}}"#);
     assert_eq!(produced(r#""plain text""#), r#""plain text""#);
+    let ids = normalize(vod("DeleteMediaComplete", r#""MediaId":"m","JobIds":[1,"2"]"#));
+    assert!(data(&ids).to_string().contains(r#""jobIds":["1","2"]"#), "{}", data(&ids));
     let urls = normalize(ims("MediaConvertComplete", r#""OutputUrls":"http://a/1,2,http://b/3""#));
     assert!(data(&urls).to_string().contains(r#"["http://a/1,2","http://b/3"]"#), "{}", data(&urls));
     let content = r#"{"UserData":"{\"OldValue\":\"{\\\"K_1\\\":1}\",\"NewValue\":\"text\"}","Tags":"{\"NewValue\":\"a,b\"}","CateId":"{\"NewValue\":10000}","StorageLocation":"{\"NewValue\":\"x\"}"}"#;
@@ -474,10 +500,65 @@ fn the_customers_own_data_is_not_changed() {
     assert_eq!(extend(&serde_json::to_string(texts).expect("JSON")), texts, "texts inside stay texts");
 }
 
+/// The id does not depend on the order of members, so neither may the data.
+#[test]
+fn the_order_of_members_does_not_decide_who_gets_a_name() {
+    for (name, one, other, expected) in [
+        ("TranscodeComplete", r#""OutputUrl":"o""#, r#""FileUrl":"f""#, [r#""fileUrl":"f""#, r#""outputUrl":"o""#]),
+        (
+            "SnapshotComplete",
+            r#""SubmitTime":"s""#,
+            r#""CreateTime":"c""#,
+            [r#""createTime":"c""#, r#""submitTime":"s""#],
+        ),
+        ("DeleteMediaComplete", r#""VideoId":"v""#, r#""MediaId":"m""#, [r#""mediaId":"m""#, r#""videoId":"v""#]),
+        ("X", r#""Extend":"e""#, r#""UserData":"u""#, [r#""userData":"u""#, r#""extend":"e""#]),
+        ("ProduceMediaComplete", r#""MediaURL":"m""#, r#""FileURL":"f""#, [r#""fileUrl":"f""#, r#""mediaUrl":"m""#]),
+    ] {
+        for members in [format!("{one},{other}"), format!("{other},{one}")] {
+            let event = normalize(ims(name, &members));
+            let text = data(&event).to_string();
+            assert!(expected.iter().all(|member| text.contains(member)), "{name} {members}: {text}");
+        }
+    }
+    let both = [r#""VideoId":"v","MediaId":"m""#, r#""MediaId":"m","VideoId":"v""#];
+    let subjects =
+        both.map(|ids| normalize(vod("DeleteMediaComplete", ids)).get(Attribute::Subject).map(str::to_owned));
+    assert_eq!(subjects, [Some("m".to_owned()), Some("m".to_owned())]);
+}
+
+#[test]
+fn an_entry_renames_and_converts_only_its_own_fields() {
+    let entry = r#"
+        [[events]]
+        dialect = "vod"
+        type = "Foo"
+        description = "A test."
+        [events.fields]
+        length = { type = "number", unit = "seconds", sent_unit = "milliseconds" }
+        fileUrl = { type = "string", from = ["Location"] }
+        parts = { type = "[Part]" }
+        [objects.Part]
+        at = { type = "number", unit = "seconds", sent_unit = "milliseconds" }
+    "#;
+    let catalogue = Catalogue::load(&[("mine.toml".to_owned(), entry.to_owned())]).expect("valid");
+    let normalizer = Normalizer::new(catalogue, DEFAULT_TYPE_PREFIX);
+    let data_of = |name: &str| {
+        let body = vod(name, r#""Length":"5","Location":"l","FileUrl":"f","Parts":"[{\"At\":5}]""#);
+        let origin = Origin::at(datetime!(2026-01-02 03:04:05.678 UTC));
+        let event = normalizer.normalize(body.as_bytes(), &origin).expect("a callback").event;
+        data(&event).to_string()
+    };
+    assert_eq!(data_of("Foo"), r#"{"length":0.005,"location":"l","fileUrl":"f","parts":[{"at":0.005}]}"#);
+    for other in ["StreamTranscodeComplete", "BrandNewComplete"] {
+        assert_eq!(data_of(other), r#"{"length":5,"location":"l","fileUrl":"f","parts":[{"at":5}]}"#, "{other}");
+    }
+}
+
 #[test]
 fn keys_that_would_collide_keep_their_own_spelling() {
     let event = normalize(vod("NewComplete", r#""JobId":"a","jobId":"b","VideoId":"v","MediaId":"m""#));
-    assert_eq!(data(&event).to_string(), r#"{"JobId":"a","jobId":"b","mediaId":"v","MediaId":"m"}"#);
+    assert_eq!(data(&event).to_string(), r#"{"JobId":"a","jobId":"b","videoId":"v","mediaId":"m"}"#);
     let body = r#"{"EventType":"X","EventTime":"2026-01-01T00:00:00Z","Status":"top","MessageBody":{"Status":"body"}}"#;
     assert_eq!(data(&normalize(body)).to_string(), r#"{"status":"body","Status":"top"}"#);
     let body =
@@ -537,6 +618,8 @@ fn bodies_that_are_not_callbacks_get_a_specific_error() {
         assert_eq!(refusal(body), expected);
     }
     let volcengine = r#"{"RequestId":"r","Version":"2021-01-01","EventTime":"2026-01-01T00:00:00Z","EventType":"TranscodeComplete","Data":{"Vid":"v"}}"#;
+    let tencent = r#"{"EventType":"X","EventTime":"2026-01-01T00:00:00Z","FileUploadEvent":{"FileId":"1"}}"#;
+    assert!(refusal(tencent).ends_with("looks like a callback of Tencent Cloud VOD"), "{}", refusal(tencent));
     let without_version = volcengine.replace(r#""Version":"2021-01-01","#, "");
     for body in [volcengine, &without_version] {
         assert!(refusal(body).ends_with("the shape of Volcengine's callbacks"), "{}", refusal(body));

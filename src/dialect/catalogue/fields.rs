@@ -1,6 +1,7 @@
 //! The fields of an event at every depth, for people and for documents.
 
 use super::model::{Catalogue, Dialect, EventType, Field, Kind, Object};
+use super::resolve::pascal_case;
 
 /// One field of an event, at any depth.
 #[derive(Clone, Debug)]
@@ -48,9 +49,7 @@ impl Field {
     /// Alibaba's names for it.
     pub fn origins(&self, name: &str) -> Vec<String> {
         if self.from.is_empty() {
-            let mut pascal = name.to_owned();
-            pascal[..1].make_ascii_uppercase();
-            return vec![pascal];
+            return vec![pascal_case(name)];
         }
         self.from.clone()
     }

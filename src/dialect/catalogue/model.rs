@@ -76,6 +76,8 @@ pub(super) struct Shape {
     pub(super) renamed: FxHashMap<String, String>,
     /// The type of all other fields.
     pub(super) others: Kind,
+    /// The shape that knows the other fields, for the top level of an event type.
+    pub(super) fallback: Option<ShapeId>,
 }
 
 words! {
@@ -229,7 +231,8 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// Shape of the top level of `data`: the fields of all event types together.
+    /// Shape of the top level of `data` for event types without an entry, and for fields that an entry does not declare: the
+    /// fields of all entries together. Only what an entry itself says renames its fields or converts their units.
     pub(in crate::dialect) const TOP: ShapeId = ShapeId(0);
     /// Shape of objects that no entry describes.
     pub(in crate::dialect) const OPEN: ShapeId = ShapeId(1);
@@ -262,8 +265,16 @@ impl Catalogue {
                 Err(format!("{dialect} has no event type {name}; {} has it", other.dialect))
             }
             _ => {
-                let names = self.events.iter().map(|event| event.name.as_str());
-                let hint = match similar(name, names)[..] {
+                let names = || self.events.iter().map(|event| event.name.as_str());
+                let contains = |known: &&str| known.to_lowercase().contains(&name.to_lowercase());
+                let mut near = similar(name, names());
+                if near.is_empty() && !name.is_empty() {
+                    near = names().filter(contains).collect();
+                    near.sort_unstable();
+                    near.dedup();
+                    near.truncate(3);
+                }
+                let hint = match near[..] {
                     [] => String::new(),
                     ref near => format!("; did you mean {}?", near.join(" or ")),
                 };
@@ -301,7 +312,11 @@ impl Catalogue {
         let respelled = respell(key);
         let renamed = shape.renamed.get(respelled.as_ref()).or_else(|| self.synonyms.get(respelled.as_ref()));
         let name = renamed.map_or(respelled.as_ref(), String::as_str);
-        let kind = shape.fields.get(name).unwrap_or(&shape.others);
+        let kind = match (shape.fields.get(name), shape.fallback) {
+            (Some(kind), _) => kind,
+            (None, Some(fallback)) => return self.field(fallback, key),
+            (None, None) => &shape.others,
+        };
         (if name == key { None } else { Some(Cow::Owned(name.to_owned())) }, kind)
     }
 
@@ -312,12 +327,9 @@ impl Catalogue {
         all().filter(|path| path.is_media).chain(all().filter(|path| !path.is_media))
     }
 
-    /// Where to look for verdicts of an event type.
+    /// Where to look for verdicts: an entry says it for its event type.
     pub(in crate::dialect) fn verdict_paths<'c>(&'c self, entry: Option<&'c EventType>) -> &'c [Path] {
-        match entry {
-            Some(entry) if !entry.verdict.is_empty() => &entry.verdict,
-            _ => &self.default_verdict,
-        }
+        entry.map_or(&self.default_verdict, |entry| &entry.verdict)
     }
 }
 
