@@ -105,11 +105,7 @@ impl Bridge {
         let event = match &letter.letter.envelope {
             Some(envelope) => {
                 let mut event = Event::from_json(envelope)?;
-                for attribute in
-                    [Attribute::DlqReason, Attribute::DlqCode, Attribute::DlqAttempts, Attribute::DlqDestination]
-                {
-                    event.remove(attribute);
-                }
+                Attribute::OF_DEAD_LETTERS.into_iter().for_each(|attribute| event.remove(attribute));
                 event
             }
             None => {

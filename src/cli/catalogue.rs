@@ -23,7 +23,7 @@ pub(super) struct List {
     /// Only the event types of this dialect: vod or ims.
     #[arg(long, value_name = "DIALECT", value_parser = dialect)]
     dialect: Option<Dialect>,
-    /// Print everything that the catalogue knows about the event types, as JSON.
+    /// Print the event types with their rules and fields, as JSON.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -94,7 +94,7 @@ fn detail(normalizer: &Normalizer, event: &EventType) -> String {
     if !event.source.is_empty() {
         row("source", event.source.clone());
     }
-    row("dataschema", normalizer.dataschema(event).to_owned());
+    row("dataschema", normalizer.dataschema(event));
     let titles = ["field", "type", "unit", "from", "meaning"].map(str::to_owned).to_vec();
     let fields: Vec<Vec<String>> = [titles].into_iter().chain(catalogue.rows(event).iter().map(field_row)).collect();
     format!("{} {}\n{}\n\n{}\n{}", event.dialect, event.name, head.join("\n"), table(&rows), table(&fields))
@@ -105,13 +105,14 @@ fn paths(paths: &[crate::dialect::Path]) -> Vec<String> {
 }
 
 fn field_row(row: &FieldRow<'_>) -> Vec<String> {
-    let unit = match row.field.unit {
-        Some(unit) if row.field.is_sent_in_milliseconds() => format!("{} (sent in ms)", unit.as_str()),
-        Some(unit) => unit.as_str().to_owned(),
-        None => String::new(),
-    };
     let path = format!("data.{}", row.path);
-    vec![path, row.field.type_for_readers(), unit, row.origin.clone(), row.field.description.clone()]
+    vec![
+        path,
+        row.field.type_for_readers(),
+        row.field.unit_for_readers(),
+        row.origin.clone(),
+        row.field.description.clone(),
+    ]
 }
 
 fn to_json(normalizer: &Normalizer, event: &EventType) -> Value {
@@ -164,6 +165,8 @@ fn to_json(normalizer: &Normalizer, event: &EventType) -> Value {
             "default": event.status.default.map(|status| status.as_str()),
             "rule": event.status.describe(),
         },
+        "error": { "code": event.error.code, "message": event.error.message },
+        "lift": event.lift,
         "fields": fields,
     })
 }

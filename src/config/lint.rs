@@ -5,10 +5,6 @@ use crate::dialect::Catalogue;
 use crate::event::Attribute;
 use crate::route::{Action, Destination, Pattern, Route, Router, Values};
 
-/// Attributes that every event has.
-const ALWAYS_PRESENT: [Attribute; 5] =
-    [Attribute::Id, Attribute::Source, Attribute::Type, Attribute::Dialect, Attribute::Status];
-
 /// Warnings about routes and dead letters. `keeps_dead_letters` says whether there is a place for dead letters.
 pub(super) fn all(router: &Router, catalogue: &Catalogue, type_prefix: &str, keeps_dead_letters: bool) -> Vec<String> {
     let mut warnings = routes(router, catalogue, type_prefix);
@@ -98,7 +94,7 @@ fn shadows(earlier: &Route, later: &Route) -> bool {
     !earlier.continue_matching
         && earlier.filter.is_none()
         && earlier.matches.iter().all(|(attribute, patterns)| {
-            ALWAYS_PRESENT.contains(attribute) && patterns.iter().any(|pattern| pattern.as_str() == "*")
+            Attribute::ALWAYS.contains(attribute) && patterns.iter().any(|pattern| pattern.as_str() == "*")
                 || later.matches.iter().any(|(other, narrower)| {
                     attribute == other
                         && narrower.iter().all(|pattern| patterns.iter().any(|wide| covers(wide, pattern)))

@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
-use crate::dialect::{Dialect, EventType, Field, Kind, Normalizer, Object, Origin, SAMPLES, Status, Verdict};
+use crate::dialect::{
+    Dialect, EventType, Field, Kind, Normalizer, Object, Origin, SAMPLES, Status, Verdict, schema_urn,
+};
 use crate::event::{Attribute, MAX_ATTRIBUTE_BYTES};
 
 const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
@@ -25,19 +27,6 @@ const MAX_EXAMPLES: usize = 2;
 
 /// Most characters of an example of a field.
 const MAX_EXAMPLE_LENGTH: usize = 120;
-
-/// The attributes that every event has.
-pub(super) const REQUIRED: [Attribute; 9] = [
-    Attribute::SpecVersion,
-    Attribute::Id,
-    Attribute::Source,
-    Attribute::Type,
-    Attribute::DataContentType,
-    Attribute::DataSchema,
-    Attribute::Dialect,
-    Attribute::Status,
-    Attribute::RecordedTime,
-];
 
 /// The schema of an event type.
 pub fn of_event(normalizer: &Normalizer, event: &EventType) -> Value {
@@ -70,9 +59,10 @@ pub fn of_events(normalizer: &Normalizer, events: &[&EventType]) -> Value {
     }
     let schemas = events.iter().map(|event| (event.dialect.to_string(), of_event(normalizer, event)));
     let name = events.first().map_or("", |event| event.name.as_str());
+    let version = events.iter().map(|event| event.version).max().unwrap_or(1);
     json!({
         "$schema": DRAFT,
-        "$id": format!("urn:apsara-bridge:schema:{name}:1"),
+        "$id": schema_urn(&format!("{name}:{version}")),
         "title": name,
         "description": "The event of either dialect.",
         "oneOf": events.iter().map(|event| json!({ "$ref": normalizer.dataschema(event) })).collect::<Vec<_>>(),
@@ -89,8 +79,8 @@ pub fn general(normalizer: &Normalizer, dialect: Option<Dialect>) -> Value {
     let mut document = envelope(normalizer, None, dialect, data);
     document["$schema"] = DRAFT.into();
     document["$id"] = match dialect {
-        Some(dialect) => format!("urn:apsara-bridge:schema:{dialect}:1").into(),
-        None => "urn:apsara-bridge:schema:1".into(),
+        Some(dialect) => schema_urn(&format!("{dialect}:1")).into(),
+        None => schema_urn("1").into(),
     };
     document["title"] = "event of apsara-bridge".into();
     document["description"] = "What every event has, whatever its type. New types can appear at any time.".into();
@@ -111,7 +101,7 @@ pub(super) fn envelope(
         properties.insert(attribute.name().to_owned(), schema);
     }
     properties.insert("data".to_owned(), data);
-    let required: Vec<&str> = REQUIRED.map(Attribute::name).into_iter().chain(["data"]).collect();
+    let required: Vec<&str> = Attribute::ALWAYS.map(Attribute::name).into_iter().chain(["data"]).collect();
     json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": true })
 }
 
@@ -137,10 +127,10 @@ pub(super) fn attribute_schema(
             None => text(),
         },
         Attribute::DataSchema => match event {
-            Some(event) => constant(normalizer.dataschema(event)),
+            Some(event) => constant(&normalizer.dataschema(event)),
             None => {
                 let dialects = dialect.map_or("(vod|ims)", Dialect::as_str);
-                json!({ "type": "string", "pattern": format!("^urn:apsara-bridge:schema:{dialects}:.+:[0-9]+$") })
+                json!({ "type": "string", "pattern": format!("^{}$", schema_urn(&format!("{dialects}:.+:[0-9]+"))) })
             }
         },
         Attribute::Dialect => match dialect {
@@ -266,7 +256,7 @@ impl<'n> Definitions<'n> {
         if field.loose {
             add("Other forms occur, so this schema does not check it.".to_owned());
         }
-        if !field.values.is_empty() {
+        if !field.values.is_empty() && !field.loose {
             add("Alibaba can send other values than the listed ones.".to_owned());
             let text = match schema.get_mut("items") {
                 Some(items) => items,

@@ -5,8 +5,8 @@
 //!    [`NotACallback`].
 //! 2. Keys get one spelling (`keys`) and values one type (`values`), as the [`Catalogue`] says. Fields that it does not
 //!    know are kept, with the key respelled and the value untouched.
-//! 3. The outcome (`status`), the verdict of a review and the ids become attributes. The id of the event is a hash of the callback's content, so
-//!    that a retry has the same id and every other callback a different one.
+//! 3. The outcome (`status`), the verdict of a review and the ids become attributes. The id of the event is a hash of the
+//!    callback's content, so that a retry has the same id and every other callback a different one.
 
 mod catalogue;
 mod keys;
@@ -169,10 +169,9 @@ impl Normalizer {
         Ok(Normalized { event, dialect, event_type: index, status })
     }
 
-    /// The `dataschema` of the events of a type of this catalogue.
-    pub fn dataschema(&self, event: &EventType) -> &str {
-        let index = self.catalogue.find(event.dialect, &event.name).map_or(0, |(index, _)| index);
-        &self.names[index].1
+    /// The `dataschema` of the events of a type.
+    pub fn dataschema(&self, event: &EventType) -> String {
+        dataschema(event.dialect, &event.name, event.version)
     }
 
     /// The type and the data schema of an event.
@@ -199,10 +198,7 @@ fn time_of<'a>(event_time: Json<'a>, members: &mut Members<'a>) -> Option<Cow<'a
 }
 
 fn source(dialect: Dialect, region: Option<&str>, account_id: Option<&str>) -> Cow<'static, str> {
-    let short = match dialect {
-        Dialect::Vod => "acs:vod",
-        Dialect::Ims => "acs:ims",
-    };
+    let short = dialect.source();
     // The source is a URI reference. A malformed account id must not make it invalid.
     let account_id = account_id.filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric()));
     match (region, account_id) {
@@ -221,7 +217,12 @@ fn dataschema(dialect: Dialect, event_type: &str, version: u32) -> String {
             name.push_str(&format!("%{byte:02X}"));
         }
     }
-    format!("urn:apsara-bridge:schema:{dialect}:{name}:{version}")
+    schema_urn(&format!("{dialect}:{name}:{version}"))
+}
+
+/// The URN of a schema.
+pub(crate) fn schema_urn(name: &str) -> String {
+    format!("urn:apsara-bridge:schema:{name}")
 }
 
 fn write(members: &Members<'_>, capacity: usize) -> Vec<u8> {

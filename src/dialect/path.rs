@@ -8,12 +8,12 @@ use super::transform::{is_address, names_an_address};
 
 impl Path {
     /// Whether the value is the id of a media.
-    pub fn is_media(&self) -> bool {
+    pub(super) fn is_media(&self) -> bool {
         self.is_media
     }
 
     /// Whether the value is the id of a job.
-    pub fn is_job(&self) -> bool {
+    pub(super) fn is_job(&self) -> bool {
         self.names.last().is_some_and(|name| JOB_ID.contains(&name.as_str()))
     }
 

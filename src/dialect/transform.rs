@@ -1,7 +1,8 @@
 //! From the members of a callback to those of `data`: names, types, decoding, the error.
 //!
 //! Nothing is lost: every leaf of the callback, decoded if it was JSON in a string, is in `data`. The only exceptions are
-//! the values of error fields that say that there is no error ([`NO_ERROR`]).
+//! the values of error fields that say that there is no error ([`NO_ERROR`]), and codes and messages of an error without a
+//! value. docs/events.md has the table.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -67,8 +68,9 @@ fn lift(members: &mut Members<'_>, name: &str) {
         return;
     };
     let (key, Json::Object(inner)) = members.remove(index) else { return };
+    let taken: HashSet<&str> = members.iter().map(|(key, _)| key.as_ref()).chain([name]).collect();
     let (stay, mut lifted): (Members<'_>, Members<'_>) =
-        inner.into_iter().partition(|(key, _)| key == name || members.iter().any(|(known, _)| known == key));
+        inner.into_iter().partition(|(key, _)| taken.contains(key.as_ref()));
     if !stay.is_empty() {
         lifted.push((key, Json::Object(stay)));
     }
@@ -104,17 +106,16 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn object(&self, shape: ShapeId, members: Members<'a>, depth: usize) -> Members<'a> {
         let mut named: Vec<Named<'a>> = Vec::with_capacity(members.len());
-        let mut rest: Option<Json<'a>> = None;
         let mut errors = false;
         for (key, value) in members {
             let (name, kind) = self.catalogue.field(shape, &key);
             let mut name = name;
+            let mut whole = None;
             let value = match kind {
-                // An object has one id. A second one, under a synonym, keeps its shape.
-                Kind::Id if rest.is_none() => match self.id(value, depth + 1) {
+                Kind::Id => match self.id(value, depth + 1) {
                     Id::Plain(id) => id,
-                    Id::Of(id, input) => {
-                        rest = Some(input);
+                    Id::Of(id, object) => {
+                        whole = Some(object);
                         id
                     }
                     Id::Address(input) => {
@@ -122,16 +123,12 @@ impl<'a> Walk<'a> {
                         input
                     }
                 },
-                Kind::Id => values::string(self.open(value, depth + 1)),
                 kind => self.typed(value, kind, depth + 1),
             };
             errors |= name.as_deref().unwrap_or(&key).starts_with("error");
-            named.push(Named { name, own: key, value });
+            named.push(Named { name, own: key, value, whole });
         }
         let mut members = settle(named);
-        if let Some(rest) = rest {
-            insert(&mut members, ID_REST, rest);
-        }
         if errors {
             lift_error(&mut members, "errorCode", "errorMessage", Silent::Goes);
             rename_error_info(&mut members);
@@ -151,8 +148,9 @@ impl<'a> Walk<'a> {
                 let value = self.decoded(value, depth);
                 values::list(self.open(value, depth))
             }
+            // Only a member of an object can leave the rest of the object next to the id.
             Kind::Id => match self.id(value, depth) {
-                Id::Plain(id) | Id::Of(_, id) | Id::Address(id) => id,
+                Id::Plain(whole) | Id::Of(_, whole) | Id::Address(whole) => whole,
             },
             Kind::Verbatim => self.verbatim(value, depth),
             Kind::Json => {
@@ -261,6 +259,8 @@ struct Named<'a> {
     name: Option<Cow<'a, str>>,
     own: Cow<'a, str>,
     value: Json<'a>,
+    /// The object that an id came in.
+    whole: Option<Json<'a>>,
 }
 
 impl Named<'_> {
@@ -271,9 +271,11 @@ impl Named<'_> {
 
 /// Gives every member its name. If several want the same name, the one gets it that came with it, else the one whose own
 /// name is only spelled differently, else the first by its own name. So the order of members does not matter. The others
-/// keep their own names, respelled if possible.
+/// keep their own names, respelled if possible. An object that an id came in is a member of its own, unless the id did not
+/// get its name: then the object keeps its shape.
 fn settle(named: Vec<Named<'_>>) -> Members<'_> {
-    if !has_repeats(named.iter().map(Named::wanted)) {
+    let is_simple = !has_repeats(named.iter().map(Named::wanted)) && named.iter().all(|member| member.whole.is_none());
+    if is_simple {
         return named.into_iter().map(|member| (member.name.unwrap_or(member.own), member.value)).collect();
     }
     let rank = |member: &Named<'_>| {
@@ -287,27 +289,41 @@ fn settle(named: Vec<Named<'_>>) -> Members<'_> {
     });
     let mut taken: HashSet<String> = HashSet::new();
     let mut names: Vec<Option<Cow<'_, str>>> = vec![None; named.len()];
-    // First those that get what they want.
-    let losers: Vec<usize> = order
-        .into_iter()
-        .map(|(_, index)| index)
-        .filter(|index| {
-            let wanted = named[*index].wanted();
-            let wins = !taken.contains(wanted);
-            if wins {
-                taken.insert(wanted.to_owned());
-                names[*index] = named[*index].name.clone().or_else(|| Some(named[*index].own.clone()));
-            }
-            !wins
-        })
-        .collect();
+    let mut losers = Vec::new();
+    for (_, index) in &order {
+        let member = &named[*index];
+        if taken.insert(member.wanted().to_owned()) {
+            names[*index] = Some(member.name.clone().unwrap_or_else(|| member.own.clone()));
+        } else {
+            losers.push(*index);
+        }
+    }
+    let mut has_own_name = vec![true; named.len()];
     for index in losers {
         let own = &named[index].own;
         let name = free_name(Cow::Owned(respell(own).into_owned()), own.clone(), |name| taken.contains(name));
         taken.insert(name.to_string());
         names[index] = Some(name);
+        has_own_name[index] = false;
     }
-    named.into_iter().zip(names).map(|(member, name)| (name.unwrap_or_default(), member.value)).collect()
+    let mut rests: Vec<(Cow<'_, str>, Json<'_>)> = Vec::new();
+    let mut members: Members<'_> = Vec::with_capacity(named.len() + 1);
+    for ((member, name), has_own_name) in named.into_iter().zip(names).zip(has_own_name) {
+        let name = name.unwrap_or_default();
+        match member.whole {
+            Some(whole) if has_own_name => {
+                rests.push((name.clone(), whole));
+                members.push((name, member.value));
+            }
+            Some(whole) => members.push((name, whole)),
+            None => members.push((name, member.value)),
+        }
+    }
+    rests.sort_by(|(one, _), (other, _)| one.cmp(other));
+    for (_, rest) in rests {
+        insert(&mut members, ID_REST, rest);
+    }
+    members
 }
 
 /// What happens to fields that say that there is no error.
@@ -353,7 +369,7 @@ fn lift_error(members: &mut Members<'_>, code: &str, message: &str, silent: Sile
             continue;
         }
         let (_, value) = members.remove(index);
-        // A field that is removed before the position moves it.
+        // Removing a field in front of the position shifts it, so the smaller index counts.
         position = Some(position.map_or(index, |earlier: usize| earlier.min(index)));
         if is_error && value.as_text().is_some_and(|text| !text.trim().is_empty()) {
             error.push((Cow::Borrowed(name), trimmed(value)));

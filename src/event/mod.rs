@@ -100,6 +100,25 @@ attributes! {
     DlqDestination = "dlqdestination": "dead letters only: output and topic the event was meant for",
 }
 
+impl Attribute {
+    /// Those that every event has.
+    pub const ALWAYS: [Attribute; 9] = [
+        Attribute::SpecVersion,
+        Attribute::Id,
+        Attribute::Source,
+        Attribute::Type,
+        Attribute::DataContentType,
+        Attribute::DataSchema,
+        Attribute::Dialect,
+        Attribute::Status,
+        Attribute::RecordedTime,
+    ];
+
+    /// Those that only dead letters have.
+    pub const OF_DEAD_LETTERS: [Attribute; 4] =
+        [Attribute::DlqReason, Attribute::DlqCode, Attribute::DlqAttempts, Attribute::DlqDestination];
+}
+
 impl fmt::Display for Attribute {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.name())

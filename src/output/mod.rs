@@ -169,6 +169,8 @@ pub struct Bus {
     pub other_headers: &'static [(&'static str, &'static str)],
     /// The bindings of a message whose key has the given schema.
     pub message_bindings: fn(key: &serde_json::Value) -> Option<serde_json::Value>,
+    /// The bindings of a channel.
+    pub channel_bindings: Option<serde_json::Value>,
     /// The bindings of the operation that sends messages.
     pub operation_bindings: Option<serde_json::Value>,
 }

@@ -379,11 +379,7 @@ fn push_event(text: &mut String, entry: &EventType) {
     text.push_str("\n| field of `data` | type | unit | from | |\n|---|---|---|---|---|\n");
     for row in NORMALIZER.catalogue().rows(entry) {
         let field = row.field;
-        let unit = match field.unit {
-            Some(unit) if field.is_sent_in_milliseconds() => format!("{} (sent in ms)", unit.as_str()),
-            Some(unit) => unit.as_str().to_owned(),
-            None => String::new(),
-        };
+        let unit = field.unit_for_readers();
         let mut description = field.description.clone();
         if !field.values.is_empty() {
             let values: Vec<String> = field.values.iter().map(|value| format!("`{value}`")).collect();
@@ -454,7 +450,9 @@ fn statuses(entry: &EventType) -> String {
 /// The form of a schema that compatibility is about: the types of all places, and what is required or closed.
 fn form(schema: &Value) -> BTreeMap<String, Value> {
     let mut form = BTreeMap::new();
-    form.insert("required".to_owned(), schema["required"].clone());
+    for name in schema["required"].as_array().expect("names") {
+        form.insert(format!("required {name}"), json!(true));
+    }
     for (name, property) in schema["properties"].as_object().expect("attributes") {
         form.insert(format!("attribute {name}"), constraint(property));
     }
@@ -492,6 +490,9 @@ fn push_form(schema: &Value, definitions: &Map<String, Value>, place: &str, form
     }
     if description.contains("Alibaba sends milliseconds") {
         constraint["sent_unit"] = "milliseconds".into();
+    }
+    if schema["additionalProperties"] == json!(false) {
+        constraint["additionalProperties"] = json!(false);
     }
     form.insert(place.to_owned(), constraint);
     if schema["anyOf"][1] == json!(true) {
@@ -606,9 +607,12 @@ fn every_kind_of_breaking_change_is_noticed() {
         schema["required"].as_array_mut().expect("names").retain(|name| name != "id");
     });
     assert_eq!(required.len(), 1, "an attribute that may be missing: {required:?}");
+    let closed = changed(&|schema: &mut Value| schema["$defs"]["data"]["additionalProperties"] = json!(false));
+    assert_eq!(closed.len(), 1, "no other fields: {closed:?}");
     let added = changed(&|schema: &mut Value| {
         schema["$defs"]["data"]["properties"]["new"] = json!({ "type": "string" });
         schema["properties"]["new"] = json!({ "type": "string" });
+        schema["required"].as_array_mut().expect("names").push(json!("new"));
     });
     assert_eq!(added, Vec::<String>::new(), "a new field is compatible");
 }

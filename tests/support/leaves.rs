@@ -2,7 +2,7 @@
 //!
 //! Every leaf of the callback must be a leaf of the event: the same text, or one of the changes that normalizing is
 //! allowed to make, which [`is_found`] lists. The only leaves that may be missing are the values of [`NO_ERROR`] in the
-//! fields of [`ERROR_FIELDS`], and blank texts.
+//! fields of [`ERROR_FIELDS`], a `null` in those of [`ERROR_VALUES`], and blank texts.
 
 use std::collections::HashSet;
 
@@ -13,6 +13,9 @@ use time::format_description::well_known::Rfc3339;
 
 /// Fields of an error, in small letters without separators.
 const ERROR_FIELDS: [&str; 2] = ["errorcode", "errormessage"];
+
+/// Members of an error. They may be missing if they are `null`.
+const ERROR_VALUES: [&str; 2] = ["code", "message"];
 
 /// What says in such a field that there is no error, in small letters.
 const NO_ERROR: [&str; 5] = ["", "0", "success", "ok", "null"];
@@ -67,7 +70,8 @@ fn leaves_of_callback(json: &Json<'_>, out: &mut Vec<String>) {
                 let name = key.to_lowercase().replace(['_', '-', ' '], "");
                 let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
                 let is_silent = NO_ERROR.contains(&text.trim().to_lowercase().as_str());
-                if !(ERROR_FIELDS.contains(&name.trim()) && is_silent) {
+                let is_error_without_value = ERROR_VALUES.contains(&name.trim()) && *value == Json::Null;
+                if !(is_error_without_value || ERROR_FIELDS.contains(&name.trim()) && is_silent) {
                     leaves_of_callback(value, out);
                 }
             }

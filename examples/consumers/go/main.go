@@ -34,7 +34,7 @@ var handlers = map[string]func(cloudevents.Event) string{
 	"com.aliyun.media.CreateAuditComplete":  reviewed,
 }
 
-// VOD sends this type when all renditions of a video have ended, IMS for each rendition: see `dialect`.
+// VOD sends this type when all streams of a video have ended, IMS for each sub-job: see `dialect`.
 func transcoded(event cloudevents.Event) string {
 	// `status` decides. `data.error` may exist although the work succeeded.
 	if event.Extensions()["status"] == "success" {

@@ -12,7 +12,7 @@ import { Kafka, logLevel } from "kafkajs";
 // see ../python/consumer.py.
 const seen = new Set();
 
-// VOD sends this type when all renditions of a video have ended, IMS for each rendition: see `dialect`.
+// VOD sends this type when all streams of a video have ended, IMS for each sub-job: see `dialect`.
 // `status` decides. `data.error` may exist although the work succeeded.
 const transcoded = (event) => (event.status === "success" ? "ready" : "not ready");
 

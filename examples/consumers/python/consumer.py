@@ -18,7 +18,7 @@ from confluent_kafka import Consumer
 
 
 def transcoded(event):
-    # VOD sends this type when all renditions of a video have ended, IMS for each rendition: see `dialect`.
+    # VOD sends this type when all streams of a video have ended, IMS for each sub-job: see `dialect`.
     # `status` decides. `data.error` may exist although the work succeeded.
     return "ready" if event.get_extension("status") == "success" else "not ready"
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::contract::schema::{REQUIRED, attribute_schema, sentence};
+use crate::contract::schema::{attribute_schema, sentence};
 use crate::dialect::{Dialect, EventType, Normalizer};
 use crate::event::{Attribute, Event, Mode, percent_encode};
 use crate::output::{Bus, OutputSettings, Record};
@@ -108,7 +108,7 @@ impl Layout {
             properties.insert((*name).to_owned(), schema);
             let is_always_there = match content {
                 Content::Constant(_) => true,
-                Content::Attribute(attribute, _) => REQUIRED.contains(attribute),
+                Content::Attribute(attribute, _) => Attribute::ALWAYS.contains(attribute),
                 Content::Other => false,
             };
             if is_always_there {
@@ -142,7 +142,7 @@ impl Layout {
         let mut required = Vec::new();
         for (name, content) in &self.headers {
             let Content::Attribute(attribute, encoding) = content else { continue };
-            if !DEAD_LETTER_ATTRIBUTES.contains(attribute) {
+            if !Attribute::OF_DEAD_LETTERS.contains(attribute) {
                 continue;
             }
             let schema = of_attribute(*attribute, *encoding, attribute_schema(*attribute, normalizer, None, None));
@@ -156,16 +156,12 @@ impl Layout {
     }
 }
 
-/// The attributes that only dead letters have.
-pub(super) const DEAD_LETTER_ATTRIBUTES: [Attribute; 4] =
-    [Attribute::DlqReason, Attribute::DlqCode, Attribute::DlqAttempts, Attribute::DlqDestination];
-
-/// Those of them that every dead letter has.
+/// The attributes that every dead letter has, and no other event.
 pub(super) const ALWAYS_IN_DEAD_LETTERS: [Attribute; 2] = [Attribute::DlqReason, Attribute::DlqAttempts];
 
 impl Content {
     fn is_of_dead_letters(&self) -> bool {
-        matches!(self, Content::Attribute(attribute, _) if DEAD_LETTER_ATTRIBUTES.contains(attribute))
+        matches!(self, Content::Attribute(attribute, _) if Attribute::OF_DEAD_LETTERS.contains(attribute))
     }
 }
 

@@ -24,7 +24,7 @@ use crate::event::{Attribute, Event, Mode};
 use crate::output::{Bus, CheckedOutput, Record, TopicRule};
 use crate::route::{ABSENT, Destination, MAX_KEY_BYTES, MAX_TOPIC_VALUE_BYTES, Template, Values};
 use crate::service::Settings;
-use layout::{ALWAYS_IN_DEAD_LETTERS, DEAD_LETTER_ATTRIBUTES, Layout, Subject};
+use layout::{ALWAYS_IN_DEAD_LETTERS, Layout, Subject};
 use names::Components;
 use reach::{Channel, Type};
 
@@ -160,7 +160,7 @@ impl<'s> Document<'s> {
         }
         if channel.arrivals.iter().any(|arrivals| arrivals.are_dead_letters) {
             notes.push(
-                "Dead letters: events that could not be published, or that no route takes, with the reason in `dlqreason`."
+                "Dead letters: events that could not be published, that no route matches, or that a route sends here, with the reason in `dlqreason`."
                     .to_owned(),
             );
         }
@@ -189,6 +189,9 @@ impl<'s> Document<'s> {
             "servers": [{ "$ref": format!("#/servers/{}", output.name) }],
             "messages": messages,
         });
+        if let Some(bindings) = &bus.channel_bindings {
+            json["bindings"] = bindings.clone();
+        }
         if has_topics && !channel.parameters.is_empty() {
             let parameters = channel.parameters.iter().map(|(attribute, values)| {
                 let values = values.as_ref().map(|values| values.iter().map(String::as_str).collect());
@@ -220,7 +223,7 @@ impl<'s> Document<'s> {
         Value::Object(parameter)
     }
 
-    /// Adds a message. Gives its key.
+    /// Adds a message. Returns its key.
     fn message(&mut self, form: &Form<'_>, r#type: Type) -> String {
         let subject = self.subject(r#type);
         let name = subject.event.map_or("unknown", |event| &event.name);
@@ -279,7 +282,7 @@ impl<'s> Document<'s> {
         }
     }
 
-    /// Adds the schemas of the envelope and of `data`. Gives their keys.
+    /// Adds the schemas of the envelope and of `data`. Returns their keys.
     fn schemas_of(&mut self, r#type: Type, subject: &Subject<'_>) -> (String, String) {
         if let Some(keys) = self.by_type.get(&r#type) {
             return keys.clone();
@@ -318,7 +321,7 @@ impl<'s> Document<'s> {
     fn any_event(&mut self) -> String {
         let mut schema = envelope(self.normalizer, None, None, json!({ "type": "object" }));
         if let Some(properties) = schema["properties"].as_object_mut() {
-            properties.retain(|name, _| DEAD_LETTER_ATTRIBUTES.iter().all(|attribute| attribute.name() != name));
+            properties.retain(|name, _| Attribute::OF_DEAD_LETTERS.iter().all(|attribute| attribute.name() != name));
         }
         schema["description"] = "What every event has, whatever its type.".into();
         self.schemas.add("event", schema)
@@ -326,7 +329,7 @@ impl<'s> Document<'s> {
 
     /// What a dead letter has in addition.
     fn dead_letter_schema(&mut self) -> String {
-        let properties = DEAD_LETTER_ATTRIBUTES.iter().map(|attribute| {
+        let properties = Attribute::OF_DEAD_LETTERS.iter().map(|attribute| {
             let mut schema = attribute_schema(*attribute, self.normalizer, None, None);
             schema["description"] = sentence(attribute.description()).into();
             (attribute.name().to_owned(), schema)

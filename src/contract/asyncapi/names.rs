@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 pub(super) struct Components(BTreeMap<String, Value>);
 
 impl Components {
-    /// Adds a component. Gives its key: the name, with a number if another component has it.
+    /// Adds a component. Returns its key: the name, with a number if another component has it.
     pub(super) fn add(&mut self, name: &str, component: Value) -> String {
         let name = key(name);
         let mut number = 1;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::bridge::DeadLetterReason;
-use crate::dialect::{Dialect, Normalizer, Status, Verdict};
+use crate::dialect::{Dialect, Normalizer, Status, Verdict, schema_urn};
 use crate::event::{Attribute, Mode};
 use crate::route::{Action, Destination, Fact, Possibilities, Template, inserted};
 use crate::service::Settings;
@@ -57,7 +57,11 @@ pub(super) fn channels<'s>(
         let names = known_types.iter().find(|(dialect, _)| *dialect == r#type.dialect);
         let Some((_, names)) = names else { continue };
         for status in Status::ALL {
-            for verdict in Verdict::ALL.into_iter().map(Some).chain([None]) {
+            // An entry of the catalogue says whether its events can have a verdict.
+            let can_have_verdict =
+                r#type.known.is_none_or(|index| !normalizer.catalogue().events()[index].verdict.is_empty());
+            let verdicts = Verdict::ALL.into_iter().filter(|_| can_have_verdict);
+            for verdict in verdicts.map(Some).chain([None]) {
                 let kind = EventKind::new(r#type, status, verdict, normalizer, names);
                 let possible = settings.router.possibilities(|attribute| kind.fact(attribute));
                 channels.add(&kind, &possible);
@@ -82,7 +86,7 @@ struct EventKind<'n> {
     verdict: Option<Verdict>,
     type_prefix: &'n str,
     /// `type` and `dataschema`.
-    names: Option<(String, &'n str)>,
+    names: Option<(String, String)>,
     source: &'static str,
     schema_prefix: String,
     known_types: &'n BTreeSet<String>,
@@ -105,11 +109,8 @@ impl<'n> EventKind<'n> {
             type_prefix: normalizer.type_prefix(),
             names: event
                 .map(|event| (format!("{}{}", normalizer.type_prefix(), event.name), normalizer.dataschema(event))),
-            source: match r#type.dialect {
-                Dialect::Vod => "acs:vod",
-                Dialect::Ims => "acs:ims",
-            },
-            schema_prefix: format!("urn:apsara-bridge:schema:{}:", r#type.dialect),
+            source: r#type.dialect.source(),
+            schema_prefix: schema_urn(&format!("{}:", r#type.dialect)),
             known_types,
             none: BTreeSet::new(),
         }

@@ -35,6 +35,15 @@ impl Field {
         text(&self.kind)
     }
 
+    /// The unit for readers, and whether Alibaba sends another one; empty without a unit.
+    pub fn unit_for_readers(&self) -> String {
+        match self.unit {
+            Some(unit) if self.is_sent_in_milliseconds() => format!("{} (sent in ms)", unit.as_str()),
+            Some(unit) => unit.as_str().to_owned(),
+            None => String::new(),
+        }
+    }
+
     /// Whether the values are converted from milliseconds.
     pub fn is_sent_in_milliseconds(&self) -> bool {
         fn milliseconds(kind: &Kind) -> bool {
@@ -47,7 +56,7 @@ impl Field {
     }
 
     /// Alibaba's names for it.
-    pub fn origins(&self, name: &str) -> Vec<String> {
+    fn origins(&self, name: &str) -> Vec<String> {
         if self.from.is_empty() {
             return vec![pascal_case(name)];
         }

@@ -283,9 +283,9 @@ impl Builder {
             self.synonyms.insert(name, (target, at));
         }
         for (name, (target, at)) in &self.synonyms {
-            if at.file == file && self.synonyms.contains_key(target) {
+            if let Some((_, other)) = self.synonyms.get(target) {
                 let message = format!("synonym `{name}`: its target `{target}` is a synonym too; write the last name");
-                return Err(self.error(at, message));
+                return Err(self.error(if at.file >= other.file { at } else { other }, message));
             }
         }
         for (name, meaning) in parsed.fields {
@@ -490,9 +490,22 @@ mod tests {
             ),
             (field("a = { type = \"number\", unit = \"second\" }"), "line 6: unknown unit `second`; expected"),
             (
-                field("a = { type = \"string\", unit = \"seconds\", sent_unit = \"milliseconds\" }"),
+                field("a = { type = \"number\", unit = \"bytes\", sent_unit = \"milliseconds\" }"),
                 "line 6: field `a`: invalid sent_unit `milliseconds`; expected `milliseconds`, for a number with the unit \
                  `seconds`",
+            ),
+            (
+                field("a = { type = \"boolean\", unit = \"bytes\" }"),
+                "line 6: field `a`: a unit is for numbers, but the type is `boolean`",
+            ),
+            (
+                field("a = { type = \"number\", values = [\"1\"] }"),
+                "line 6: field `a`: `values` is for texts, but the type is `number`",
+            ),
+            (
+                entry("lift = [\"a\"]\n[events.fields]\na = \"A\"\n[objects.A]\nsize = \"string\""),
+                "line 9: field `size` of ims NewComplete is declared `string`, but elsewhere `number`; a name has one \
+                 type in all entries",
             ),
             (field("a = { type = \"number\", units = \"seconds\" }"), "line 6: unknown key `units`, expected one of"),
             (
@@ -536,6 +549,10 @@ mod tests {
             (
                 "[synonyms]\nFoo = \"bar\"".to_owned(),
                 "line 2: synonym `Foo`: `Foo` is not a normalized name; write `foo`",
+            ),
+            (
+                "[synonyms]\nmediaId = \"other\"".to_owned(),
+                "line 2: synonym `attachedMediaId`: its target `mediaId` is a synonym",
             ),
             ("[synonyms]\na = \"\"".to_owned(), "line 2: synonym `a`: `` is not a normalized name"),
             ("[synonyms]\na = \"b\"\nb = \"a\"".to_owned(), "line 2: synonym `a`: its target `b` is a synonym too"),

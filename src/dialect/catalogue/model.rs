@@ -25,6 +25,16 @@ words! {
     }
 }
 
+impl Dialect {
+    /// The start of `source`. It is the whole `source` if the region or the account is not known.
+    pub const fn source(self) -> &'static str {
+        match self {
+            Dialect::Vod => "acs:vod",
+            Dialect::Ims => "acs:ims",
+        }
+    }
+}
+
 impl fmt::Display for Dialect {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.as_str())
@@ -299,7 +309,7 @@ impl Catalogue {
     }
 
     /// The verdict that one of Alibaba's words means, in any case; none for an unknown word.
-    pub fn verdict(&self, word: &str) -> Option<Verdict> {
+    pub(in crate::dialect) fn verdict(&self, word: &str) -> Option<Verdict> {
         lower_case(&self.verdicts, word)
     }
 

@@ -145,7 +145,21 @@ impl Builder {
         let first = |of: fn(&FileMeaning) -> &Option<Spanned<String>>| {
             meanings.iter().find_map(|(meaning, at)| Some((of(meaning).as_ref()?, *at)))
         };
-        let unit = first(|meaning| &meaning.unit).map(|(unit, at)| self.unit(unit, at)).transpose()?;
+        let unit = first(|meaning| &meaning.unit);
+        if let Some((_, at)) = unit
+            && !matches!(item(&kind), Kind::Number)
+            // Otherwise the type of the field contradicts other events, which is reported later.
+            && (meaning.unit.is_some() || at.file > position.file)
+        {
+            let message = format!("field `{name}`: a unit is for numbers, but the type is `{}`", r#type);
+            return Err(self.error(at, message));
+        }
+        let unit = unit.map(|(unit, at)| self.unit(unit, at)).transpose()?;
+        let values = meanings.iter().find_map(|(meaning, _)| meaning.values.clone()).unwrap_or_default();
+        if !values.is_empty() && !matches!(item(&kind), Kind::String | Kind::Id | Kind::List) {
+            let message = format!("field `{name}`: `values` is for texts, but the type is `{}`", r#type);
+            return Err(self.error(position, message));
+        }
         let kind = match first(|meaning| &meaning.sent_unit) {
             None => kind,
             Some((sent, at)) => {
@@ -177,7 +191,7 @@ impl Builder {
             description: meanings.iter().find_map(|(meaning, _)| meaning.description.clone()).unwrap_or_default(),
             unit,
             from,
-            values: meanings.iter().find_map(|(meaning, _)| meaning.values.clone()).unwrap_or_default(),
+            values,
             loose: *loose,
         })
     }
@@ -348,11 +362,19 @@ impl Builder {
     /// The shape of the top level of `data` for what no entry declares. A name has one type in all entries; only the shapes
     /// of objects may differ.
     fn top(&self, events: &[DeclaredEvent], objects: &[Object]) -> Result<Shape, CatalogueError> {
-        let mut top: BTreeMap<&str, (&DeclaredEvent, &Field, Kind)> = BTreeMap::new();
+        let mut top: BTreeMap<&str, (&Position, &Field, Kind)> = BTreeMap::new();
         for event in events {
-            for (name, field) in &event.entry.fields {
+            // Members that move to the top level are fields there too.
+            let lifted = event.entry.lift.iter().filter_map(|name| innermost(&event.entry.fields[name].kind));
+            let lifted = lifted.map(|ShapeId(shape)| &objects[shape - Catalogue::FIRST_DECLARED]);
+            let lifted = lifted.flat_map(|object| {
+                let (declared, _) = &self.objects[&object.name];
+                object.fields.iter().map(|(name, field)| (name, field, &declared[name].position))
+            });
+            let own = event.entry.fields.iter().map(|(name, field)| (name, field, &event.fields[name].position));
+            for (name, field, position) in own.chain(lifted) {
                 let Some((_, first, kind)) = top.get_mut(name.as_str()) else {
-                    top.insert(name, (event, field, field.kind.clone()));
+                    top.insert(name, (position, field, field.kind.clone()));
                     continue;
                 };
                 if first.kind == field.kind {
@@ -363,21 +385,21 @@ impl Builder {
                         "field `{name}` of {} {} is declared `{}`, but elsewhere `{}`; a name has one type in all entries",
                         event.entry.dialect, event.entry.name, field.type_name, first.type_name
                     );
-                    return Err(self.error(&event.fields[name].position, message));
+                    return Err(self.error(position, message));
                 }
                 *kind = Kind::Json;
             }
         }
         let fields: Vec<ShapeField<'_>> = top
             .iter()
-            .map(|(name, (event, _, kind))| {
+            .map(|(name, (position, _, kind))| {
                 let shared = self.meanings.get(*name);
                 ShapeField {
                     name,
                     // What one entry says about units holds for its events only.
                     kind: if converts(kind, objects) { without_conversion(kind) } else { kind.clone() },
                     from: shared.and_then(|(meaning, _)| meaning.from.as_deref()).unwrap_or_default(),
-                    position: shared.map_or(&event.fields[*name].position, |(_, at)| at),
+                    position: shared.map_or(*position, |(_, at)| at),
                 }
             })
             .collect();
@@ -470,7 +492,8 @@ fn known_fields(events: &[DeclaredEvent]) -> BTreeMap<String, Field> {
     fields.map(|(name, field)| (name.clone(), field.clone())).collect()
 }
 
-/// A path of [`DEFAULT_SUBJECT`] or [`DEFAULT_VERDICT`].
+/// A path of [`DEFAULT_SUBJECT`] or [`DEFAULT_VERDICT`]. Its names say whether it leads to a media, because an event without
+/// an entry declares no types.
 fn default_path(path: &str) -> Path {
     let names: Vec<String> = path.split('.').map(str::to_owned).collect();
     let is_media = names.last().is_some_and(|name| name == "mediaId" || name == "media");
@@ -488,10 +511,17 @@ fn has_shape(kind: &Kind) -> bool {
 
 /// The object that a type is, or that its items or values are.
 fn innermost(kind: &Kind) -> Option<ShapeId> {
-    match kind {
-        Kind::Array(inner) | Kind::Map(inner) => innermost(inner),
+    match item(kind) {
         Kind::Object(shape) => Some(*shape),
         _ => None,
+    }
+}
+
+/// The type itself, or that of its items or values.
+fn item(kind: &Kind) -> &Kind {
+    match kind {
+        Kind::Array(inner) | Kind::Map(inner) => item(inner),
+        kind => kind,
     }
 }
 

@@ -236,6 +236,7 @@ impl HttpSettings {
             notes: vec!["The bridge posts each event to one URL of this server. Its path is not shown.".to_owned()],
             other_headers: &[],
             message_bindings: |_| None,
+            channel_bindings: None,
             operation_bindings: Some(json!({ "http": { "method": "POST", "bindingVersion": "0.3.0" } })),
         }
     }

@@ -373,6 +373,7 @@ impl KafkaSettings {
             notes: Vec::new(),
             other_headers: &[],
             message_bindings: bindings,
+            channel_bindings: Some(json!({ "kafka": { "bindingVersion": "0.5.0" } })),
             operation_bindings: None,
         }
     }

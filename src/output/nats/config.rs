@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::stream_config::{StreamConfig, is_pattern};
 use crate::common::address::is_loopback;
@@ -320,9 +321,11 @@ impl NatsSettings {
                 super::MESSAGE_ID,
                 "Lets a stream drop a repeat within its duplicate window. It is derived from source, id and subject.",
             )],
-            // The bindings of NATS have no fields for messages, and a message has no key.
+            // The binding of NATS says nothing about channels and messages, and a message has no key. Its queue group is
+            // chosen by subscribers.
             message_bindings: |_| None,
-            operation_bindings: None,
+            channel_bindings: None,
+            operation_bindings: Some(json!({ "nats": { "bindingVersion": "0.1.0" } })),
         }
     }
 

@@ -39,7 +39,7 @@ public final class Consumer {
             "com.aliyun.media.AIMediaAuditComplete", Consumer::reviewed,
             "com.aliyun.media.CreateAuditComplete", Consumer::reviewed);
 
-    // VOD sends this type when all renditions of a video have ended, IMS for each rendition: see `dialect`.
+    // VOD sends this type when all streams of a video have ended, IMS for each sub-job: see `dialect`.
     static String transcoded(CloudEvent event) {
         // `status` decides. `data.error` may exist although the work succeeded.
         return "success".equals(event.getExtension("status")) ? "ready" : "not ready";
