@@ -134,11 +134,21 @@ fn is_rfc3339(text: &str) -> bool {
     text.len() >= 20 && text.as_bytes()[4] == b'-' && OffsetDateTime::parse(text, &Rfc3339).is_ok()
 }
 
+/// Digits and signs of a time up to its minute: those of `2026-01-02T03:04`.
+const DIGITS_TO_MINUTE: usize = 14;
+
 /// Whether a text says the same time: with the same digits and signs, or as Unix seconds or milliseconds.
 fn is_time(text: &str, time: &str) -> bool {
     let digits = |text: &str| text.chars().filter(|c| c.is_ascii_digit() || matches!(c, '+' | '-')).collect::<String>();
-    if text.len() >= 19 && digits(text) == digits(time) {
-        return true;
+    if text.len() >= 16 {
+        // Seconds and the minutes of an offset can be missing.
+        let own = digits(text);
+        let with_seconds = own.split_at_checked(DIGITS_TO_MINUTE).map(|(date, rest)| format!("{date}00{rest}"));
+        let all = [Some(own), with_seconds].into_iter().flatten();
+        let wanted = digits(time);
+        if all.flat_map(|own| [format!("{own}00"), own]).any(|own| own == wanted) {
+            return true;
+        }
     }
     let (Ok(number), Ok(time)) = (text.parse::<f64>(), OffsetDateTime::parse(time, &Rfc3339)) else { return false };
     let seconds = time.unix_timestamp_nanos() as f64 / 1e9;
