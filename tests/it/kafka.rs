@@ -50,7 +50,16 @@ async fn independent_readers_see_the_same_event_in_both_modes() {
     assert_eq!((structured.len(), binary.len()), (count, count));
     assert_eq!(structured[0].header("content-type"), Some("application/cloudevents+json; charset=UTF-8"));
     assert_eq!(binary[0].header("content-type"), Some("application/json"));
-    assert!(structured[0].header("ce_type").is_some(), "a header allows filtering without reading the value");
+    let named =
+        |record: &Received| -> BTreeSet<String> { record.headers.iter().map(|(name, _)| name.clone()).collect() };
+    let routing = ["id", "source", "type", "subject", "status", "verdict", "dialect"].map(|name| format!("ce_{name}"));
+    for record in &structured {
+        let attributes: BTreeSet<String> = named(record).into_iter().filter(|name| name.starts_with("ce_")).collect();
+        let allowed: BTreeSet<String> = routing.clone().into();
+        assert!(attributes.is_subset(&allowed) && attributes.contains("ce_type"), "{attributes:?}");
+    }
+    let with_verdict = structured.iter().filter(|record| record.header("ce_verdict").is_some()).count();
+    assert!(with_verdict > 0, "a verdict is a header too");
     let printed = std::process::Command::new(tool("kcat", "kcat"))
         .args(["-b", kafka.brokers(), "-C", "-t", "modes.structured", "-e", "-q", "-f", "%k\t%h\t%s\n"])
         .output()

@@ -16,6 +16,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::json;
 
+use super::binding::RepeatedHeaders;
 use crate::common::address::{authority, host, is_loopback};
 use crate::common::secret::{Secret, SecretSource, exposed};
 use crate::common::units::{at_least_one_schema, one_or_many};
@@ -54,6 +55,9 @@ pub struct KafkaConfig {
     pub brokers: Vec<String>,
     /// The layout of the records, by the CloudEvents binding for Kafka.
     pub mode: Mode,
+    /// Which attributes structured records repeat as headers: "none", "routing" (id, source, type, subject, status,
+    /// verdict, dialect) or "all". In binary records all attributes are headers. Dead letters keep those that say why.
+    pub headers: RepeatedHeaders,
     /// Properties of librdkafka by their own names, for example `security.protocol`. Write a name in quotes because of its
     /// dots. Each value can be a secret. The bridge keeps these properties and refuses others: `acks = all`,
     /// `enable.idempotence = true`, `bootstrap.servers` (from `brokers`), `message.timeout.ms` (from `delivery.deadline`).
@@ -64,7 +68,12 @@ pub struct KafkaConfig {
 
 impl Default for KafkaConfig {
     fn default() -> Self {
-        KafkaConfig { brokers: vec!["127.0.0.1:9092".to_owned()], mode: Mode::Structured, client: BTreeMap::new() }
+        KafkaConfig {
+            brokers: vec!["127.0.0.1:9092".to_owned()],
+            mode: Mode::Structured,
+            headers: RepeatedHeaders::Routing,
+            client: BTreeMap::new(),
+        }
     }
 }
 
@@ -190,7 +199,7 @@ impl OutputConfig for KafkaConfig {
         validation.watch(files.clone());
         validation.is_ok().then(|| {
             let name = context.name.to_owned();
-            Box::new(KafkaSettings { name, mode: self.mode, client, secrets, files, deadline })
+            Box::new(KafkaSettings { name, mode: self.mode, headers: self.headers, client, secrets, files, deadline })
                 as Box<dyn OutputSettings>
         })
     }
@@ -337,6 +346,7 @@ fn property_error(error: &KafkaError, value: &str) -> String {
 pub struct KafkaSettings {
     pub(super) name: String,
     pub(super) mode: Mode,
+    pub(super) headers: RepeatedHeaders,
     client: ClientConfig,
     /// Properties whose values are in files or variables and may change.
     secrets: Vec<(String, Arc<Secret>)>,

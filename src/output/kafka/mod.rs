@@ -30,6 +30,7 @@ use schemars::JsonSchema;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+pub use binding::RepeatedHeaders;
 pub use config::{KafkaConfig, KafkaSettings};
 use config::{PresentSecrets, rejected};
 use errors::{is_about_the_batch, kind_of};
@@ -457,7 +458,7 @@ impl OutputSettings for KafkaSettings {
         Rendered {
             mode,
             key: record.key.as_deref(),
-            headers: binding::headers(&record.event, mode),
+            headers: binding::headers(&record.event, mode, self.headers),
             payload: binding::payload(&record.event, mode),
         }
     }
