@@ -44,7 +44,8 @@ pub(super) struct Parts<'a> {
 
 /// Finds a member by its key. Blanks around the key are ignored.
 fn member<'j, 'a>(members: &'j Members<'a>, key: &str) -> Option<&'j Json<'a>> {
-    members.iter().find(|(name, _)| name == key || name.trim() == key).map(|(_, value)| value)
+    let is_it = |name: &str| name == key || (name.len() > key.len() && name.trim() == key);
+    members.iter().find(|(name, _)| is_it(name)).map(|(_, value)| value)
 }
 
 fn article(json: &Json<'_>) -> &'static str {

@@ -22,7 +22,7 @@ const LAST_TIMESTAMP: i64 = 4_102_444_800;
 /// A number, also from a string.
 pub(super) fn number(value: Json<'_>) -> Json<'_> {
     match value {
-        Json::String(text) if is_number(text.trim()) && text.trim().parse::<f64>().is_ok_and(f64::is_finite) => {
+        Json::String(text) if is_number(text.trim()) && is_finite(text.trim()) => {
             Json::Number(match text {
                 Cow::Borrowed(text) => Cow::Borrowed(text.trim()),
                 Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
@@ -30,6 +30,12 @@ pub(super) fn number(value: Json<'_>) -> Json<'_> {
         }
         other => other,
     }
+}
+
+/// Whether a 64-bit float can hold the number. Without an exponent, that takes at most 308 digits.
+fn is_finite(number: &str) -> bool {
+    let is_short = number.len() <= 308 && !number.contains(['e', 'E']);
+    is_short || number.parse::<f64>().is_ok_and(f64::is_finite)
 }
 
 /// A number of seconds from one of milliseconds, also from a string. Only the decimal point moves, so that no digit is

@@ -169,13 +169,18 @@ impl Value {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     attributes: Vec<(Attribute, Value)>,
+    /// A bit for each attribute that it has. Building an event sets twenty, and each would search the others.
+    present: u32,
     data: Bytes,
 }
+
+/// A bit for each attribute fits.
+const _: () = assert!(Attribute::ALL.len() <= u32::BITS as usize);
 
 impl Event {
     /// An event with `specversion`, `datacontenttype` and the given data, which must be JSON text.
     pub fn new(data: impl Into<Bytes>) -> Event {
-        let mut event = Event { attributes: Vec::with_capacity(20), data: data.into() };
+        let mut event = Event { attributes: Vec::with_capacity(20), present: 0, data: data.into() };
         event.set_static(Attribute::SpecVersion, "1.0");
         event.set_static(Attribute::DataContentType, "application/json");
         event
@@ -205,14 +210,20 @@ impl Event {
     }
 
     fn put(&mut self, attribute: Attribute, value: Value) {
-        match self.attributes.iter_mut().find(|(known, _)| *known == attribute) {
-            Some((_, old)) => *old = value,
-            None => self.attributes.push((attribute, value)),
+        let bit = 1 << attribute as u32;
+        if self.present & bit == 0 {
+            self.present |= bit;
+            self.attributes.push((attribute, value));
+        } else if let Some((_, old)) = self.attributes.iter_mut().find(|(known, _)| *known == attribute) {
+            *old = value;
         }
     }
 
     /// The value of an attribute, if the event has it.
     pub fn get(&self, attribute: Attribute) -> Option<&str> {
+        if self.present & (1 << attribute as u32) == 0 {
+            return None;
+        }
         self.attributes.iter().find(|(known, _)| *known == attribute).map(|(_, value)| value.as_str())
     }
 
@@ -243,7 +254,7 @@ impl Event {
                 formatter.write_str("the envelope of an event")
             }
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Event, A::Error> {
-                let mut event = Event { attributes: Vec::with_capacity(20), data: Bytes::new() };
+                let mut event = Event { attributes: Vec::with_capacity(20), present: 0, data: Bytes::new() };
                 while let Some(name) = map.next_key::<&str>()? {
                     if name == "data" {
                         let data: &serde_json::value::RawValue = map.next_value()?;
@@ -267,6 +278,7 @@ impl Event {
     /// Removes an attribute.
     pub fn remove(&mut self, attribute: Attribute) {
         self.attributes.retain(|(known, _)| *known != attribute);
+        self.present &= !(1 << attribute as u32);
     }
 
     /// The envelope as compact JSON (CloudEvents JSON event format).
@@ -296,7 +308,9 @@ pub struct NotAnEvent(#[from] serde_json::Error);
 /// Makes a text valid as the value of a CloudEvents attribute: control characters and noncharacters become U+FFFD, and
 /// the text is cut at [`MAX_ATTRIBUTE_BYTES`].
 pub fn clean(text: Cow<'_, str>) -> Cow<'_, str> {
-    let text = if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) || !text.chars().any(is_forbidden) {
+    // Without an early end the compiler compares many bytes at once.
+    let is_printable_ascii = text.bytes().fold(true, |all, byte| all & matches!(byte, b' '..=b'~'));
+    let text = if is_printable_ascii || !text.chars().any(is_forbidden) {
         text
     } else {
         Cow::Owned(text.chars().map(|c| if is_forbidden(c) { char::REPLACEMENT_CHARACTER } else { c }).collect())
