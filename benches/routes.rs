@@ -109,10 +109,8 @@ const STYLES: &[Style] = &[
         },
         last: "filter = { any = [{ exact = { mediaid = 'a' } }, { prefix = { mediaid = '43q9' } }] }",
     },
-    // The index cannot look this up. Such a filter is evaluated for every event that the `match` of its route accepts,
-    // and here there is no `match`.
     Style {
-        name: "filters: any, of several (tried one by one)",
+        name: "filters: any, of several attributes",
         other: |n| {
             format!(
                 "filter = {{ any = [{{ exact = {{ mediaid = 'a-{n}' }} }}, {{ prefix = {{ subject = 'b-{n}' }} }}] }}"

@@ -22,12 +22,10 @@ const LAST_TIMESTAMP: i64 = 4_102_444_800;
 /// A number, also from a string.
 pub(super) fn number(value: Json<'_>) -> Json<'_> {
     match value {
-        Json::String(text) if is_number(text.trim()) && is_finite(text.trim()) => {
-            Json::Number(match text {
-                Cow::Borrowed(text) => Cow::Borrowed(text.trim()),
-                Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
-            })
-        }
+        Json::String(text) if is_number(text.trim()) && is_finite(text.trim()) => Json::Number(match text {
+            Cow::Borrowed(text) => Cow::Borrowed(text.trim()),
+            Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
+        }),
         other => other,
     }
 }

@@ -225,6 +225,18 @@ impl Filter {
         }
     }
 
+    /// The first condition `any` that must hold for the filter to hold and that looks at several attributes. For each
+    /// alternative a list of comparisons of one attribute; one of them must hold for the alternative to hold.
+    pub(super) fn alternatives(&self) -> Option<Vec<Vec<&Filter>>> {
+        match self {
+            Filter::All(filters) => filters.iter().find_map(Filter::alternatives),
+            Filter::Any(filters) if self.required().is_empty() => {
+                filters.iter().map(|filter| filter.required().into_iter().next()).collect()
+            }
+            Filter::Any(_) | Filter::Exact(..) | Filter::Prefix(..) | Filter::Suffix(..) | Filter::Not(_) => None,
+        }
+    }
+
     /// The attribute that a single comparison looks at.
     pub(super) fn compared(&self) -> Option<Attribute> {
         match self {

@@ -3,7 +3,8 @@
 //! * A route that does not ask for an attribute is in the set of every value.
 //! * The sets of all attributes are intersected. Their summaries, one bit for 64 routes, are intersected first, so that
 //!   words without a common route are skipped.
-//! * Conditions at the top of a filter are indexed like `match`. The rest of a filter is tried on the routes that remain.
+//! * Conditions at the top of a filter are indexed like `match`. For a filter `any` across several attributes, the sets of
+//!   its alternatives are united first. The rest of a filter is tried on the routes that remain.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
@@ -47,7 +48,7 @@ impl Routes {
 #[derive(Debug)]
 struct Column {
     attribute: Attribute,
-    /// Routes that do not ask for it. An event without the attribute fits these alone.
+    /// Routes that fit without the attribute: those that do not ask for it. Empty for a column of alternatives.
     indifferent: Routes,
     /// Routes by the whole value, with the indifferent ones.
     exact: HashMap<String, Routes>,
@@ -63,38 +64,60 @@ struct Column {
 const MAX_CACHED: usize = 512;
 
 impl Column {
-    fn new(attribute: Attribute, demands: &[Vec<Demand<'_>>]) -> Result<Column, globset::Error> {
-        let count = demands.len();
+    /// The column of what routes must fulfil.
+    fn of_demands(attribute: Attribute, demands: &[Vec<Demand<'_>>]) -> Result<Column, globset::Error> {
+        let mut indifferent = Routes::with_room_for(demands.len());
+        let mut wanted = Vec::new();
+        for (index, demands) in demands.iter().enumerate() {
+            // The first of several demands on one attribute is indexed. The others are tried with the filter.
+            match demands.iter().find(|demand| demand.attribute == attribute) {
+                Some(demand) => wanted.extend(demand.patterns.iter().map(|pattern| (index, pattern))),
+                None => indifferent.insert(index),
+            }
+        }
+        Column::new(attribute, demands.len(), indifferent, &wanted)
+    }
+
+    /// The column of alternatives, one of which each route must fulfil.
+    fn of_alternatives(attribute: Attribute, alternatives: &[Vec<Demand<'_>>]) -> Result<Column, globset::Error> {
+        let demands = alternatives.iter().enumerate();
+        let demands = demands.flat_map(|(index, demands)| demands.iter().map(move |demand| (index, demand)));
+        let wanted: Vec<(usize, &Wanted<'_>)> = demands
+            .filter(|(_, demand)| demand.attribute == attribute)
+            .flat_map(|(index, demand)| demand.patterns.iter().map(move |pattern| (index, pattern)))
+            .collect();
+        Column::new(attribute, alternatives.len(), Routes::with_room_for(alternatives.len()), &wanted)
+    }
+
+    fn new(
+        attribute: Attribute,
+        count: usize,
+        indifferent: Routes,
+        wanted: &[(usize, &Wanted<'_>)],
+    ) -> Result<Column, globset::Error> {
         let mut column = Column {
             attribute,
-            indifferent: Routes::with_room_for(count),
+            indifferent,
             exact: HashMap::new(),
             globs: GlobSet::empty(),
             by_glob: Vec::new(),
             cached: RwLock::default(),
         };
         let mut globs: Vec<(Glob, Routes)> = Vec::new();
-        for (index, demands) in demands.iter().enumerate() {
-            // The first of several demands on one attribute is indexed. The others are tried with the filter.
-            let Some(demand) = demands.iter().find(|demand| demand.attribute == attribute) else {
-                column.indifferent.insert(index);
-                continue;
-            };
-            for pattern in &demand.patterns {
-                match pattern {
-                    Wanted::Exact(value) => column
-                        .exact
-                        .entry((*value).to_owned())
-                        .or_insert_with(|| Routes::with_room_for(count))
-                        .insert(index),
-                    Wanted::Glob(glob) => match globs.iter_mut().find(|(known, _)| known == glob) {
-                        Some((_, routes)) => routes.insert(index),
-                        None => {
-                            let mut routes = Routes::with_room_for(count);
-                            routes.insert(index);
-                            globs.push((glob.clone(), routes));
-                        }
-                    },
+        let mut positions: HashMap<Glob, usize> = HashMap::new();
+        for (index, pattern) in wanted {
+            match pattern {
+                Wanted::Exact(value) => column
+                    .exact
+                    .entry((*value).to_owned())
+                    .or_insert_with(|| Routes::with_room_for(count))
+                    .insert(*index),
+                Wanted::Glob(glob) => {
+                    let position = *positions.entry(glob.clone()).or_insert(globs.len());
+                    if position == globs.len() {
+                        globs.push((glob.clone(), Routes::with_room_for(count)));
+                    }
+                    globs[position].1.insert(*index);
                 }
             }
         }
@@ -159,17 +182,28 @@ impl<'r> Demand<'r> {
                 })
                 .collect(),
         });
-        let required = route.filter.iter().flat_map(Filter::required).filter_map(|comparisons| {
-            let attribute = comparisons.first()?.compared()?;
-            let patterns = comparisons.into_iter().map(|filter| match filter {
-                Filter::Exact(_, text) => Some(Wanted::Exact(text.as_str())),
-                Filter::Prefix(_, text) => Some(Wanted::Glob(Self::glob(text, "", "*")?)),
-                Filter::Suffix(_, text) => Some(Wanted::Glob(Self::glob(text, "*", "")?)),
-                Filter::All(_) | Filter::Any(_) | Filter::Not(_) => None,
-            });
-            Some(Demand { attribute, patterns: patterns.collect::<Option<_>>()? })
-        });
+        let required = route.filter.iter().flat_map(Filter::required).filter_map(Demand::of_comparisons);
         matches.chain(required).collect()
+    }
+
+    /// The alternatives of a filter `any` across several attributes. The first such filter of a route is indexed; others
+    /// are tried with the rest of the filter.
+    fn alternatives(route: &'r Route) -> Vec<Demand<'r>> {
+        let alternatives = route.filter.as_ref().and_then(Filter::alternatives).unwrap_or_default();
+        // All of them must have a demand, otherwise the route can match without those that have.
+        alternatives.into_iter().map(Demand::of_comparisons).collect::<Option<_>>().unwrap_or_default()
+    }
+
+    /// The demand that one of several comparisons of one attribute holds.
+    fn of_comparisons(comparisons: Vec<&'r Filter>) -> Option<Demand<'r>> {
+        let attribute = comparisons.first()?.compared()?;
+        let patterns = comparisons.into_iter().map(|filter| match filter {
+            Filter::Exact(_, text) => Some(Wanted::Exact(text.as_str())),
+            Filter::Prefix(_, text) => Some(Wanted::Glob(Self::glob(text, "", "*")?)),
+            Filter::Suffix(_, text) => Some(Wanted::Glob(Self::glob(text, "*", "")?)),
+            Filter::All(_) | Filter::Any(_) | Filter::Not(_) => None,
+        });
+        Some(Demand { attribute, patterns: patterns.collect::<Option<_>>()? })
     }
 
     fn glob(text: &str, before: &str, behind: &str) -> Option<Glob> {
@@ -182,6 +216,21 @@ impl<'r> Demand<'r> {
 pub(super) struct Index {
     count: usize,
     columns: Vec<Column>,
+    /// Columns of alternatives; see [`Demand::alternatives`].
+    alternatives: Vec<Column>,
+    /// Routes without alternatives.
+    without_alternatives: Routes,
+}
+
+/// The attributes of demands, each once.
+fn attributes(demands: &[Vec<Demand<'_>>]) -> Vec<Attribute> {
+    let mut attributes: Vec<Attribute> = Vec::new();
+    for demand in demands.iter().flatten() {
+        if !attributes.contains(&demand.attribute) {
+            attributes.push(demand.attribute);
+        }
+    }
+    attributes
 }
 
 impl Index {
@@ -191,21 +240,32 @@ impl Index {
     /// When the globs of all routes together are too large for one automaton.
     pub(super) fn new(routes: &[Route]) -> Result<Index, globset::Error> {
         let demands: Vec<Vec<Demand<'_>>> = routes.iter().map(Demand::of_route).collect();
-        let mut attributes: Vec<Attribute> = Vec::new();
-        for demand in demands.iter().flatten() {
-            if !attributes.contains(&demand.attribute) {
-                attributes.push(demand.attribute);
-            }
-        }
-        let columns = attributes.into_iter().map(|attribute| Column::new(attribute, &demands));
-        Ok(Index { count: routes.len(), columns: columns.collect::<Result<_, _>>()? })
+        let columns = attributes(&demands).into_iter().map(|attribute| Column::of_demands(attribute, &demands));
+        let columns = columns.collect::<Result<_, _>>()?;
+        let demands: Vec<Vec<Demand<'_>>> = routes.iter().map(Demand::alternatives).collect();
+        let alternatives =
+            attributes(&demands).into_iter().map(|attribute| Column::of_alternatives(attribute, &demands));
+        let alternatives = alternatives.collect::<Result<_, _>>()?;
+        let mut without_alternatives = Routes::with_room_for(routes.len());
+        let without = demands.iter().enumerate().filter(|(_, demands)| demands.is_empty());
+        without.for_each(|(index, _)| without_alternatives.insert(index));
+        Ok(Index { count: routes.len(), columns, alternatives, without_alternatives })
     }
 
     /// Visits the routes whose indexed conditions hold, in order, until the visitor returns false.
     pub(super) fn visit(&self, event: &Event, mut visitor: impl FnMut(usize) -> bool) {
         let mut own: Vec<Routes> = vec![Routes::default(); self.columns.len()];
-        let sets: Vec<&Routes> =
+        let mut sets: Vec<&Routes> =
             self.columns.iter().zip(&mut own).map(|(column, own)| column.routes(event, own)).collect();
+        let mut united;
+        if !self.alternatives.is_empty() {
+            united = self.without_alternatives.clone();
+            let mut own = Routes::default();
+            for column in &self.alternatives {
+                united.add(column.routes(event, &mut own));
+            }
+            sets.push(&united);
+        }
         for block in 0..self.count.div_ceil(4096) {
             let mut summary = sets.iter().fold(u64::MAX, |left, set| left & set.summary[block]);
             while summary != 0 {

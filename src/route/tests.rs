@@ -134,6 +134,26 @@ fn various(picks: &[(usize, bool)]) -> Vec<Route> {
                     to("m.a"),
                 ),
                 7 => route(&name, &[("type", &["*B", "ABC"])], to("m.a")),
+                9 => filtered(
+                    &name,
+                    "any = [{ exact = { dialect = 'ims' } }, { suffix = { type = 'B' } }, { exact = { mediaid = 'x' } }]",
+                    to("m.a"),
+                ),
+                10 => filtered(
+                    &name,
+                    "any = [{ all = [{ exact = { dialect = 'vod' } }, { prefix = { status = 'suc' } }] }, { suffix = { type = 'AA' } }]",
+                    to("m.a"),
+                ),
+                11 => filtered(
+                    &name,
+                    "any = [{ not = { exact = { dialect = 'vod' } } }, { suffix = { type = 'C' } }]",
+                    to("m.a"),
+                ),
+                12 => filtered(
+                    &name,
+                    "exact = { subject = 'video-1' }\nall = [{ any = [{ exact = { status = 'failure' } }, { exact = { dialect = 'ims' } }] }, { any = [{ suffix = { type = 'A' } }, { exact = { status = 'partial' } }] }]",
+                    to("m.a"),
+                ),
                 _ => route(&name, &[("type", &["D"]), ("type", &["D"])], to("m.a")),
             };
             route.continue_matching = *continue_matching;
@@ -146,7 +166,7 @@ proptest::proptest! {
     /// The index finds the same routes as trying each one.
     #[test]
     fn the_index_agrees_with_trying_every_route(
-        picks in proptest::collection::vec((0usize..10, proptest::bool::ANY), 1..200),
+        picks in proptest::collection::vec((0usize..14, proptest::bool::ANY), 1..200),
         name in "[A-D]{1,3}",
         status in proptest::sample::select(vec!["success", "failure", "partial"]),
         dialect in proptest::sample::select(vec!["vod", "ims"]),
@@ -168,7 +188,7 @@ proptest::proptest! {
     /// Whatever is known about an event, the routes that match it are possible.
     #[test]
     fn what_happens_to_an_event_is_possible(
-        picks in proptest::collection::vec((0usize..10, proptest::bool::ANY), 1..20),
+        picks in proptest::collection::vec((0usize..14, proptest::bool::ANY), 1..20),
         name in "[A-D]{1,3}",
         status in proptest::sample::select(vec!["success", "failure", "partial"]),
         dialect in proptest::sample::select(vec!["vod", "ims"]),
@@ -196,7 +216,7 @@ proptest::proptest! {
     /// About an event that is known as a whole, nothing is uncertain.
     #[test]
     fn of_a_known_event_only_what_happens_is_possible(
-        picks in proptest::collection::vec((0usize..10, proptest::bool::ANY), 1..20),
+        picks in proptest::collection::vec((0usize..14, proptest::bool::ANY), 1..20),
         name in "[A-D]{1,3}",
     ) {
         let event = event(&name, "vod", "failure");
