@@ -13,6 +13,7 @@ mod binding;
 mod config;
 mod errors;
 mod in_flight;
+mod producer;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -25,7 +26,6 @@ use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use schemars::JsonSchema;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -35,6 +35,7 @@ pub use config::{KafkaConfig, KafkaSettings};
 use config::{PresentSecrets, rejected};
 use errors::{is_about_the_batch, kind_of};
 use in_flight::InFlight;
+use producer::Producer;
 
 use super::{
     Bus, ErrorKind, Health, MAX_PUBLISH_TIME, Output, OutputKind, OutputSettings, PublishError, Record, Rendered,
@@ -74,8 +75,6 @@ const MAX_LOOKUPS: usize = 8;
 /// How often a broker that is down is probed.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
-type BridgeProducer = FutureProducer<Context>;
-
 /// Publishes to Kafka. Dropping it ends its watch.
 pub struct Kafka {
     shared: Arc<Shared>,
@@ -99,9 +98,9 @@ struct Shared {
     settings: KafkaSettings,
     status: Arc<Status>,
     /// None only until the first producer is created.
-    producer: RwLock<Option<BridgeProducer>>,
+    producer: RwLock<Option<Producer>>,
     /// The producers for special cases, by [`ExtraProducer`]; each is created on demand.
-    extra_producers: Mutex<[Option<BridgeProducer>; 2]>,
+    extra_producers: Mutex<[Option<Producer>; 2]>,
     /// Topics that the brokers do not have, and when this was found.
     missing: Mutex<HashMap<String, Instant>>,
     /// Topics whose last record was not acknowledged in time: they may be missing.
@@ -198,7 +197,7 @@ impl Kafka {
 }
 
 impl Shared {
-    fn producer(&self) -> Option<BridgeProducer> {
+    fn producer(&self) -> Option<Producer> {
         self.producer.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -206,13 +205,13 @@ impl Shared {
     /// it has.
     fn renew(&self) -> Result<PresentSecrets, KafkaError> {
         let (client, secrets) = self.settings.present();
-        let producer = client.create_with_context(Context(self.status.clone()))?;
+        let producer = Producer::new(&client, Context(self.status.clone()))?;
         *self.producer.write().unwrap_or_else(PoisonError::into_inner) = Some(producer);
         *self.extra_producers.lock().unwrap_or_else(PoisonError::into_inner) = [None, None];
         Ok(secrets)
     }
 
-    fn extra_producer(&self, extra_producer: ExtraProducer) -> Option<BridgeProducer> {
+    fn extra_producer(&self, extra_producer: ExtraProducer) -> Option<Producer> {
         let mut extra_producers = self.extra_producers.lock().unwrap_or_else(PoisonError::into_inner);
         let producer = &mut extra_producers[extra_producer as usize];
         if producer.is_none() {
@@ -222,7 +221,7 @@ impl Shared {
             if let ExtraProducer::OneRecordBatches = extra_producer {
                 client.set("batch.num.messages", "1");
             }
-            match client.create_with_context(Context(self.status.clone())) {
+            match Producer::new(&client, Context(self.status.clone())) {
                 Ok(created) => *producer = Some(created),
                 Err(error) => tracing::error!(output = self.settings.name, %error, "a producer could not be created"),
             }
@@ -279,7 +278,7 @@ impl Shared {
     /// Asks the brokers for the topic. True if they do not have it, false if they have it or do not answer. librdkafka
     /// itself waits half a minute before it reports a missing topic. Brokers that create topics automatically create
     /// this one. Blocks for up to [`PROBE_TIMEOUT`].
-    fn look_up(&self, producer: &BridgeProducer, topic: &str) -> bool {
+    fn look_up(&self, producer: &Producer, topic: &str) -> bool {
         let answer = producer.client().fetch_metadata(Some(topic), PROBE_TIMEOUT);
         let is_missing = answer.is_ok_and(|metadata| {
             metadata.topics().iter().any(|found| {
@@ -311,7 +310,7 @@ impl Shared {
 
     /// Whether the brokers say that an unanswered topic is missing. The record waits for this lookup, because a missing
     /// topic must not be reported as a slow broker.
-    async fn is_found_missing(self: &Arc<Self>, producer: &BridgeProducer, topic: &str) -> bool {
+    async fn is_found_missing(self: &Arc<Self>, producer: &Producer, topic: &str) -> bool {
         if !self.is_unanswered(topic) {
             return false;
         }
@@ -321,27 +320,19 @@ impl Shared {
     }
 
     /// Passes a record to a producer and waits for the delivery report.
-    async fn send(
-        self: &Arc<Self>,
-        producer: &BridgeProducer,
-        record: &Record,
-        deadline: Instant,
-    ) -> Result<(), SendError> {
+    async fn send(self: &Arc<Self>, producer: &Producer, record: &Record, deadline: Instant) -> Result<(), SendError> {
         let rendered = self.settings.render(record);
         let mut headers = OwnedHeaders::new_with_capacity(rendered.headers.len());
         for (key, value) in &rendered.headers {
             headers = headers.insert(Header { key, value: Some(&**value) });
         }
-        let mut message: FutureRecord<'_, [u8], [u8]> =
-            FutureRecord::to(&record.topic).payload(rendered.payload.as_ref()).headers(headers);
-        if let Some(key) = rendered.key {
-            message = message.key(key.as_bytes());
-        }
+        let key = rendered.key.map(str::as_bytes);
+        let (mut message, delivery) = Producer::record(&record.topic, key, &rendered.payload, headers);
         let mut in_flight = self.in_flight.start();
         let record_error = |kind, words: &str| Err(SendError::Record(PublishError::new(kind, words)));
-        let delivery = loop {
-            match producer.send_result(message) {
-                Ok(delivery) => break delivery,
+        loop {
+            match producer.send(message) {
+                Ok(()) => break,
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     if Instant::now() + QUEUE_RETRY >= deadline {
                         return record_error(ErrorKind::QueueFull, "the producer's queue stayed full");
@@ -351,15 +342,15 @@ impl Shared {
                 }
                 Err((error, _)) => return Err(SendError::Record(self.failed(&error))),
             }
-        };
+        }
         let reported = tokio::time::timeout_at(deadline, delivery).await;
         let was_alone = reported.is_ok() && in_flight.ended_alone();
         match reported {
-            Ok(Ok(Ok(_))) => {
+            Ok(Ok(Ok(()))) => {
                 self.status.health.up();
                 Ok(())
             }
-            Ok(Ok(Err((error, _)))) => {
+            Ok(Ok(Err(error))) => {
                 let failed = self.failed(&error);
                 match error.rdkafka_error_code() {
                     Some(code) if is_about_the_batch(code) && !was_alone => Err(SendError::Batch(failed)),
