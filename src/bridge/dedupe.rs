@@ -6,6 +6,7 @@
 //!   depending on how full the tables are.
 
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::hash::{Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -61,8 +62,8 @@ struct State {
     accepted: FxHashSet<Key>,
     /// The same ids in the order in which they entered, with milliseconds since the start of the window.
     order: VecDeque<(Key, u64)>,
-    /// Events that are being accepted now. The sender is dropped when the acceptance ends, however it ends.
-    current: FxHashMap<Key, watch::Receiver<()>>,
+    /// Events that are being accepted now. If copies wait, the sender is dropped when the acceptance ends, however it ends.
+    current: FxHashMap<Key, Option<watch::Sender<()>>>,
 }
 
 /// Whether an event is new.
@@ -81,7 +82,7 @@ pub(super) enum Claim<'w> {
 pub(super) struct Claimed<'w> {
     window: &'w Window,
     key: Key,
-    _ended: watch::Sender<()>,
+    has_ended: bool,
 }
 
 impl Window {
@@ -109,12 +110,14 @@ impl Window {
                 if state.accepted.contains(&key) {
                     return Claim::Duplicate;
                 }
-                match state.current.get(&key) {
-                    Some(other) => other.clone(),
-                    None => {
-                        let (ended, other) = watch::channel(());
-                        state.current.insert(key, other);
-                        return Claim::First(Claimed { window: self, key, _ended: ended });
+                match state.current.entry(key) {
+                    // Copies at the same time are rare, so a channel is created only for them.
+                    Entry::Occupied(entry) => {
+                        entry.into_mut().get_or_insert_with(|| watch::channel(()).0).subscribe()
+                    }
+                    Entry::Vacant(entry) => {
+                        entry.insert(None);
+                        return Claim::First(Claimed { window: self, key, has_ended: false });
                     }
                 }
             };
@@ -127,11 +130,10 @@ impl Window {
 
     /// Adds an event to the window. An event that is in it already keeps its time.
     pub(super) fn accept(&self, event: &Event) {
-        self.enter(Key::of(event));
+        self.enter(&mut self.state(), Key::of(event));
     }
 
-    fn enter(&self, key: Key) {
-        let mut state = self.state();
+    fn enter(&self, state: &mut State, key: Key) {
         if state.settings.window.is_zero() {
             return;
         }
@@ -139,7 +141,7 @@ impl Window {
         if state.accepted.insert(key) {
             state.order.push_back((key, now));
         }
-        self.forget(&mut state);
+        self.forget(state);
     }
 
     /// Removes ids that are too old or too many.
@@ -172,14 +174,19 @@ impl Window {
 
 impl Claimed<'_> {
     /// The event is accepted: later copies are duplicates.
-    pub(super) fn accepted(self) {
-        self.window.enter(self.key);
+    pub(super) fn accepted(mut self) {
+        let mut state = self.window.state();
+        self.window.enter(&mut state, self.key);
+        state.current.remove(&self.key);
+        self.has_ended = true;
     }
 }
 
 impl Drop for Claimed<'_> {
     fn drop(&mut self) {
-        self.window.state().current.remove(&self.key);
+        if !self.has_ended {
+            self.window.state().current.remove(&self.key);
+        }
     }
 }
 
