@@ -4,6 +4,8 @@
 //! a bound of their own, because their senders decide how long they take: whoever sends slowly holds nothing that complete
 //! callbacks need.
 
+use std::time::Duration;
+
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
@@ -70,26 +72,31 @@ impl Share {
         Share { bound: bound.clone(), permit: None }
     }
 
-    /// Holds the permits of this many bytes, or all permits if the bound is smaller. May be cancelled.
-    async fn grow_to(&mut self, bytes: u64, deadline: Instant) -> Result<(), NoRoom> {
+    /// Holds the permits of this many bytes, or all permits if the bound is smaller. Returns how long it has waited for
+    /// them. May be cancelled.
+    async fn grow_to(&mut self, bytes: u64, longest: Duration) -> Result<Duration, NoRoom> {
         let most = u32::try_from(self.bound.size()).unwrap_or(u32::MAX);
         let wanted = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(most);
         let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let Some(more) = wanted.checked_sub(u32::try_from(held).unwrap_or(u32::MAX)).filter(|more| *more > 0) else {
-            return Ok(());
+            return Ok(Duration::ZERO);
         };
-        let permit = match self.bound.semaphore().clone().try_acquire_many_owned(more) {
-            Ok(permit) => permit,
-            Err(_) => match tokio::time::timeout_at(deadline, self.bound.acquire(more as usize)).await {
-                Ok(Some(permit)) => permit,
-                Ok(None) | Err(_) => return Err(NoRoom),
-            },
+        // The clock is read only where something is waited for, because nearly all callbacks find room.
+        let (permit, waited) = match self.bound.semaphore().clone().try_acquire_many_owned(more) {
+            Ok(permit) => (permit, Duration::ZERO),
+            Err(_) => {
+                let start = Instant::now();
+                match tokio::time::timeout(longest, self.bound.acquire(more as usize)).await {
+                    Ok(Some(permit)) => (permit, start.elapsed()),
+                    Ok(None) | Err(_) => return Err(NoRoom),
+                }
+            }
         };
         match &mut self.permit {
             Some(held) => held.merge(permit),
             none => *none = Some(permit),
         }
-        Ok(())
+        Ok(waited)
     }
 }
 
@@ -101,15 +108,15 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Adds bytes of the body, and waits for their room until the deadline. A body that is larger than the whole bound
-    /// waits until it is alone. May be cancelled.
+    /// Adds bytes of the body, and waits for their room, but not longer than given. Returns how long it has waited. A body
+    /// that is larger than the whole bound waits until it is alone. May be cancelled.
     ///
     /// # Errors
     /// [`NoRoom`]. The caller refuses the callback.
-    pub async fn grow(&mut self, bytes: usize, deadline: Instant) -> Result<(), NoRoom> {
+    pub async fn grow(&mut self, bytes: usize, longest: Duration) -> Result<Duration, NoRoom> {
         self.body_bytes = self.body_bytes.saturating_add(bytes as u64);
         // The envelope repeats the body.
-        self.share.grow_to(self.body_bytes.saturating_mul(2).saturating_add(OVERHEAD), deadline).await
+        self.share.grow_to(self.body_bytes.saturating_mul(2).saturating_add(OVERHEAD), longest).await
     }
 }
 
@@ -118,28 +125,26 @@ impl Admission {
 pub struct Arriving(Share);
 
 impl Arriving {
-    /// Makes room for a body of which this many bytes have arrived, and waits for it until the deadline. If it needs room
-    /// at all, it gets as much as was declared at once. A body that is larger than the whole bound waits until it is
-    /// alone. May be cancelled.
+    /// Makes room for a body of which this many bytes have arrived, and waits for it, but not longer than given. Returns how
+    /// long it has waited. If it needs room at all, it gets as much as was declared at once. A body that is larger than the
+    /// whole bound waits until it is alone. May be cancelled.
     ///
     /// # Errors
     /// [`NoRoom`]. The caller refuses the callback.
-    pub async fn grow_to(&mut self, arrived: usize, declared: usize, deadline: Instant) -> Result<(), NoRoom> {
+    pub async fn grow_to(&mut self, arrived: usize, declared: usize, longest: Duration) -> Result<Duration, NoRoom> {
         if arrived <= FREE {
-            return Ok(());
+            return Ok(Duration::ZERO);
         }
-        self.0.grow_to(arrived.max(declared) as u64, deadline).await
+        self.0.grow_to(arrived.max(declared) as u64, longest).await
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_millis(20)
+    fn soon() -> Duration {
+        Duration::from_millis(20)
     }
 
     #[tokio::test(start_paused = true)]

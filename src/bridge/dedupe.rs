@@ -96,7 +96,7 @@ impl Window {
     pub(super) fn set_bounds(&self, settings: DedupeSettings) {
         let mut state = self.state();
         state.settings = settings;
-        self.forget(&mut state);
+        self.forget(&mut state, self.now());
     }
 
     /// Claims an event. A copy of an event that is being accepted waits for its end. Then it is a duplicate, or the next
@@ -106,15 +106,13 @@ impl Window {
         loop {
             let mut other = {
                 let mut state = self.state();
-                self.forget(&mut state);
+                self.forget(&mut state, self.now());
                 if state.accepted.contains(&key) {
                     return Claim::Duplicate;
                 }
                 match state.current.entry(key) {
                     // Copies at the same time are rare, so a channel is created only for them.
-                    Entry::Occupied(entry) => {
-                        entry.into_mut().get_or_insert_with(|| watch::channel(()).0).subscribe()
-                    }
+                    Entry::Occupied(entry) => entry.into_mut().get_or_insert_with(|| watch::channel(()).0).subscribe(),
                     Entry::Vacant(entry) => {
                         entry.insert(None);
                         return Claim::First(Claimed { window: self, key, has_ended: false });
@@ -141,13 +139,12 @@ impl Window {
         if state.accepted.insert(key) {
             state.order.push_back((key, now));
         }
-        self.forget(state);
+        self.forget(state, now);
     }
 
     /// Removes ids that are too old or too many.
-    fn forget(&self, state: &mut State) {
+    fn forget(&self, state: &mut State, now: u64) {
         let window = u64::try_from(state.settings.window.as_millis()).unwrap_or(u64::MAX);
-        let now = self.now();
         while let Some((key, entered)) = state.order.front() {
             if state.order.len() <= state.settings.max_ids && now - entered < window {
                 break;

@@ -109,9 +109,16 @@ impl Bridge {
                 return failed(to, attempts, error);
             }
             attempts += 1;
-            let longest = if attempts == 1 { self.deadline } else { MAX_PUBLISH_TIME };
+            let attempt_until = match pace {
+                // It is at most `self.deadline` away.
+                Pace::Prompt(deadline) if attempts == 1 => deadline,
+                _ => {
+                    let longest = if attempts == 1 { self.deadline } else { MAX_PUBLISH_TIME };
+                    deadline.min(Instant::now() + longest)
+                }
+            };
             let tried = tokio::select! {
-                tried = output.attempt(&to.record, deadline.min(Instant::now() + longest)) => tried,
+                tried = output.attempt(&to.record, attempt_until) => tried,
                 () = self.cancel_in_flight.cancelled() => {
                     Err(PublishError::new(ErrorKind::TimedOut, "the bridge is stopping"))
                 }

@@ -153,7 +153,8 @@ impl Service {
             return Err((Problem::TooManyRequests, "in-flight limit reached".to_owned()));
         };
         let mut admission = self.handle.admit();
-        let waited = waited + self.room_for(|until| admission.grow(body.len(), until)).await?;
+        let longest = self.handle.deadline() / 2;
+        let waited = waited + admission.grow(body.len(), longest).await.map_err(no_room)?;
         drop(share);
         let callback = Callback {
             input: self.handle.name().clone(),
@@ -204,7 +205,7 @@ impl Service {
             if length > self.current.max_body() {
                 return Err(self.too_large());
             }
-            waited += self.room_for(|until| share.grow_to(length, declared, until)).await?;
+            waited += share.grow_to(length, declared, self.handle.deadline() / 2).await.map_err(no_room)?;
             if first.is_empty() && all.is_empty() {
                 first = piece;
                 continue;
@@ -215,20 +216,13 @@ impl Service {
         Ok(Arrived { body: if all.is_empty() { first } else { all.freeze() }, share, waited })
     }
 
-    /// Waits for memory, and returns how long that took.
-    async fn room_for<F: Future<Output = Result<(), NoRoom>>>(
-        &self,
-        grow: impl FnOnce(Instant) -> F,
-    ) -> Result<Duration, (Problem, String)> {
-        let start = Instant::now();
-        let until = start + self.handle.deadline() / 2;
-        grow(until).await.map_err(|full| (Problem::TooManyRequests, full.to_string()))?;
-        Ok(start.elapsed())
-    }
-
     fn too_large(&self) -> (Problem, String) {
         (Problem::BodyTooLarge, format!("expected at most {}", Size(self.current.max_body() as u64)))
     }
+}
+
+fn no_room(full: NoRoom) -> (Problem, String) {
+    (Problem::TooManyRequests, full.to_string())
 }
 
 /// Checks the signature of a request to one of the endpoints.

@@ -298,7 +298,7 @@ impl Consumer {
         }
         let body = body::decode(&message.body);
         let mut admission = self.handle.admit();
-        if let Err(full) = admission.grow(body.len(), received + self.deadline).await {
+        if let Err(full) = admission.grow(body.len(), (received + self.deadline).duration_since(Instant::now())).await {
             tracing::debug!(input = %self.handle.name(), message = message.id, %full, "left in the queue");
             return;
         }

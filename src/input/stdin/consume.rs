@@ -169,7 +169,7 @@ impl Consumer {
         self.progress.received(line.number);
         let mut share = self.handle.admit();
         let mut bytes = line.text.len();
-        while share.grow(std::mem::take(&mut bytes), Instant::now() + self.deadline).await.is_err() {}
+        while share.grow(std::mem::take(&mut bytes), self.deadline).await.is_err() {}
         Ok(Some((line, share, permit)))
     }
 
