@@ -114,7 +114,7 @@ pub(super) fn status(
     let own_word = |word: &str| {
         rule.words.iter().find(|(own, _)| own.eq_ignore_ascii_case(word.trim())).map(|(_, status)| *status)
     };
-    let outcome = |name: &str| match field(name).and_then(Json::as_str) {
+    let outcome = |name: &str| match field(name).and_then(Json::as_text) {
         Some(word) if !word.trim().is_empty() => {
             Some(own_word(word).or_else(|| common(word)).unwrap_or(Status::Unknown))
         }

@@ -134,7 +134,7 @@ impl<'a> Walk<'a> {
             errors |= name.as_deref().unwrap_or(&key).starts_with("error");
             named.push(Named { name, own: key, value, whole });
         }
-        let mut members = settle(named);
+        let mut members = settle(named, |name, key| self.catalogue.rank(shape, name, key));
         if errors {
             lift_error(&mut members, "errorCode", "errorMessage", Silent::Goes);
             rename_error_info(&mut members);
@@ -275,20 +275,16 @@ impl Named<'_> {
     }
 }
 
-/// Gives every member its name. If several want the same name, the one gets it that came with it, else the one whose own
-/// name is only spelled differently, else the first by its own name. So the order of members does not matter. The others
-/// keep their own names, respelled if possible. An object that an id came in is a member of its own, unless the id did not
+/// Gives every member its name. If several want the same name, the one with the lowest rank gets it, else the first by its
+/// own name. So the order of members does not matter. The others keep their own names, respelled if possible. An object that an id came in is a member of its own, unless the id did not
 /// get its name: then the object keeps its shape.
-fn settle(named: Vec<Named<'_>>) -> Members<'_> {
+fn settle<'a>(named: Vec<Named<'a>>, rank: impl Fn(&str, &str) -> usize) -> Members<'a> {
     let is_simple = !has_repeats(named.iter().map(Named::wanted)) && named.iter().all(|member| member.whole.is_none());
     if is_simple {
         return named.into_iter().map(|member| (member.name.unwrap_or(member.own), member.value)).collect();
     }
-    let rank = |member: &Named<'_>| {
-        let wanted = member.wanted();
-        if wanted == member.own { 0 } else { 1 + u8::from(respell(&member.own) != wanted) }
-    };
-    let mut order: Vec<(u8, usize)> = named.iter().map(rank).zip(0..).collect();
+    let mut order: Vec<(usize, usize)> =
+        named.iter().map(|member| rank(member.wanted(), &member.own)).zip(0..).collect();
     // Two members can have the same own name, if one was next to `MessageBody` and the other in it.
     order.sort_by(|(rank, index), (other_rank, other)| {
         rank.cmp(other_rank).then_with(|| named[*index].own.cmp(&named[*other].own)).then(index.cmp(other))

@@ -259,9 +259,18 @@ impl Builder {
             let offset = error.span().map_or(0, |span| span.start);
             self.error(&position(offset), in_words(error.message()))
         })?;
+        let mut listed = HashSet::new();
         for (status, words) in parsed.status_words {
-            let known = self.status(&located(status))?;
-            self.words.extend(words.into_iter().map(|word| (word.to_ascii_lowercase(), known)));
+            let status = located(status);
+            let known = self.status(&status)?;
+            for word in words {
+                let word = word.to_ascii_lowercase();
+                if !listed.insert(word.clone()) {
+                    let message = format!("the word `{word}` is listed for two outcomes; expected one");
+                    return Err(self.error(&status.1, message));
+                }
+                self.words.insert(word, known);
+            }
         }
         for (verdict, words) in parsed.verdict_words {
             let (word, at) = located(verdict);
@@ -491,8 +500,8 @@ mod tests {
             (field("a = { type = \"number\", unit = \"second\" }"), "line 6: unknown unit `second`; expected"),
             (
                 field("a = { type = \"number\", unit = \"bytes\", sent_unit = \"milliseconds\" }"),
-                "line 6: field `a`: invalid sent_unit `milliseconds`; expected `milliseconds`, for a number with the unit \
-                 `seconds`",
+                "line 6: field `a`: invalid sent_unit `milliseconds`; the only one is `milliseconds`, for numbers whose \
+                 unit is `seconds`",
             ),
             (
                 field("a = { type = \"boolean\", unit = \"bytes\" }"),
@@ -511,6 +520,16 @@ mod tests {
             (
                 "[objects.A]\nb = \"[B]\"\n[objects.B]\nname = \"string\"\na = \"{A}\"\n".to_owned(),
                 "line 5: object `A` contains itself: A → B → A",
+            ),
+            (field("errorCode = \"string\""), "line 6: field `errorCode`: this name is reserved"),
+            (field("eventType = \"string\""), "line 6: field `eventType`: this name is reserved"),
+            (
+                "[objects.A]\n\"*\" = { type = \"number\", from = [\"b\"] }".to_owned(),
+                "line 2: field `*`: `from` is for fields with a name",
+            ),
+            (
+                "[status_words]\nsuccess = [\"dup\"]\nfailure = [\"Dup\"]".to_owned(),
+                "line 2: the word `dup` is listed for two outcomes; expected one",
             ),
             ("[objects.string]\na = \"any\"".to_owned(), "line 1: invalid name of an object `string`"),
             ("[objects.Error]\na = \"any\"".to_owned(), "line 1: invalid name of an object `Error`"),

@@ -84,6 +84,8 @@ pub(super) struct Shape {
     pub(super) spellings: FxHashMap<String, (String, Kind)>,
     /// Normalized names by another name that Alibaba uses here, respelled.
     pub(super) renamed: FxHashMap<String, String>,
+    /// Alibaba's names for a field, the first choice first.
+    pub(super) origins: FxHashMap<String, Vec<String>>,
     /// The type of all other fields.
     pub(super) others: Kind,
     /// The shape that knows the other fields, for the top level of an event type.
@@ -284,6 +286,13 @@ impl Catalogue {
                     near.dedup();
                     near.truncate(3);
                 }
+                if near.is_empty() {
+                    let alike = |known: &&str| strsim::jaro_winkler(&name.to_lowercase(), &known.to_lowercase());
+                    near = names().filter(|known| alike(known) > 0.88).collect();
+                    near.sort_unstable_by(|one, other| alike(other).total_cmp(&alike(one)).then(one.cmp(other)));
+                    near.dedup();
+                    near.truncate(3);
+                }
                 let hint = match near[..] {
                     [] => String::new(),
                     ref near => format!("; did you mean {}?", near.join(" or ")),
@@ -328,6 +337,18 @@ impl Catalogue {
             (None, None) => &shape.others,
         };
         (if name == key { None } else { Some(Cow::Owned(name.to_owned())) }, kind)
+    }
+
+    /// Which of several members gets a name that all of them want: the one with the lowest rank. What an entry says about
+    /// the origin of a field comes before the spelling, so that a new field of Alibaba cannot take a name over.
+    pub(in crate::dialect) fn rank(&self, shape: ShapeId, name: &str, key: &str) -> usize {
+        let origins = self.shapes[shape.0].origins.get(name).map(Vec::as_slice).unwrap_or_default();
+        match origins.iter().position(|origin| origin == key.trim()) {
+            Some(position) => position,
+            None if name == key => origins.len(),
+            None if respell(key) == name => origins.len() + 1,
+            None => origins.len() + 2,
+        }
     }
 
     /// Where to look for the subject of an event type: media before others, its own paths before those of all types.

@@ -35,6 +35,12 @@ const SIMPLE_TYPES: [&str; 9] = ["any", "string", "id", "number", "boolean", "ti
 /// Members of a callback that become attributes, and therefore cannot be the origin of a field.
 const ATTRIBUTES: [&str; 4] = ["EventType", "EventTime", "UserId", "MessageBody"];
 
+/// Fields that errors become, at every depth.
+const RESERVED_NAMES: [&str; 4] = ["error", "errorCode", "errorMessage", "errorInfo"];
+
+/// Fields of the top level that the program adds.
+const RESERVED_FIELDS: [&str; 2] = ["eventType", "eventTime"];
+
 /// Most brackets of a type.
 const MAX_TYPE_DEPTH: usize = 8;
 
@@ -45,7 +51,10 @@ const MAX_SHOWN: usize = 64;
 struct ShapeField<'f> {
     name: &'f str,
     kind: Kind,
+    /// Names that are renamed to it.
     from: &'f [String],
+    /// Names in the order in which they get the name of the field.
+    origins: &'f [String],
     position: &'f Position,
 }
 
@@ -55,6 +64,7 @@ impl<'f> ShapeField<'f> {
             name,
             kind: field.kind.clone(),
             from: &field.from,
+            origins: &field.from,
             position: &declared[name].position,
         };
         fields.iter().map(field).collect()
@@ -110,7 +120,9 @@ impl Builder {
             None if name.is_empty() || respelled != name => {
                 format!("field `{name}` is not normalized; write `{respelled}`")
             }
-            None if name == "error" => "field `error`: this name is reserved for the error of a failure".to_owned(),
+            None if RESERVED_NAMES.contains(&name) => {
+                format!("field `{name}`: this name is reserved for the error of a failure")
+            }
             None => return Ok(()),
         };
         Err(self.error(position, message))
@@ -126,6 +138,8 @@ impl Builder {
         let Declared { field: FileField { r#type, loose, meaning }, position } = declared;
         if name != OTHERS {
             self.check_name(name, position)?;
+        } else if meaning.from.is_some() {
+            return Err(self.error(position, "field `*`: `from` is for fields with a name"));
         }
         let kind = self.kind(r#type, 0).ok_or_else(|| {
             let inner = r#type.trim_matches(['[', ']', '{', '}']);
@@ -167,7 +181,7 @@ impl Builder {
                 in_seconds.then(|| from_milliseconds(&kind)).flatten().ok_or_else(|| {
                     let at = Position { file: at.file, offset: sent.span().start };
                     let message = format!(
-                        "field `{name}`: invalid sent_unit `{}`; expected `milliseconds`, for a number with the unit \
+                        "field `{name}`: invalid sent_unit `{}`; the only one is `milliseconds`, for numbers whose unit is \
                          `seconds`",
                         sent.get_ref()
                     );
@@ -202,6 +216,7 @@ impl Builder {
             fields: BTreeMap::new(),
             spellings: FxHashMap::default(),
             renamed: FxHashMap::default(),
+            origins: FxHashMap::default(),
             others: Kind::Any,
             fallback,
         };
@@ -230,6 +245,9 @@ impl Builder {
                 }
             }
             shape.fields.insert(field.name.to_owned(), field.kind.clone());
+            if !field.origins.is_empty() {
+                shape.origins.insert(field.name.to_owned(), field.origins.to_vec());
+            }
         }
         // Alibaba returns the customer's own data at any depth.
         shape.fields.entry("userData".to_owned()).or_insert(Kind::Verbatim);
@@ -286,7 +304,15 @@ impl Builder {
             shapes.push(self.shape(&ShapeField::all(&object.fields, declared), None)?);
         }
         for event in &mut events {
-            let shape = self.shape(&ShapeField::all(&event.entry.fields, &event.fields), Some(Catalogue::TOP))?;
+            let mut fields = ShapeField::all(&event.entry.fields, &event.fields);
+            for field in &mut fields {
+                // An entry that is silent about the origin has that of the shared meaning.
+                let is_silent = event.fields[field.name].field.meaning.from.is_none();
+                if let Some((_, at)) = self.meanings.get(field.name).filter(|_| is_silent) {
+                    field.position = at;
+                }
+            }
+            let shape = self.shape(&fields, Some(Catalogue::TOP))?;
             event.entry.shape = ShapeId(shapes.len());
             shapes.push(shape);
         }
@@ -320,6 +346,9 @@ impl Builder {
             if name == OTHERS {
                 let message = "field `*`: only objects can have it; list the fields of an event";
                 return Err(self.error(&declared.position, message));
+            }
+            if RESERVED_FIELDS.contains(&name.as_str()) {
+                return Err(self.error(&declared.position, format!("field `{name}`: this name is reserved")));
             }
             event.entry.fields.insert(name.clone(), self.field(name, declared, self.meanings.get(name))?);
         }
@@ -377,7 +406,7 @@ impl Builder {
                     top.insert(name, (position, field, field.kind.clone()));
                     continue;
                 };
-                if first.kind == field.kind {
+                if without_units(&first.kind) == without_units(&field.kind) {
                     continue;
                 }
                 if !(has_shape(&first.kind) && has_shape(&field.kind)) {
@@ -398,7 +427,9 @@ impl Builder {
                     name,
                     // What one entry says about units holds for its events only.
                     kind: if converts(kind, objects) { without_conversion(kind) } else { kind.clone() },
-                    from: shared.and_then(|(meaning, _)| meaning.from.as_deref()).unwrap_or_default(),
+                    // Names are renamed only in events that declare the field.
+                    from: &[],
+                    origins: shared.and_then(|(meaning, _)| meaning.from.as_deref()).unwrap_or_default(),
                     position: shared.map_or(*position, |(_, at)| at),
                 }
             })
@@ -543,6 +574,16 @@ fn converts(kind: &Kind, objects: &[Object]) -> bool {
             objects[shape - Catalogue::FIRST_DECLARED].fields.values().any(|field| converts(&field.kind, objects))
         }
         _ => false,
+    }
+}
+
+/// A type with numbers as they arrive.
+fn without_units(kind: &Kind) -> Kind {
+    match kind {
+        Kind::SecondsFromMilliseconds => Kind::Number,
+        Kind::Array(inner) => Kind::Array(Box::new(without_units(inner))),
+        Kind::Map(inner) => Kind::Map(Box::new(without_units(inner))),
+        kind => kind.clone(),
     }
 }
 

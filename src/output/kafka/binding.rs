@@ -19,7 +19,7 @@ const STRUCTURED_CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF
 words! {
     /// Which attributes a structured record repeats as headers. Each header costs time and memory in the client.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
-    #[serde(rename_all = "lowercase")]
+    #[serde(rename_all = "lowercase", expecting = "one of none, routing, all")]
     pub enum RepeatedHeaders {
         /// None.
         None = "none",
