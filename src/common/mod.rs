@@ -10,6 +10,7 @@ pub mod limit;
 pub mod secret;
 pub mod server;
 pub mod suggest;
+pub mod text;
 pub mod tls;
 pub mod units;
 pub mod validation;

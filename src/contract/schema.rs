@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
+use crate::common::text::sentence;
 use crate::dialect::{
     Dialect, EventType, Field, Kind, Normalizer, Object, Origin, SAMPLES, Status, Verdict, schema_urn,
 };
@@ -163,7 +164,12 @@ pub(super) fn envelopes(normalizer: &Normalizer, event: &EventType) -> Vec<Value
         let is_it = found.dialect == event.dialect && found.name == event.name;
         is_it.then(|| serde_json::from_slice(&normalized.event.to_json()).ok()).flatten()
     };
-    SAMPLES.iter().map(|(_, body)| *body).filter_map(|body| wanted(&body)).collect()
+    // Normalizing all samples for each event type would be most of the work of a document.
+    let is_named = |body: &&[u8]| {
+        let text = String::from_utf8_lossy(body);
+        event.aliases.iter().chain([&event.name]).any(|name| text.contains(name.as_str()))
+    };
+    SAMPLES.iter().map(|(_, body)| *body).filter(is_named).filter_map(|body| wanted(&body)).collect()
 }
 
 /// Schemas that others refer to, by name.
@@ -322,13 +328,4 @@ impl<'n> Definitions<'n> {
         }
         self.reference(&object.name)
     }
-}
-
-/// A description as a sentence.
-pub(super) fn sentence(text: &str) -> String {
-    let mut characters = text.chars();
-    let Some(first) = characters.next() else { return String::new() };
-    let rest = characters.as_str();
-    let end = if text.ends_with('.') { "" } else { "." };
-    format!("{}{rest}{end}", first.to_uppercase())
 }

@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::common::text::sentence;
 use crate::event::{Attribute, Event};
 
 /// A filter as the configuration writes it. All dialects that it names must hold.
@@ -61,12 +62,6 @@ pub(super) fn attributes_schema(value: &Value) -> Schema {
         "properties": Value::Object(properties.collect()),
         "additionalProperties": false,
     })
-}
-
-/// A description as a sentence.
-fn sentence(description: &str) -> String {
-    let mut characters = description.chars();
-    characters.next().map(|first| format!("{}{}.", first.to_uppercase(), characters.as_str())).unwrap_or_default()
 }
 
 /// A compiled filter.

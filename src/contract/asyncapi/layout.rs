@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::contract::schema::{attribute_schema, sentence};
+use crate::common::text::sentence;
+use crate::contract::schema::attribute_schema;
 use crate::dialect::{Dialect, EventType, Normalizer};
 use crate::event::{Attribute, Event, Mode, percent_encode};
 use crate::output::{Bus, OutputSettings, Record};

@@ -18,7 +18,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::schema::{Definitions, RECORDED, attribute_schema, envelope, sentence};
+use super::schema::{Definitions, RECORDED, attribute_schema, envelope};
+use crate::common::text::sentence;
 use crate::dialect::{EventType, Normalizer, Origin, SAMPLES};
 use crate::event::{Attribute, Event, Mode};
 use crate::output::{Bus, CheckedOutput, Record, TopicRule};

@@ -46,13 +46,7 @@ impl Field {
 
     /// Whether the values are converted from milliseconds.
     pub fn is_sent_in_milliseconds(&self) -> bool {
-        fn milliseconds(kind: &Kind) -> bool {
-            match kind {
-                Kind::Array(inner) | Kind::Map(inner) => milliseconds(inner),
-                kind => *kind == Kind::SecondsFromMilliseconds,
-            }
-        }
-        milliseconds(&self.kind)
+        *self.kind.item() == Kind::SecondsFromMilliseconds
     }
 
     /// Alibaba's names for it.
@@ -90,13 +84,7 @@ impl Catalogue {
 
     /// The object that a field is, or that its items or values are.
     pub fn object_of(&self, field: &Field) -> Option<&Object> {
-        fn inner(kind: &Kind) -> &Kind {
-            match kind {
-                Kind::Array(item) | Kind::Map(item) => inner(item),
-                kind => kind,
-            }
-        }
-        match inner(&field.kind) {
+        match field.kind.item() {
             Kind::Object(shape) => Some(self.object(*shape)),
             _ => None,
         }

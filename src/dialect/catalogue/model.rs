@@ -72,6 +72,16 @@ pub enum Kind {
     Map(Box<Kind>),
 }
 
+impl Kind {
+    /// The type itself, or that of the items or values at its end.
+    pub(super) fn item(&self) -> &Kind {
+        match self {
+            Kind::Array(inner) | Kind::Map(inner) => inner.item(),
+            kind => kind,
+        }
+    }
+}
+
 /// Index of the shape of an object in its catalogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ShapeId(pub(super) usize);

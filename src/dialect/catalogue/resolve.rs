@@ -161,7 +161,7 @@ impl Builder {
         };
         let unit = first(|meaning| &meaning.unit);
         if let Some((_, at)) = unit
-            && !matches!(item(&kind), Kind::Number)
+            && !matches!(kind.item(), Kind::Number)
             // Otherwise the type of the field contradicts other events, which is reported later.
             && (meaning.unit.is_some() || at.file > position.file)
         {
@@ -170,7 +170,7 @@ impl Builder {
         }
         let unit = unit.map(|(unit, at)| self.unit(unit, at)).transpose()?;
         let values = meanings.iter().find_map(|(meaning, _)| meaning.values.clone()).unwrap_or_default();
-        if !values.is_empty() && !matches!(item(&kind), Kind::String | Kind::Id | Kind::List) {
+        if !values.is_empty() && !matches!(kind.item(), Kind::String | Kind::Id | Kind::List) {
             let message = format!("field `{name}`: `values` is for texts, but the type is `{}`", r#type);
             return Err(self.error(position, message));
         }
@@ -426,7 +426,11 @@ impl Builder {
                 ShapeField {
                     name,
                     // What one entry says about units holds for its events only.
-                    kind: if converts(kind, objects) { without_conversion(kind) } else { kind.clone() },
+                    kind: if innermost(kind).is_some() && converts(kind, objects) {
+                        Kind::Json
+                    } else {
+                        without_units(kind)
+                    },
                     // Names are renamed only in events that declare the field.
                     from: &[],
                     origins: shared.and_then(|(meaning, _)| meaning.from.as_deref()).unwrap_or_default(),
@@ -542,17 +546,9 @@ fn has_shape(kind: &Kind) -> bool {
 
 /// The object that a type is, or that its items or values are.
 fn innermost(kind: &Kind) -> Option<ShapeId> {
-    match item(kind) {
+    match kind.item() {
         Kind::Object(shape) => Some(*shape),
         _ => None,
-    }
-}
-
-/// The type itself, or that of its items or values.
-fn item(kind: &Kind) -> &Kind {
-    match kind {
-        Kind::Array(inner) | Kind::Map(inner) => item(inner),
-        kind => kind,
     }
 }
 
@@ -584,15 +580,6 @@ fn without_units(kind: &Kind) -> Kind {
         Kind::Array(inner) => Kind::Array(Box::new(without_units(inner))),
         Kind::Map(inner) => Kind::Map(Box::new(without_units(inner))),
         kind => kind.clone(),
-    }
-}
-
-/// A type of the same form that converts no unit.
-fn without_conversion(kind: &Kind) -> Kind {
-    match kind {
-        Kind::SecondsFromMilliseconds => Kind::Number,
-        Kind::Array(inner) if innermost(inner).is_none() => Kind::Array(Box::new(without_conversion(inner))),
-        _ => Kind::Json,
     }
 }
 
