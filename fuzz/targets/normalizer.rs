@@ -15,6 +15,7 @@ use std::sync::LazyLock;
 use apsara_bridge::dialect::{Catalogue, Dialect, Normalizer, Origin, Sender};
 use apsara_bridge::event::json::Json;
 use apsara_bridge::event::{Attribute, DEFAULT_TYPE_PREFIX, Event, percent_encode};
+use bumpalo::Bump;
 use hyper::header::HeaderValue;
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
@@ -128,7 +129,8 @@ fn check(body: &[u8]) {
     let Some(event) = normalize(body) else { return };
     let text = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
     assert!(Dialect::of(text).is_some());
-    let callback = Json::parse(text).expect("it was read before");
+    let arena = Bump::new();
+    let callback = Json::parse(text, &arena).expect("it was read before");
     let written = callback.to_string();
     assert_eq!(normalize(written.as_bytes()).as_ref(), Some(&event), "the same callback in other bytes");
     if let Some(leaf) = leaves::lost(&callback, &event, DEFAULT_TYPE_PREFIX) {

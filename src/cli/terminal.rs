@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 use super::FAILED;
 use crate::common::visible;
+use bumpalo::Bump;
+
 use crate::event::json::Json;
 
 /// Prints an error. Gives the exit code of a failure.
@@ -82,7 +84,7 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
 pub(super) fn pretty(json: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     // An envelope was written by this program, and has one more level than its data may have.
-    match Json::parse_within(json, usize::MAX) {
+    match Json::parse_within(json, usize::MAX, &Bump::new()) {
         Ok(json) => json.write_pretty(0, &mut out),
         Err(_) => out.extend_from_slice(json),
     }

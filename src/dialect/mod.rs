@@ -21,10 +21,11 @@ mod values;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use bumpalo::Bump;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use crate::event::json::{Json, Members, write_string};
+use crate::event::json::{Json, Members, find, write_members};
 use crate::event::{Attribute, Event};
 pub use catalogue::{
     Catalogue, CatalogueError, Dialect, Difference, ErrorFields, EventType, Field, FieldRow, Kind, Object, Path,
@@ -37,6 +38,9 @@ pub use status::{Status, StatusRule, Verdict};
 
 /// Fields of the attribute `jobid`, first choice first.
 const JOB_ID: [&str; 3] = ["jobId", "parentJobId", "mediaRefreshJobId"];
+
+/// Bytes of the arena for each byte of a callback. It is enough for most callbacks, so that they take one allocation.
+const ARENA_BYTES: usize = 6;
 
 /// A normalized callback, with the labels of its metrics.
 #[derive(Clone, Debug)]
@@ -93,40 +97,34 @@ impl Normalizer {
     /// [`NotACallback`] when the body is not a callback of a dialect that the sender's configuration accepts.
     pub fn normalize(&self, body: &[u8], origin: &Origin<'_>) -> Result<Normalized, NotACallback> {
         let text = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
-        let json = Json::parse(text)?;
-        let id_of = |dialect: Dialect| {
-            let mut canonical = Vec::with_capacity(text.len() + 3);
-            canonical.extend_from_slice(dialect.as_str().as_bytes());
-            json.write_canonical(&mut canonical);
-            hex(&Sha256::digest(&canonical)[..16])
-        };
-        let dialect = shape::dialect_of(&json)?;
+        let arena = Bump::with_capacity(ARENA_BYTES * text.len());
+        let json = Json::parse(text, &arena)?;
+        let dialect = shape::dialect_of(json, &arena)?;
         let accepted = &origin.sender.dialects;
         if !accepted.is_empty() && !accepted.contains(&dialect) {
             return Err(NotACallback::DialectNotAccepted(dialect));
         }
-        let id = id_of(dialect);
-        let shape::Parts { event_type, event_time, user_id, payload } = shape::unwrap(dialect, json);
+        let id = id_of(dialect, json, text.len());
+        let shape::Parts { event_type, event_time, user_id, payload } = shape::unwrap(dialect, json, &arena);
 
-        let known = self.catalogue.find(dialect, &event_type);
+        let known = self.catalogue.find(dialect, event_type);
         let (index, entry) = known.map_or((None, None), |(index, entry)| (Some(index), Some(entry)));
-        let transform::Data { mut members, status } = transform::data(&self.catalogue, entry, payload);
+        let transform::Data { mut members, status } = transform::data(&self.catalogue, entry, &payload, &arena);
 
-        let time = time_of(event_time, &mut members);
-        let (r#type, dataschema) = self.names_of(index, dialect, &event_type);
+        let time = time_of(event_time, &mut members, &arena);
+        let (r#type, dataschema) = self.names_of(index, dialect, event_type);
         // The data keeps an alias, and a name that an attribute cannot hold as it is.
         let is_own_name = entry.is_some_and(|entry| entry.name == event_type);
         if !is_own_name && (index.is_some() || crate::event::clean(Cow::Borrowed(&r#type)) != *r#type) {
-            transform::insert(&mut members, "eventType", Json::String(event_type.clone()));
+            transform::insert(&mut members, "eventType", Json::String(event_type));
         }
 
         let field = |name: &str| -> Option<&str> {
-            let (_, value) = members.iter().find(|(key, _)| key == name)?;
-            value.as_text().map(str::trim).filter(|text| !text.is_empty())
+            find(&members, name)?.as_text().map(str::trim).filter(|text| !text.is_empty())
         };
         let mut ids = self.catalogue.subject(entry).filter_map(|path| Some((path, path.first(&members)?)));
         let (subject_path, subject) = ids.next().unzip();
-        let account_id = user_id.as_deref().or(origin.sender.account_id.as_deref());
+        let account_id = user_id.or(origin.sender.account_id.as_deref());
         // The subject is the media if there is one. An own path of the event type can lead to it.
         let media = subject.filter(|_| subject_path.is_some_and(Path::is_media));
         let job = JOB_ID.iter().find_map(|name| field(name));
@@ -139,7 +137,9 @@ impl Normalizer {
             .filter_map(|word| self.catalogue.verdict(word))
             .max();
 
-        let mut event = Event::new(write(&members, body.len()));
+        let mut data = Vec::with_capacity(body.len() + 64);
+        write_members(&members, &mut data);
+        let mut event = Event::new(data);
         event.set(Attribute::Id, id);
         match source(dialect, origin.sender.region.as_deref(), account_id) {
             Cow::Borrowed(short) => event.set_static(Attribute::Source, short),
@@ -148,7 +148,7 @@ impl Normalizer {
         event.set_shared(Attribute::Type, &r#type);
         let shared_subject: Arc<str> = subject.unwrap_or_default().into();
         event.set_shared(Attribute::Subject, &shared_subject);
-        event.set(Attribute::Time, time.as_deref().unwrap_or_default());
+        event.set(Attribute::Time, time.unwrap_or_default());
         event.set_shared(Attribute::DataSchema, &dataschema);
         event.set_static(Attribute::Dialect, dialect.as_str());
         event.set_static(Attribute::Status, status.as_str());
@@ -186,10 +186,18 @@ impl Normalizer {
     }
 }
 
+/// The id of an event: a hash of the callback's content.
+fn id_of(dialect: Dialect, json: Json<'_>, bytes: usize) -> String {
+    let mut canonical = Vec::with_capacity(bytes + 3);
+    canonical.extend_from_slice(dialect.as_str().as_bytes());
+    json.write_canonical(&mut canonical);
+    hex(&Sha256::digest(&canonical)[..16])
+}
+
 /// The time of an event in RFC 3339. A time that has no such form is added to the data.
-fn time_of<'a>(event_time: Json<'a>, members: &mut Members<'a>) -> Option<Cow<'a, str>> {
-    match values::time(event_time) {
-        Json::String(text) if values::rfc3339(&text).is_some() => Some(text),
+fn time_of<'a>(event_time: Json<'a>, members: &mut Members<'a>, arena: &'a Bump) -> Option<&'a str> {
+    match values::time(event_time, arena) {
+        Json::String(text) if values::rfc3339(text).is_some() => Some(text),
         odd => {
             transform::insert(members, "eventTime", odd);
             None
@@ -223,21 +231,6 @@ fn dataschema(dialect: Dialect, event_type: &str, version: u32) -> String {
 /// The URN of a schema.
 pub(crate) fn schema_urn(name: &str) -> String {
     format!("urn:apsara-bridge:schema:{name}")
-}
-
-fn write(members: &Members<'_>, capacity: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(capacity + 64);
-    out.push(b'{');
-    for (index, (key, value)) in members.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        write_string(key, &mut out);
-        out.push(b':');
-        value.write(&mut out);
-    }
-    out.push(b'}');
-    out
 }
 
 fn hex(bytes: &[u8]) -> String {

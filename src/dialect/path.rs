@@ -1,6 +1,6 @@
 //! Values at a place in normalized data.
 
-use crate::event::json::{Json, Members};
+use crate::event::json::{Json, Member, find};
 
 use super::JOB_ID;
 use super::catalogue::Path;
@@ -18,24 +18,24 @@ impl Path {
     }
 
     /// The first text at this place, without the blanks around it.
-    pub(super) fn first<'j>(&self, data: &'j Members<'_>) -> Option<&'j str> {
+    pub(super) fn first<'a>(&self, data: &[Member<'a>]) -> Option<&'a str> {
         self.all(data).into_iter().next()
     }
 
     /// All texts at this place, without the blanks around them.
-    pub(super) fn all<'j>(&self, data: &'j Members<'_>) -> Vec<&'j str> {
+    pub(super) fn all<'a>(&self, data: &[Member<'a>]) -> Vec<&'a str> {
         let mut found = Vec::new();
         if let Some((first, rest)) = self.names.split_first()
-            && let Some((_, value)) = data.iter().find(|(key, _)| key == first)
+            && let Some(value) = find(data, first)
         {
             self.collect(value, rest, &mut found);
         }
         found
     }
 
-    fn collect<'j>(&self, value: &'j Json<'_>, names: &[String], found: &mut Vec<&'j str>) {
+    fn collect<'a>(&self, value: Json<'a>, names: &[String], found: &mut Vec<&'a str>) {
         match (value, names) {
-            (Json::Array(items), _) => items.iter().for_each(|item| self.collect(item, names, found)),
+            (Json::Array(items), _) => items.iter().for_each(|item| self.collect(*item, names, found)),
             (value, []) => {
                 let text = value.as_text().map(str::trim).filter(|text| !text.is_empty());
                 found.extend(text.filter(|text| !(self.is_media && is_address(text))));

@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 
+use bumpalo::Bump;
+
 use super::Dialect;
-use crate::event::json::{Json, JsonError, Members};
+use crate::event::json::{Json, JsonError, Member, Members};
 
 /// Why a body is not a callback of a known dialect. The text says what is wrong and where. It quotes nothing of the body
 /// except a key.
@@ -35,20 +37,20 @@ pub enum NotACallback {
 
 /// The parts of a callback, without the shape of its dialect.
 pub(super) struct Parts<'a> {
-    pub(super) event_type: Cow<'a, str>,
+    pub(super) event_type: &'a str,
     pub(super) event_time: Json<'a>,
-    pub(super) user_id: Option<Cow<'a, str>>,
+    pub(super) user_id: Option<&'a str>,
     /// All other members, those of `MessageBody` first.
     pub(super) payload: Members<'a>,
 }
 
 /// Finds a member by its key. Blanks around the key are ignored.
-fn member<'j, 'a>(members: &'j Members<'a>, key: &str) -> Option<&'j Json<'a>> {
+fn member<'a>(members: &[Member<'a>], key: &str) -> Option<Json<'a>> {
     let is_it = |name: &str| name == key || (name.len() > key.len() && name.trim() == key);
-    members.iter().find(|(name, _)| is_it(name)).map(|(_, value)| value)
+    members.iter().find(|(name, _)| is_it(name)).map(|(_, value)| *value)
 }
 
-fn article(json: &Json<'_>) -> &'static str {
+fn article(json: Json<'_>) -> &'static str {
     match json {
         Json::Null => "null",
         Json::Bool(_) => "a boolean",
@@ -62,12 +64,13 @@ fn article(json: &Json<'_>) -> &'static str {
 impl Dialect {
     /// The dialect of a callback's body; none if the body is not a callback.
     pub fn of(body: &[u8]) -> Option<Dialect> {
-        dialect_of(&Json::parse(body).ok()?).ok()
+        let arena = Bump::new();
+        dialect_of(Json::parse(body, &arena).ok()?, &arena).ok()
     }
 }
 
 /// Determines the dialect from the shape alone, because many EventTypes exist in both dialects.
-pub(super) fn dialect_of(json: &Json<'_>) -> Result<Dialect, NotACallback> {
+pub(super) fn dialect_of<'a>(json: Json<'a>, arena: &'a Bump) -> Result<Dialect, NotACallback> {
     let Json::Object(members) = json else {
         return Err(NotACallback::NotAnObject(article(json)));
     };
@@ -85,7 +88,9 @@ pub(super) fn dialect_of(json: &Json<'_>) -> Result<Dialect, NotACallback> {
     }
     match member(members, "MessageBody") {
         Some(Json::Object(_)) => Ok(Dialect::Ims),
-        Some(Json::String(text)) if matches!(Json::parse(text.as_bytes()), Ok(Json::Object(_))) => Ok(Dialect::Ims),
+        Some(Json::String(text)) if matches!(Json::parse(text.as_bytes(), arena), Ok(Json::Object(_))) => {
+            Ok(Dialect::Ims)
+        }
         Some(other) => unknown(format!("`MessageBody` is {}; expected an object", article(other))),
         None if is_tencent(members) => unknown("the body looks like a callback of Tencent Cloud VOD".to_owned()),
         None if is_volcengine(members) => unknown(
@@ -96,29 +101,29 @@ pub(super) fn dialect_of(json: &Json<'_>) -> Result<Dialect, NotACallback> {
 }
 
 /// Whether a body has an id or a status at its top level, as events of VOD have. Those of other vendors have them deeper.
-fn has_fields_of_vod(members: &Members<'_>) -> bool {
+fn has_fields_of_vod(members: &[Member<'_>]) -> bool {
     ["Status", "JobId", "MediaId", "VideoId"].iter().any(|key| member(members, key).is_some())
 }
 
 /// Volcengine's VOD uses the header names of Alibaba's VOD and an `EventType` too, but its fields are in `Data`. Alibaba's
 /// reviews have an object `Data` too, next to an id or a status.
-fn is_volcengine(members: &Members<'_>) -> bool {
+fn is_volcengine(members: &[Member<'_>]) -> bool {
     member(members, "RequestId").is_some()
         && matches!(member(members, "Data"), Some(Json::Object(_)))
         && !has_fields_of_vod(members)
 }
 
 /// The fields of Tencent Cloud VOD are in an object whose name ends with `Event`.
-fn is_tencent(members: &Members<'_>) -> bool {
+fn is_tencent(members: &[Member<'_>]) -> bool {
     has_event_object(members) && !has_fields_of_vod(members)
 }
 
-fn has_event_object(members: &Members<'_>) -> bool {
+fn has_event_object(members: &[Member<'_>]) -> bool {
     members.iter().any(|(key, value)| key.ends_with("Event") && matches!(value, Json::Object(_)))
 }
 
 /// The service whose message the body resembles, as the end of an error.
-fn look_alike(members: &Members<'_>) -> &'static str {
+fn look_alike(members: &[Member<'_>]) -> &'static str {
     let has = |key: &str| member(members, key).is_some();
     if has("specversion") {
         "; the body is a CloudEvent, for example from EventBridge"
@@ -137,26 +142,19 @@ fn look_alike(members: &Members<'_>) -> &'static str {
 }
 
 /// Takes a callback out of the shape of its dialect, which [`dialect_of`] has found.
-pub(super) fn unwrap(dialect: Dialect, json: Json<'_>) -> Parts<'_> {
-    let mut callback =
-        Parts { event_type: Cow::Borrowed(""), event_time: Json::Null, user_id: None, payload: Vec::new() };
+pub(super) fn unwrap<'a>(dialect: Dialect, json: Json<'a>, arena: &'a Bump) -> Parts<'a> {
     // With blanks around a name it can occur twice. The first one counts, and the others are siblings.
-    let (mut event_time, mut body) = (None, None);
-    let mut siblings = Vec::new();
-    let members = if let Json::Object(members) = json { members } else { Vec::new() };
-    for (key, value) in members {
+    let (mut event_type, mut event_time, mut user_id, mut body) = ("", None, None, None);
+    let members: &[Member<'_>] = if let Json::Object(members) = json { members } else { &[] };
+    let mut siblings = Members::with_capacity_in(members.len(), arena);
+    for &(key, value) in members {
         match (key.trim(), value) {
-            ("EventType", Json::String(text)) if callback.event_type.is_empty() => {
-                callback.event_type = match text {
-                    Cow::Borrowed(text) => Cow::Borrowed(text.trim()),
-                    Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
-                };
-            }
+            ("EventType", Json::String(text)) if event_type.is_empty() => event_type = text.trim(),
             ("EventTime", value) if event_time.is_none() => event_time = Some(value),
-            ("UserId", Json::Number(text) | Json::String(text)) if callback.user_id.is_none() => {
+            ("UserId", Json::Number(text) | Json::String(text)) if user_id.is_none() => {
                 let id = text.trim();
                 if !id.is_empty() {
-                    callback.user_id = Some(Cow::Owned(id.to_owned()));
+                    user_id = Some(id);
                 }
                 // An id that the attribute cannot hold as it is stays in the data too.
                 if crate::event::clean(Cow::Borrowed(id)) != text {
@@ -165,16 +163,22 @@ pub(super) fn unwrap(dialect: Dialect, json: Json<'_>) -> Parts<'_> {
             }
             ("MessageBody", Json::Object(members)) if dialect == Dialect::Ims && body.is_none() => body = Some(members),
             ("MessageBody", Json::String(text)) if dialect == Dialect::Ims && body.is_none() => {
-                match Json::parse(text.as_bytes()).map(Json::into_owned) {
+                match Json::parse(text.as_bytes(), arena) {
                     Ok(Json::Object(members)) => body = Some(members),
-                    _ => siblings.push((key, Json::String(text))),
+                    _ => siblings.push((key, value)),
                 }
             }
-            (_, value) => siblings.push((key, value)),
+            _ => siblings.push((key, value)),
         }
     }
-    callback.event_time = event_time.unwrap_or(Json::Null);
-    callback.payload = body.unwrap_or_default();
-    callback.payload.append(&mut siblings);
-    callback
+    let payload = match body {
+        None => siblings,
+        Some(body) => {
+            let mut payload = Members::with_capacity_in(body.len() + siblings.len(), arena);
+            payload.extend_from_slice_copy(body);
+            payload.extend_from_slice_copy(&siblings);
+            payload
+        }
+    };
+    Parts { event_type, event_time: event_time.unwrap_or(Json::Null), user_id, payload }
 }

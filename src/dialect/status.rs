@@ -1,7 +1,7 @@
 //! The outcome of the work that a callback reports, and the verdict of a review.
 
 use crate::common::words::words;
-use crate::event::json::{Json, Members};
+use crate::event::json::{Json, Member, find};
 
 words! {
     /// The outcome of the job: the value of the attribute `status`.
@@ -104,23 +104,22 @@ pub(super) enum Parts {
 
 /// Reads the outcome from normalized data by the rule of its event type. `common` knows the words of all types, and
 /// `parts_of` the parts in each field.
-pub(super) fn status(
-    data: &Members<'_>,
+pub(super) fn status<'a>(
+    data: &[Member<'a>],
     rule: &StatusRule,
     common: impl Fn(&str) -> Option<Status>,
-    parts_of: impl Fn(&str) -> Parts,
+    parts_of: impl Fn(&'a str) -> Parts,
 ) -> Status {
-    let field = |name: &str| data.iter().find(|(key, _)| key == name).map(|(_, value)| value);
     let own_word = |word: &str| {
         rule.words.iter().find(|(own, _)| own.eq_ignore_ascii_case(word.trim())).map(|(_, status)| *status)
     };
-    let outcome = |name: &str| match field(name).and_then(Json::as_text) {
+    let outcome = |name: &str| match find(data, name).and_then(Json::as_text) {
         Some(word) if !word.trim().is_empty() => {
             Some(own_word(word).or_else(|| common(word)).unwrap_or(Status::Unknown))
         }
         _ => None,
     };
-    let failed = field("error").is_some();
+    let failed = find(data, "error").is_some();
     let mut status = match outcome(&rule.field) {
         // An error means failure if there is no word, or if the word is about something else than the outcome.
         None if failed => Status::Failure,
@@ -139,15 +138,15 @@ pub(super) fn status(
 }
 
 /// The outcomes of the parts and of the steps that have a status.
-fn parts(
-    data: &Members<'_>,
+fn parts<'a>(
+    data: &[Member<'a>],
     common: impl Fn(&str) -> Option<Status>,
-    parts_of: impl Fn(&str) -> Parts,
+    parts_of: impl Fn(&'a str) -> Parts,
 ) -> (Vec<Status>, Vec<Status>) {
     let word_of =
-        |json: &Json<'_>| json.get("status").and_then(Json::as_str).map(|word| common(word).unwrap_or(Status::Unknown));
+        |json: Json<'_>| json.get("status").and_then(Json::as_str).map(|word| common(word).unwrap_or(Status::Unknown));
     let outcome = |part: &Json<'_>| -> Option<Status> {
-        let own = word_of(part)?;
+        let own = word_of(*part)?;
         // A node of a workflow has a result with a status of its own.
         let inner = part.get("result").and_then(word_of).filter(|inner| *inner != Status::Unknown);
         Some(inner.map_or(own, |inner| own.max(inner)))

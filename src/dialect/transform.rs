@@ -7,7 +7,9 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use crate::event::json::{Json, MAX_DEPTH, Members, has_repeats};
+use bumpalo::Bump;
+
+use crate::event::json::{Json, MAX_DEPTH, Member, Members, find, has_repeats};
 
 use super::catalogue::{Catalogue, ErrorFields, EventType, Kind, ShapeId};
 use super::keys::respell;
@@ -32,8 +34,13 @@ pub(super) struct Data<'a> {
 }
 
 /// Normalizes the payload of a callback.
-pub(super) fn data<'a>(catalogue: &'a Catalogue, entry: Option<&EventType>, payload: Members<'a>) -> Data<'a> {
-    let walk = Walk { catalogue };
+pub(super) fn data<'a>(
+    catalogue: &'a Catalogue,
+    entry: Option<&EventType>,
+    payload: &[Member<'a>],
+    arena: &'a Bump,
+) -> Data<'a> {
+    let walk = Walk { catalogue, arena };
     let top = entry.map_or(Catalogue::TOP, |entry| entry.shape);
     // `data` is one level inside the envelope.
     let mut members = walk.object(top, payload, 1);
@@ -45,7 +52,7 @@ pub(super) fn data<'a>(catalogue: &'a Catalogue, entry: Option<&EventType>, payl
             (&default_rule, &default_error)
         }
     };
-    let parts_of = |name: &str| match catalogue.field(top, name).1 {
+    let parts_of = |name: &'a str| match catalogue.field(top, name, arena).1 {
         Kind::Verbatim => Parts::None,
         Kind::Map(_) => Parts::Steps,
         _ => Parts::Items,
@@ -63,42 +70,43 @@ pub(super) fn data<'a>(catalogue: &'a Catalogue, entry: Option<&EventType>, payl
 }
 
 /// Moves the members of an object to the top level. Those whose names are taken stay where they are.
-fn lift(members: &mut Members<'_>, name: &str) {
-    let Some(index) = members.iter().position(|(key, value)| key == name && matches!(value, Json::Object(_))) else {
+fn lift<'a>(members: &mut Members<'a>, name: &str) {
+    let Some(index) = members.iter().position(|(key, value)| *key == name && matches!(value, Json::Object(_))) else {
         return;
     };
     let (key, Json::Object(inner)) = members.remove(index) else { return };
     // A set is slower for the few members that Alibaba sends, and faster for the many of somebody else.
     let many: Option<HashSet<&str>> =
-        (members.len() * inner.len() > 1024).then(|| members.iter().map(|(key, _)| key.as_ref()).collect());
+        (members.len() * inner.len() > 1024).then(|| members.iter().map(|(key, _)| *key).collect());
     let is_taken = |key: &str| match &many {
         Some(many) => many.contains(key),
-        None => members.iter().any(|(known, _)| known == key),
+        None => find(members, key).is_some(),
     };
-    let (stay, mut lifted): (Members<'_>, Members<'_>) =
-        inner.into_iter().partition(|(key, _)| key == name || is_taken(key));
+    let arena = members.bump();
+    let (stay, mut lifted): (Vec<Member<'_>>, Vec<Member<'_>>) =
+        inner.iter().partition(|(key, _)| *key == name || is_taken(key));
     if !stay.is_empty() {
-        lifted.push((key, Json::Object(stay)));
+        lifted.push((key, Json::Object(arena.alloc_slice_copy(&stay))));
     }
     members.splice(index..index, lifted);
 }
 
 /// Adds a member under a free name; see [`free_name`].
-pub(super) fn insert<'a>(members: &mut Members<'a>, name: &'static str, value: Json<'a>) {
-    let name = free_name(Cow::Borrowed(name), Cow::Borrowed(name), |name| members.iter().any(|(key, _)| key == name));
+pub(super) fn insert<'a>(members: &mut Members<'a>, name: &'a str, value: Json<'a>) {
+    let name = free_name(name, name, members.bump(), |name| find(members, name).is_some());
     members.push((name, value));
 }
 
 /// The first free name: the wanted one, the one the member came with, or the latter with underscores appended.
-fn free_name<'a>(wanted: Cow<'a, str>, own: Cow<'a, str>, taken: impl Fn(&str) -> bool) -> Cow<'a, str> {
-    if !taken(&wanted) {
+fn free_name<'a>(wanted: &'a str, own: &'a str, arena: &'a Bump, taken: impl Fn(&str) -> bool) -> &'a str {
+    if !taken(wanted) {
         return wanted;
     }
     let mut name = own;
     // Doubled each time, so that no callback can make this slow with many names.
     let mut underscores = 1;
-    while taken(&name) {
-        name = Cow::Owned(format!("{name}{}", "_".repeat(underscores)));
+    while taken(name) {
+        name = arena.alloc_str(&format!("{name}{}", "_".repeat(underscores)));
         underscores *= 2;
     }
     name
@@ -107,34 +115,36 @@ fn free_name<'a>(wanted: Cow<'a, str>, own: Cow<'a, str>, taken: impl Fn(&str) -
 /// One walk through a payload. Names that the catalogue knows are borrowed from it.
 struct Walk<'a> {
     catalogue: &'a Catalogue,
+    arena: &'a Bump,
 }
 
 impl<'a> Walk<'a> {
-    fn object(&self, shape: ShapeId, members: Members<'a>, depth: usize) -> Members<'a> {
-        let mut named: Vec<Named<'a>> = Vec::with_capacity(members.len());
+    fn object(&self, shape: ShapeId, own: &[Member<'a>], depth: usize) -> Members<'a> {
+        let mut members = Members::with_capacity_in(own.len(), self.arena);
+        let mut wholes = Vec::new();
         let mut errors = false;
-        for (key, value) in members {
-            let (name, kind) = self.catalogue.field(shape, &key);
-            let mut name = name;
-            let mut whole = None;
+        for &(key, value) in own {
+            let (mut name, kind) = self.catalogue.field(shape, key, self.arena);
             let value = match kind {
                 Kind::Id => match self.id(value, depth + 1) {
                     Id::Plain(id) => id,
                     Id::Of(id, object) => {
-                        whole = Some(object);
+                        wholes.push((members.len(), object));
                         id
                     }
                     Id::Address(input) => {
-                        name = Some(Cow::Borrowed(ID_REST));
+                        name = ID_REST;
                         input
                     }
                 },
                 kind => self.typed(value, kind, depth + 1),
             };
-            errors |= name.as_deref().unwrap_or(&key).starts_with("error");
-            named.push(Named { name, own: key, value, whole });
+            errors |= name.starts_with("error");
+            members.push((name, value));
         }
-        let mut members = settle(named, |name, key| self.catalogue.rank(shape, name, key));
+        if !wholes.is_empty() || has_repeats(members.iter().map(|(name, _)| *name)) {
+            members = self.settle(shape, own, &members, &wholes);
+        }
         if errors {
             lift_error(&mut members, "errorCode", "errorMessage", Silent::Goes);
             rename_error_info(&mut members);
@@ -147,12 +157,12 @@ impl<'a> Walk<'a> {
             Kind::Any => self.open(value, depth),
             Kind::String => values::string(self.open(value, depth)),
             Kind::Number => values::number(self.open(value, depth)),
-            Kind::SecondsFromMilliseconds => values::seconds_from_milliseconds(self.open(value, depth)),
+            Kind::SecondsFromMilliseconds => values::seconds_from_milliseconds(self.open(value, depth), self.arena),
             Kind::Boolean => values::boolean(self.open(value, depth)),
-            Kind::Time => values::time(self.open(value, depth)),
+            Kind::Time => values::time(self.open(value, depth), self.arena),
             Kind::List => {
                 let value = self.decoded(value, depth);
-                values::list(self.open(value, depth))
+                values::list(self.open(value, depth), self.arena)
             }
             // Only a member of an object can leave the rest of the object next to the id.
             Kind::Id => match self.id(value, depth) {
@@ -164,22 +174,16 @@ impl<'a> Walk<'a> {
                 self.open(value, depth)
             }
             Kind::Object(shape) => match self.decoded(value, depth) {
-                Json::Object(members) => Json::Object(self.object(*shape, members, depth)),
-                Json::Array(items) => {
-                    Json::Array(items.into_iter().map(|item| self.typed(item, kind, depth + 1)).collect())
-                }
+                Json::Object(members) => Json::Object(self.object(*shape, members, depth).into_bump_slice()),
+                Json::Array(items) => self.array(items, |item| self.typed(item, kind, depth + 1)),
                 other => other,
             },
             Kind::Array(inner) => match self.decoded(value, depth) {
-                Json::Array(items) => {
-                    Json::Array(items.into_iter().map(|item| self.typed(item, inner, depth + 1)).collect())
-                }
+                Json::Array(items) => self.array(items, |item| self.typed(item, inner, depth + 1)),
                 other => self.typed(other, inner, depth),
             },
             Kind::Map(inner) => match self.decoded(value, depth) {
-                Json::Object(members) => Json::Object(
-                    members.into_iter().map(|(key, value)| (key, self.typed(value, inner, depth + 1))).collect(),
-                ),
+                Json::Object(members) => self.map(members, |(key, value)| (key, self.typed(value, inner, depth + 1))),
                 other => self.open(other, depth),
             },
         }
@@ -188,23 +192,28 @@ impl<'a> Walk<'a> {
     /// A value without a declared shape: keys are respelled, scalars are kept.
     fn open(&self, value: Json<'a>, depth: usize) -> Json<'a> {
         match value {
-            Json::Object(members) => Json::Object(self.object(Catalogue::OPEN, members, depth)),
-            Json::Array(items) => Json::Array(items.into_iter().map(|item| self.open(item, depth + 1)).collect()),
+            Json::Object(members) => Json::Object(self.object(Catalogue::OPEN, members, depth).into_bump_slice()),
+            Json::Array(items) => self.array(items, |item| self.open(item, depth + 1)),
             scalar => scalar,
         }
+    }
+
+    fn array(&self, items: &[Json<'a>], change: impl Fn(Json<'a>) -> Json<'a>) -> Json<'a> {
+        Json::Array(self.arena.alloc_slice_fill_iter(items.iter().map(|item| change(*item))))
+    }
+
+    fn map(&self, members: &[Member<'a>], change: impl Fn(Member<'a>) -> Member<'a>) -> Json<'a> {
+        Json::Object(self.arena.alloc_slice_fill_iter(members.iter().map(|member| change(*member))))
     }
 
     /// The customer's own data: decoded once where it is JSON. Texts inside stay texts, also if they look like JSON, except
     /// what Alibaba itself encodes twice.
     fn verbatim(&self, value: Json<'a>, depth: usize) -> Json<'a> {
         match self.decoded(value, depth) {
-            Json::Object(members) => {
-                let member = |(key, value): (Cow<'a, str>, Json<'a>)| match key.as_ref() {
-                    ENCODED_TWICE => (key, self.decoded(value, depth + 1)),
-                    _ => (key, value),
-                };
-                Json::Object(members.into_iter().map(member).collect())
-            }
+            Json::Object(members) => self.map(members, |(key, value)| match key {
+                ENCODED_TWICE => (key, self.decoded(value, depth + 1)),
+                _ => (key, value),
+            }),
             other => other,
         }
     }
@@ -214,8 +223,8 @@ impl<'a> Walk<'a> {
         match self.open(self.decoded(value, depth), depth) {
             rest @ Json::Object(_) => {
                 let media = rest.get("media").or_else(|| rest.get("mediaId")).filter(|media| media.as_text().is_some());
-                match media.cloned() {
-                    Some(media) if names_an_address(&rest, &media) => Id::Address(rest),
+                match media {
+                    Some(media) if names_an_address(rest, media) => Id::Address(rest),
                     Some(media) => Id::Of(values::string(media), rest),
                     None => Id::Plain(rest),
                 }
@@ -227,14 +236,64 @@ impl<'a> Walk<'a> {
     /// The object or array that a string holds as JSON. Every other value as it came, also if the decoded one would nest
     /// too deep.
     fn decoded(&self, value: Json<'a>, depth: usize) -> Json<'a> {
-        let Json::String(text) = &value else { return value };
+        let Json::String(text) = value else { return value };
         if !text.trim_start().starts_with(['{', '[']) {
             return value;
         }
-        match Json::parse_within(text.trim().as_bytes(), MAX_DEPTH.saturating_sub(depth)) {
-            Ok(json) => json.into_owned(),
-            Err(_) => value,
+        let levels = MAX_DEPTH.saturating_sub(depth);
+        Json::parse_within(text.trim().as_bytes(), levels, self.arena).unwrap_or(value)
+    }
+
+    /// Gives every member its name: `own` are the members as they came, `named` those with the names they should have, and
+    /// `wholes` the objects in which ids came, with the positions of the ids. If several want the same name, the one with
+    /// the lowest rank gets it, else the first by its own name. So the order of members does not matter. The others keep
+    /// their own names, respelled if possible. An object that an id came in is a member of its own, unless the id did not
+    /// get its name: then the object keeps its shape.
+    fn settle(
+        &self,
+        shape: ShapeId,
+        own: &[Member<'a>],
+        named: &[Member<'a>],
+        wholes: &[(usize, Json<'a>)],
+    ) -> Members<'a> {
+        let mut order: Vec<(usize, usize)> =
+            named.iter().zip(own).map(|(named, own)| self.catalogue.rank(shape, named.0, own.0)).zip(0..).collect();
+        // Two members can have the same own name, if one was next to `MessageBody` and the other in it.
+        order.sort_by(|(rank, index), (other_rank, other)| {
+            rank.cmp(other_rank).then_with(|| own[*index].0.cmp(own[*other].0)).then(index.cmp(other))
+        });
+        let mut taken: HashSet<&str> = HashSet::new();
+        let (winners, losers): (Vec<usize>, Vec<usize>) =
+            order.into_iter().map(|(_, index)| index).partition(|index| taken.insert(named[*index].0));
+        let mut members = Members::with_capacity_in(named.len() + wholes.len(), self.arena);
+        members.extend_from_slice_copy(named);
+        let mut has_its_name = vec![false; named.len()];
+        for index in winners {
+            has_its_name[index] = true;
         }
+        for index in losers {
+            let own = own[index].0;
+            let respelled = match respell(own) {
+                Cow::Borrowed(same) => same,
+                Cow::Owned(respelled) => self.arena.alloc_str(&respelled),
+            };
+            let name = free_name(respelled, own, self.arena, |name| taken.contains(name));
+            taken.insert(name);
+            members[index].0 = name;
+        }
+        let mut rests: Vec<Member<'_>> = Vec::new();
+        for &(index, whole) in wholes {
+            if has_its_name[index] {
+                rests.push((members[index].0, whole));
+            } else {
+                members[index].1 = whole;
+            }
+        }
+        rests.sort_by_key(|(name, _)| *name);
+        for (_, rest) in rests {
+            insert(&mut members, ID_REST, rest);
+        }
+        members
     }
 }
 
@@ -250,7 +309,7 @@ enum Id<'a> {
 
 /// Whether the `media` of an object is the address of a file. IMS writes `{"type":"OSS","media":"oss://…"}` for a file, and
 /// `{"type":"Media","media":"<id>"}` for a media.
-pub(super) fn names_an_address(object: &Json<'_>, media: &Json<'_>) -> bool {
+pub(super) fn names_an_address(object: Json<'_>, media: Json<'_>) -> bool {
     let is_file = object.get("type").and_then(Json::as_str).is_some_and(|kind| kind.trim().eq_ignore_ascii_case("OSS"));
     is_file || media.as_text().is_some_and(is_address)
 }
@@ -258,74 +317,6 @@ pub(super) fn names_an_address(object: &Json<'_>, media: &Json<'_>) -> bool {
 /// Whether a text is an address or a path. No id contains a slash.
 pub(super) fn is_address(text: &str) -> bool {
     text.contains('/')
-}
-
-/// A member with the name that it should have; none if that is the name it came with.
-struct Named<'a> {
-    name: Option<Cow<'a, str>>,
-    own: Cow<'a, str>,
-    value: Json<'a>,
-    /// The object that an id came in.
-    whole: Option<Json<'a>>,
-}
-
-impl Named<'_> {
-    fn wanted(&self) -> &str {
-        self.name.as_deref().unwrap_or(&self.own)
-    }
-}
-
-/// Gives every member its name. If several want the same name, the one with the lowest rank gets it, else the first by its
-/// own name. So the order of members does not matter. The others keep their own names, respelled if possible. An object that an id came in is a member of its own, unless the id did not
-/// get its name: then the object keeps its shape.
-fn settle<'a>(named: Vec<Named<'a>>, rank: impl Fn(&str, &str) -> usize) -> Members<'a> {
-    let is_simple = !has_repeats(named.iter().map(Named::wanted)) && named.iter().all(|member| member.whole.is_none());
-    if is_simple {
-        return named.into_iter().map(|member| (member.name.unwrap_or(member.own), member.value)).collect();
-    }
-    let mut order: Vec<(usize, usize)> =
-        named.iter().map(|member| rank(member.wanted(), &member.own)).zip(0..).collect();
-    // Two members can have the same own name, if one was next to `MessageBody` and the other in it.
-    order.sort_by(|(rank, index), (other_rank, other)| {
-        rank.cmp(other_rank).then_with(|| named[*index].own.cmp(&named[*other].own)).then(index.cmp(other))
-    });
-    let mut taken: HashSet<String> = HashSet::new();
-    let mut names: Vec<Option<Cow<'_, str>>> = vec![None; named.len()];
-    let mut losers = Vec::new();
-    for (_, index) in &order {
-        let member = &named[*index];
-        if taken.insert(member.wanted().to_owned()) {
-            names[*index] = Some(member.name.clone().unwrap_or_else(|| member.own.clone()));
-        } else {
-            losers.push(*index);
-        }
-    }
-    let mut has_own_name = vec![true; named.len()];
-    for index in losers {
-        let own = &named[index].own;
-        let name = free_name(Cow::Owned(respell(own).into_owned()), own.clone(), |name| taken.contains(name));
-        taken.insert(name.to_string());
-        names[index] = Some(name);
-        has_own_name[index] = false;
-    }
-    let mut rests: Vec<(Cow<'_, str>, Json<'_>)> = Vec::new();
-    let mut members: Members<'_> = Vec::with_capacity(named.len() + 1);
-    for ((member, name), has_own_name) in named.into_iter().zip(names).zip(has_own_name) {
-        let name = name.unwrap_or_default();
-        match member.whole {
-            Some(whole) if has_own_name => {
-                rests.push((name.clone(), whole));
-                members.push((name, member.value));
-            }
-            Some(whole) => members.push((name, whole)),
-            None => members.push((name, member.value)),
-        }
-    }
-    rests.sort_by(|(one, _), (other, _)| one.cmp(other));
-    for (_, rest) in rests {
-        insert(&mut members, ID_REST, rest);
-    }
-    members
 }
 
 /// What happens to fields that say that there is no error.
@@ -338,7 +329,7 @@ enum Silent {
 }
 
 /// Whether the value of an error field says that there is an error. None if the field is missing or has no value.
-fn says_error(value: Option<&Json<'_>>) -> Option<bool> {
+fn says_error(value: Option<Json<'_>>) -> Option<bool> {
     match value? {
         Json::Null => None,
         value => match value.as_text().map(str::trim) {
@@ -352,21 +343,20 @@ fn says_error(value: Option<&Json<'_>>) -> Option<bool> {
 
 /// Builds `error {code, message}` from two fields, if the code says that there is an error, or if there is no code and the
 /// message says so. If there is an `error` already, everything stays as it is.
-fn lift_error(members: &mut Members<'_>, code: &str, message: &str, silent: Silent) {
-    if members.iter().any(|(key, _)| key == "error") {
+fn lift_error<'a>(members: &mut Members<'a>, code: &str, message: &str, silent: Silent) {
+    if find(members, "error").is_some() {
         return;
     }
-    let value = |name: &str| members.iter().find(|(key, _)| key == name).map(|(_, value)| value);
-    let (code_says, message_says) = (says_error(value(code)), says_error(value(message)));
+    let (code_says, message_says) = (says_error(find(members, code)), says_error(find(members, message)));
     let is_error = code_says.or(message_says) == Some(true);
     if !is_error && silent == Silent::Stays {
         return;
     }
-    let mut error = Vec::new();
+    let mut error = Members::new_in(members.bump());
     let mut position = None;
     for (field, name) in [(code, "code"), (message, "message")] {
-        let Some(index) = members.iter().position(|(key, value)| key == field && is_scalar(value)) else { continue };
-        let is_silent = says_error(Some(&members[index].1)) != Some(true);
+        let Some(index) = members.iter().position(|(key, value)| *key == field && is_scalar(*value)) else { continue };
+        let is_silent = says_error(Some(members[index].1)) != Some(true);
         if !is_error && !is_silent {
             continue;
         }
@@ -374,46 +364,48 @@ fn lift_error(members: &mut Members<'_>, code: &str, message: &str, silent: Sile
         // Removing a field in front of the position shifts it, so the smaller index counts.
         position = Some(position.map_or(index, |earlier: usize| earlier.min(index)));
         if is_error && value.as_text().is_some_and(|text| !text.trim().is_empty()) {
-            error.push((Cow::Borrowed(name), trimmed(value)));
+            error.push((name, trimmed(value)));
         }
     }
     if let Some(position) = position
         && !error.is_empty()
     {
-        members.insert(position.min(members.len()), (Cow::Borrowed("error"), Json::Object(error)));
+        members.insert(position.min(members.len()), ("error", Json::Object(error.into_bump_slice())));
     }
 }
 
-fn is_scalar(value: &Json<'_>) -> bool {
+fn is_scalar(value: Json<'_>) -> bool {
     matches!(value, Json::Null) || value.as_text().is_some()
 }
 
 /// The text of a value without the blanks around it.
 fn trimmed(value: Json<'_>) -> Json<'_> {
     match values::string(value) {
-        Json::String(Cow::Borrowed(text)) => Json::String(Cow::Borrowed(text.trim())),
-        Json::String(Cow::Owned(text)) => Json::String(Cow::Owned(text.trim().to_owned())),
+        Json::String(text) => Json::String(text.trim()),
         other => other,
     }
 }
 
 /// Renames the `error_info {code, message}` of live recording to `error`.
 fn rename_error_info(members: &mut Members<'_>) {
-    if members.iter().any(|(key, _)| key == "error") {
+    if find(members, "error").is_some() {
         return;
     }
+    let arena = members.bump();
     let is_error =
-        |value: &Json<'_>| says_error(value.get("code")).or_else(|| says_error(value.get("message"))) == Some(true);
-    if let Some((key, value)) = members.iter_mut().find(|(key, value)| key == "errorInfo" && is_error(value)) {
-        *key = Cow::Borrowed("error");
+        |value: Json<'_>| says_error(value.get("code")).or_else(|| says_error(value.get("message"))) == Some(true);
+    if let Some((key, value)) = members.iter_mut().find(|(key, value)| *key == "errorInfo" && is_error(*value)) {
+        *key = "error";
         if let Json::Object(fields) = value {
-            let is_empty = |key: &str, value: &Json<'_>| {
-                (key == "code" || key == "message") && is_scalar(value) && says_error(Some(value)).is_none()
-            };
-            fields.retain(|(key, value)| !is_empty(key, value));
-            for (_, value) in fields.iter_mut().filter(|(key, _)| key == "code" || key == "message") {
-                *value = trimmed(std::mem::replace(value, Json::Null));
+            let mut kept = Members::with_capacity_in(fields.len(), arena);
+            for &(key, value) in fields.iter() {
+                let is_text = key == "code" || key == "message";
+                if is_text && is_scalar(value) && says_error(Some(value)).is_none() {
+                    continue;
+                }
+                kept.push((key, if is_text { trimmed(value) } else { value }));
             }
+            *fields = kept.into_bump_slice();
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use bumpalo::Bump;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -22,10 +23,7 @@ const LAST_TIMESTAMP: i64 = 4_102_444_800;
 /// A number, also from a string.
 pub(super) fn number(value: Json<'_>) -> Json<'_> {
     match value {
-        Json::String(text) if is_number(text.trim()) && is_finite(text.trim()) => Json::Number(match text {
-            Cow::Borrowed(text) => Cow::Borrowed(text.trim()),
-            Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
-        }),
+        Json::String(text) if is_number(text.trim()) && is_finite(text.trim()) => Json::Number(text.trim()),
         other => other,
     }
 }
@@ -38,10 +36,10 @@ fn is_finite(number: &str) -> bool {
 
 /// A number of seconds from one of milliseconds, also from a string. Only the decimal point moves, so that no digit is
 /// lost.
-pub(super) fn seconds_from_milliseconds(value: Json<'_>) -> Json<'_> {
+pub(super) fn seconds_from_milliseconds<'a>(value: Json<'a>, arena: &'a Bump) -> Json<'a> {
     match number(value) {
-        Json::Number(text) => match thousandth(&text) {
-            Some(seconds) => Json::Number(Cow::Owned(seconds)),
+        Json::Number(text) => match thousandth(text) {
+            Some(seconds) => Json::Number(arena.alloc_str(&seconds)),
             None => Json::Number(text),
         },
         other => other,
@@ -78,31 +76,31 @@ pub(super) fn boolean(value: Json<'_>) -> Json<'_> {
 pub(super) fn string(value: Json<'_>) -> Json<'_> {
     match value {
         Json::Number(text) => Json::String(text),
-        Json::Bool(value) => Json::String(Cow::Borrowed(if value { "true" } else { "false" })),
+        Json::Bool(value) => Json::String(if value { "true" } else { "false" }),
         other => other,
     }
 }
 
 /// The trimmed parts of a comma-separated list, as strings. An empty text is an empty list. A comma in an address does not
 /// split it: if the text starts with an address, the next part starts with the scheme of the next one.
-pub(super) fn list(value: Json<'_>) -> Json<'_> {
+pub(super) fn list<'a>(value: Json<'a>, arena: &'a Bump) -> Json<'a> {
     match value {
-        Json::Array(items) => Json::Array(items.into_iter().map(string).collect()),
-        Json::Number(text) => Json::Array(vec![Json::String(text)]),
-        Json::String(text) if text.trim().is_empty() => Json::Array(Vec::new()),
+        Json::Array(items) => Json::Array(arena.alloc_slice_fill_iter(items.iter().map(|item| string(*item)))),
+        Json::Number(text) => Json::Array(arena.alloc([Json::String(text)])),
+        Json::String(text) if text.trim().is_empty() => Json::Array(&[]),
         Json::String(text) => {
-            let of_addresses = starts_with_scheme(&text);
-            let mut parts: Vec<String> = Vec::new();
+            let of_addresses = starts_with_scheme(text);
+            let mut parts = bumpalo::vec![in arena];
+            let (mut start, mut next) = (0, 0);
             for part in text.split(',') {
-                match parts.last_mut() {
-                    Some(address) if of_addresses && !starts_with_scheme(part) => {
-                        address.push(',');
-                        address.push_str(part);
-                    }
-                    _ => parts.push(part.to_owned()),
+                if next > 0 && (!of_addresses || starts_with_scheme(part)) {
+                    parts.push(Json::String(text[start..next - 1].trim()));
+                    start = next;
                 }
+                next += part.len() + 1;
             }
-            Json::Array(parts.into_iter().map(|part| Json::String(Cow::Owned(part.trim().to_owned()))).collect())
+            parts.push(Json::String(text[start..].trim()));
+            Json::Array(parts.into_bump_slice())
         }
         other => other,
     }
@@ -115,17 +113,17 @@ fn starts_with_scheme(text: &str) -> bool {
 }
 
 /// A time in RFC 3339, from one of the forms of [`rfc3339`], or from Unix seconds or milliseconds.
-pub(super) fn time(value: Json<'_>) -> Json<'_> {
-    let repaired = match &value {
-        Json::String(text) => match rfc3339(text) {
-            Some(Cow::Borrowed(same)) if same.len() == text.len() => None,
-            Some(repaired) => Some(repaired.into_owned()),
-            None => unix_time(text.trim()),
-        },
-        Json::Number(text) => unix_time(text),
+pub(super) fn time<'a>(value: Json<'a>, arena: &'a Bump) -> Json<'a> {
+    let repaired = match value {
+        Json::String(text) => rfc3339(text).or_else(|| unix_time(text.trim()).map(Cow::Owned)),
+        Json::Number(text) => unix_time(text).map(Cow::Owned),
         _ => None,
     };
-    repaired.map_or(value, |text| Json::String(Cow::Owned(text)))
+    match repaired {
+        Some(Cow::Borrowed(same)) => Json::String(same),
+        Some(Cow::Owned(text)) => Json::String(arena.alloc_str(&text)),
+        None => value,
+    }
 }
 
 /// The time in RFC 3339, with its own digits and offset; none if the text is not a time.
@@ -238,24 +236,26 @@ mod tests {
 
     #[test]
     fn values_get_the_declared_type_or_stay_as_they_are() {
-        let text = |text: &'static str| Json::String(Cow::Borrowed(text));
+        let arena = Bump::new();
+        let (list, time) = (|value| list(value, &arena), |value| time(value, &arena));
+        let text = Json::String;
         assert_eq!(number(text("100.0000000000")).to_string(), "100.0000000000");
         assert_eq!(number(text(" 5510872 ")).to_string(), "5510872");
         assert_eq!(number(text("100002****")).to_string(), r#""100002****""#);
         assert_eq!(number(text("1e999")).to_string(), r#""1e999""#);
         assert_eq!(number(text("007")).to_string(), r#""007""#);
         assert_eq!(boolean(text("False")).to_string(), "false");
-        assert_eq!(boolean(Json::Number(Cow::Borrowed("1"))).to_string(), "true");
-        assert_eq!(boolean(Json::Number(Cow::Borrowed("2"))).to_string(), "2");
-        assert_eq!(string(Json::Number(Cow::Borrowed("1833220977560785"))).to_string(), r#""1833220977560785""#);
+        assert_eq!(boolean(Json::Number("1")).to_string(), "true");
+        assert_eq!(boolean(Json::Number("2")).to_string(), "2");
+        assert_eq!(string(Json::Number("1833220977560785")).to_string(), r#""1833220977560785""#);
         assert_eq!(list(text("a, b,c")).to_string(), r#"["a","b","c"]"#);
         assert_eq!(list(text("")).to_string(), "[]");
-        assert_eq!(time(Json::Number(Cow::Borrowed("1656466420"))).to_string(), r#""2022-06-29T01:33:40Z""#);
-        assert_eq!(time(Json::Number(Cow::Borrowed("1656466420.5"))).to_string(), r#""2022-06-29T01:33:40.5Z""#);
+        assert_eq!(time(Json::Number("1656466420")).to_string(), r#""2022-06-29T01:33:40Z""#);
+        assert_eq!(time(Json::Number("1656466420.5")).to_string(), r#""2022-06-29T01:33:40.5Z""#);
         assert_eq!(time(text("1656466420716")).to_string(), r#""2022-06-29T01:33:40.716Z""#);
         assert_eq!(time(text("soon")).to_string(), r#""soon""#);
         for position in ["0", "12.5", "99999999", "20240410013714", "1656466420716.1234567"] {
-            assert_eq!(time(Json::Number(Cow::Borrowed(position))).to_string(), position);
+            assert_eq!(time(Json::Number(position)).to_string(), position);
         }
         for (text, expected) in [
             ("http://a/1,http://b/2", r#"["http://a/1","http://b/2"]"#),
@@ -263,12 +263,13 @@ mod tests {
             ("a,http://b", r#"["a","http://b"]"#),
             ("a://", r#"["a://"]"#),
         ] {
-            assert_eq!(list(Json::String(Cow::Borrowed(text))).to_string(), expected);
+            assert_eq!(list(Json::String(text)).to_string(), expected);
         }
     }
 
     #[test]
     fn milliseconds_become_seconds_and_keep_every_digit() {
+        let arena = Bump::new();
         for (milliseconds, seconds) in [
             ("1966.6666666666665", "1.9666666666666665"),
             ("3000", "3"),
@@ -279,10 +280,10 @@ mod tests {
             ("1e3", "1e0"),
             ("1.5E+9", "1.5e6"),
         ] {
-            let value = Json::String(Cow::Borrowed(milliseconds));
-            assert_eq!(seconds_from_milliseconds(value).to_string(), seconds, "{milliseconds}");
+            let value = Json::String(milliseconds);
+            assert_eq!(seconds_from_milliseconds(value, &arena).to_string(), seconds, "{milliseconds}");
         }
-        let text = Json::String(Cow::Borrowed("soon"));
-        assert_eq!(seconds_from_milliseconds(text).to_string(), r#""soon""#);
+        let text = Json::String("soon");
+        assert_eq!(seconds_from_milliseconds(text, &arena).to_string(), r#""soon""#);
     }
 }

@@ -3,11 +3,15 @@
 //! It differs from `serde_json::Value` where the envelope promises more: numbers keep their digits, members keep their
 //! order, strings borrow from the input, and two members of one name are an error unless they are equal. Reading never
 //! recurses deeper than [`MAX_DEPTH`].
+//!
+//! A tree is in an arena, which its maker provides for one callback: values are copied freely, nothing is freed one by
+//! one, and a text that is decoded on the way lives as long as the input.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
+use bumpalo::Bump;
 use hifijson::num::LexWrite as _;
 use hifijson::str::LexAlloc as _;
 use hifijson::token::Lex as _;
@@ -19,25 +23,28 @@ use hifijson::{SliceLexer, token::Expect};
 /// them can read an envelope of this depth with its own level on top.
 pub const MAX_DEPTH: usize = 64;
 
-/// A JSON value that borrows from the text it was read from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A JSON value. Its texts, items and members are in the input or in an arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Json<'a> {
     /// `null`.
     Null,
     /// `true` or `false`.
     Bool(bool),
     /// A number with its digits as they were written.
-    Number(Cow<'a, str>),
+    Number(&'a str),
     /// A string, without its escapes.
-    String(Cow<'a, str>),
+    String(&'a str),
     /// An array.
-    Array(Vec<Json<'a>>),
+    Array(&'a [Json<'a>]),
     /// The members of an object in their order. No key occurs twice.
-    Object(Members<'a>),
+    Object(&'a [Member<'a>]),
 }
 
-/// The members of an object.
-pub type Members<'a> = Vec<(Cow<'a, str>, Json<'a>)>;
+/// A member of an object: its key and its value.
+pub type Member<'a> = (&'a str, Json<'a>);
+
+/// Members of an object that is not complete yet.
+pub type Members<'a> = bumpalo::collections::Vec<'a, Member<'a>>;
 
 /// Why a text cannot be read as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,25 +74,26 @@ pub enum JsonError {
 }
 
 impl<'a> Json<'a> {
-    /// Reads one JSON value that fills the whole text.
+    /// Reads one JSON value that fills the whole text. Its arrays, its objects and the strings with escapes are in the
+    /// arena.
     ///
     /// # Errors
     /// [`JsonError`], with the byte where reading stopped.
-    pub fn parse(text: &'a [u8]) -> Result<Json<'a>, JsonError> {
-        Self::parse_within(text, MAX_DEPTH)
+    pub fn parse(text: &'a [u8], arena: &'a Bump) -> Result<Json<'a>, JsonError> {
+        Self::parse_within(text, MAX_DEPTH, arena)
     }
 
     /// As [`Json::parse`], with a limit of its own for the levels: for JSON inside a string.
     ///
     /// # Errors
     /// As [`Json::parse`].
-    pub fn parse_within(text: &'a [u8], levels: usize) -> Result<Json<'a>, JsonError> {
+    pub fn parse_within(text: &'a [u8], levels: usize, arena: &'a Bump) -> Result<Json<'a>, JsonError> {
         let text = std::str::from_utf8(text).map_err(|error| JsonError::Syntax {
             byte: error.valid_up_to(),
             expected: "the text is not UTF-8".to_owned(),
         })?;
-        let mut reader =
-            Reader { lexer: SliceLexer::new(text.as_bytes()), text, items: Vec::new(), members: Vec::new() };
+        let lexer = SliceLexer::new(text.as_bytes());
+        let mut reader = Reader { lexer, text, arena, items: Vec::new(), members: Vec::new() };
         let first =
             reader.lexer.ws_peek().ok_or_else(|| reader.syntax("a value was expected, but the text is empty"))?;
         let value = reader.value(first, levels)?;
@@ -95,22 +103,8 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// The same tree, without borrowing from the text.
-    pub fn into_owned(self) -> Json<'static> {
-        match self {
-            Json::Null => Json::Null,
-            Json::Bool(value) => Json::Bool(value),
-            Json::Number(text) => Json::Number(Cow::Owned(text.into_owned())),
-            Json::String(text) => Json::String(Cow::Owned(text.into_owned())),
-            Json::Array(items) => Json::Array(items.into_iter().map(Json::into_owned).collect()),
-            Json::Object(members) => Json::Object(
-                members.into_iter().map(|(key, value)| (Cow::Owned(key.into_owned()), value.into_owned())).collect(),
-            ),
-        }
-    }
-
     /// The text of a string.
-    pub fn as_str(&self) -> Option<&str> {
+    pub fn as_str(self) -> Option<&'a str> {
         match self {
             Json::String(text) => Some(text),
             _ => None,
@@ -118,7 +112,7 @@ impl<'a> Json<'a> {
     }
 
     /// The text of a string or the digits of a number. Ids are read this way.
-    pub fn as_text(&self) -> Option<&str> {
+    pub fn as_text(self) -> Option<&'a str> {
         match self {
             Json::String(text) | Json::Number(text) => Some(text),
             _ => None,
@@ -126,9 +120,9 @@ impl<'a> Json<'a> {
     }
 
     /// The member of an object by its exact key.
-    pub fn get(&self, key: &str) -> Option<&Json<'a>> {
+    pub fn get(self, key: &str) -> Option<Json<'a>> {
         match self {
-            Json::Object(members) => members.iter().find(|(name, _)| name == key).map(|(_, value)| value),
+            Json::Object(members) => find(members, key),
             _ => None,
         }
     }
@@ -141,8 +135,8 @@ impl<'a> Json<'a> {
             Json::Bool(false) => out.extend_from_slice(b"false"),
             Json::Number(text) => out.extend_from_slice(text.as_bytes()),
             Json::String(text) => write_string(text, out),
-            Json::Array(items) => write_array(items, out, Json::write),
-            Json::Object(members) => write_members(members.iter(), out, Json::write),
+            Json::Array(items) => write_array(items, out, |item, out| item.write(out)),
+            Json::Object(members) => write_members(members, out),
         }
     }
 
@@ -179,16 +173,57 @@ impl<'a> Json<'a> {
 
     /// Appends the value as canonical JSON: compact, keys in byte order at every depth, numbers with their digits.
     pub fn write_canonical(&self, out: &mut Vec<u8>) {
+        self.write_sorted(&mut Vec::new(), out);
+    }
+
+    /// `sorted` holds the members of the objects that are open, each object's in the order of their keys, the innermost
+    /// object last.
+    fn write_sorted(&self, sorted: &mut Vec<Sorted<'a>>, out: &mut Vec<u8>) {
         match self {
-            Json::Array(items) => write_array(items, out, Json::write_canonical),
+            Json::Array(items) => write_array(items, out, |item, out| item.write_sorted(sorted, out)),
             Json::Object(members) => {
-                let mut sorted: Vec<&(Cow<'a, str>, Json<'a>)> = members.iter().collect();
-                sorted.sort_unstable_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
-                write_members(sorted.into_iter(), out, Json::write_canonical);
+                let start = sorted.len();
+                sorted.extend(members.iter().map(|member| Sorted { head: head(member.0), member }));
+                sorted[start..].sort_unstable_by(|one, other| {
+                    one.head.cmp(&other.head).then_with(|| one.member.0.as_bytes().cmp(other.member.0.as_bytes()))
+                });
+                out.push(b'{');
+                for index in start..start + members.len() {
+                    if index > start {
+                        out.push(b',');
+                    }
+                    let (key, value) = sorted[index].member;
+                    write_string(key, out);
+                    out.push(b':');
+                    value.write_sorted(sorted, out);
+                }
+                out.push(b'}');
+                sorted.truncate(start);
             }
             scalar => scalar.write(out),
         }
     }
+}
+
+/// A member of an object whose members are sorted.
+struct Sorted<'a> {
+    head: u64,
+    member: &'a Member<'a>,
+}
+
+/// The first eight bytes of a key. They decide most comparisons, without a call.
+fn head(key: &str) -> u64 {
+    let mut head = [0; 8];
+    match key.as_bytes().first_chunk() {
+        Some(bytes) => head = *bytes,
+        None => head[..key.len()].copy_from_slice(key.as_bytes()),
+    }
+    u64::from_be_bytes(head)
+}
+
+/// The member of a name.
+pub fn find<'a>(members: &[Member<'a>], name: &str) -> Option<Json<'a>> {
+    members.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
 }
 
 impl fmt::Display for Json<'_> {
@@ -264,7 +299,7 @@ pub fn write_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-fn write_array<'a>(items: &[Json<'a>], out: &mut Vec<u8>, write: impl Fn(&Json<'a>, &mut Vec<u8>)) {
+fn write_array<'a>(items: &[Json<'a>], out: &mut Vec<u8>, mut write: impl FnMut(&Json<'a>, &mut Vec<u8>)) {
     out.push(b'[');
     for (index, item) in items.iter().enumerate() {
         if index > 0 {
@@ -275,19 +310,16 @@ fn write_array<'a>(items: &[Json<'a>], out: &mut Vec<u8>, write: impl Fn(&Json<'
     out.push(b']');
 }
 
-fn write_members<'m, 'a: 'm>(
-    members: impl Iterator<Item = &'m (Cow<'a, str>, Json<'a>)>,
-    out: &mut Vec<u8>,
-    write: impl Fn(&Json<'a>, &mut Vec<u8>),
-) {
+/// Appends an object of these members, as [`Json::write`] does.
+pub fn write_members(members: &[Member<'_>], out: &mut Vec<u8>) {
     out.push(b'{');
-    for (index, (key, value)) in members.enumerate() {
+    for (index, (key, value)) in members.iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }
         write_string(key, out);
         out.push(b':');
-        write(value, out);
+        value.write(out);
     }
     out.push(b'}');
 }
@@ -297,10 +329,11 @@ fn write_members<'m, 'a: 'm>(
 struct Reader<'a> {
     lexer: SliceLexer<'a>,
     text: &'a str,
+    arena: &'a Bump,
     /// Items of the arrays that are open, the innermost last.
     items: Vec<Json<'a>>,
     /// Members of the objects that are open, the innermost last.
-    members: Members<'a>,
+    members: Vec<Member<'a>>,
 }
 
 impl<'a> Reader<'a> {
@@ -328,23 +361,27 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn string(&mut self) -> Result<Cow<'a, str>, JsonError> {
+    fn string(&mut self) -> Result<&'a str, JsonError> {
         // Most strings have no escapes. They are borrowed from the text, which is known to be UTF-8.
         let start = self.byte() + 1;
         let rest = &self.text.as_bytes()[start..];
         match first_special(rest) {
             Some(length) if rest[length] == b'"' => {
                 self.lexer = SliceLexer::new(&rest[length + 1..]);
-                Ok(Cow::Borrowed(&self.text[start..start + length]))
+                Ok(&self.text[start..start + length])
             }
-            _ => self.lexer.discarded().str_string().map_err(|error| self.syntax(error)),
+            _ => match self.lexer.discarded().str_string() {
+                Ok(Cow::Borrowed(text)) => Ok(text),
+                Ok(Cow::Owned(text)) => Ok(self.arena.alloc_str(&text)),
+                Err(error) => Err(self.syntax(error)),
+            },
         }
     }
 
     fn number(&mut self) -> Result<Json<'a>, JsonError> {
         let start = self.byte();
         match self.lexer.num_string().validated() {
-            Ok((text, _)) if is_number(text) => Ok(Json::Number(Cow::Borrowed(text))),
+            Ok((text, _)) if is_number(text) => Ok(Json::Number(text)),
             _ => Err(JsonError::Syntax { byte: start, expected: "the number is malformed".to_owned() }),
         }
     }
@@ -354,7 +391,7 @@ impl<'a> Reader<'a> {
         let mut next = self.lexer.discarded().ws_peek();
         if next == Some(b']') {
             self.lexer.discarded();
-            return Ok(Json::Array(Vec::new()));
+            return Ok(Json::Array(&[]));
         }
         loop {
             let first = next.ok_or_else(|| self.syntax("the array is not closed"))?;
@@ -364,7 +401,9 @@ impl<'a> Reader<'a> {
                 Some(b',') => next = self.lexer.discarded().ws_peek(),
                 Some(b']') => {
                     self.lexer.discarded();
-                    return Ok(Json::Array(self.items.drain(start..).collect()));
+                    let items = self.arena.alloc_slice_copy(&self.items[start..]);
+                    self.items.truncate(start);
+                    return Ok(Json::Array(items));
                 }
                 _ => return Err(self.syntax("`,` or `]` was expected")),
             }
@@ -376,7 +415,7 @@ impl<'a> Reader<'a> {
         let mut next = self.lexer.discarded().ws_peek();
         if next == Some(b'}') {
             self.lexer.discarded();
-            return Ok(Json::Object(Vec::new()));
+            return Ok(Json::Object(&[]));
         }
         loop {
             if next != Some(b'"') {
@@ -394,8 +433,12 @@ impl<'a> Reader<'a> {
                 Some(b',') => next = self.lexer.discarded().ws_peek(),
                 Some(b'}') => {
                     self.lexer.discarded();
-                    let members = self.members.drain(start..).collect();
-                    return self.unique(members).map(Json::Object);
+                    if has_repeats(self.members[start..].iter().map(|(key, _)| *key)) {
+                        self.unify(start)?;
+                    }
+                    let members = self.arena.alloc_slice_copy(&self.members[start..]);
+                    self.members.truncate(start);
+                    return Ok(Json::Object(members));
                 }
                 _ => return Err(self.syntax("`,` or `}` was expected")),
             }
@@ -403,26 +446,25 @@ impl<'a> Reader<'a> {
     }
 
     /// Drops members that equal an earlier one of the same name. Rejects members that differ from it.
-    fn unique(&self, members: Members<'a>) -> Result<Members<'a>, JsonError> {
-        if !has_repeats(members.iter().map(|(key, _)| key.as_ref())) {
-            return Ok(members);
-        }
-        let mut positions: HashMap<Cow<'a, str>, usize> = HashMap::new();
-        let mut kept: Members<'a> = Vec::with_capacity(members.len());
-        for (key, value) in members {
-            match positions.get(&key) {
+    fn unify(&mut self, start: usize) -> Result<(), JsonError> {
+        let mut values: HashMap<&str, Json<'_>> = HashMap::new();
+        let mut kept = start;
+        for index in start..self.members.len() {
+            let (key, value) = self.members[index];
+            match values.insert(key, value) {
                 None => {
-                    positions.insert(key.clone(), kept.len());
-                    kept.push((key, value));
+                    self.members[kept] = (key, value);
+                    kept += 1;
                 }
-                Some(&position) if kept[position].1 == value => {}
+                Some(earlier) if earlier == value => {}
                 Some(_) => {
                     let key = key.chars().filter(|c| !c.is_control()).take(80).collect();
                     return Err(JsonError::DuplicateKey { key, byte: self.byte() });
                 }
             }
         }
-        Ok(kept)
+        self.members.truncate(kept);
+        Ok(())
     }
 }
 
@@ -453,11 +495,11 @@ mod tests {
     use super::*;
 
     fn error(text: &str) -> String {
-        Json::parse(text.as_bytes()).expect_err("must be rejected").to_string()
+        Json::parse(text.as_bytes(), &Bump::new()).expect_err("must be rejected").to_string()
     }
 
     fn written(text: &str) -> String {
-        Json::parse(text.as_bytes()).expect("must be read").to_string()
+        Json::parse(text.as_bytes(), &Bump::new()).expect("must be read").to_string()
     }
 
     #[test]
@@ -495,25 +537,13 @@ mod tests {
         }
     }
 
-    /// Bytes of the heap that a tree holds.
-    fn heap(json: &Json<'_>) -> usize {
-        let text = |text: &Cow<'_, str>| if let Cow::Owned(text) = text { text.capacity() } else { 0 };
-        match json {
-            Json::Null | Json::Bool(_) => 0,
-            Json::Number(value) | Json::String(value) => text(value),
-            Json::Array(items) => items.capacity() * size_of::<Json<'_>>() + items.iter().map(heap).sum::<usize>(),
-            Json::Object(members) => {
-                let own = members.capacity() * size_of::<(Cow<'_, str>, Json<'_>)>();
-                own + members.iter().map(|(key, value)| text(key) + heap(value)).sum::<usize>()
-            }
-        }
-    }
-
     #[test]
     fn a_tree_takes_little_more_memory_than_its_text() {
         for item in ["{}", "[]", "0", "[0]", r#"{"":0}"#, r#"{"a":{"b":[]}}"#, r#""\n""#] {
             let text = format!("[{}{item}]", format!("{item},").repeat((256 << 10) / (item.len() + 1) - 1));
-            let bytes = heap(&Json::parse(text.as_bytes()).expect("valid"));
+            let arena = Bump::new();
+            Json::parse(text.as_bytes(), &arena).expect("valid");
+            let bytes = arena.allocated_bytes();
             assert!(bytes <= 20 * text.len(), "{item}: {bytes} bytes for a text of {}", text.len());
         }
     }
@@ -544,9 +574,9 @@ mod tests {
     #[test]
     fn canonical_text_has_sorted_keys_at_every_depth() {
         let mut out = Vec::new();
-        Json::parse(br#"{ "b": [ {"z":1, "a":"\u00e9\n"} ], "B": null, "a": 1.0 }"#)
-            .expect("valid")
-            .write_canonical(&mut out);
+        let arena = Bump::new();
+        let text = br#"{ "b": [ {"z":1, "a":"\u00e9\n"} ], "B": null, "a": 1.0 }"#;
+        Json::parse(text, &arena).expect("valid").write_canonical(&mut out);
         assert_eq!(String::from_utf8(out).expect("UTF-8"), r#"{"B":null,"a":1.0,"b":[{"a":"é\n","z":1}]}"#);
     }
 
@@ -564,7 +594,8 @@ mod tests {
         /// The reader agrees with serde_json on what JSON is.
         #[test]
         fn serde_json_reads_the_same_texts(text in r#"[\[\]{}:,"\\eE.+\-0-9a-z \n]{0,24}"#) {
-            let ours = Json::parse(text.as_bytes());
+            let arena = Bump::new();
+            let ours = Json::parse(text.as_bytes(), &arena);
             let theirs = serde_json::from_str::<serde_json::Value>(&text);
             match (&ours, &theirs) {
                 (Err(JsonError::DuplicateKey { .. }), Ok(_)) => {}

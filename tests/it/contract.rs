@@ -8,6 +8,7 @@ use apsara_bridge::contract;
 use apsara_bridge::dialect::{Catalogue, Dialect, EventType, Normalizer, Origin, SAMPLES, Status};
 use apsara_bridge::event::json::Json;
 use apsara_bridge::event::{Attribute, DEFAULT_TYPE_PREFIX, Event};
+use bumpalo::Bump;
 use serde_json::{Map, Value, json};
 use time::macros::datetime;
 
@@ -254,7 +255,7 @@ fn every_field_of_every_sample_is_in_the_catalogue() {
 fn places(json: &Json<'_>, place: &str, out: &mut BTreeSet<String>) {
     match json {
         Json::Object(members) => {
-            for (key, value) in members {
+            for (key, value) in *members {
                 let dot = if place.is_empty() { "" } else { "." };
                 let inner = format!("{place}{dot}{}", key.trim());
                 out.insert(inner.clone());
@@ -263,7 +264,7 @@ fn places(json: &Json<'_>, place: &str, out: &mut BTreeSet<String>) {
         }
         Json::Array(items) => items.iter().for_each(|item| places(item, &format!("{place}[]"), out)),
         Json::String(text) if text.trim_start().starts_with(['{', '[']) => {
-            if let Ok(inner) = Json::parse(text.trim().as_bytes()) {
+            if let Ok(inner) = Json::parse(text.trim().as_bytes(), &Bump::new()) {
                 places(&inner, place, out);
             }
         }
@@ -290,7 +291,7 @@ fn the_catalogue_names_every_field_of_a_sample_as_alibaba_does() {
     let mut unnamed = BTreeSet::new();
     for sample in samples() {
         let mut found = BTreeSet::new();
-        places(&Json::parse(sample.body).expect("JSON"), "", &mut found);
+        places(&Json::parse(sample.body, &Bump::new()).expect("JSON"), "", &mut found);
         let rows = NORMALIZER.catalogue().rows(sample.entry);
         let known: BTreeSet<String> = rows.iter().flat_map(|row| origins(&row.origin)).collect();
         let opaque: Vec<String> = rows
@@ -409,7 +410,7 @@ fn push_event(text: &mut String, entry: &EventType) {
 
 fn pretty(json: &[u8]) -> String {
     let mut out = Vec::new();
-    Json::parse_within(json, usize::MAX).expect("JSON").write_pretty(0, &mut out);
+    Json::parse_within(json, usize::MAX, &Bump::new()).expect("JSON").write_pretty(0, &mut out);
     String::from_utf8(out).expect("UTF-8")
 }
 

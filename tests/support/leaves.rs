@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use apsara_bridge::event::json::Json;
 use apsara_bridge::event::{Attribute, Event};
+use bumpalo::Bump;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -23,7 +24,8 @@ const NO_ERROR: [&str; 5] = ["", "0", "success", "ok", "null"];
 /// The first leaf of a callback that its event does not have. `type_prefix` is the prefix of the event's type.
 pub fn lost(callback: &Json<'_>, event: &Event, type_prefix: &str) -> Option<String> {
     let mut found = Vec::new();
-    leaves(&Json::parse_within(event.data(), usize::MAX).expect("the data is JSON"), &mut found);
+    let arena = Bump::new();
+    leaves(&Json::parse_within(event.data(), usize::MAX, &arena).expect("the data is JSON"), &mut found);
     // The attributes that values move to. The others are copies.
     found.extend(event.get(Attribute::Type).and_then(|text| text.strip_prefix(type_prefix)).map(str::to_owned));
     found.extend([Attribute::Time, Attribute::AccountId].into_iter().filter_map(|to| event.get(to)).map(str::to_owned));
@@ -66,7 +68,7 @@ fn leaves_of_callback(json: &Json<'_>, out: &mut Vec<String>) {
     match json {
         Json::Array(items) => items.iter().for_each(|item| leaves_of_callback(item, out)),
         Json::Object(members) => {
-            for (key, value) in members {
+            for (key, value) in *members {
                 let name = key.to_lowercase().replace(['_', '-', ' '], "");
                 let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
                 let is_silent = NO_ERROR.contains(&text.trim().to_lowercase().as_str());
@@ -104,7 +106,7 @@ fn is_found(leaf: &str, found: &Found) -> bool {
     if leaf.contains(',') && is_split(&leaf.split(',').collect::<Vec<_>>(), found) {
         return true;
     }
-    match Json::parse(trimmed.as_bytes()) {
+    match Json::parse(trimmed.as_bytes(), &Bump::new()) {
         Ok(json @ (Json::Object(_) | Json::Array(_))) => {
             let mut inner = Vec::new();
             leaves_of_callback(&json, &mut inner);

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use bumpalo::Bump;
 use rustc_hash::FxHashMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -332,21 +333,28 @@ impl Catalogue {
         lower_case(&self.verdicts, word)
     }
 
-    /// The normalized name and the type of a field as it was sent. The name is none where the key is already normalized.
-    pub(in crate::dialect) fn field(&self, shape: ShapeId, key: &str) -> (Option<Cow<'_, str>>, &Kind) {
+    /// The normalized name and the type of a field as it was sent.
+    pub(in crate::dialect) fn field<'a>(
+        &'a self,
+        shape: ShapeId,
+        key: &'a str,
+        arena: &'a Bump,
+    ) -> (&'a str, &'a Kind) {
         let shape = &self.shapes[shape.0];
         if let Some((name, kind)) = shape.spellings.get(key) {
-            return (Some(Cow::Borrowed(name.as_str())), kind);
+            return (name, kind);
         }
-        let respelled = respell(key);
-        let renamed = shape.renamed.get(respelled.as_ref()).or_else(|| self.synonyms.get(respelled.as_ref()));
-        let name = renamed.map_or(respelled.as_ref(), String::as_str);
-        let kind = match (shape.fields.get(name), shape.fallback) {
-            (Some(kind), _) => kind,
-            (None, Some(fallback)) => return self.field(fallback, key),
-            (None, None) => &shape.others,
+        let respelled = match respell(key) {
+            Cow::Borrowed(same) => same,
+            Cow::Owned(respelled) => arena.alloc_str(&respelled),
         };
-        (if name == key { None } else { Some(Cow::Owned(name.to_owned())) }, kind)
+        let renamed = shape.renamed.get(respelled).or_else(|| self.synonyms.get(respelled));
+        let name = renamed.map_or(respelled, String::as_str);
+        match (shape.fields.get(name), shape.fallback) {
+            (Some(kind), _) => (name, kind),
+            (None, Some(fallback)) => self.field(fallback, key, arena),
+            (None, None) => (name, &shape.others),
+        }
     }
 
     /// Which of several members gets a name that all of them want: the one with the lowest rank. What an entry says about

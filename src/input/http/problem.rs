@@ -77,13 +77,14 @@ impl Problem {
     }
 
     fn document(self, detail: &str) -> String {
+        let (slug, status) = (format!("urn:apsara-bridge:problem:{}", self.slug()), self.status());
         let members = [
-            ("type", Json::String(format!("urn:apsara-bridge:problem:{}", self.slug()).into())),
-            ("title", Json::String(self.title().into())),
-            ("status", Json::Number(self.status().as_u16().to_string().into())),
-            ("detail", Json::String(detail.into())),
+            ("type", Json::String(&slug)),
+            ("title", Json::String(self.title())),
+            ("status", Json::Number(status.as_str())),
+            ("detail", Json::String(detail)),
         ];
-        Json::Object(members.into_iter().map(|(name, value)| (name.into(), value)).collect()).to_string()
+        Json::Object(&members).to_string()
     }
 
     /// The answer.
