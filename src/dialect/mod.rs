@@ -19,7 +19,6 @@ mod transform;
 mod values;
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use bumpalo::Bump;
 use sha2::{Digest, Sha256};
@@ -61,7 +60,7 @@ pub struct Normalizer {
     catalogue: Catalogue,
     type_prefix: String,
     /// `type` and `dataschema` of every entry of the catalogue.
-    names: Vec<(Arc<str>, Arc<str>)>,
+    names: Vec<(String, String)>,
 }
 
 impl Normalizer {
@@ -73,7 +72,7 @@ impl Normalizer {
             .iter()
             .map(|event| {
                 let name = format!("{type_prefix}{}", event.name);
-                (name.into(), dataschema(event.dialect, &event.name, event.version).into())
+                (name, dataschema(event.dialect, &event.name, event.version))
             })
             .collect();
         Normalizer { catalogue, type_prefix, names }
@@ -141,29 +140,19 @@ impl Normalizer {
         write_members(&members, &mut data);
         let mut event = Event::new(data);
         event.set(Attribute::Id, id);
-        match source(dialect, origin.sender.region.as_deref(), account_id) {
-            Cow::Borrowed(short) => event.set_static(Attribute::Source, short),
-            Cow::Owned(long) => event.set(Attribute::Source, long),
-        }
-        event.set_shared(Attribute::Type, &r#type);
-        let shared_subject: Arc<str> = subject.unwrap_or_default().into();
-        event.set_shared(Attribute::Subject, &shared_subject);
+        event.set(Attribute::Source, source(dialect, origin.sender.region.as_deref(), account_id));
+        event.set(Attribute::Type, r#type);
+        event.set(Attribute::Subject, subject.unwrap_or_default());
         event.set(Attribute::Time, time.unwrap_or_default());
-        event.set_shared(Attribute::DataSchema, &dataschema);
-        event.set_static(Attribute::Dialect, dialect.as_str());
-        event.set_static(Attribute::Status, status.as_str());
-        if let Some(verdict) = verdict {
-            event.set_static(Attribute::Verdict, verdict.as_str());
-        }
-        if media == subject {
-            event.set_shared(Attribute::MediaId, &shared_subject);
-        } else {
-            event.set(Attribute::MediaId, media.unwrap_or_default());
-        }
+        event.set(Attribute::DataSchema, dataschema);
+        event.set(Attribute::Dialect, dialect.as_str());
+        event.set(Attribute::Status, status.as_str());
+        event.set(Attribute::Verdict, verdict.map_or("", Verdict::as_str));
+        event.set(Attribute::MediaId, media.unwrap_or_default());
         event.set(Attribute::JobId, job.unwrap_or_default());
         event.set(Attribute::AccountId, account_id.unwrap_or_default());
         event.set(Attribute::AppId, field("appId").unwrap_or_default());
-        event.set_shared(Attribute::PartitionKey, &shared_subject);
+        event.set(Attribute::PartitionKey, subject.unwrap_or_default());
         event.set(Attribute::RecordedTime, milliseconds(origin.received));
         event.set(Attribute::Traceparent, origin.traceparent.unwrap_or_default());
         Ok(Normalized { event, dialect, event_type: index, status })
@@ -175,12 +164,15 @@ impl Normalizer {
     }
 
     /// The type and the data schema of an event.
-    fn names_of(&self, index: Option<usize>, dialect: Dialect, event_type: &str) -> (Arc<str>, Arc<str>) {
+    fn names_of(&self, index: Option<usize>, dialect: Dialect, event_type: &str) -> (Cow<'_, str>, Cow<'_, str>) {
         match index {
-            Some(index) => self.names[index].clone(),
+            Some(index) => {
+                let (r#type, dataschema) = &self.names[index];
+                (Cow::Borrowed(r#type), Cow::Borrowed(dataschema))
+            }
             None => {
                 let name = format!("{}{event_type}", self.type_prefix);
-                (name.into(), dataschema(dialect, event_type, 1).into())
+                (Cow::Owned(name), Cow::Owned(dataschema(dialect, event_type, 1)))
             }
         }
     }
@@ -235,7 +227,11 @@ pub(crate) fn schema_urn(name: &str) -> String {
 
 fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        text.extend([byte >> 4, byte & 15].map(|digit| char::from(DIGITS[usize::from(digit)])));
+    }
+    text
 }
 
 /// The time in RFC 3339, UTC, to the millisecond.

@@ -291,8 +291,13 @@ fn first_special(bytes: &[u8]) -> Option<usize> {
 pub fn write_string(text: &str, out: &mut Vec<u8>) {
     if first_special(text.as_bytes()).is_some() {
         out.extend_from_slice(serde_json::Value::from(text).to_string().as_bytes());
-        return;
+    } else {
+        write_plain(text, out);
     }
+}
+
+/// Appends a text without a byte that JSON escapes as a JSON string.
+pub(super) fn write_plain(text: &str, out: &mut Vec<u8>) {
     out.reserve(text.len() + 2);
     out.push(b'"');
     out.extend_from_slice(text.as_bytes());

@@ -8,7 +8,6 @@ pub mod json;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use schemars::JsonSchema;
@@ -48,6 +47,13 @@ macro_rules! attributes {
                 match name {
                     $($name => Some(Attribute::$variant),)*
                     _ => None,
+                }
+            }
+
+            /// The start of the member in the envelope, up to the value.
+            const fn head(self) -> &'static str {
+                match self {
+                    $(Attribute::$variant => concat!("\"", $name, "\":"),)*
                 }
             }
 
@@ -138,83 +144,71 @@ words! {
     }
 }
 
-/// The value of an attribute. Values that are the same in many events, or in several attributes of one event, are not
-/// copied.
-#[derive(Clone, Debug)]
-enum Value {
-    Static(&'static str),
-    Shared(Arc<str>),
-    Own(String),
-}
-
-impl PartialEq for Value {
-    fn eq(&self, other: &Value) -> bool {
-        self.as_str() == other.as_str()
-    }
-}
-
-impl Eq for Value {}
-
-impl Value {
-    fn as_str(&self) -> &str {
-        match self {
-            Value::Static(text) => text,
-            Value::Shared(text) => text,
-            Value::Own(text) => text,
-        }
-    }
-}
-
 /// A CloudEvents event whose data is JSON.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Event {
-    attributes: Vec<(Attribute, Value)>,
+    /// In the order in which they were set.
+    attributes: Vec<Value>,
     /// A bit for each attribute that it has. Building an event sets twenty, and each would search the others.
     present: u32,
+    /// The values of all attributes in one text, because a text for each takes most of the time of building an event.
+    values: String,
     data: Bytes,
 }
 
 /// A bit for each attribute fits.
 const _: () = assert!(Attribute::ALL.len() <= u32::BITS as usize);
 
+/// Where the value of an attribute is in the text of all values.
+#[derive(Clone, Copy, Debug)]
+struct Value {
+    attribute: Attribute,
+    /// Whether JSON has it as it is, between quotation marks.
+    is_plain: bool,
+    start: usize,
+    end: usize,
+}
+
+impl PartialEq for Event {
+    fn eq(&self, other: &Event) -> bool {
+        self.data == other.data && self.attributes().eq(other.attributes())
+    }
+}
+
+impl Eq for Event {}
+
 impl Event {
     /// An event with `specversion`, `datacontenttype` and the given data, which must be JSON text.
     pub fn new(data: impl Into<Bytes>) -> Event {
-        let mut event = Event { attributes: Vec::with_capacity(20), present: 0, data: data.into() };
-        event.set_static(Attribute::SpecVersion, "1.0");
-        event.set_static(Attribute::DataContentType, "application/json");
+        let mut event = Event::empty(data.into());
+        event.set(Attribute::SpecVersion, "1.0");
+        event.set(Attribute::DataContentType, "application/json");
         event
     }
 
+    fn empty(data: Bytes) -> Event {
+        Event { attributes: Vec::with_capacity(20), present: 0, values: String::with_capacity(512), data }
+    }
+
     /// Sets an attribute. [`clean`] makes the value valid. An empty value is left out.
-    pub fn set<'v>(&mut self, attribute: Attribute, value: impl Into<Cow<'v, str>>) {
-        let value = clean(value.into());
-        if !value.is_empty() {
-            self.put(attribute, Value::Own(value.into_owned()));
+    pub fn set(&mut self, attribute: Attribute, value: impl AsRef<str>) {
+        let value = value.as_ref();
+        let is_plain = value.len() <= MAX_ATTRIBUTE_BYTES && is_plain_ascii(value);
+        let start = self.values.len();
+        if is_plain {
+            self.values.push_str(value);
+        } else {
+            self.values.push_str(&clean(Cow::Borrowed(value)));
         }
-    }
-
-    /// Sets an attribute to a text of the program, which must be valid and not empty.
-    pub fn set_static(&mut self, attribute: Attribute, value: &'static str) {
-        self.put(attribute, Value::Static(value));
-    }
-
-    /// Sets an attribute to a text that other events or attributes share. [`clean`] makes it valid.
-    pub fn set_shared(&mut self, attribute: Attribute, value: &Arc<str>) {
-        match clean(Cow::Borrowed(value)) {
-            Cow::Borrowed(same) if same.len() == value.len() && !same.is_empty() => {
-                self.put(attribute, Value::Shared(value.clone()));
-            }
-            other => self.set(attribute, other),
+        let value = Value { attribute, is_plain, start, end: self.values.len() };
+        if value.end == start {
+            return;
         }
-    }
-
-    fn put(&mut self, attribute: Attribute, value: Value) {
         let bit = 1 << attribute as u32;
         if self.present & bit == 0 {
             self.present |= bit;
-            self.attributes.push((attribute, value));
-        } else if let Some((_, old)) = self.attributes.iter_mut().find(|(known, _)| *known == attribute) {
+            self.attributes.push(value);
+        } else if let Some(old) = self.attributes.iter_mut().find(|old| old.attribute == attribute) {
             *old = value;
         }
     }
@@ -224,12 +218,16 @@ impl Event {
         if self.present & (1 << attribute as u32) == 0 {
             return None;
         }
-        self.attributes.iter().find(|(known, _)| *known == attribute).map(|(_, value)| value.as_str())
+        self.attributes.iter().find(|value| value.attribute == attribute).map(|value| self.text(value))
+    }
+
+    fn text(&self, value: &Value) -> &str {
+        &self.values[value.start..value.end]
     }
 
     /// The attributes the event has.
     pub fn attributes(&self) -> impl Iterator<Item = (Attribute, &str)> {
-        self.attributes.iter().map(|(attribute, value)| (*attribute, value.as_str()))
+        self.attributes.iter().map(|value| (value.attribute, self.text(value)))
     }
 
     /// The event's id.
@@ -254,7 +252,7 @@ impl Event {
                 formatter.write_str("the envelope of an event")
             }
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Event, A::Error> {
-                let mut event = Event { attributes: Vec::with_capacity(20), present: 0, data: Bytes::new() };
+                let mut event = Event::empty(Bytes::new());
                 while let Some(name) = map.next_key::<&str>()? {
                     if name == "data" {
                         let data: &serde_json::value::RawValue = map.next_value()?;
@@ -277,20 +275,21 @@ impl Event {
 
     /// Removes an attribute.
     pub fn remove(&mut self, attribute: Attribute) {
-        self.attributes.retain(|(known, _)| *known != attribute);
+        self.attributes.retain(|value| value.attribute != attribute);
         self.present &= !(1 << attribute as u32);
     }
 
     /// The envelope as compact JSON (CloudEvents JSON event format).
     pub fn to_json(&self) -> Vec<u8> {
-        let attributes: usize = self.attributes().map(|(known, value)| known.name().len() + value.len() + 6).sum();
-        let mut out = Vec::with_capacity(attributes + self.data.len() + 16);
+        let attributes: usize = self.attributes.iter().map(|value| value.attribute.head().len() + 3).sum();
+        let mut out = Vec::with_capacity(attributes + self.values.len() + self.data.len() + 16);
         out.push(b'{');
-        for (attribute, value) in self.attributes() {
-            out.push(b'"');
-            out.extend_from_slice(attribute.name().as_bytes());
-            out.extend_from_slice(b"\":");
-            json::write_string(value, &mut out);
+        for value in &self.attributes {
+            out.extend_from_slice(value.attribute.head().as_bytes());
+            match self.text(value) {
+                text if value.is_plain => json::write_plain(text, &mut out),
+                text => json::write_string(text, &mut out),
+            }
             out.push(b',');
         }
         out.extend_from_slice(b"\"data\":");
@@ -308,9 +307,7 @@ pub struct NotAnEvent(#[from] serde_json::Error);
 /// Makes a text valid as the value of a CloudEvents attribute: control characters and noncharacters become U+FFFD, and
 /// the text is cut at [`MAX_ATTRIBUTE_BYTES`].
 pub fn clean(text: Cow<'_, str>) -> Cow<'_, str> {
-    // Without an early end the compiler compares many bytes at once.
-    let is_printable_ascii = text.bytes().fold(true, |all, byte| all & matches!(byte, b' '..=b'~'));
-    let text = if is_printable_ascii || !text.chars().any(is_forbidden) {
+    let text = if is_plain_ascii(&text) || !text.chars().any(is_forbidden) {
         text
     } else {
         Cow::Owned(text.chars().map(|c| if is_forbidden(c) { char::REPLACEMENT_CHARACTER } else { c }).collect())
@@ -322,6 +319,12 @@ pub fn clean(text: Cow<'_, str>) -> Cow<'_, str> {
         Cow::Borrowed(text) => Cow::Borrowed(cut(text, MAX_ATTRIBUTE_BYTES)),
         Cow::Owned(text) => Cow::Owned(cut(&text, MAX_ATTRIBUTE_BYTES).to_owned()),
     }
+}
+
+/// Whether a text is printable ASCII without a quotation mark and a backslash.
+fn is_plain_ascii(text: &str) -> bool {
+    // Without an early end the compiler compares many bytes at once.
+    text.bytes().fold(true, |all, byte| all & matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\'))
 }
 
 /// The longest start of the text that has at most `bytes` bytes and ends at a character.
