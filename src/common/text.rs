@@ -1,4 +1,4 @@
-//! Texts for people.
+//! Texts: sentences for people, and trimming.
 
 /// A description as a sentence.
 pub fn sentence(text: &str) -> String {
@@ -7,4 +7,11 @@ pub fn sentence(text: &str) -> String {
     let rest = characters.as_str();
     let end = if text.ends_with('.') { "" } else { "." };
     format!("{}{rest}{end}", first.to_uppercase())
+}
+
+/// As [`str::trim`], but faster for a text without anything to trim.
+pub fn trim(text: &str) -> &str {
+    let is_graphic = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_graphic);
+    let bytes = text.as_bytes();
+    if is_graphic(bytes.first()) && is_graphic(bytes.last()) { text } else { text.trim() }
 }

@@ -24,6 +24,7 @@ use bumpalo::Bump;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
+use crate::common::text::trim;
 use crate::event::json::{Json, Members, find, write_members};
 use crate::event::{Attribute, Event};
 pub use catalogue::{
@@ -95,15 +96,14 @@ impl Normalizer {
     /// # Errors
     /// [`NotACallback`] when the body is not a callback of a dialect that the sender's configuration accepts.
     pub fn normalize(&self, body: &[u8], origin: &Origin<'_>) -> Result<Normalized, NotACallback> {
-        let text = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
-        let arena = Bump::with_capacity(ARENA_BYTES * text.len());
-        let json = Json::parse(text, &arena)?;
+        let arena = Bump::with_capacity(ARENA_BYTES * body.len());
+        let json = Json::parse(body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body), &arena)?;
         let dialect = shape::dialect_of(json, &arena)?;
         let accepted = &origin.sender.dialects;
         if !accepted.is_empty() && !accepted.contains(&dialect) {
             return Err(NotACallback::DialectNotAccepted(dialect));
         }
-        let id = id_of(dialect, json, text.len());
+        let id = id_of(dialect, json, body);
         let shape::Parts { event_type, event_time, user_id, payload } = shape::unwrap(dialect, json, &arena);
 
         let known = self.catalogue.find(dialect, event_type);
@@ -118,9 +118,8 @@ impl Normalizer {
             transform::insert(&mut members, "eventType", Json::String(event_type));
         }
 
-        let field = |name: &str| -> Option<&str> {
-            find(&members, name)?.as_text().map(str::trim).filter(|text| !text.is_empty())
-        };
+        let field =
+            |name: &str| -> Option<&str> { find(&members, name)?.as_text().map(trim).filter(|text| !text.is_empty()) };
         let mut ids = self.catalogue.subject(entry).filter_map(|path| Some((path, path.first(&members)?)));
         let (subject_path, subject) = ids.next().unzip();
         let account_id = user_id.or(origin.sender.account_id.as_deref());
@@ -137,9 +136,9 @@ impl Normalizer {
             .max();
 
         let mut data = Vec::with_capacity(body.len() + 64);
-        write_members(&members, &mut data);
+        write_members(&members, body, &mut data);
         let mut event = Event::new(data);
-        event.set(Attribute::Id, id);
+        event.set(Attribute::Id, text(&id));
         event.set(Attribute::Source, source(dialect, origin.sender.region.as_deref(), account_id));
         event.set(Attribute::Type, r#type);
         event.set(Attribute::Subject, subject.unwrap_or_default());
@@ -153,7 +152,7 @@ impl Normalizer {
         event.set(Attribute::AccountId, account_id.unwrap_or_default());
         event.set(Attribute::AppId, field("appId").unwrap_or_default());
         event.set(Attribute::PartitionKey, subject.unwrap_or_default());
-        event.set(Attribute::RecordedTime, milliseconds(origin.received));
+        event.set(Attribute::RecordedTime, text(&milliseconds(origin.received)));
         event.set(Attribute::Traceparent, origin.traceparent.unwrap_or_default());
         Ok(Normalized { event, dialect, event_type: index, status })
     }
@@ -178,23 +177,24 @@ impl Normalizer {
     }
 }
 
-/// The id of an event: a hash of the callback's content.
-fn id_of(dialect: Dialect, json: Json<'_>, bytes: usize) -> String {
-    let mut canonical = Vec::with_capacity(bytes + 3);
+/// The id of an event: a hash of the callback's content. `input` is what the value was read from.
+fn id_of(dialect: Dialect, json: Json<'_>, input: &[u8]) -> [u8; 32] {
+    let mut canonical = Vec::with_capacity(input.len() + 3);
     canonical.extend_from_slice(dialect.as_str().as_bytes());
-    json.write_canonical(&mut canonical);
-    hex(&Sha256::digest(&canonical)[..16])
+    json.write_canonical(input, &mut canonical);
+    let digest = Sha256::digest(&canonical);
+    let mut half = [0; 16];
+    half.copy_from_slice(&digest[..16]);
+    hex(&half)
 }
 
 /// The time of an event in RFC 3339. A time that has no such form is added to the data.
 fn time_of<'a>(event_time: Json<'a>, members: &mut Members<'a>, arena: &'a Bump) -> Option<&'a str> {
-    match values::time(event_time, arena) {
-        Json::String(text) if values::rfc3339(text).is_some() => Some(text),
-        odd => {
-            transform::insert(members, "eventTime", odd);
-            None
-        }
+    let time = values::time_text(event_time, arena);
+    if time.is_none() {
+        transform::insert(members, "eventTime", event_time);
     }
+    time
 }
 
 fn source(dialect: Dialect, region: Option<&str>, account_id: Option<&str>) -> Cow<'static, str> {
@@ -225,31 +225,39 @@ pub(crate) fn schema_urn(name: &str) -> String {
     format!("urn:apsara-bridge:schema:{name}")
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// The bytes in hexadecimal digits.
+fn hex(bytes: &[u8; 16]) -> [u8; 32] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        text.extend([byte >> 4, byte & 15].map(|digit| char::from(DIGITS[usize::from(digit)])));
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+        *pair = [byte >> 4, byte & 15].map(|digit| DIGITS[usize::from(digit)]);
     }
-    text
+    digits
 }
 
 /// The time in RFC 3339, UTC, to the millisecond.
-fn milliseconds(moment: OffsetDateTime) -> String {
+fn milliseconds(moment: OffsetDateTime) -> [u8; 24] {
     let utc = moment.to_offset(time::UtcOffset::UTC);
-    let mut text = String::with_capacity(24);
-    let mut digits = |number: u32, width: u32, behind: char| {
-        for place in (0..width).rev() {
-            text.push(char::from_digit(number / 10u32.pow(place) % 10, 10).unwrap_or('0'));
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    let mut digits = |end: usize, mut number: u32| {
+        let mut at = end;
+        while number > 0 && at > 0 {
+            at -= 1;
+            text[at] = b'0' + (number % 10) as u8;
+            number /= 10;
         }
-        text.push(behind);
     };
-    digits(u32::try_from(utc.year()).unwrap_or(0), 4, '-');
-    digits(u8::from(utc.month()).into(), 2, '-');
-    digits(utc.day().into(), 2, 'T');
-    digits(utc.hour().into(), 2, ':');
-    digits(utc.minute().into(), 2, ':');
-    digits(utc.second().into(), 2, '.');
-    digits(utc.millisecond().into(), 3, 'Z');
+    digits(4, u32::try_from(utc.year()).unwrap_or(0));
+    digits(7, u8::from(utc.month()).into());
+    digits(10, utc.day().into());
+    digits(13, utc.hour().into());
+    digits(16, utc.minute().into());
+    digits(19, utc.second().into());
+    digits(23, utc.millisecond().into());
     text
+}
+
+/// Digits and signs as a text.
+fn text(ascii: &[u8]) -> &str {
+    std::str::from_utf8(ascii).unwrap_or_default()
 }

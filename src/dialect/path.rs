@@ -1,5 +1,6 @@
 //! Values at a place in normalized data.
 
+use crate::common::text::trim;
 use crate::event::json::{Json, Member, find};
 
 use super::JOB_ID;
@@ -37,7 +38,7 @@ impl Path {
         match (value, names) {
             (Json::Array(items), _) => items.iter().for_each(|item| self.collect(*item, names, found)),
             (value, []) => {
-                let text = value.as_text().map(str::trim).filter(|text| !text.is_empty());
+                let text = value.as_text().map(trim).filter(|text| !text.is_empty());
                 found.extend(text.filter(|text| !(self.is_media && is_address(text))));
             }
             (object, [name, rest @ ..]) => {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use bumpalo::Bump;
 
 use super::Dialect;
+use crate::common::text::trim;
 use crate::event::json::{Json, JsonError, Member, Members};
 
 /// Why a body is not a callback of a known dialect. The text says what is wrong and where. It quotes nothing of the body
@@ -148,7 +149,7 @@ pub(super) fn unwrap<'a>(dialect: Dialect, json: Json<'a>, arena: &'a Bump) -> P
     let members: &[Member<'_>] = if let Json::Object(members) = json { members } else { &[] };
     let mut siblings = Members::with_capacity_in(members.len(), arena);
     for &(key, value) in members {
-        match (key.trim(), value) {
+        match (trim(key), value) {
             ("EventType", Json::String(text)) if event_type.is_empty() => event_type = text.trim(),
             ("EventTime", value) if event_time.is_none() => event_time = Some(value),
             ("UserId", Json::Number(text) | Json::String(text)) if user_id.is_none() => {

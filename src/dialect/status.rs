@@ -1,5 +1,6 @@
 //! The outcome of the work that a callback reports, and the verdict of a review.
 
+use crate::common::text::trim;
 use crate::common::words::words;
 use crate::event::json::{Json, Member, find};
 
@@ -110,11 +111,10 @@ pub(super) fn status<'a>(
     common: impl Fn(&str) -> Option<Status>,
     parts_of: impl Fn(&'a str) -> Parts,
 ) -> Status {
-    let own_word = |word: &str| {
-        rule.words.iter().find(|(own, _)| own.eq_ignore_ascii_case(word.trim())).map(|(_, status)| *status)
-    };
+    let own_word =
+        |word: &str| rule.words.iter().find(|(own, _)| own.eq_ignore_ascii_case(trim(word))).map(|(_, status)| *status);
     let outcome = |name: &str| match find(data, name).and_then(Json::as_text) {
-        Some(word) if !word.trim().is_empty() => {
+        Some(word) if !trim(word).is_empty() => {
             Some(own_word(word).or_else(|| common(word)).unwrap_or(Status::Unknown))
         }
         _ => None,

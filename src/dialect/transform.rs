@@ -83,12 +83,18 @@ fn lift<'a>(members: &mut Members<'a>, name: &str) {
         None => find(members, key).is_some(),
     };
     let arena = members.bump();
-    let (stay, mut lifted): (Vec<Member<'_>>, Vec<Member<'_>>) =
-        inner.iter().partition(|(key, _)| *key == name || is_taken(key));
-    if !stay.is_empty() {
-        lifted.push((key, Json::Object(arena.alloc_slice_copy(&stay))));
+    let mut all = Members::with_capacity_in(members.len() + inner.len() + 1, arena);
+    all.extend_from_slice_copy(&members[..index]);
+    let mut stay = Members::new_in(arena);
+    for &(key, value) in inner {
+        let to = if key == name || is_taken(key) { &mut stay } else { &mut all };
+        to.push((key, value));
     }
-    members.splice(index..index, lifted);
+    if !stay.is_empty() {
+        all.push((key, Json::Object(stay.into_bump_slice())));
+    }
+    all.extend_from_slice_copy(&members[index..]);
+    *members = all;
 }
 
 /// Adds a member under a free name; see [`free_name`].

@@ -9,6 +9,7 @@ use bumpalo::Bump;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::common::text::trim;
 use crate::event::json::{Json, is_number};
 
 /// Smaller numbers are not Unix times, but for example positions in a media. As seconds, this is in the year 1973.
@@ -23,7 +24,10 @@ const LAST_TIMESTAMP: i64 = 4_102_444_800;
 /// A number, also from a string.
 pub(super) fn number(value: Json<'_>) -> Json<'_> {
     match value {
-        Json::String(text) if is_number(text.trim()) && is_finite(text.trim()) => Json::Number(text.trim()),
+        Json::String(text) => match trim(text) {
+            digits if is_number(digits) && is_finite(digits) => Json::Number(digits),
+            _ => value,
+        },
         other => other,
     }
 }
@@ -114,15 +118,19 @@ fn starts_with_scheme(text: &str) -> bool {
 
 /// A time in RFC 3339, from one of the forms of [`rfc3339`], or from Unix seconds or milliseconds.
 pub(super) fn time<'a>(value: Json<'a>, arena: &'a Bump) -> Json<'a> {
+    time_text(value, arena).map_or(value, Json::String)
+}
+
+/// The text of [`time`]; none if the value is not a time.
+pub(super) fn time_text<'a>(value: Json<'a>, arena: &'a Bump) -> Option<&'a str> {
     let repaired = match value {
         Json::String(text) => rfc3339(text).or_else(|| unix_time(text.trim()).map(Cow::Owned)),
         Json::Number(text) => unix_time(text).map(Cow::Owned),
         _ => None,
     };
-    match repaired {
-        Some(Cow::Borrowed(same)) => Json::String(same),
-        Some(Cow::Owned(text)) => Json::String(arena.alloc_str(&text)),
-        None => value,
+    match repaired? {
+        Cow::Borrowed(same) => Some(same),
+        Cow::Owned(text) => Some(arena.alloc_str(&text)),
     }
 }
 
@@ -131,7 +139,7 @@ pub(super) fn time<'a>(value: Json<'a>, arena: &'a Bump) -> Json<'a> {
 /// Repairs milliseconds after a colon (`07:49:17:025Z`, AI events of VOD) or a comma, a blank instead of the `T`, blanks
 /// around colons (MPS), missing seconds, a missing zone (Alibaba's pages say UTC), and offsets without a colon or minutes.
 pub(super) fn rfc3339(text: &str) -> Option<Cow<'_, str>> {
-    let text = text.trim();
+    let text = trim(text);
     // The RFC allows the year 0 and leap seconds, but common readers do not.
     if text.starts_with("0000") || text.get(16..19) == Some(":60") {
         return None;

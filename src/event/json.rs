@@ -40,6 +40,9 @@ pub enum Json<'a> {
     Object(&'a [Member<'a>]),
 }
 
+/// How many members of open objects there is space for at first.
+const OPEN_MEMBERS: usize = 32;
+
 /// A member of an object: its key and its value.
 pub type Member<'a> = (&'a str, Json<'a>);
 
@@ -93,7 +96,7 @@ impl<'a> Json<'a> {
             expected: "the text is not UTF-8".to_owned(),
         })?;
         let lexer = SliceLexer::new(text.as_bytes());
-        let mut reader = Reader { lexer, text, arena, items: Vec::new(), members: Vec::new() };
+        let mut reader = Reader { lexer, text, arena, items: Vec::new(), members: Vec::with_capacity(OPEN_MEMBERS) };
         let first =
             reader.lexer.ws_peek().ok_or_else(|| reader.syntax("a value was expected, but the text is empty"))?;
         let value = reader.value(first, levels)?;
@@ -128,15 +131,18 @@ impl<'a> Json<'a> {
     }
 
     /// Appends the value as compact JSON, members in their order.
-    pub fn write(&self, out: &mut Vec<u8>) {
+    ///
+    /// `input` is what the value was read from, or empty. Texts that are parts of it are not searched again for bytes that
+    /// must be escaped, because the reader has found none in them. That takes a tenth of the time of normalizing.
+    pub fn write(&self, input: &[u8], out: &mut Vec<u8>) {
         match self {
             Json::Null => out.extend_from_slice(b"null"),
             Json::Bool(true) => out.extend_from_slice(b"true"),
             Json::Bool(false) => out.extend_from_slice(b"false"),
             Json::Number(text) => out.extend_from_slice(text.as_bytes()),
-            Json::String(text) => write_string(text, out),
-            Json::Array(items) => write_array(items, out, |item, out| item.write(out)),
-            Json::Object(members) => write_members(members, out),
+            Json::String(text) => write_text(text, input, out),
+            Json::Array(items) => write_array(items, out, |item, out| item.write(input, out)),
+            Json::Object(members) => write_members(members, input, out),
         }
     }
 
@@ -167,20 +173,21 @@ impl<'a> Json<'a> {
                 new_line(indent, out);
                 out.push(b'}');
             }
-            other => other.write(out),
+            other => other.write(&[], out),
         }
     }
 
     /// Appends the value as canonical JSON: compact, keys in byte order at every depth, numbers with their digits.
-    pub fn write_canonical(&self, out: &mut Vec<u8>) {
-        self.write_sorted(&mut Vec::new(), out);
+    /// `input` is the same as in [`Json::write`].
+    pub fn write_canonical(&self, input: &[u8], out: &mut Vec<u8>) {
+        self.write_sorted(input, &mut Vec::with_capacity(OPEN_MEMBERS), out);
     }
 
     /// `sorted` holds the members of the objects that are open, each object's in the order of their keys, the innermost
     /// object last.
-    fn write_sorted(&self, sorted: &mut Vec<Sorted<'a>>, out: &mut Vec<u8>) {
+    fn write_sorted(&self, input: &[u8], sorted: &mut Vec<Sorted<'a>>, out: &mut Vec<u8>) {
         match self {
-            Json::Array(items) => write_array(items, out, |item, out| item.write_sorted(sorted, out)),
+            Json::Array(items) => write_array(items, out, |item, out| item.write_sorted(input, sorted, out)),
             Json::Object(members) => {
                 let start = sorted.len();
                 sorted.extend(members.iter().map(|member| Sorted { head: head(member.0), member }));
@@ -193,14 +200,14 @@ impl<'a> Json<'a> {
                         out.push(b',');
                     }
                     let (key, value) = sorted[index].member;
-                    write_string(key, out);
+                    write_text(key, input, out);
                     out.push(b':');
-                    value.write_sorted(sorted, out);
+                    value.write_sorted(input, sorted, out);
                 }
                 out.push(b'}');
                 sorted.truncate(start);
             }
-            scalar => scalar.write(out),
+            scalar => scalar.write(input, out),
         }
     }
 }
@@ -229,7 +236,7 @@ pub fn find<'a>(members: &[Member<'a>], name: &str) -> Option<Json<'a>> {
 impl fmt::Display for Json<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = Vec::new();
-        self.write(&mut text);
+        self.write(&[], &mut text);
         formatter.write_str(&String::from_utf8_lossy(&text))
     }
 }
@@ -296,6 +303,15 @@ pub fn write_string(text: &str, out: &mut Vec<u8>) {
     }
 }
 
+/// Appends a text as a JSON string; see [`Json::write`].
+fn write_text(text: &str, input: &[u8], out: &mut Vec<u8>) {
+    if input.as_ptr_range().contains(&text.as_ptr()) {
+        write_plain(text, out);
+    } else {
+        write_string(text, out);
+    }
+}
+
 /// Appends a text without a byte that JSON escapes as a JSON string.
 pub(super) fn write_plain(text: &str, out: &mut Vec<u8>) {
     out.reserve(text.len() + 2);
@@ -316,15 +332,15 @@ fn write_array<'a>(items: &[Json<'a>], out: &mut Vec<u8>, mut write: impl FnMut(
 }
 
 /// Appends an object of these members, as [`Json::write`] does.
-pub fn write_members(members: &[Member<'_>], out: &mut Vec<u8>) {
+pub fn write_members(members: &[Member<'_>], input: &[u8], out: &mut Vec<u8>) {
     out.push(b'{');
     for (index, (key, value)) in members.iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }
-        write_string(key, out);
+        write_text(key, input, out);
         out.push(b':');
-        value.write(out);
+        value.write(input, out);
     }
     out.push(b'}');
 }
@@ -581,7 +597,7 @@ mod tests {
         let mut out = Vec::new();
         let arena = Bump::new();
         let text = br#"{ "b": [ {"z":1, "a":"\u00e9\n"} ], "B": null, "a": 1.0 }"#;
-        Json::parse(text, &arena).expect("valid").write_canonical(&mut out);
+        Json::parse(text, &arena).expect("valid").write_canonical(text, &mut out);
         assert_eq!(String::from_utf8(out).expect("UTF-8"), r#"{"B":null,"a":1.0,"b":[{"a":"é\n","z":1}]}"#);
     }
 

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::common::suggest::similar;
+use crate::common::text::trim;
 use crate::common::words::words;
 use crate::dialect::keys::respell;
 use crate::dialect::status::{Status, StatusRule, Verdict};
@@ -383,7 +384,7 @@ impl Catalogue {
 }
 
 fn lower_case<T: Copy>(words: &FxHashMap<String, T>, word: &str) -> Option<T> {
-    let word = word.trim();
+    let word = trim(word);
     match words.get(word) {
         Some(known) => Some(*known),
         None => words.get(&word.to_ascii_lowercase()).copied(),
