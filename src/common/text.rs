@@ -15,3 +15,15 @@ pub fn trim(text: &str) -> &str {
     let bytes = text.as_bytes();
     if is_graphic(bytes.first()) && is_graphic(bytes.last()) { text } else { text.trim() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trimming_removes_every_white_space() {
+        for text in ["", " ", "a", " a", "a\u{3000}", "\u{85}a b\n", "é ", "\u{7f}"] {
+            assert_eq!(trim(text), text.trim(), "{text:?}");
+        }
+    }
+}

@@ -601,6 +601,44 @@ mod tests {
         assert_eq!(String::from_utf8(out).expect("UTF-8"), r#"{"B":null,"a":1.0,"b":[{"a":"é\n","z":1}]}"#);
     }
 
+    /// A JSON text of objects, arrays and strings. Half of the strings have escapes.
+    fn text() -> impl proptest::strategy::Strategy<Value = String> {
+        use proptest::prelude::*;
+        let string = r#"("(a|b|é|[ -!#-\[\]-~]){0,12}"|"(a|\\n|\\"|\\u00e9){0,12}")"#;
+        let leaf = prop_oneof![string, Just("null".to_owned()), Just("1.0".to_owned())];
+        leaf.prop_recursive(3, 30, 8, move |inner| {
+            let members = proptest::collection::vec((string, inner.clone()), 0..8);
+            let member = |(key, value): (String, String)| format!("{key} : {value}");
+            prop_oneof![
+                members
+                    .prop_map(move |all| format!("{{{}}}", all.into_iter().map(member).collect::<Vec<_>>().join(","))),
+                proptest::collection::vec(inner, 0..4).prop_map(|items| format!("[{}]", items.join(", "))),
+            ]
+        })
+    }
+
+    proptest::proptest! {
+        /// serde_json sorts the members of its objects, too.
+        #[test]
+        fn what_was_read_is_written_as_others_write_it(text in text()) {
+            let arena = Bump::new();
+            if let Ok(json) = Json::parse(text.as_bytes(), &arena) {
+                let written = |input: &[u8]| {
+                    let (mut plain, mut canonical) = (Vec::new(), Vec::new());
+                    json.write(input, &mut plain);
+                    json.write_canonical(input, &mut canonical);
+                    (String::from_utf8(plain).expect("UTF-8"), String::from_utf8(canonical).expect("UTF-8"))
+                };
+                let (plain, canonical) = written(text.as_bytes());
+                proptest::prop_assert_eq!(written(&[]), (plain.clone(), canonical.clone()));
+                let sorted = serde_json::from_str::<serde_json::Value>(&text).expect("JSON").to_string();
+                proptest::prop_assert_eq!(canonical, sorted);
+                let again = Json::parse(plain.as_bytes(), &arena);
+                proptest::prop_assert_eq!(again, Ok(json));
+            }
+        }
+    }
+
     #[test]
     fn numbers_follow_the_grammar() {
         for good in ["0", "-0", "10", "1.5", "1e5", "1E+5", "-1.25e-7"] {
