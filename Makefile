@@ -25,6 +25,8 @@ SECONDS ?=
 STATES ?=
 FAULTS ?= 40
 
+BENCH := BENCH_ROWS=$(CURDIR)/target/bench-rows $(CARGO) bench
+
 .PHONY: help generate demo check lint test release reproducible advisories examples crash-states clusters chaos fuzz \
 	bench tools clean-tools
 
@@ -90,15 +92,17 @@ fuzz: ## run the fuzz targets with a fixed seed (TARGET=mns, RUNS=1000000 or SEC
 		echo "--- $$target"; fuzz/run $$target $(if $(RUNS),-runs=$(RUNS)) $(if $(SECONDS),-max_total_time=$(SECONDS)); \
 	done
 
-bench: ## run the benchmarks
-	@$(SETUP) build kafka nats
-	$(CARGO) bench --bench normalize --bench routes
-	$(CARGO) bench --bench end_to_end
-	$(CARGO) bench --bench spool
-	$(CARGO) bench --bench queue
+bench: ## measure, and print one table with the goals: see docs/benchmarks.md
+	@$(SETUP) build kafka nats baseline
+	$(CARGO) bench --no-run
+	rm -f target/bench-rows
+	$(BENCH) --bench normalize --bench routes
+	$(BENCH) --bench end_to_end
+	BENCH_BASELINE=$(CURDIR)/.tools/baseline/apsara-bridge BENCH_WARMUP=20 $(BENCH) --bench queue
+	@$(BENCH) --quiet --bench table
 
 tools: ## install everything that any target needs
-	@$(SETUP) build deny release kafka nats toxiproxy kcat promtool judges mns examples hadolint chart kubernetes fuzz
+	@$(SETUP) build deny release kafka nats toxiproxy kcat promtool judges mns examples hadolint chart kubernetes fuzz baseline
 
 clean-tools: ## remove everything that was installed into .tools
 	rm -rf .tools

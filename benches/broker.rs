@@ -77,6 +77,13 @@ impl Broker {
         }
     }
 
+    pub(crate) fn bus(&self) -> Bus {
+        match self {
+            Broker::Kafka(_) => Bus::Kafka,
+            Broker::Nats(_) => Bus::Jetstream,
+        }
+    }
+
     pub(crate) fn address(&self) -> &str {
         match self {
             Broker::Kafka(kafka) => kafka.brokers(),

@@ -4,9 +4,10 @@
 //! Kafka with acks=all, or JetStream. The settings of the clients for durability and speed must be those of
 //! src/output/, otherwise the comparison is worthless.
 //!
-//! It is the benchmark's own binary, started again with [`ARGUMENT`], so it needs no target of its own.
+//! It is the benchmark's own binary, started again with [`ARGUMENT`]. With the allocator of the bridge it is another one.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -26,9 +27,10 @@ use crate::Bus;
 /// The argument that makes this binary a forwarder. The bus, its address, the topic and the listen address follow it.
 pub(crate) const ARGUMENT: &str = "forward";
 
-/// The command that starts a forwarder.
-pub(crate) fn command(bus: Bus, bus_address: &str, topic: &str, listen: SocketAddr) -> Command {
-    let mut command = Command::new(std::env::current_exe().expect("a program knows its path"));
+/// The command that starts a forwarder: the program itself, or another one that includes this.
+#[allow(dead_code)] // one of the two that include this is only started
+pub(crate) fn command(program: &Path, bus: Bus, bus_address: &str, topic: &str, listen: SocketAddr) -> Command {
+    let mut command = Command::new(program);
     command.args([ARGUMENT, bus.name(), bus_address, topic, &listen.to_string()]);
     command
 }

@@ -5,19 +5,59 @@
 //! changes, and only the status and the length of an answer are read.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use apsara_bridge::input::http::signature::sign;
+use apsara_bridge::dialect::Dialect;
+use apsara_bridge::input::http::signature::signed_headers;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::bridge::{KEY, URL};
 
-/// The callback, one of Alibaba's samples. Every request changes its id, so no two events are the same.
-const BODY: &str = include_str!("../src/dialect/samples/vod-TranscodeComplete.json");
-const ID: &str = "43q9fjsh73f****";
+/// The callbacks: Alibaba's samples of both dialects, 0.3 to 1.1 KB, with the id in each. Every request changes its id, so
+/// no two events are the same.
+const BODIES: [(Dialect, &str, &str); 5] = [
+    (Dialect::Vod, include_str!("../src/dialect/samples/vod-TranscodeComplete.json"), "43q9fjsh73f****"),
+    (
+        Dialect::Ims,
+        include_str!("../src/dialect/samples/ims-VideoAnalysisComplete.json"),
+        "4c3a4a30041b71edbfc96732b68f****",
+    ),
+    (Dialect::Vod, include_str!("../src/dialect/samples/vod-FileUploadComplete-docs2026.json"), "43q91jdh7df****"),
+    (
+        Dialect::Ims,
+        include_str!("../src/dialect/samples/ims-DynamicImageComplete.json"),
+        "11a32131403478e92cc01399855****",
+    ),
+    (
+        Dialect::Ims,
+        include_str!("../src/dialect/samples/ims-FileUploadComplete.json"),
+        "c321b3a0041a71eda1590674a2ce****",
+    ),
+];
+
+/// The load on a service.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    pub(crate) connections: usize,
+    /// Requests per second over all connections. None sends as fast as the service answers.
+    pub(crate) rate: Option<u32>,
+    /// How many ids there are. None changes the id with every request.
+    pub(crate) ids: Option<u64>,
+}
+
+impl Load {
+    /// As fast as the service answers, with an id of its own in every request.
+    pub(crate) fn of(connections: usize) -> Load {
+        Load { connections, rate: None, ids: None }
+    }
+
+    fn next_id(self) -> u64 {
+        let id = IDS.fetch_add(1, Ordering::Relaxed);
+        self.ids.map_or(id, |ids| id % ids)
+    }
+}
 
 /// Ids used so far, in all rounds together.
 static IDS: AtomicU64 = AtomicU64::new(0);
@@ -90,28 +130,32 @@ impl std::fmt::Display for Figures {
     }
 }
 
-/// The size of a body.
+/// The mean size of a body.
 pub(crate) fn body_bytes() -> usize {
-    BODY.len()
+    BODIES.iter().map(|(_, body, _)| body.len()).sum::<usize>() / BODIES.len()
 }
 
 /// A body with its own id.
 #[allow(dead_code)] // one benchmark puts bodies into a queue
 pub(crate) fn body() -> String {
-    let id = IDS.fetch_add(1, Ordering::Relaxed);
-    BODY.replace(ID, &format!("{id:0width$}", width = ID.len()))
+    let number = IDS.fetch_add(1, Ordering::Relaxed);
+    let (_, body, id) = BODIES[number as usize % BODIES.len()];
+    body.replace(id, &format!("{number:0width$}", width = id.len()))
 }
 
-/// Drives a service for a while, at a rate of requests per second over all connections or as fast as it answers.
-pub(crate) async fn drive(address: SocketAddr, connections: usize, time: Duration, rate: Option<u32>) -> Tally {
-    let request = Arc::new(Request::signed_now());
-    let pause = rate.map_or(Duration::ZERO, |rate| Duration::from_secs(connections as u64) / rate);
+/// Drives a service for a while.
+pub(crate) async fn drive(address: SocketAddr, load: Load, time: Duration) -> Tally {
+    let requests: Vec<Request> = BODIES.iter().map(Request::signed_now).collect();
+    let pause = load.rate.map_or(Duration::ZERO, |rate| Duration::from_secs(load.connections as u64) / rate);
     let start = Instant::now();
-    let tasks: Vec<_> = (0..connections)
+    let tasks: Vec<_> = (0..load.connections)
         .map(|index| {
+            let mut requests = requests.clone();
+            let first = index % requests.len();
+            requests.rotate_left(first);
             // Connections start one after the other, which spreads the load evenly.
-            let pace = Pace { first: start + pause * index as u32 / connections as u32, pause, end: start + time };
-            tokio::spawn(converse(address, request.clone(), pace))
+            let pace = Pace { first: start + pause * index as u32 / load.connections as u32, pause, end: start + time };
+            tokio::spawn(converse(address, requests, load, pace))
         })
         .collect();
     let mut tally = Tally::default();
@@ -124,24 +168,33 @@ pub(crate) async fn drive(address: SocketAddr, connections: usize, time: Duratio
 }
 
 /// The bytes of a request, and the position of its id.
+#[derive(Clone)]
 struct Request {
     bytes: Vec<u8>,
     id_at: usize,
+    id_width: usize,
 }
 
 impl Request {
-    fn signed_now() -> Request {
-        let timestamp = time::OffsetDateTime::now_utc().unix_timestamp().to_string();
-        let signature = sign(URL, &timestamp, KEY);
+    fn signed_now((dialect, body, id): &(Dialect, &str, &str)) -> Request {
+        let now = time::OffsetDateTime::now_utc().unix_timestamp();
+        let signed: String = signed_headers(*dialect, URL, now, KEY)
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
         // The headers that Alibaba sends, without a proxy.
         let head = format!(
             "POST /callbacks HTTP/1.1\r\nHost: media.example.com\r\nUser-Agent: Aliyun\r\nAccept: */*\r\n\
-             Content-Type: application/json\r\nX-VOD-TIMESTAMP: {timestamp}\r\nX-VOD-SIGNATURE: {signature}\r\n\
-             Content-Length: {}\r\n\r\n",
-            BODY.len()
+             Content-Type: application/json\r\n{signed}Content-Length: {}\r\n\r\n",
+            body.len()
         );
-        let id_at = head.len() + BODY.find(ID).expect("the sample has the id");
-        Request { bytes: [head.as_bytes(), BODY.as_bytes()].concat(), id_at }
+        let id_at = head.len() + body.find(id).expect("the sample has the id");
+        Request { bytes: [head.as_bytes(), body.as_bytes()].concat(), id_at, id_width: id.len() }
+    }
+
+    fn set_id(&mut self, id: u64) {
+        let width = self.id_width;
+        self.bytes[self.id_at..self.id_at + width].copy_from_slice(format!("{id:0width$}").as_bytes());
     }
 }
 
@@ -154,7 +207,7 @@ struct Pace {
     end: Instant,
 }
 
-async fn converse(address: SocketAddr, request: Arc<Request>, pace: Pace) -> Tally {
+async fn converse(address: SocketAddr, mut requests: Vec<Request>, load: Load, pace: Pace) -> Tally {
     let mut tally = Tally::default();
     let mut stream = match TcpStream::connect(address).await {
         Ok(stream) => stream,
@@ -165,7 +218,7 @@ async fn converse(address: SocketAddr, request: Arc<Request>, pace: Pace) -> Tal
     };
     // Otherwise the kernel would delay the end of a request until earlier bytes are acknowledged.
     let _ = stream.set_nodelay(true);
-    let mut bytes = request.bytes.clone();
+    let mut turn = 0;
     let mut answer = Vec::with_capacity(4096);
     let mut next = pace.first;
     loop {
@@ -177,11 +230,11 @@ async fn converse(address: SocketAddr, request: Arc<Request>, pace: Pace) -> Tal
             return tally;
         }
         next = (next + pace.pause).max(start);
-        let id = IDS.fetch_add(1, Ordering::Relaxed);
-        bytes[request.id_at..request.id_at + ID.len()]
-            .copy_from_slice(format!("{id:0width$}", width = ID.len()).as_bytes());
+        let request = &mut requests[turn];
+        request.set_id(load.next_id());
+        turn = (turn + 1) % BODIES.len();
         let exchanged = async {
-            stream.write_all(&bytes).await.map_err(|error| error.to_string())?;
+            stream.write_all(&request.bytes).await.map_err(|error| error.to_string())?;
             read_answer(&mut stream, &mut answer).await
         };
         match exchanged.await {

@@ -47,7 +47,7 @@ use tokio::runtime::Runtime;
 
 use bridge::{Bridge, DATABASE, publish, publish_by_id};
 use broker::{Broker, Bus};
-use load::{Figures, Tally, drive};
+use load::{Figures, Load, Tally, drive};
 use observe::{cpu_time, idle_time, median, memory, number, peak_memory, seconds, thread_times};
 use support::config::{Config, Route};
 use support::free_port;
@@ -661,7 +661,7 @@ impl Bench {
     }
 
     fn drive(&mut self, bridge: &Bridge, connections: usize, time: Duration, rate: Option<u32>) -> Tally {
-        let tally = self.runtime.block_on(drive(bridge.input, connections, time, rate));
+        let tally = self.runtime.block_on(drive(bridge.input, Load { rate, ..Load::of(connections) }, time));
         if let Some(reason) = &tally.first_failure {
             eprintln!("{} requests failed, the first with: {reason}", tally.failed);
             eprintln!("{}", bridge.process.log_tail());
