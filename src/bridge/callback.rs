@@ -7,14 +7,14 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::Admission;
+use super::{Admission, InputSeries};
 use crate::dialect::{Origin, Sender};
 
 /// A callback as an input received it.
 #[derive(Debug)]
 pub struct Callback {
-    /// Name of the input.
-    pub input: Arc<str>,
+    /// The input.
+    pub input: Arc<InputSeries>,
     /// The body as it came.
     pub body: Bytes,
     /// When its last byte arrived, by the wall clock.

@@ -20,7 +20,7 @@ pub(super) fn of_body(callback: &Callback, error: &NotACallback) -> DeadLetter {
     DeadLetter {
         reason: DeadLetterReason::NotACallback.as_str().to_owned(),
         code: error.to_string(),
-        input: Some(callback.input.to_string()),
+        input: Some(callback.input.name().to_owned()),
         sender: (callback.sender.region.clone(), callback.sender.account_id.clone()),
         body: callback.body.clone(),
         at: store::now(),
@@ -38,7 +38,7 @@ pub(super) fn of_event(
     DeadLetter {
         reason: reason.as_str().to_owned(),
         code: code(reason, route),
-        input: Some(callback.input.to_string()),
+        input: Some(callback.input.name().to_owned()),
         route: route.map(str::to_owned),
         event: Some(names(event)),
         sender: (callback.sender.region.clone(), callback.sender.account_id.clone()),

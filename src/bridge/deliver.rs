@@ -100,7 +100,7 @@ impl Bridge {
             (None, false) => return Delivered { outcome: Outcome::Published, is_accepted: true },
         };
         let is_accepted = is_published_somewhere || is_spooled || outcome == Outcome::Dropped;
-        match self.keep(rules, callback, event, undelivered, pace.deadline()).await {
+        match Box::pin(self.keep(rules, callback, event, undelivered, pace.deadline())).await {
             Ok(KeptIn::Store) => Delivered { outcome, is_accepted },
             Ok(KeptIn::SpoolOnly) => Delivered { outcome: Outcome::Spooled, is_accepted: true },
             Ok(KeptIn::Buses) if outcome == Outcome::Spooled => {

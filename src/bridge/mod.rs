@@ -8,6 +8,9 @@
 //!   [`store`](crate::store) on the disk.
 //!
 //! `accept` calls `dedupe`, then `deliver`, which calls `publish`, `dead_letters` and the store. None of them calls back.
+//!
+//! Futures of what is rare are boxed. While a bus is being waited for, thousands of other events pass through the caches of
+//! the processor. The smaller the future of a callback is, the less of it must be read from memory again.
 
 mod admission;
 mod callback;
@@ -23,11 +26,12 @@ mod publish;
 mod replay;
 mod rules;
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::limit::Limit;
@@ -43,6 +47,8 @@ pub use dedupe::DedupeSettings;
 use dedupe::{Claim, Window};
 use deliver::{Delivered, STORE_DEADLINE, in_time};
 use junk::JunkRate;
+use observe::AgeSeries;
+pub use observe::InputSeries;
 pub use outcome::{DeadLetterReason, Kept, Outcome, Refusal};
 use output_handle::OutputHandle;
 pub use rules::Rules;
@@ -79,9 +85,8 @@ pub struct Bridge {
     junk: JunkRate,
     /// Ends what is being published. It then goes to the spool.
     cancel_in_flight: CancellationToken,
-    /// Callbacks between arrival and outcome.
-    in_flight: AtomicUsize,
     metrics: Metrics,
+    age_series: AgeSeries,
 }
 
 impl Bridge {
@@ -130,8 +135,8 @@ impl Bridge {
             give_up_after: AtomicU64::new(milliseconds(delivery.give_up_after)),
             store,
             cancel_in_flight,
-            in_flight: AtomicUsize::new(0),
             metrics,
+            age_series: AgeSeries::default(),
         }
     }
 
@@ -206,7 +211,7 @@ impl Bridge {
 
     /// Number of callbacks between arrival and outcome.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        usize::try_from(self.metrics.in_flight.get()).unwrap_or_default()
     }
 
     /// Closes the store. Call it when nothing is in flight: later callbacks that cannot be published are refused.
@@ -239,48 +244,48 @@ impl Bridge {
     ///
     /// Cancelling it gives the callback up: nothing is acknowledged, and a copy of the event may have been published or
     /// stored. A caller that may be cancelled runs it as a task.
-    pub async fn accept(&self, callback: Callback) -> Outcome {
+    pub async fn accept(&self, callback: &Callback) -> Outcome {
         let _in_flight = self.enter_in_flight();
-        let outcome = self.outcome(&callback).await;
-        self.observe_outcome(&callback, &outcome);
+        let (outcome, ended) = self.outcome(callback).await;
+        self.observe_outcome(callback, &outcome, ended);
         outcome
     }
 
     /// Ends a callback whose body its input could not read as one. What there is of the body is kept as
     /// [`accept`](Bridge::accept) keeps a body that is not a callback, without another look at it: the beginning of a
     /// body can look like a callback.
-    pub async fn reject(&self, callback: Callback, error: NotACallback) -> Outcome {
+    pub async fn reject(&self, callback: &Callback, error: NotACallback) -> Outcome {
         let _in_flight = self.enter_in_flight();
-        let outcome = self.keep_body(&callback, error).await;
-        self.observe_outcome(&callback, &outcome);
+        let outcome = self.keep_body(callback, error).await;
+        self.observe_outcome(callback, &outcome, Instant::now());
         outcome
     }
 
-    async fn outcome(&self, callback: &Callback) -> Outcome {
+    /// The outcome, and when it was known.
+    async fn outcome(&self, callback: &Callback) -> (Outcome, Instant) {
         let rules = self.rules();
         let normalized = match rules.normalizer.normalize(&callback.body, &callback.origin()) {
             Ok(normalized) => normalized,
-            Err(error) => return self.keep_body(callback, error).await,
+            Err(error) => return (Box::pin(self.keep_body(callback, error)).await, Instant::now()),
         };
         self.observe_event(&rules, callback, &normalized);
         let event = Arc::new(normalized.event);
         let deadline = callback.arrived + callback.max_publish_time.unwrap_or(self.deadline);
-        let outcome = match self.window.claim(&event, deadline).await {
-            Claim::Duplicate => Outcome::Duplicate,
-            Claim::Late => self.deliver(&rules, callback, &event).await.outcome,
-            Claim::First(claimed) => {
-                let Delivered { outcome, is_accepted } = self.deliver(&rules, callback, &event).await;
-                if is_accepted {
-                    claimed.accepted();
-                }
-                outcome
-            }
+        let claim = self.window.claim(&event, callback.arrived, deadline).await;
+        let Delivered { outcome, is_accepted } = match claim {
+            Claim::Duplicate => Delivered { outcome: Outcome::Duplicate, is_accepted: false },
+            Claim::Late | Claim::First(_) => self.deliver(&rules, callback, &event).await,
         };
+        let ended = Instant::now();
+        match claim {
+            Claim::First(claimed) if is_accepted => claimed.accepted(ended),
+            _ => drop(claim),
+        }
         if outcome == Outcome::Published {
             self.observe_age(&event);
         }
         observe::log_outcome(&event, &outcome);
-        outcome
+        (outcome, ended)
     }
 
     /// Stores a body that is not a callback, so that a person can look at it.

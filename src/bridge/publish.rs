@@ -101,7 +101,7 @@ impl Bridge {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let error = loop {
             if let Pace::Patient(deadline) = pace {
-                pace = self.wait_for_output(output, deadline).await;
+                pace = Box::pin(self.wait_for_output(output, deadline)).await;
             }
             let deadline = pace.deadline();
             if output.has_backlog(&to.record.topic) {
@@ -118,6 +118,8 @@ impl Bridge {
                 }
             };
             let tried = tokio::select! {
+                // In this order, an attempt that has ended does not look at the token once more, which takes locks.
+                biased;
                 tried = output.attempt(&to.record, attempt_until) => tried,
                 () = self.cancel_in_flight.cancelled() => {
                     Err(PublishError::new(ErrorKind::TimedOut, "the bridge is stopping"))

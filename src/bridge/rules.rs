@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use prometheus::IntCounter;
 
+use super::observe::EventSeries;
 use crate::dialect::Normalizer;
 use crate::event::Event;
 use crate::output::Record;
@@ -17,6 +18,7 @@ pub struct Rules {
     pub(super) router: Router,
     /// Counters of the routes, in their order.
     route_matches: Vec<IntCounter>,
+    pub(super) event_series: EventSeries,
     /// Where dead letters are published.
     pub(super) dead_letters: Option<Destination>,
 }
@@ -26,7 +28,8 @@ impl Rules {
     pub fn new(normalizer: Normalizer, router: Router, dead_letters: Option<Destination>, metrics: &Metrics) -> Rules {
         let counter = |name: &str| metrics.route_matches_total.with_label_values(&[name]);
         let route_matches = router.routes().iter().map(|route| counter(&route.name)).collect();
-        Rules { normalizer, router, route_matches, dead_letters }
+        let event_series = EventSeries::new(normalizer.catalogue(), metrics);
+        Rules { normalizer, router, route_matches, event_series, dead_letters }
     }
 
     /// Counts the routes that matched an event.

@@ -7,47 +7,50 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// The limit. Permits are acquired from its semaphore.
 #[derive(Clone, Debug)]
-pub struct Limit {
+pub struct Limit(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     semaphore: Arc<Semaphore>,
-    size: Arc<AtomicUsize>,
+    size: AtomicUsize,
     /// Held while the size changes.
-    resizing: Arc<Mutex<()>>,
-    resized: Arc<Notify>,
+    resizing: Mutex<()>,
+    resized: Notify,
 }
 
 impl Limit {
     /// A limit with this many permits, at most [`Semaphore::MAX_PERMITS`].
     pub fn new(size: usize) -> Limit {
         let size = size.min(Semaphore::MAX_PERMITS);
-        Limit {
+        Limit(Arc::new(Inner {
             semaphore: Arc::new(Semaphore::new(size)),
-            size: Arc::new(AtomicUsize::new(size)),
-            resizing: Arc::default(),
-            resized: Arc::default(),
-        }
+            size: AtomicUsize::new(size),
+            resizing: Mutex::default(),
+            resized: Notify::new(),
+        }))
     }
 
     /// The semaphore, to acquire permits from.
     pub fn semaphore(&self) -> &Arc<Semaphore> {
-        &self.semaphore
+        &self.0.semaphore
     }
 
     /// The current size.
     pub fn size(&self) -> usize {
-        self.size.load(Ordering::Relaxed)
+        self.0.size.load(Ordering::Relaxed)
     }
 
     /// Waits for permits: `wanted`, or all of them if the limit is smaller. May be cancelled.
     pub async fn acquire(&self, wanted: usize) -> Option<OwnedSemaphorePermit> {
         loop {
-            let resized = self.resized.notified();
+            let resized = self.0.resized.notified();
             let permits = u32::try_from(wanted.min(self.size())).unwrap_or(u32::MAX);
             tokio::select! {
                 biased;
                 // More than the new size would never be available.
                 () = resized => {}
                 // The semaphore is never closed.
-                permit = self.semaphore.clone().acquire_many_owned(permits) => return permit.ok(),
+                permit = self.semaphore().clone().acquire_many_owned(permits) => return permit.ok(),
             }
         }
     }
@@ -56,14 +59,14 @@ impl Limit {
     /// new permits are issued only below it. Must run inside a tokio runtime.
     pub fn resize(&self, size: usize) {
         let size = size.min(Semaphore::MAX_PERMITS);
-        let _resizing = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
-        let present = self.size.swap(size, Ordering::Relaxed);
+        let _resizing = self.0.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let present = self.0.size.swap(size, Ordering::Relaxed);
         if size >= present {
-            self.semaphore.add_permits(size - present);
+            self.semaphore().add_permits(size - present);
         } else {
             let surplus = present - size;
-            let held = surplus - self.semaphore.forget_permits(surplus);
-            let semaphore = self.semaphore.clone();
+            let held = surplus - self.semaphore().forget_permits(surplus);
+            let semaphore = self.semaphore().clone();
             if held > 0 {
                 tokio::spawn(async move {
                     // One waiter for all of them, because each waiter queues behind those that came before it.
@@ -78,7 +81,7 @@ impl Limit {
                 });
             }
         }
-        self.resized.notify_waiters();
+        self.0.resized.notify_waiters();
     }
 }
 

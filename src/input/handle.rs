@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bridge::{Admission, Arriving, Bridge, Callback, Outcome};
+use crate::bridge::{Admission, Arriving, Bridge, Callback, InputSeries, Outcome};
 use crate::dialect::NotACallback;
 use crate::telemetry::metrics::Metrics;
 
@@ -28,9 +28,9 @@ impl Misconfigured {
 }
 
 /// The handle of one input.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct InputHandle {
-    name: Arc<str>,
+    series: Arc<InputSeries>,
     bridge: Arc<Bridge>,
     misconfigured: Misconfigured,
     not_accepting: CancellationToken,
@@ -49,24 +49,27 @@ impl InputHandle {
         closed: CancellationToken,
         callbacks: TaskTracker,
     ) -> InputHandle {
-        for outcome in Outcome::LABELS {
-            bridge.metrics().callbacks_total.with_label_values(&[name, outcome]);
-        }
-        InputHandle { name: name.into(), bridge, misconfigured, not_accepting, closed, callbacks }
+        let series = Arc::new(InputSeries::new(name, bridge.metrics()));
+        InputHandle { series, bridge, misconfigured, not_accepting, closed, callbacks }
     }
 
     /// The name of the input.
-    pub fn name(&self) -> &Arc<str> {
-        &self.name
+    pub fn name(&self) -> &str {
+        self.series.name()
+    }
+
+    /// What its callbacks say about where they came from.
+    pub fn series(&self) -> &Arc<InputSeries> {
+        &self.series
     }
 
     /// Processes a callback to its outcome; see [`Bridge::accept`].
-    pub async fn accept(&self, callback: Callback) -> Outcome {
+    pub async fn accept(&self, callback: &Callback) -> Outcome {
         self.bridge.accept(callback).await
     }
 
     /// Ends a callback whose body is not a callback, as the input knows already; see [`Bridge::reject`].
-    pub async fn reject(&self, callback: Callback, error: NotACallback) -> Outcome {
+    pub async fn reject(&self, callback: &Callback, error: NotACallback) -> Outcome {
         self.bridge.reject(callback, error).await
     }
 
@@ -97,7 +100,7 @@ impl InputHandle {
 
     /// Reports whether the input receives nothing until a person changes something. Returns whether that is new.
     pub fn set_misconfigured(&self, is_misconfigured: bool) -> bool {
-        self.misconfigured.set(&self.name, is_misconfigured)
+        self.misconfigured.set(self.name(), is_misconfigured)
     }
 
     /// Cancelled when no more callbacks may be accepted. Those in flight are finished.

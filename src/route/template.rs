@@ -136,7 +136,7 @@ impl Template {
 
     /// The key for an event, cut at [`MAX_KEY_BYTES`]. None if the event has none of the attributes.
     pub fn key(&self, event: &Event) -> Option<String> {
-        let mut key = String::new();
+        let mut key = String::with_capacity(self.text.len() + 32);
         let mut found = self.parts.iter().all(|part| matches!(part, Part::Literal(_)));
         for part in &self.parts {
             match part {
@@ -148,7 +148,8 @@ impl Template {
                 }
             }
         }
-        found.then(|| cut(&key, MAX_KEY_BYTES).to_owned())
+        key.truncate(cut(&key, MAX_KEY_BYTES).len());
+        found.then_some(key)
     }
 }
 

@@ -208,12 +208,6 @@ impl Metrics {
     }
 }
 
-/// Sets a gauge to the present Unix time.
-pub fn set_to_now(gauge: &Gauge) {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    gauge.set(now.as_secs_f64());
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

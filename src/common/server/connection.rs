@@ -1,7 +1,8 @@
 //! One connection, from its start to its end.
 
 use std::convert::Infallible;
-use std::pin::{self, pin};
+use std::future::poll_fn;
+use std::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,7 +67,6 @@ where
     // A peer that has sent everything may close its side: it still gets its answer. The slots have the time limits.
     builder.half_close(true).header_read_timeout(None).max_buf_size(MAX_BUFFER).max_header_size(MAX_HEAD);
     let mut connection = builder.serve_connection(TokioIo::new(stream), answer);
-    let mut ordered = pin!(slot.ordered());
     let rest = loop {
         tokio::select! {
             biased;
@@ -82,9 +82,7 @@ where
                 }
                 break connection.into_parts().io.into_inner();
             }
-            () = &mut ordered => {
-                ordered.set(slot.ordered());
-                let order = slot.take_order();
+            order = poll_fn(|context| slot.poll_order(context)) => {
                 if order.finish {
                     pin::Pin::new(&mut connection).graceful_shutdown();
                 }

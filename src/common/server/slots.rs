@@ -5,12 +5,14 @@
 //! carried out.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
 use super::{ANSWER_TIMEOUT, Bounds, IDLE_TIMEOUT, Loss};
@@ -44,14 +46,15 @@ static OPEN: AtomicUsize = AtomicUsize::new(0);
 pub(super) struct Slot {
     start: Instant,
     phase: AtomicU8,
-    /// Since when it is in this phase, or since the last byte of a body.
+    /// Since when it is in this phase, or since the last byte of a body. No time matters for [`DELIVERING`].
     since: AtomicU64,
     blocked_since: AtomicU64,
     has_served: AtomicBool,
     was_accepted: AtomicBool,
     orders: AtomicU8,
     is_aborted: AtomicBool,
-    notify: Notify,
+    /// The task of the connection.
+    task: AtomicWaker,
 }
 
 /// What a connection has to do.
@@ -74,7 +77,7 @@ impl Slot {
             was_accepted: AtomicBool::new(false),
             orders: AtomicU8::new(0),
             is_aborted: AtomicBool::new(false),
-            notify: Notify::new(),
+            task: AtomicWaker::new(),
         };
         slot.begin();
         slot
@@ -140,16 +143,21 @@ impl Slot {
             self.is_aborted.store(true, Ordering::Relaxed);
         }
         self.orders.fetch_or(order, Ordering::Release);
-        self.notify.notify_one();
+        self.task.wake();
     }
 
-    /// Ends when there may be an order.
-    pub(super) fn ordered(&self) -> tokio::sync::futures::Notified<'_> {
-        self.notify.notified()
+    /// Waits for an order. Only the task of the connection may do so. A [`Notify`](tokio::sync::Notify) would take a lock
+    /// each time that the task wakes up.
+    pub(super) fn poll_order(&self, context: &Context<'_>) -> Poll<Order> {
+        self.task.register(context.waker());
+        match self.orders.load(Ordering::Relaxed) {
+            0 => Poll::Pending,
+            _ => Poll::Ready(self.take_order()),
+        }
     }
 
     /// What to do now. Each order is given once.
-    pub(super) fn take_order(&self) -> Order {
+    fn take_order(&self) -> Order {
         let orders = self.orders.swap(0, Ordering::Acquire);
         let loss = match orders {
             _ if orders & EVICT != 0 => Some(Loss::Evicted),
@@ -164,8 +172,7 @@ impl Slot {
     /// Ends when the connection is lost.
     pub(super) async fn lost(&self) -> Loss {
         loop {
-            self.ordered().await;
-            if let Some(loss) = self.take_order().loss {
+            if let Some(loss) = poll_fn(|context| self.poll_order(context)).await.loss {
                 return loss;
             }
         }
@@ -199,7 +206,7 @@ impl Connection {
 
     /// Says that the request is complete and was let in: from now on the connection is not closed for another one.
     pub fn is_delivering(&self) {
-        self.0.enter(DELIVERING);
+        self.0.phase.store(DELIVERING, Ordering::Relaxed);
     }
 
     pub(super) fn answered(&self, is_accepted: bool) {

@@ -27,7 +27,6 @@ use futures_util::future::BoxFuture;
 use hyper::StatusCode;
 use schemars::JsonSchema;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use config::{Endpoint, HttpSettings, RELOADABLE, Reloadable};
@@ -40,7 +39,6 @@ use super::{ConnectionBounds, Input, InputError, InputHandle, InputKind, InputRe
 use crate::bridge::Sender;
 use crate::common::descriptors;
 use crate::common::kind::KindKeys;
-use crate::common::limit::Limit;
 use crate::common::server::{self, Bounds, Loss};
 use crate::common::tls::Tls;
 use crate::common::validation::FieldError;
@@ -60,7 +58,9 @@ pub(super) const KIND: InputKind = InputKind {
 struct Current {
     endpoints: RwLock<Arc<Vec<Endpoint>>>,
     max_body: AtomicUsize,
-    room: Limit,
+    max_in_flight: AtomicUsize,
+    /// Requests whose bodies have arrived and that wait for their answers.
+    in_flight: AtomicUsize,
     /// Whether the bound address is reachable only from this machine.
     is_local: bool,
 }
@@ -70,7 +70,8 @@ impl Current {
         Current {
             endpoints: RwLock::new(Arc::new(settings.endpoints)),
             max_body: AtomicUsize::new(settings.max_body.as_usize()),
-            room: Limit::new(settings.max_in_flight),
+            max_in_flight: AtomicUsize::new(settings.max_in_flight),
+            in_flight: AtomicUsize::new(0),
             is_local,
         }
     }
@@ -83,8 +84,21 @@ impl Current {
         self.max_body.load(Ordering::Relaxed)
     }
 
-    fn room(&self) -> Arc<Semaphore> {
-        self.room.semaphore().clone()
+    /// A place among the requests in flight, if there is one. A full input waits for nothing, so that a count is enough.
+    fn enter(self: &Arc<Current>) -> Option<Place> {
+        let present = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let place = Place(self.clone());
+        (present < self.max_in_flight.load(Ordering::Relaxed)).then_some(place)
+    }
+}
+
+/// The place of a request in flight. Dropping it gives it back.
+#[derive(Debug)]
+struct Place(Arc<Current>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -111,7 +125,7 @@ impl InputReload for Current {
         init_series(&endpoints, metrics);
         *self.endpoints.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(endpoints);
         self.max_body.store(max_body.as_usize(), Ordering::Relaxed);
-        self.room.resize(max_in_flight);
+        self.max_in_flight.store(max_in_flight, Ordering::Relaxed);
     }
 }
 
@@ -199,14 +213,14 @@ impl Input for HttpInput {
         Box::pin(async move {
             init_series(&self.current.endpoints(), handle.metrics());
             for problem in Problem::ALL.iter().filter(|problem| **problem != Problem::Refused) {
-                handle.metrics().not_accepted_total.with_label_values(&[&**handle.name(), &problem.label()]);
+                handle.metrics().not_accepted_total.with_label_values(&[handle.name(), &problem.label()]);
             }
             for loss in Loss::ALL {
-                handle.metrics().connections_lost_total.with_label_values(&[&**handle.name(), loss.as_str()]);
+                handle.metrics().connections_lost_total.with_label_values(&[handle.name(), loss.as_str()]);
             }
             let (stopping, closed) = (handle.not_accepting().clone(), handle.closed().clone());
             let service = Arc::new(Service {
-                handle,
+                handle: Arc::new(handle),
                 current: self.current,
                 header_timeout: self.bounds.header_timeout,
                 body_timeout: self.body_timeout,

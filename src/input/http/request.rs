@@ -1,7 +1,7 @@
 //! A request: checks it, reads it, passes it to the bridge, and derives the answer from the outcome.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Current;
 use super::config::Endpoint;
@@ -35,7 +36,8 @@ struct Arrived {
 /// Answers requests.
 #[derive(Debug)]
 pub(super) struct Service {
-    pub(super) handle: InputHandle,
+    /// Each callback holds it until its outcome.
+    pub(super) handle: Arc<InputHandle>,
     pub(super) current: Arc<Current>,
     pub(super) header_timeout: Duration,
     pub(super) body_timeout: Duration,
@@ -52,8 +54,8 @@ impl Serve for Service {
     async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Answer {
         // Stopping also waits for requests whose body is still arriving. The token is taken before the check whether
         // callbacks are still accepted, so that no accepted request is missed.
-        let _request = self.handle.callbacks().token();
-        match self.accept(request, connection).await {
+        let token = self.handle.callbacks().token();
+        match self.accept(request, connection, token).await {
             Ok(outcome) => self.answer_outcome(&outcome),
             Err((problem, detail)) => {
                 self.count_not_accepted(problem);
@@ -119,8 +121,14 @@ impl Service {
         self.handle.metrics().not_accepted_total.with_label_values(&labels).inc();
     }
 
-    /// Processes a request to its outcome, or to the reason why it is not accepted.
-    async fn accept(&self, request: Request<Incoming>, connection: &Connection) -> Result<Outcome, (Problem, String)> {
+    /// Processes a request to its outcome, or to the reason why it is not accepted. Holds the token until then, also if
+    /// this future is dropped.
+    async fn accept(
+        &self,
+        request: Request<Incoming>,
+        connection: &Connection,
+        token: TaskTrackerToken,
+    ) -> Result<Outcome, (Problem, String)> {
         if self.handle.not_accepting().is_cancelled() {
             return Err((Problem::Stopping, "another instance may accept it".to_owned()));
         }
@@ -149,7 +157,7 @@ impl Service {
         let Arrived { body, share, waited } = self.read(body).await?;
         connection.is_delivering();
         // Only now, so that whoever sends slowly takes nothing from those whose callbacks are complete.
-        let Ok(room) = self.current.room().try_acquire_owned() else {
+        let Some(place) = self.current.enter() else {
             return Err((Problem::TooManyRequests, "in-flight limit reached".to_owned()));
         };
         let mut admission = self.handle.admit();
@@ -157,7 +165,7 @@ impl Service {
         let waited = waited + admission.grow(body.len(), longest).await.map_err(no_room)?;
         drop(share);
         let callback = Callback {
-            input: self.handle.name().clone(),
+            input: self.handle.series().clone(),
             admission,
             body,
             received: OffsetDateTime::now_utc(),
@@ -171,10 +179,10 @@ impl Service {
         };
         let handle = self.handle.clone();
         let accepted = async move {
-            let _room = room;
-            handle.accept(callback).await
+            let _held = (place, token);
+            handle.accept(&callback).await
         };
-        Ok(Unstoppable::new(self.handle.callbacks().track_future(accepted)).await)
+        Ok(Unstoppable::new(accepted).await)
     }
 
     /// Reads a body.
@@ -182,7 +190,12 @@ impl Service {
         if body.size_hint().lower() > self.current.max_body() as u64 {
             return Err(self.too_large());
         }
-        tokio::time::timeout(self.body_timeout, self.collect(body)).await.unwrap_or_else(|_| {
+        let mut collected = pin!(self.collect(body));
+        // Most bodies have come with their heads. They need no timer.
+        if let Poll::Ready(arrived) = futures_util::poll!(&mut collected) {
+            return arrived;
+        }
+        tokio::time::timeout(self.body_timeout, collected).await.unwrap_or_else(|_| {
             let limit = humantime::format_duration(self.body_timeout);
             Err((Problem::RequestTimeout, format!("the body took longer than {limit}")))
         })

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::HeaderMap;
+use hyper::header::HeaderValue;
 use md5::{Digest, Md5};
 use subtle::ConstantTimeEq;
 
@@ -71,10 +72,10 @@ impl Verifier {
         now: i64,
         other_urls: impl Iterator<Item = String> + 'u,
     ) -> Result<(), Unauthorized> {
-        let present = HEADERS
-            .iter()
-            .find(|(timestamp, signature)| headers.contains_key(*timestamp) || headers.contains_key(*signature));
-        let Some((timestamp_name, signature_name)) = present else {
+        let both = |names: (&'static str, &'static str)| (names, (headers.get(names.0), headers.get(names.1)));
+        let mut signed = HEADERS.into_iter().map(both);
+        let present = signed.find(|(_, (timestamp, signature))| timestamp.is_some() || signature.is_some());
+        let Some(((timestamp_name, signature_name), (timestamp, signature))) = present else {
             if self.allow_unsigned || self.keys.is_empty() {
                 return Ok(());
             }
@@ -88,20 +89,19 @@ impl Verifier {
         let malformed = |name: &str, expected: &str| {
             Err((Problem::SignatureMalformed, format!("{}: expected {expected}", name.to_uppercase())))
         };
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-        let Some((timestamp, seconds)) = text(timestamp_name)
+        let Some((timestamp, seconds)) = text(timestamp)
             .filter(|text| text.len() <= 12 && text.bytes().all(|byte| byte.is_ascii_digit()))
             .and_then(|text| Some((text, text.parse::<i64>().ok()?)))
         else {
             return malformed(timestamp_name, "Unix seconds");
         };
-        let Some(signature) = text(signature_name).and_then(from_hex) else {
+        let Some(signature) = text(signature).and_then(from_hex) else {
             return malformed(signature_name, "32 hex digits");
         };
-        let keys: Vec<Arc<str>> = self.keys.iter().map(|secret| secret.value()).collect();
         // All combinations are computed, so the time that this takes does not reveal which one matches.
         let fits = |url: &str| {
-            keys.iter().fold(subtle::Choice::from(0), |fits, key| fits | digest(url, timestamp, key).ct_eq(&signature))
+            let fits = |key: &Arc<Secret>| digest(url, timestamp, &key.value()).ct_eq(&signature);
+            self.keys.iter().fold(subtle::Choice::from(0), |any, key| any | fits(key))
         };
         let known = self.urls.iter().fold(subtle::Choice::from(0), |any, url| any | fits(url));
         if !bool::from(known) {
@@ -132,11 +132,18 @@ impl Verifier {
     }
 }
 
+fn text(value: Option<&HeaderValue>) -> Option<&str> {
+    value?.to_str().ok().map(str::trim)
+}
+
 fn from_hex(text: &str) -> Option<[u8; 16]> {
-    let digits: Vec<u8> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect::<Option<_>>()?;
-    let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair[0] << 4 | pair.get(1).copied().unwrap_or(0)).collect();
-    (digits.len() == 32).then_some(())?;
-    bytes.try_into().ok()
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let digits: &[u8; 32] = text.as_bytes().try_into().ok()?;
+    let mut bytes = [0; 16];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(bytes)
 }
 
 #[cfg(test)]

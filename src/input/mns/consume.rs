@@ -116,7 +116,7 @@ impl Input for MnsInput {
         Box::pin(async move {
             let MnsInput { settings, http, room } = *self;
             let metrics = handle.metrics().clone();
-            let (input, name) = (handle.name().clone(), settings.address.queue.clone());
+            let (input, name): (Arc<str>, _) = (handle.name().into(), settings.address.queue.clone());
             metrics.not_accepted_total.with_label_values(&[&*input, WRONG_MD5]);
             for result in RECEIVE_RESULTS {
                 metrics.mns_receives_total.with_label_values(&[name.as_str(), result]);
@@ -287,7 +287,7 @@ impl Consumer {
     /// Processes a message to its end.
     async fn process(self: Arc<Self>, message: Message, received: Instant, _permit: Option<OwnedSemaphorePermit>) {
         if !message.is_sound() {
-            self.metrics.not_accepted_total.with_label_values(&[&**self.handle.name(), WRONG_MD5]).inc();
+            self.metrics.not_accepted_total.with_label_values(&[self.handle.name(), WRONG_MD5]).inc();
             tracing::warn!(
                 input = %self.handle.name(),
                 message = message.id,
@@ -303,7 +303,7 @@ impl Consumer {
             return;
         }
         let callback = Callback {
-            input: self.handle.name().clone(),
+            input: self.handle.series().clone(),
             admission,
             body,
             received: OffsetDateTime::now_utc(),
@@ -314,7 +314,7 @@ impl Consumer {
             is_from_anyone: true,
             is_last_try: message.dequeue_count > self.max_receives,
         };
-        let accepted = self.handle.accept(callback);
+        let accepted = self.handle.accept(&callback);
         let (outcome, handle) = self.leases.keep_while(&message, received, accepted).await;
         match outcome {
             Outcome::Refused(_) | Outcome::NotACallback { kept: Kept::No, .. } => {

@@ -90,7 +90,7 @@ impl Input for StdinInput {
         Box::pin(async move {
             let StdinInput { sender, deadline, current } = *self;
             for reason in REASONS {
-                handle.metrics().not_accepted_total.with_label_values(&[&**handle.name(), reason]);
+                handle.metrics().not_accepted_total.with_label_values(&[handle.name(), reason]);
             }
             let of_line = current.clone();
             let lines = read_stdin(move || of_line.max_line.load(Ordering::Relaxed))
@@ -206,7 +206,7 @@ impl Consumer {
 
     async fn attempt(&self, line: &Line, received: OffsetDateTime) -> Outcome {
         let callback = Callback {
-            input: self.handle.name().clone(),
+            input: self.handle.series().clone(),
             // The line has its share already.
             admission: self.handle.admit(),
             body: line.text.clone(),
@@ -219,10 +219,10 @@ impl Consumer {
             is_from_anyone: false,
         };
         match line.too_long {
-            None => self.handle.accept(callback).await,
+            None => self.handle.accept(&callback).await,
             Some(TooLong { bytes, limit }) => {
                 let kept = line.text.len() as u64;
-                self.handle.reject(callback, NotACallback::TooLarge { bytes, limit, kept }).await
+                self.handle.reject(&callback, NotACallback::TooLarge { bytes, limit, kept }).await
             }
         }
     }
@@ -232,7 +232,7 @@ impl Consumer {
         let Outcome::NotACallback { error, kept } = outcome else { return };
         let input = self.handle.name();
         let reason = REASONS[usize::from(line.too_long.is_some())];
-        self.handle.metrics().not_accepted_total.with_label_values(&[&**input, reason]).inc();
+        self.handle.metrics().not_accepted_total.with_label_values(&[input, reason]).inc();
         let bytes = line.too_long.map_or(line.text.len() as u64, |too_long| too_long.bytes);
         let line = line.number;
         if *kept == Kept::Yes {

@@ -3,7 +3,8 @@
 //! A broker refuses whole batches. When a record was certainly alone in its batch, the refusal is about that record.
 //! Any other record is sent again alone.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
 
@@ -11,15 +12,16 @@ use crate::output::MAX_PUBLISH_TIME;
 
 /// Counts records in flight, to know whether a record may have shared its batch with others.
 #[derive(Default)]
-pub(super) struct InFlight(Mutex<Counts>);
-
-#[derive(Default)]
-struct Counts {
-    handed_over: u64,
-    in_flight: u64,
+pub(super) struct InFlight {
+    /// The number of records in flight in the low half, and the number of records that were ever handed over in the high
+    /// half, where it may overflow. They are one atomic number, because every record changes both.
+    counts: AtomicU64,
     /// Until when an abandoned record, which nobody waits for any more, may be in the queue of a producer.
-    abandoned_until: Option<Instant>,
+    abandoned_until: Mutex<Option<Instant>>,
 }
+
+/// A record that was handed over, and is in flight.
+const STARTED: u64 = (1 << 32) + 1;
 
 /// A record that is in flight.
 pub(super) struct InFlightRecord<'f> {
@@ -30,18 +32,25 @@ pub(super) struct InFlightRecord<'f> {
 }
 
 impl InFlight {
-    fn lock(&self) -> MutexGuard<'_, Counts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn start(&self) -> InFlightRecord<'_> {
+        let before = self.counts.fetch_add(STARTED, Ordering::SeqCst);
+        let was_alone = before as u32 == 0 && !self.has_abandoned();
+        InFlightRecord {
+            in_flight: self,
+            number: handed_over(before.wrapping_add(STARTED)),
+            was_alone,
+            has_ended: false,
+        }
     }
 
-    pub(super) fn start(&self) -> InFlightRecord<'_> {
-        let mut counts = self.lock();
-        let is_abandoned = counts.abandoned_until.is_some_and(|until| Instant::now() < until);
-        let was_alone = counts.in_flight == 0 && !is_abandoned;
-        counts.in_flight += 1;
-        counts.handed_over += 1;
-        InFlightRecord { in_flight: self, number: counts.handed_over, was_alone, has_ended: false }
+    fn has_abandoned(&self) -> bool {
+        let until = *self.abandoned_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
     }
+}
+
+fn handed_over(counts: u64) -> u64 {
+    counts >> 32
 }
 
 impl InFlightRecord<'_> {
@@ -49,16 +58,17 @@ impl InFlightRecord<'_> {
     /// start until now.
     pub(super) fn ended_alone(&mut self) -> bool {
         self.has_ended = true;
-        self.was_alone && self.in_flight.lock().handed_over == self.number
+        self.was_alone && handed_over(self.in_flight.counts.load(Ordering::SeqCst)) == self.number
     }
 }
 
 impl Drop for InFlightRecord<'_> {
     fn drop(&mut self) {
-        let mut counts = self.in_flight.lock();
-        counts.in_flight -= 1;
         if !self.has_ended {
-            counts.abandoned_until = Some(Instant::now() + MAX_PUBLISH_TIME);
+            let mut until = self.in_flight.abandoned_until.lock().unwrap_or_else(PoisonError::into_inner);
+            *until = Some(Instant::now() + MAX_PUBLISH_TIME);
         }
+        // Only now, so that no record starts in between and believes that it is alone.
+        self.in_flight.counts.fetch_sub(1, Ordering::SeqCst);
     }
 }

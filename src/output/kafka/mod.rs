@@ -103,6 +103,8 @@ struct Shared {
     extra_producers: Mutex<[Option<Producer>; 2]>,
     /// Topics that the brokers do not have, and when this was found.
     missing: Mutex<HashMap<String, Instant>>,
+    /// Whether there may be one, so that records take no lock to learn that there is none.
+    has_missing: AtomicBool,
     /// Topics whose last record was not acknowledged in time: they may be missing.
     unanswered: Mutex<HashSet<String>>,
     /// Whether a topic is being looked up in the background.
@@ -185,6 +187,7 @@ impl Kafka {
             producer: RwLock::new(None),
             extra_producers: Mutex::default(),
             missing: Mutex::default(),
+            has_missing: AtomicBool::new(false),
             unanswered: Mutex::default(),
             is_looking_up: AtomicBool::new(false),
             lookups: Semaphore::new(MAX_LOOKUPS),
@@ -257,6 +260,9 @@ impl Shared {
 impl Shared {
     /// Whether the brokers recently did not have the topic.
     fn is_missing(&self, topic: &str) -> bool {
+        if !self.has_missing.load(Ordering::Acquire) {
+            return false;
+        }
         let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         missing.get(topic).is_some_and(|found| found.elapsed() < MISSING_FOR)
     }
@@ -290,6 +296,7 @@ impl Shared {
         if is_missing {
             missing.insert(topic.to_owned(), Instant::now());
         }
+        self.has_missing.store(!missing.is_empty(), Ordering::Release);
         is_missing
     }
 

@@ -5,7 +5,7 @@
 //! them.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, ServerError, jetstream};
@@ -44,6 +44,8 @@ pub(super) struct Events {
     inbox_prefix: String,
     slots: Arc<Slots>,
     reported: Mutex<Reported>,
+    /// Set when the user may not subscribe to the answers. Each publish looks at it, without a lock.
+    inbox: OnceLock<PublishError>,
     /// Notified when the client connects or disconnects.
     changed: Notify,
     /// Notified when a permission is missing.
@@ -56,8 +58,6 @@ struct Reported {
     last_error: Option<(Instant, String)>,
     /// Subjects that the user may not publish on, and when the server said so; the latest first.
     refusals: VecDeque<(Instant, String, PublishError)>,
-    /// Set when the user may not subscribe to the answers.
-    inbox: Option<PublishError>,
 }
 
 impl Events {
@@ -67,6 +67,7 @@ impl Events {
             inbox_prefix: settings.inbox_prefix.clone(),
             slots: publisher::slots(),
             reported: Mutex::default(),
+            inbox: OnceLock::new(),
             changed: Notify::new(),
             refused: Notify::new(),
         }
@@ -111,7 +112,7 @@ impl Events {
             }
             Some(Violation::Inbox(subject)) => {
                 let error = may_not_get_answers(&subject, &self.inbox_prefix, words);
-                self.reported().inbox = Some(error.clone());
+                let _ = self.inbox.set(error.clone());
                 self.slots.end_all(&error);
             }
             None => return,
@@ -130,7 +131,7 @@ impl Events {
             self.refused.notified().await;
             let reported = self.reported();
             let of_the_api = reported.refusals.iter().find(|(_, subject, _)| subject.starts_with("$JS."));
-            if let Some(error) = reported.inbox.as_ref().or(of_the_api.map(|(_, _, error)| error)) {
+            if let Some(error) = self.inbox.get().or(of_the_api.map(|(_, _, error)| error)) {
                 return error.clone();
             }
         }
@@ -244,7 +245,7 @@ impl Link {
 
     /// The error if the user may not subscribe to acknowledgements; then none will ever arrive.
     pub(super) fn inbox_refusal(&self) -> Option<PublishError> {
-        self.events.reported().inbox.clone()
+        self.events.inbox.get().cloned()
     }
 
     /// The error if the server has reported since `start` that the user may not publish on the subject.

@@ -30,6 +30,7 @@ mod stream;
 mod stream_config;
 mod watch;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -145,8 +146,8 @@ impl Nats {
     async fn send(&self, link: &Link, record: &Record, deadline: Instant) -> Result<(), PublishError> {
         let rendered = self.settings.render(record);
         let mut headers = HeaderMap::new();
-        for (name, value) in &rendered.headers {
-            headers.insert(HeaderName::from_static(name), value.as_ref());
+        for (name, value) in rendered.headers {
+            headers.insert(HeaderName::from_static(name), value.into_owned());
         }
         let subject = Subject::from(record.topic.as_str());
         let Some(publisher) = &link.publisher else {
@@ -178,14 +179,17 @@ async fn send_core(
 /// The id that identifies a repeat to a stream. Two dead letters of one event have different ids.
 fn message_id(event: &Event, subject: &str) -> String {
     let part = |attribute| event.get(attribute).unwrap_or_default();
-    let mut id = format!("{}|{}|{subject}", part(Attribute::Source), part(Attribute::Id));
+    let mut id = [part(Attribute::Source), "|", part(Attribute::Id), "|", subject].concat();
     for attribute in [Attribute::DlqReason, Attribute::DlqDestination] {
         if let Some(value) = event.get(attribute) {
             id.push('|');
             id.push_str(value);
         }
     }
-    percent_encode(&id).into_owned()
+    match percent_encode(&id) {
+        Cow::Borrowed(_) => id,
+        Cow::Owned(encoded) => encoded,
+    }
 }
 
 impl OutputSettings for NatsSettings {

@@ -19,6 +19,7 @@
 //! - Dropping the future of a publish stops waiting. A message that was not sent yet is not sent.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -104,9 +105,11 @@ impl Publisher {
             })
             .sum();
         let size = payload.len() + headers_len + HEADER_BLOCK;
+        let mut reply = String::with_capacity(self.inbox.len() + 20);
+        reply.push_str(&self.inbox);
         let make = |number: u64| {
-            let reply = Some(Subject::from(format!("{}{number}", self.inbox)));
-            OutboundMessage { subject, reply, payload, headers: Some(headers) }
+            let _ = write!(reply, "{number}");
+            OutboundMessage { subject, reply: Some(Subject::from(reply)), payload, headers: Some(headers) }
         };
         self.slots.open(deadline, size, make).await?.await
     }

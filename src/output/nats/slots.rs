@@ -165,7 +165,14 @@ impl Slots {
         if is_sooner {
             self.sooner.notify_one();
         }
-        Ok(Ticket { slots: self.clone(), number })
+        Ok(Ticket { slots: self.clone(), number, has_ended: false })
+    }
+
+    fn free(&self, mut state: MutexGuard<'_, State>, number: u64) {
+        let slot = state.remove(number);
+        drop(state);
+        drop(slot);
+        self.room.add_permits(1);
     }
 
     /// Waits until a message is queued.
@@ -291,23 +298,26 @@ impl Slots {
     }
 }
 
-/// Waits for the outcome of a slot. Dropping it frees the slot; a message that is still queued is not sent.
+/// Waits for the outcome of a slot, and frees the slot then. Dropping it frees the slot too; a message that is still queued
+/// is not sent.
 #[derive(Debug)]
 pub(super) struct Ticket {
     slots: Arc<Slots>,
     number: u64,
+    has_ended: bool,
 }
 
 impl Future for Ticket {
     type Output = Outcome;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
-        let mut state = self.slots.state();
-        // The slot exists for as long as this ticket.
-        let Some(slot) = state.slot(self.number) else { return Poll::Ready(Err(errors::timed_out())) };
+        let Ticket { slots, number, has_ended } = self.get_mut();
+        let mut state = slots.state();
+        // A poll after the outcome is a mistake, but it must not wait forever.
+        let Some(slot) = state.slot(*number) else { return Poll::Ready(Err(errors::timed_out())) };
         if let Some(outcome) = slot.outcome.take() {
-            // A second poll is a mistake, but it must not wait forever.
-            slot.outcome = Some(outcome.clone());
+            *has_ended = true;
+            slots.free(state, *number);
             return Poll::Ready(outcome);
         }
         let is_known = slot.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
@@ -320,9 +330,9 @@ impl Future for Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let slot = self.slots.state().remove(self.number);
-        drop(slot);
-        self.slots.room.add_permits(1);
+        if !self.has_ended {
+            self.slots.free(self.slots.state(), self.number);
+        }
     }
 }
 
