@@ -103,7 +103,8 @@ impl Normalizer {
         if !accepted.is_empty() && !accepted.contains(&dialect) {
             return Err(NotACallback::DialectNotAccepted(dialect));
         }
-        let id = id_of(dialect, json, body);
+        let mut text = Vec::with_capacity(body.len() + 64);
+        let id = id_of(dialect, json, body, &mut text);
         let shape::Parts { event_type, event_time, user_id, payload } = shape::unwrap(dialect, json, &arena);
 
         let known = self.catalogue.find(dialect, event_type);
@@ -135,10 +136,11 @@ impl Normalizer {
             .filter_map(|word| self.catalogue.verdict(word))
             .max();
 
-        let mut data = Vec::with_capacity(body.len() + 64);
-        write_members(&members, body, &mut data);
-        let mut event = Event::new(data);
-        event.set(Attribute::Id, text(&id));
+        // The text of the id is not needed any more.
+        text.clear();
+        write_members(&members, body, &mut text);
+        let mut event = Event::new(text);
+        event.set(Attribute::Id, ascii(&id));
         event.set(Attribute::Source, source(dialect, origin.sender.region.as_deref(), account_id));
         event.set(Attribute::Type, r#type);
         event.set(Attribute::Subject, subject.unwrap_or_default());
@@ -152,7 +154,7 @@ impl Normalizer {
         event.set(Attribute::AccountId, account_id.unwrap_or_default());
         event.set(Attribute::AppId, field("appId").unwrap_or_default());
         event.set(Attribute::PartitionKey, subject.unwrap_or_default());
-        event.set(Attribute::RecordedTime, text(&milliseconds(origin.received)));
+        event.set(Attribute::RecordedTime, ascii(&milliseconds(origin.received)));
         event.set(Attribute::Traceparent, origin.traceparent.unwrap_or_default());
         Ok(Normalized { event, dialect, event_type: index, status })
     }
@@ -177,11 +179,11 @@ impl Normalizer {
     }
 }
 
-/// The id of an event: a hash of the callback's content. `input` is what the value was read from.
-fn id_of(dialect: Dialect, json: Json<'_>, input: &[u8]) -> [u8; 32] {
-    let mut canonical = Vec::with_capacity(input.len() + 3);
+/// The id of an event: a hash of the callback's content. `input` is what the value was read from. `canonical` is empty, and
+/// gets what is hashed.
+fn id_of(dialect: Dialect, json: Json<'_>, input: &[u8], canonical: &mut Vec<u8>) -> [u8; 32] {
     canonical.extend_from_slice(dialect.as_str().as_bytes());
-    json.write_canonical(input, &mut canonical);
+    json.write_canonical(input, canonical);
     let digest = Sha256::digest(&canonical);
     let mut half = [0; 16];
     half.copy_from_slice(&digest[..16]);
@@ -258,6 +260,6 @@ fn milliseconds(moment: OffsetDateTime) -> [u8; 24] {
 }
 
 /// Digits and signs as a text.
-fn text(ascii: &[u8]) -> &str {
-    std::str::from_utf8(ascii).unwrap_or_default()
+fn ascii(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
 }

@@ -1,5 +1,7 @@
 //! Values at a place in normalized data.
 
+use std::ops::ControlFlow;
+
 use crate::common::text::trim;
 use crate::event::json::{Json, Member, find};
 
@@ -20,34 +22,44 @@ impl Path {
 
     /// The first text at this place, without the blanks around it.
     pub(super) fn first<'a>(&self, data: &[Member<'a>]) -> Option<&'a str> {
-        self.all(data).into_iter().next()
+        self.visit(data, &mut ControlFlow::Break).break_value()
     }
 
     /// All texts at this place, without the blanks around them.
     pub(super) fn all<'a>(&self, data: &[Member<'a>]) -> Vec<&'a str> {
         let mut found = Vec::new();
-        if let Some((first, rest)) = self.names.split_first()
-            && let Some(value) = find(data, first)
-        {
-            self.collect(value, rest, &mut found);
-        }
+        let _: ControlFlow<()> = self.visit(data, &mut |text| {
+            found.push(text);
+            ControlFlow::Continue(())
+        });
         found
     }
 
-    fn collect<'a>(&self, value: Json<'a>, names: &[String], found: &mut Vec<&'a str>) {
+    fn visit<'a, B>(&self, data: &[Member<'a>], found: &mut impl FnMut(&'a str) -> ControlFlow<B>) -> ControlFlow<B> {
+        match self.names.split_first().and_then(|(first, rest)| Some((find(data, first)?, rest))) {
+            Some((value, rest)) => self.visit_value(value, rest, found),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    fn visit_value<'a, B>(
+        &self,
+        value: Json<'a>,
+        names: &[String],
+        found: &mut impl FnMut(&'a str) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
         match (value, names) {
-            (Json::Array(items), _) => items.iter().for_each(|item| self.collect(*item, names, found)),
-            (value, []) => {
-                let text = value.as_text().map(trim).filter(|text| !text.is_empty());
-                found.extend(text.filter(|text| !(self.is_media && is_address(text))));
-            }
-            (object, [name, rest @ ..]) => {
-                if let Some(inner) = object.get(name)
-                    && !(self.is_media && names_an_address(object, inner))
-                {
-                    self.collect(inner, rest, found);
+            (Json::Array(items), _) => items.iter().try_for_each(|item| self.visit_value(*item, names, found)),
+            (value, []) => match value.as_text().map(trim) {
+                Some(text) if !text.is_empty() && !(self.is_media && is_address(text)) => found(text),
+                _ => ControlFlow::Continue(()),
+            },
+            (object, [name, rest @ ..]) => match object.get(name) {
+                Some(inner) if !(self.is_media && names_an_address(object, inner)) => {
+                    self.visit_value(inner, rest, found)
                 }
-            }
+                _ => ControlFlow::Continue(()),
+            },
         }
     }
 }
