@@ -184,7 +184,7 @@ impl Normalizer {
 fn id_of(dialect: Dialect, json: Json<'_>, input: &[u8], canonical: &mut Vec<u8>) -> [u8; 32] {
     canonical.extend_from_slice(dialect.as_str().as_bytes());
     json.write_canonical(input, canonical);
-    let digest = Sha256::digest(&canonical);
+    let digest = Sha256::digest(canonical);
     let mut half = [0; 16];
     half.copy_from_slice(&digest[..16]);
     hex(&half)

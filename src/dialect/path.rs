@@ -51,8 +51,9 @@ impl Path {
         match (value, names) {
             (Json::Array(items), _) => items.iter().try_for_each(|item| self.visit_value(*item, names, found)),
             (value, []) => match value.as_text().map(trim) {
-                Some(text) if !text.is_empty() && !(self.is_media && is_address(text)) => found(text),
-                _ => ControlFlow::Continue(()),
+                None | Some("") => ControlFlow::Continue(()),
+                Some(address) if self.is_media && is_address(address) => ControlFlow::Continue(()),
+                Some(text) => found(text),
             },
             (object, [name, rest @ ..]) => match object.get(name) {
                 Some(inner) if !(self.is_media && names_an_address(object, inner)) => {
