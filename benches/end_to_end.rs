@@ -17,7 +17,7 @@
 //! Kafka, 15 for JetStream), BENCH_CONNECTIONS (64), BENCH_RATE (500), the requests per second in the slow rounds.
 //! BENCH_BASELINE: another build of the program, which then takes its turns too.
 //! `cargo bench --bench end_to_end -- kafka` measures one bus. With `-- profile`, it prints instead where the CPU time of
-//! the bridge and of the forwarder goes; see [`profile`].
+//! the services goes; see [`profile`].
 
 // Benchmarks fail with a panic and print their figures; no other crate sees their items.
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
@@ -42,6 +42,7 @@ use broker::{Broker, Bus};
 use goals::report;
 use load::{Figures, Load, drive};
 use observe::{cpu_time, median, memory, number, peak_memory, run_time, seconds};
+use profile::Budget;
 use support::config::Config;
 use support::free_port;
 use support::process::Process;
@@ -119,7 +120,7 @@ fn main() -> ExitCode {
     let plan = Plan::from_environment();
     let mut failed = 0;
     for bus in Bus::ALL.into_iter().filter(is_wanted) {
-        failed += if is_profile { profile_both(bus, plan) } else { measure(bus, plan) };
+        failed += if is_profile { profile_all(bus, plan) } else { measure(bus, plan) };
     }
     if failed == 0 {
         return ExitCode::SUCCESS;
@@ -264,22 +265,25 @@ fn measure(bus: Bus, plan: Plan) -> usize {
     driver.failed
 }
 
-/// Prints where the CPU time of the bridge and of the forwarder goes. Returns how many requests failed.
-fn profile_both(bus: Bus, plan: Plan) -> usize {
+/// Prints where the CPU time of the services goes. Returns how many requests failed.
+fn profile_all(bus: Bus, plan: Plan) -> usize {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let folder = tempfile::tempdir().expect("the folder for temporary files is writable");
     let broker = Broker::start(bus, &runtime, &["bridge", "forwarder"]);
     let own = std::env::current_exe().expect("a program knows its path");
-    let services = [
-        start_bridge("bridge", Path::new(PROGRAM), &folder.path().join("bridge"), bridge::publish(broker.output())),
-        start_forwarder("forwarder", &own, &broker, folder.path()),
-    ];
+    let start =
+        |name, program: &Path| start_bridge(name, program, &folder.path().join(name), bridge::publish(broker.output()));
+    let mut services =
+        vec![start("bridge", Path::new(PROGRAM)), start_forwarder("forwarder", &own, &broker, folder.path())];
+    if let Some(baseline) = std::env::var_os("BENCH_BASELINE") {
+        services.push(start("baseline", Path::new(&baseline)));
+    }
     let mut driver = Driver { runtime, failed: 0 };
     for service in services.iter().cycle().take((plan.warm_up(bus).as_secs() / WARM_UP_TURN.as_secs()) as usize) {
         driver.turn(service, plan.full(), WARM_UP_TURN);
     }
-    let profiles = [0, 1].map(|index| {
-        let service: &Service = &services[index];
+    let mut budgets = Vec::new();
+    for service in &services {
         // Recording takes time too, so the CPU time is that of turns without it.
         let cpus: Vec<f64> =
             (0..plan.rounds).map(|_| driver.turn(service, plan.full(), plan.turn).cpu_per_event).collect();
@@ -287,11 +291,10 @@ fn profile_both(bus: Bus, plan: Plan) -> usize {
         let recording = profile::record(service.process.id(), plan.turn, &file);
         driver.turn(service, plan.full(), plan.turn + Duration::from_secs(1));
         recording.wait();
-        (profile::shares(&file), median(cpus))
-    });
-    let [(bridge, bridge_cpu), (forwarder, forwarder_cpu)] = &profiles;
+        budgets.push(Budget { name: service.name, shares: profile::shares(&file), cpu: median(cpus) });
+    }
     println!("\n{}\n", bus.name());
-    print!("{}", profile::table([("bridge", bridge, *bridge_cpu), ("forwarder", forwarder, *forwarder_cpu)]));
+    print!("{}", profile::table(&budgets));
     driver.failed
 }
 

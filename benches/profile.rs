@@ -4,7 +4,6 @@
 //! group of their own.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -89,22 +88,31 @@ fn group(object: &str, symbol: &str) -> &'static str {
     GROUPS.iter().find(|(_, parts)| fits(parts)).map_or("the rest, mostly generic code", |(name, _)| name)
 }
 
-/// The budget in Markdown: µs per event of both services, the largest group first.
-pub(crate) fn table(services: [(&str, &Shares, f64); 2]) -> String {
-    let mut rows: BTreeMap<(&str, &str), [f64; 2]> = BTreeMap::new();
-    for (index, (_, shares, cpu)) in services.iter().enumerate() {
+/// Where the time of a service goes: its name, its shares, and its µs of CPU per event.
+pub(crate) struct Budget {
+    pub(crate) name: &'static str,
+    pub(crate) shares: Shares,
+    pub(crate) cpu: f64,
+}
+
+/// The budgets in Markdown: µs per event of every service, the largest group of the first service first.
+pub(crate) fn table(budgets: &[Budget]) -> String {
+    let mut rows: BTreeMap<(&str, &str), Vec<f64>> = BTreeMap::new();
+    for (index, Budget { shares, cpu, .. }) in budgets.iter().enumerate() {
         let all: f64 = shares.values().sum();
-        for ((thread, group), share) in *shares {
-            rows.entry((thread, group)).or_default()[index] = share / all * cpu;
+        for ((thread, group), share) in shares {
+            rows.entry((thread, group)).or_insert_with(|| vec![0.0; budgets.len()])[index] = share / all * cpu;
         }
     }
     let mut rows: Vec<_> = rows.into_iter().filter(|(_, costs)| costs.iter().any(|cost| *cost >= 0.05)).collect();
     rows.sort_by(|(_, one), (_, other)| other[0].total_cmp(&one[0]));
-    let [(one, _, one_cpu), (other, _, other_cpu)] = services;
-    let mut text = format!("| thread | what | {one}, µs | {other}, µs |\n|---|---|---|---|\n");
-    let _ = writeln!(text, "| all | all | {one_cpu:.2} | {other_cpu:.2} |");
-    for ((thread, group), [one, other]) in rows {
-        let _ = writeln!(text, "| {thread} | {group} | {one:.2} | {other:.2} |");
-    }
+    let line = |thread: &str, group: &str, costs: &[f64]| {
+        let costs: String = costs.iter().map(|cost| format!(" {cost:.2} |")).collect();
+        format!("| {thread} | {group} |{costs}\n")
+    };
+    let names: String = budgets.iter().map(|budget| format!(" {}, µs |", budget.name)).collect();
+    let mut text = format!("| thread | what |{names}\n|---|---|{}\n", "---|".repeat(budgets.len()));
+    text += &line("all", "all", &budgets.iter().map(|budget| budget.cpu).collect::<Vec<_>>());
+    rows.iter().for_each(|((thread, group), costs)| text += &line(thread, group, costs));
     text
 }
