@@ -14,6 +14,7 @@ use super::dead_letters::{self, Announced, PendingLetter};
 use super::publish::{Addressed, Failure, Pace};
 use super::{Bridge, Callback, DeadLetterReason, Outcome, Refusal, Rules};
 use crate::event::Event;
+use crate::route::Fate;
 use crate::store::{FailureKind, SpoolRecord, Store, StoreError};
 
 /// How long after its arrival a callback waits for the store. IMS waits 3 s for an answer (Alibaba's page on IMS
@@ -83,10 +84,10 @@ impl Bridge {
             let letter = dead_letters::of_failure(reason, &failure, callback, event);
             undelivered.letters.push(PendingLetter { reason, letter, failure: Some(failure), is_announced: false });
         }
-        let routed = match decision.dead_letter_by {
-            _ if decision.is_unrouted() => Some((DeadLetterReason::Unrouted, None)),
-            Some(route) => Some((DeadLetterReason::Routed, Some(route.name.as_str()))),
-            None => None,
+        let routed = match decision.fate() {
+            Fate::Unrouted => Some((DeadLetterReason::Unrouted, None)),
+            Fate::DeadLetter(route) => Some((DeadLetterReason::Routed, Some(route.name.as_str()))),
+            Fate::Dropped(_) | Fate::Published => None,
         };
         if let Some((reason, route)) = routed {
             let letter = dead_letters::of_event(reason, callback, event, route);

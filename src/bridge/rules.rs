@@ -41,11 +41,6 @@ impl Rules {
 
     /// The record of an event for a destination.
     pub(super) fn record(&self, event: &Arc<Event>, destination: &Destination) -> Record {
-        Record {
-            topic: destination.topic.topic(event, self.normalizer.type_prefix()),
-            key: destination.key.key(event),
-            mode: destination.mode,
-            event: event.clone(),
-        }
+        Record::new(event, destination, self.normalizer.type_prefix())
     }
 }

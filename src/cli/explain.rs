@@ -13,7 +13,7 @@ use crate::bridge::Sender;
 use crate::dialect::{Normalized, Normalizer, Origin};
 use crate::event::{Attribute, Event};
 use crate::output::{Record, TopicRule};
-use crate::route::{Action, Destination};
+use crate::route::{Action, Decision, Destination, Fate, Router};
 use crate::service::Settings;
 
 /// Arguments.
@@ -104,34 +104,39 @@ fn head(normalizer: &Normalizer, normalized: &Normalized) -> String {
     format!("{}\nEnvelope:\n{envelope}\n", table(&rows))
 }
 
-fn explain_routes(settings: &Settings, event: &Event, text: &mut String) {
-    let mut rows = Vec::new();
-    let mut ended_by: Option<&str> = None;
-    for route in settings.router.routes() {
-        let verdict = match (ended_by, route.try_match(event)) {
-            (Some(name), _) => format!("not tried: `{name}` matches and does not continue"),
-            (None, Err(why)) => format!("no: {why}"),
-            (None, Ok(())) => {
-                if !route.continue_matching {
-                    ended_by = Some(&route.name);
-                }
-                let action = match &route.action {
-                    Action::To(_) => "yes",
-                    Action::Drop => "yes: drops it",
-                    Action::DeadLetter => "yes: makes it a dead letter",
-                };
-                format!("{action}{}", if route.continue_matching { ", and continues" } else { "" })
-            }
-        };
-        rows.push(vec![format!("  {}", route.name), verdict]);
+/// Whether the route at a position matches an event, and why not.
+pub(super) fn verdict(router: &Router, decision: &Decision<'_>, position: usize, event: &Event) -> String {
+    let route = &router.routes()[position];
+    let last = decision.matched.last().map(|last| (*last, &router.routes()[*last]));
+    match last {
+        Some((last, by)) if last < position && !by.continue_matching => {
+            return format!("not tried: `{}` matches and does not continue", by.name);
+        }
+        _ => {}
     }
-    let _ = write!(text, "\nRoutes:\n{}", table(&rows));
+    if let Err(why) = route.try_match(event) {
+        return format!("no: {why}");
+    }
+    let action = match &route.action {
+        Action::To(_) => "yes",
+        Action::Drop => "yes: drops it",
+        Action::DeadLetter => "yes: makes it a dead letter",
+    };
+    format!("{action}{}", if route.continue_matching { ", and continues" } else { "" })
+}
+
+fn explain_routes(settings: &Settings, event: &Event, text: &mut String) {
     let decision = settings.router.decide(event);
+    let verdict = |position| verdict(&settings.router, &decision, position, event);
+    let routes = settings.router.routes().iter().enumerate();
+    let rows: Vec<Vec<String>> =
+        routes.map(|(position, route)| vec![format!("  {}", route.name), verdict(position)]).collect();
+    let _ = write!(text, "\nRoutes:\n{}", table(&rows));
     for (route, destination) in &decision.destinations {
         let _ = write!(text, "\nRecord by route `{}`:\n", route.name);
         record(settings, event, destination, text);
     }
-    if decision.is_unrouted() || decision.dead_letter_by.is_some() {
+    if matches!(decision.fate(), Fate::Unrouted | Fate::DeadLetter(_)) {
         match &settings.dead_letters {
             Some(destination) => {
                 text.push_str("\nDead letter (it also has dlqreason, dlqcode and dlqattempts):\n");
@@ -148,12 +153,7 @@ fn explain_routes(settings: &Settings, event: &Event, text: &mut String) {
 fn record(settings: &Settings, event: &Event, destination: &Destination, text: &mut String) {
     // Routes only name outputs that exist.
     let Some(output) = settings.outputs.iter().find(|output| output.name == destination.output) else { return };
-    let record = Record {
-        event: Arc::new(event.clone()),
-        topic: destination.topic.topic(event, &settings.type_prefix),
-        key: destination.key.key(event),
-        mode: destination.mode,
-    };
+    let record = Record::new(&Arc::new(event.clone()), destination, &settings.type_prefix);
     let rendered = output.settings.render(&record);
     let mut rows = vec![vec!["  output".to_owned(), format!("{} ({})", output.name, output.kind)]];
     if !matches!(output.rules.topic, TopicRule::None(_)) {

@@ -72,6 +72,9 @@ pub trait InputConfig: fmt::Debug {
     /// Checks the settings and reads secrets. Reports everything that is wrong; gives settings only if nothing is.
     fn validate(&self, context: InputContext<'_>, validation: &mut Validation) -> Option<Box<dyn InputSettings>>;
 
+    /// What is known about who sends callbacks: an item for each endpoint or queue.
+    fn senders(&self) -> Vec<Sender>;
+
     /// What is valid but looks like a mistake, or is weak. A setting that only this machine can reach is not weak.
     fn warnings(&self, name: &str) -> Vec<String> {
         let _ = name;

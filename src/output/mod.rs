@@ -33,6 +33,7 @@ pub use health::Health;
 use crate::common::kind::{KindKeys, ReadSection, SectionSchema};
 use crate::common::validation::{FieldError, Validation};
 use crate::event::{Event, Mode};
+use crate::route::Destination;
 use crate::telemetry::metrics::Metrics;
 
 /// Every kind of output, except those whose feature is off.
@@ -212,6 +213,18 @@ pub struct Record {
     pub key: Option<String>,
     /// Layout, where the destination names one.
     pub mode: Option<Mode>,
+}
+
+impl Record {
+    /// The record of an event for a destination.
+    pub fn new(event: &Arc<Event>, destination: &Destination, type_prefix: &str) -> Record {
+        Record {
+            topic: destination.topic.topic(event, type_prefix),
+            key: destination.key.key(event),
+            mode: destination.mode,
+            event: event.clone(),
+        }
+    }
 }
 
 /// A running output.

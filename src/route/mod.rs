@@ -16,7 +16,7 @@ mod values;
 
 use crate::common::suggest::nearest;
 use crate::event::{Attribute, Event, Mode};
-pub use filter::{Filter, FilterConfig, FilterError};
+pub use filter::{Filter, FilterConfig, FilterError, attributes_schema};
 use index::Index;
 pub use pattern::{MatchError, MatchErrorKind, Matches, Pattern, PatternError, match_schema, parse_match};
 pub use possible::{Fact, Possibilities};
@@ -133,10 +133,33 @@ pub struct Decision<'r> {
     pub matched: Vec<usize>,
 }
 
-impl Decision<'_> {
+/// What happens to an event.
+#[derive(Clone, Copy, Debug)]
+pub enum Fate<'r> {
+    /// No route matched it, so it becomes a dead letter.
+    Unrouted,
+    /// The route makes it a dead letter. Earlier routes can have destinations for it all the same.
+    DeadLetter(&'r Route),
+    /// The route drops it, and no other route has a destination for it.
+    Dropped(&'r Route),
+    /// It is published to each destination.
+    Published,
+}
+
+impl<'r> Decision<'r> {
     /// Whether no route matched the event.
     pub fn is_unrouted(&self) -> bool {
         self.matched.is_empty()
+    }
+
+    /// What happens to the event.
+    pub fn fate(&self) -> Fate<'r> {
+        match (self.dead_letter_by, self.dropped_by) {
+            _ if self.is_unrouted() => Fate::Unrouted,
+            (Some(route), _) => Fate::DeadLetter(route),
+            (None, Some(route)) if self.destinations.is_empty() => Fate::Dropped(route),
+            _ => Fate::Published,
+        }
     }
 }
 
@@ -194,7 +217,7 @@ impl Router {
 }
 
 /// The end of an error about an unknown attribute: the similar one, or the list of all.
-fn attribute_hint(name: &str) -> String {
+pub fn attribute_hint(name: &str) -> String {
     let names = || Attribute::ALL.iter().map(|attribute| attribute.name());
     match nearest(name, names()) {
         Some(name) => format!("; did you mean `{name}`?"),

@@ -191,6 +191,10 @@ impl InputConfig for HttpConfig {
         })
     }
 
+    fn senders(&self) -> Vec<Sender> {
+        self.endpoints.iter().map(EndpointConfig::sender).collect()
+    }
+
     fn warnings(&self, name: &str) -> Vec<String> {
         let exposed = self.tls.as_ref().and_then(|tls| exposed(&tls.key_file));
         let mut warnings: Vec<String> = exposed.map(|warning| format!("tls.key_file: {warning}")).into_iter().collect();
@@ -275,12 +279,11 @@ impl EndpointConfig {
         }
         let verifier =
             Verifier { urls: self.urls.clone(), keys, max_age: self.max_age.0, allow_unsigned: self.allow_unsigned };
-        let sender = Sender {
-            region: self.region.clone(),
-            account_id: self.account_id.clone(),
-            dialects: self.dialects.clone(),
-        };
-        Endpoint { path: self.path.clone(), verifier, sender: Arc::new(sender) }
+        Endpoint { path: self.path.clone(), verifier, sender: Arc::new(self.sender()) }
+    }
+
+    fn sender(&self) -> Sender {
+        Sender { region: self.region.clone(), account_id: self.account_id.clone(), dialects: self.dialects.clone() }
     }
 }
 

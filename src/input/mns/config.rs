@@ -124,12 +124,7 @@ impl InputConfig for MnsConfig {
             name: context.name.to_owned(),
             address,
             credentials,
-            sender: Arc::new(Sender {
-                // Signing needs the region alone. `source` must not depend on how a callback came.
-                region: self.account_id.as_ref().and(self.region.clone()),
-                account_id: self.account_id.clone(),
-                dialects: self.dialects.clone(),
-            }),
+            sender: Arc::new(self.sender()),
             receivers: self.receivers,
             wait: self.wait.0,
             max_in_flight: self.max_in_flight,
@@ -137,6 +132,10 @@ impl InputConfig for MnsConfig {
             deadline: self.deadline.0,
             max_receives: self.max_receives,
         }))
+    }
+
+    fn senders(&self) -> Vec<Sender> {
+        vec![self.sender()]
     }
 
     fn warnings(&self, name: &str) -> Vec<String> {
@@ -156,6 +155,15 @@ impl InputConfig for MnsConfig {
 }
 
 impl MnsConfig {
+    fn sender(&self) -> Sender {
+        Sender {
+            // Signing needs the region alone. `source` must not depend on how a callback came.
+            region: self.account_id.as_ref().and(self.region.clone()),
+            account_id: self.account_id.clone(),
+            dialects: self.dialects.clone(),
+        }
+    }
+
     fn address(&self, validation: &mut Validation) -> Option<QueueAddress> {
         let is_legal = |c: char| c.is_ascii_alphanumeric() || c == '-';
         if self.queue.is_empty()

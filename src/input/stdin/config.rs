@@ -67,14 +67,9 @@ impl InputConfig for StdinConfig {
         if self.deadline.0 < context.deadline {
             validation.wrong("deadline", format!("{} is shorter than delivery.deadline", self.deadline));
         }
-        let sender = Sender {
-            region: self.region.clone(),
-            account_id: self.account_id.clone(),
-            dialects: self.dialects.clone(),
-        };
         validation.is_ok().then(|| {
             Box::new(StdinSettings {
-                sender: Arc::new(sender),
+                sender: Arc::new(self.sender()),
                 deadline: self.deadline.0,
                 max_line: self.max_line,
                 max_in_flight: self.max_in_flight,
@@ -82,8 +77,18 @@ impl InputConfig for StdinConfig {
         })
     }
 
+    fn senders(&self) -> Vec<Sender> {
+        vec![self.sender()]
+    }
+
     fn effective(&self) -> Result<toml::Table, toml::ser::Error> {
         toml::Table::try_from(self)
+    }
+}
+
+impl StdinConfig {
+    fn sender(&self) -> Sender {
+        Sender { region: self.region.clone(), account_id: self.account_id.clone(), dialects: self.dialects.clone() }
     }
 }
 
