@@ -66,6 +66,7 @@ fuzz_target!(|text: &str| -> Corpus {
     if text.len().is_multiple_of(32) {
         assert_eq!(outcome(&layers), first);
         let _ = config::load_without_inputs(&layers);
+        let _ = config::load_route_tests(&layers, &[]);
         let _ = config::load_normalizer(&layers);
         let _ = config::load_store(&layers);
         let _ = config::load_output_kinds(&layers);

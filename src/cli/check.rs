@@ -2,37 +2,49 @@
 
 use std::process::ExitCode;
 
-use super::ConfigArgs;
 use super::terminal::print;
+use super::{ConfigArgs, USAGE};
+use crate::config;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Prints the effective configuration as TOML, and warnings on standard error.
-Connects to nothing.
+Connects to nothing. A running bridge ignores [[tests]], so what is wrong with
+them is a warning; `apsara-bridge test` runs them.
 
 Examples:
   apsara-bridge check --config bridge.toml
+  apsara-bridge check --config bridge.toml --strict > /dev/null
   apsara-bridge check --config bridge.toml --config production.toml --set delivery.deadline=2s
 ")]
 pub(super) struct Check {
+    /// Fail if there is a warning, with exit code 2.
+    #[arg(long)]
+    strict: bool,
     #[command(flatten)]
     config: ConfigArgs,
 }
 
 impl Check {
     pub(super) fn run(self) -> ExitCode {
-        match self.config.load() {
-            Ok(loaded) => {
-                print(loaded.effective.to_toml());
-                for warning in &loaded.warnings {
-                    eprintln!("warning: {warning}");
-                }
-                eprintln!("at its bounds the bridge takes about {} MiB of memory", loaded.memory.div_ceil(1 << 20));
-                eprintln!("the configuration is valid");
-                ExitCode::SUCCESS
-            }
-            Err(code) => code,
+        let mut loaded = match self.config.load() {
+            Ok(loaded) => loaded,
+            Err(code) => return code,
+        };
+        // The configuration is valid, so that all errors are about tests.
+        let tests = config::load_route_tests(&self.config.layers(), &[]);
+        loaded.warnings.extend(tests.err().into_iter().flatten().map(|error| error.to_string()));
+        print(loaded.effective.to_toml());
+        for warning in &loaded.warnings {
+            eprintln!("warning: {warning}");
         }
+        eprintln!("at its bounds the bridge takes about {} MiB of memory", loaded.memory.div_ceil(1 << 20));
+        if self.strict && !loaded.warnings.is_empty() {
+            eprintln!("the configuration is valid, but it causes warnings, and --strict was given");
+            return ExitCode::from(USAGE);
+        }
+        eprintln!("the configuration is valid");
+        ExitCode::SUCCESS
     }
 }

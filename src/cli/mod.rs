@@ -18,6 +18,7 @@ mod send;
 mod serve;
 mod spool;
 mod terminal;
+mod test;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ use clap::{Args, Parser, Subcommand};
 use time::OffsetDateTime;
 
 use crate::common::units::Span;
+use crate::common::visible;
 use crate::config::{self, ConfigError, Layer, Loaded};
 use crate::dialect::Normalizer;
 use crate::store::StoreError;
@@ -49,6 +51,7 @@ Examples:
   apsara-bridge demo                                  try it, without anything installed
   apsara-bridge normalize callback.json --pretty      convert a callback to an event
   apsara-bridge check --config bridge.toml            check a configuration
+  apsara-bridge test --config bridge.toml             test its routes
   apsara-bridge serve --config bridge.toml            run the bridge
 "
 )]
@@ -63,6 +66,8 @@ enum Command {
     Serve(serve::Serve),
     /// Check a configuration and print the effective values, with secrets hidden.
     Check(check::Check),
+    /// Run the tests of the routes: is every event published where its test says?
+    Test(test::Test),
     /// Print the JSON Schema of the configuration, for editors.
     ConfigSchema(config_schema::ConfigSchema),
     /// Convert callbacks to events, one envelope per line.
@@ -175,7 +180,7 @@ fn age(milliseconds: i64) -> Duration {
 /// Prints the errors of a configuration. Gives the exit code of wrong usage.
 fn config_errors(errors: &[ConfigError]) -> ExitCode {
     for error in errors {
-        eprintln!("{error}");
+        eprintln!("{}", visible::text(&error.to_string()));
     }
     ExitCode::from(USAGE)
 }
@@ -186,6 +191,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(serve) => serve.run(),
         Command::Check(check) => check.run(),
+        Command::Test(test) => test.run(),
         Command::ConfigSchema(config_schema) => config_schema.run(),
         Command::Normalize(normalize) => normalize.run(),
         Command::Explain(explain) => explain.run(),

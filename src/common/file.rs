@@ -1,11 +1,13 @@
 //! Reads the files that a configuration names: itself, secrets, certificates, catalogues.
 //!
 //! A wrong path must neither fill the memory nor wait forever. So only regular files are read, and a file may have at
-//! most [`MAX_BYTES`].
+//! most [`MAX_BYTES`], or a limit of the caller.
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Result};
 use std::path::Path;
+
+use super::units::Size;
 
 /// The most that Kubernetes stores in a ConfigMap or Secret. The certificates of all public authorities take a quarter.
 pub const MAX_BYTES: u64 = 1 << 20;
@@ -33,16 +35,25 @@ pub fn read_start(path: &Path) -> Result<Vec<u8>> {
     Ok(contents)
 }
 
+/// Everything that can be read from an open file, if that is at most `limit` bytes. Blocks.
+///
+/// # Errors
+/// Those of reading, and for a file that is too large.
+pub fn read_at_most(file: impl Read, limit: u64) -> Result<Vec<u8>> {
+    let mut contents = Vec::new();
+    file.take(limit + 1).read_to_end(&mut contents)?;
+    if contents.len() as u64 > limit {
+        return Err(Error::new(ErrorKind::FileTooLarge, format!("the file is larger than {}", Size(limit))));
+    }
+    Ok(contents)
+}
+
 /// The contents of a file. Blocks.
 ///
 /// # Errors
-/// Those of [`read_start`], and for a file that is too large.
+/// Those of [`open`], and of [`read_at_most`].
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    let contents = read_start(path)?;
-    if contents.len() as u64 > MAX_BYTES {
-        return Err(Error::new(ErrorKind::FileTooLarge, "the file is larger than 1MiB"));
-    }
-    Ok(contents)
+    read_at_most(open(path)?, MAX_BYTES)
 }
 
 /// The contents of a file of text. Blocks.
@@ -50,7 +61,15 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// Those of [`read`], and for a file that is not UTF-8.
 pub fn read_text(path: &Path) -> Result<String> {
-    String::from_utf8(read(path)?).map_err(|_| Error::new(ErrorKind::InvalidData, "the file is not valid UTF-8"))
+    text(read(path)?)
+}
+
+/// The contents of a file as text.
+///
+/// # Errors
+/// For contents that are not UTF-8.
+pub fn text(contents: Vec<u8>) -> Result<String> {
+    String::from_utf8(contents).map_err(|_| Error::new(ErrorKind::InvalidData, "the file is not valid UTF-8"))
 }
 
 #[cfg(test)]

@@ -228,12 +228,7 @@ impl Destinations<'_> {
     /// Checks one destination.
     pub(super) fn check(&self, key: &str, raw: &RawDestination, validation: &mut Validation) -> Option<Destination> {
         if !self.outputs.contains(&raw.output.as_str()) {
-            let hint = match nearest(&raw.output, self.outputs.iter().copied()) {
-                Some(name) => format!("; did you mean `{name}`?"),
-                None if self.outputs.is_empty() => "; there are no outputs".to_owned(),
-                None => format!("; outputs are {}", self.outputs.join(", ")),
-            };
-            validation.wrong(&format!("{key}.output"), format!("there is no output `{}`{hint}", raw.output));
+            validation.wrong(&format!("{key}.output"), no_output(&raw.output, &self.outputs));
             return None;
         }
         // An output that could not be read has its own error.
@@ -285,6 +280,16 @@ impl Destinations<'_> {
         }
         Some(template)
     }
+}
+
+/// That there is no output of a name. `outputs` are the names of all.
+pub(super) fn no_output(name: &str, outputs: &[&str]) -> String {
+    let hint = match nearest(name, outputs.iter().copied()) {
+        Some(name) => format!("; did you mean `{name}`?"),
+        None if outputs.is_empty() => "; there are no outputs".to_owned(),
+        None => format!("; outputs are {}", outputs.join(", ")),
+    };
+    format!("there is no output `{name}`{hint}")
 }
 
 /// What is wrong with a topic by the rules of its output.

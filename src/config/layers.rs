@@ -4,7 +4,7 @@
 //! again, until it can be read. What was taken out has its default then; the configuration as a whole is refused.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use figment::error::{Actual, Kind};
 use figment::providers::{Env, Format, Serialized, Toml, Yaml};
@@ -24,7 +24,7 @@ pub const ENV_PREFIX: &str = "APSARA_BRIDGE__";
 pub enum Layer {
     /// A file, TOML or YAML by its ending.
     File(PathBuf),
-    /// TOML text under a name, for a configuration that the program builds itself.
+    /// Text under a name, TOML or YAML by the ending of the name, for text that does not come from a file.
     Text(String, String),
     /// The environment.
     Environment,
@@ -114,12 +114,14 @@ impl Reader {
                         }
                     };
                     files.push((path.clone(), Fingerprint::of(text.as_bytes())));
-                    let is_yaml = path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
-                    if is_yaml {
+                    if is_yaml(path) {
                         merged(figment, Yaml::file_exact(path), &name, &mut wrong)
                     } else {
                         merged(figment, Toml::file_exact(path), &name, &mut wrong)
                     }
+                }
+                Layer::Text(name, text) if is_yaml(Path::new(name)) => {
+                    merged(figment, Yaml::string(text), name, &mut wrong)
                 }
                 Layer::Text(name, text) => merged(figment, Toml::string(text), name, &mut wrong),
                 Layer::Environment => figment.merge(Env::prefixed(ENV_PREFIX).split("__")),
@@ -195,14 +197,29 @@ impl Reader {
         Some(text)
     }
 
-    /// Notes an error at a key as people write it: `routes[2].name`.
-    pub(super) fn wrong(&mut self, key: &str, message: impl Into<String>) {
-        let parts: Vec<String> =
-            key.split('.').flat_map(|part| part.split('[')).map(|part| part.trim_end_matches(']').to_owned()).collect();
-        self.wrong_at(&parts, message.into());
+    /// The keys of the root.
+    pub(super) fn root_keys(&self) -> Vec<String> {
+        self.root.as_dict().into_iter().flat_map(Dict::keys).cloned().collect()
     }
 
-    fn wrong_at(&mut self, place: &[String], message: String) {
+    /// The number of items of a list of tables; 0 if there is none. What is not a list is an error.
+    pub(super) fn list_length(&mut self, key: &str) -> usize {
+        let actual = match at(&self.root, &[key]) {
+            None | Some(Value::Empty(..)) => return 0,
+            Some(Value::Array(_, items)) => return items.len(),
+            Some(other) => other.to_actual(),
+        };
+        self.wrong(key, format!("found {}; expected a list of tables, each written as [[{key}]]", found(&actual)));
+        0
+    }
+
+    /// Notes an error at a key as people write it: `routes[2].name`.
+    pub(super) fn wrong(&mut self, key: &str, message: impl Into<String>) {
+        self.wrong_at(&place_of(key), message.into());
+    }
+
+    /// Notes an error at a place.
+    pub(super) fn wrong_at(&mut self, place: &[String], message: String) {
         let mut key = String::new();
         for part in place {
             if part.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -226,15 +243,35 @@ impl Reader {
             return source.clone();
         }
         let parts: Vec<&str> = place.iter().map(String::as_str).collect();
-        (1..=parts.len()).rev().find_map(|length| {
-            let value = at(&self.root, &parts[..length])?;
-            leaf_tags(value).find_map(|tag| self.figment.get_metadata(tag)).map(source_name)
-        })
+        (1..=parts.len()).rev().find_map(|length| self.metadata(&parts[..length])).map(source_name)
+    }
+
+    /// Where the value of a key came from: its name, and the file if it is one.
+    pub(super) fn origin(&self, key: &str) -> Option<(String, Option<PathBuf>)> {
+        let metadata = self.metadata(&[key])?;
+        let file = match &metadata.source {
+            Some(Source::File(path)) => Some(path.clone()),
+            _ => None,
+        };
+        Some((source_name(metadata), file))
+    }
+
+    fn metadata(&self, place: &[&str]) -> Option<&figment::Metadata> {
+        leaf_tags(at(&self.root, place)?).find_map(|tag| self.figment.get_metadata(tag))
     }
 
     pub(super) fn into_errors(self) -> Vec<ConfigError> {
         self.errors
     }
+}
+
+/// The parts of a key as people write it.
+pub(super) fn place_of(key: &str) -> Vec<String> {
+    key.split('.').flat_map(|part| part.split('[')).map(|part| part.trim_end_matches(']').to_owned()).collect()
+}
+
+fn is_yaml(file: &Path) -> bool {
+    file.extension().is_some_and(|ending| ending == "yaml" || ending == "yml")
 }
 
 fn merged<P: Provider>(figment: Figment, provider: P, name: &str, wrong: &mut impl FnMut(&str, String)) -> Figment {
@@ -279,14 +316,16 @@ fn explain(place: Vec<String>, kind: &Kind) -> (Vec<String>, Vec<String>, String
             (place.clone(), place, message)
         }
         Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
-            // A string may be a secret at the wrong place.
-            let found =
-                if matches!(actual, Actual::Str(_)) { "a string".to_owned() } else { plain(&actual.to_string()) };
-            let message = format!("found {found}; expected {}", plain(expected));
+            let message = format!("found {}; expected {}", found(actual), plain(expected));
             (place.clone(), place, message)
         }
         other => (place.clone(), place, other.to_string()),
     }
+}
+
+/// A value of a wrong type in the words of a user. A string may be a secret at the wrong place.
+fn found(actual: &Actual) -> String {
+    if matches!(actual, Actual::Str(_)) { "a string".to_owned() } else { plain(&actual.to_string()) }
 }
 
 /// An error of a parser without the lines it quotes, which may hold a secret.

@@ -10,6 +10,7 @@
 //! - `layers`: merges the layers and reads sections
 //! - [`raw`]: the keys and their defaults; `kinds`: the sections of inputs and outputs
 //! - `check`: checks; `lint`: warnings
+//! - [`route_tests`]: tests of the routes, in the configuration or in files of their own
 //! - `effective`: what a configuration results in; `schema`: its JSON Schema
 
 mod bounds;
@@ -19,6 +20,7 @@ mod kinds;
 mod layers;
 mod lint;
 pub mod raw;
+pub mod route_tests;
 mod schema;
 
 use std::collections::BTreeMap;
@@ -26,9 +28,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::bridge::Delivery;
 use crate::common::validation::{Validated, Validation};
 use crate::common::watch::{Fingerprint, Reread};
-use crate::dialect::Normalizer;
+use crate::dialect::{Catalogue, Normalizer};
 use crate::output::OutputConfig;
 use crate::route::{Destination, Route, Router};
 use crate::service::Settings;
@@ -40,6 +43,7 @@ use kinds::Named;
 pub use layers::{ConfigError, ENV_PREFIX, Layer};
 use layers::{Reader, Unreadable};
 use raw::{Raw, RawAdmin, RawCatalogue, RawDeadLetters, RawEvent, RawSpool};
+use route_tests::{RouteRules, RouteTests};
 pub use schema::json_schema;
 
 /// A valid configuration.
@@ -147,26 +151,9 @@ fn check_all(reader: &mut Reader, with_inputs: bool, files: &mut Vec<(PathBuf, F
     let table = effective::effective(&raw, &inputs, &outputs);
 
     let mut validation = Validation::of("");
-    let type_prefix = raw.event.type_prefix.clone();
-    check::type_prefix(&type_prefix, &mut validation);
-    let catalogue = check::catalogue(&raw.catalogue, files, &mut validation);
-    let delivery = check::delivery(&raw.delivery, &raw.dedupe, &mut validation);
-    let store = check::store(&raw.spool, &raw.dead_letters, &mut validation);
+    let sections = Sections::check(&raw, &outputs, with_inputs, files, &mut validation);
+    let Sections { type_prefix, catalogue, delivery, store, destinations, routes, dead_letters } = sections;
     let admin_listen = check::admin(&raw.admin, &mut validation);
-    if let Err(error) = logs::check_filter(&raw.log.filter) {
-        validation.wrong("log.filter", error.to_string());
-    }
-    let rules = |output: &Named<dyn OutputConfig>| (output.kind, output.config.destination_rules());
-    let destinations = Destinations {
-        rules: outputs.iter().map(|output| (output.name.as_str(), rules(output))).collect(),
-        outputs: raw.outputs.keys().map(String::as_str).collect(),
-        type_prefix: &type_prefix,
-    };
-    let routes = destinations.routes(&raw.routes, &mut validation);
-    let dead_letters = raw.dead_letters.to.as_ref();
-    let dead_letters = dead_letters.and_then(|to| destinations.check("dead_letters.to", to, &mut validation));
-    check::presence(&raw, with_inputs, &mut validation);
-
     let (checked_inputs, input_warnings) = kinds::check_inputs(&inputs, delivery.deadline, &mut validation);
     let to: Vec<&Destination> = routes.iter().flat_map(Route::destinations).chain(&dead_letters).collect();
     let (checked_outputs, output_warnings) = kinds::check_outputs(&outputs, delivery.deadline, &to, &mut validation);
@@ -181,9 +168,9 @@ fn check_all(reader: &mut Reader, with_inputs: bool, files: &mut Vec<(PathBuf, F
     }
     let (catalogue, router) = (catalogue?, router?);
     let keeps_dead_letters = store.is_some() || dead_letters.is_some();
-    let mut warnings = lint::all(&router, &catalogue, &type_prefix, keeps_dead_letters);
+    let mut warnings = lint::all(&router, &catalogue, type_prefix, keeps_dead_letters);
     let has_topics = |output: &str| destinations.has_topics(output);
-    warnings.extend(lint::open_topics(&router, &catalogue, &type_prefix, dead_letters.as_ref(), has_topics));
+    warnings.extend(lint::open_topics(&router, &catalogue, type_prefix, dead_letters.as_ref(), has_topics));
     warnings.extend(input_warnings.into_iter().chain(output_warnings));
     warnings.extend(secrets.iter().filter_map(|(key, secret)| Some(format!("{key}: {}", secret.warning()?))));
     let memory = bounds::memory(&checked_inputs, &delivery);
@@ -198,7 +185,7 @@ fn check_all(reader: &mut Reader, with_inputs: bool, files: &mut Vec<(PathBuf, F
             outputs: checked_outputs,
             router,
             catalogue,
-            type_prefix,
+            type_prefix: type_prefix.to_owned(),
             delivery,
             dead_letters,
             store,
@@ -212,6 +199,77 @@ fn check_all(reader: &mut Reader, with_inputs: bool, files: &mut Vec<(PathBuf, F
         memory,
         rereads,
     })
+}
+
+/// The sections that can be checked alike on every machine. Secrets, certificates and addresses are not among them.
+struct Sections<'a> {
+    type_prefix: &'a str,
+    catalogue: Option<Catalogue>,
+    delivery: Delivery,
+    store: Option<StoreSettings>,
+    destinations: Destinations<'a>,
+    routes: Vec<Route>,
+    dead_letters: Option<Destination>,
+}
+
+impl<'a> Sections<'a> {
+    /// Checks them, and that nothing is missing. Adds the files of the catalogue to `files`.
+    fn check(
+        raw: &'a Raw,
+        outputs: &'a [Named<dyn OutputConfig>],
+        with_inputs: bool,
+        files: &mut Vec<(PathBuf, Fingerprint)>,
+        validation: &mut Validation,
+    ) -> Sections<'a> {
+        let type_prefix = raw.event.type_prefix.as_str();
+        check::type_prefix(type_prefix, validation);
+        let catalogue = check::catalogue(&raw.catalogue, files, validation);
+        let delivery = check::delivery(&raw.delivery, &raw.dedupe, validation);
+        let store = check::store(&raw.spool, &raw.dead_letters, validation);
+        if let Err(error) = logs::check_filter(&raw.log.filter) {
+            validation.wrong("log.filter", error.to_string());
+        }
+        let rules = |output: &Named<dyn OutputConfig>| (output.kind, output.config.destination_rules());
+        let destinations = Destinations {
+            rules: outputs.iter().map(|output| (output.name.as_str(), rules(output))).collect(),
+            outputs: raw.outputs.keys().map(String::as_str).collect(),
+            type_prefix,
+        };
+        let routes = destinations.routes(&raw.routes, validation);
+        let dead_letters = raw.dead_letters.to.as_ref();
+        let dead_letters = dead_letters.and_then(|to| destinations.check("dead_letters.to", to, validation));
+        check::presence(raw, with_inputs, validation);
+        Sections { type_prefix, catalogue, delivery, store, destinations, routes, dead_letters }
+    }
+}
+
+/// Loads the routes of a configuration, the tests in it, and those in files of their own. Inputs may be missing. Secrets
+/// and certificates are not read. Blocks.
+///
+/// # Errors
+/// Every error in the configuration; if there is none, every error in the tests.
+pub fn load_route_tests(layers: &[Layer], files: &[PathBuf]) -> Result<RouteTests, Vec<ConfigError>> {
+    let mut reader = Reader::new(layers).map_err(|unreadable| unreadable.errors)?;
+    let raw: Raw = reader.section(&[]);
+    let inputs = kinds::inputs(&mut reader, &raw.inputs);
+    let outputs = kinds::outputs(&mut reader, &raw.outputs);
+    let mut validation = Validation::of("");
+    let sections = Sections::check(&raw, &outputs, false, &mut Vec::new(), &mut validation);
+    let router = Router::new(sections.routes).map_err(|error| validation.wrong("routes", error.to_string())).ok();
+    for error in validation.errors() {
+        reader.wrong(&error.key, error.message.clone());
+    }
+    let (Some(catalogue), Some(router), true) = (sections.catalogue, router, reader.errors.is_empty()) else {
+        return Err(reader.into_errors());
+    };
+    let outputs = sections.destinations.rules.into_iter().map(|(name, rules)| (name.to_owned(), rules));
+    let rules = RouteRules {
+        normalizer: Normalizer::new(catalogue, sections.type_prefix),
+        router,
+        senders: inputs.iter().flat_map(|input| input.config.senders()).collect(),
+        outputs: outputs.collect(),
+    };
+    RouteTests::read(reader, files, rules)
 }
 
 /// Loads the part of a configuration that events are built by: `event` and `catalogue`. The rest may be missing, or

@@ -4,18 +4,23 @@
 //! The doc comments of the fields are the descriptions in the JSON Schema. Their readers write configurations: what a
 //! key does, its limits, and what happens at the limit. The schema adds the default and whether a change needs a restart.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::json;
 
 use super::schema;
-use crate::common::units::{Size, Span, one_or_many, one_or_many_schema};
+use crate::common::units::{Size, Span, at_least_one_schema, one_or_many, one_or_many_schema};
+use crate::common::words::words;
+use crate::dialect::Status;
 use crate::event::{DEFAULT_TYPE_PREFIX, Mode};
-use crate::route::{FilterConfig, match_schema};
+use crate::route::{FilterConfig, attributes_schema, match_schema};
 use crate::telemetry::logs::Format;
 
 /// A complete configuration of apsara-bridge. The files, the environment and the flags of one bridge are merged. A file
@@ -57,6 +62,12 @@ pub struct Raw {
     pub log: RawLog,
     /// What happens after SIGTERM or SIGINT.
     pub shutdown: RawShutdown,
+    /// Tests of the routes, which `apsara-bridge test` runs. A running bridge ignores them. They can also be in files of
+    /// their own.
+    // What is wrong with a test must not stop a bridge.
+    #[serde(skip_serializing)]
+    #[schemars(with = "Vec<RawTest>")]
+    pub tests: IgnoredAny,
 }
 
 impl fmt::Debug for Raw {
@@ -310,6 +321,178 @@ impl Default for RawShutdown {
     fn default() -> Self {
         RawShutdown { delay: Span(Duration::ZERO), drain: Span(Duration::from_secs(20)) }
     }
+}
+
+/// A test of the routes: a callback or the attributes of an event, and what must happen to it.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["name", "expect"], "oneOf" = [
+    { "required": ["callback"], "properties": { "callback": { "type": ["string", "object"] } } },
+    { "required": ["event"], "properties": { "event": { "type": "object" } } },
+]))]
+pub struct RawTest {
+    /// The name of the test. No other test of the file has it.
+    #[schemars(length(min = 1))]
+    pub name: String,
+    /// A callback as Alibaba sends it: its JSON as a text, or a file that contains it.
+    pub callback: Option<RawCallback>,
+    /// The attributes of an event, instead of a callback. An attribute that is left out is absent. `type` can be written
+    /// without `event.type_prefix`.
+    #[schemars(schema_with = "event_schema")]
+    pub event: Option<BTreeMap<String, String>>,
+    /// What must happen to the event: a table about its records, or a word. `dropped` means that a route drops it,
+    /// `dead_letter` that a route makes it a dead letter, and `unrouted` that no route matches it.
+    pub expect: Option<RawExpect>,
+}
+
+/// A callback of a test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RawCallback {
+    /// Its text.
+    Text(String),
+    /// A file that contains it.
+    File(PathBuf),
+}
+
+impl<'de> Deserialize<'de> for RawCallback {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = RawCallback;
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("JSON as a text, or { file = \"…\" }")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RawCallback, E> {
+                Ok(RawCallback::Text(text.to_owned()))
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<RawCallback, A::Error> {
+                #[derive(Deserialize)]
+                #[serde(deny_unknown_fields)]
+                struct InFile {
+                    file: PathBuf,
+                }
+                let InFile { file } = InFile::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(RawCallback::File(file))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl JsonSchema for RawCallback {
+    fn schema_name() -> Cow<'static, str> {
+        "Callback".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [
+            { "description": "The JSON of the callback.", "type": "string", "minLength": 1 },
+            {
+                "type": "object",
+                "properties": {
+                    "file": {
+                        "description": "A file that contains the callback. Its path is relative to the folder of the file \
+                            that has the test.",
+                        "type": "string",
+                        "minLength": 1,
+                    },
+                },
+                "required": ["file"],
+                "additionalProperties": false,
+            },
+        ] })
+    }
+}
+
+/// What a test expects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RawExpect {
+    /// That nothing is published, and why.
+    Word(ExpectedWord),
+    /// What is published.
+    Records(RawExpectedRecords),
+}
+
+words! {
+    /// What can happen to an event apart from being published.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum ExpectedWord {
+        /// A route drops it.
+        Dropped = "dropped",
+        /// A route makes it a dead letter.
+        DeadLetter = "dead_letter",
+        /// No route matches it.
+        Unrouted = "unrouted",
+    }
+}
+
+/// What a test expects of an event and its records. A key that is left out is not checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("minProperties" = 1))]
+pub struct RawExpectedRecords {
+    /// The attribute `status`.
+    #[schemars(schema_with = "status_schema")]
+    pub status: Option<String>,
+    /// All destinations of the event and no others, each as `output/topic`: one or a list. An output of kind `http` has no
+    /// topics, so it is `output` alone. For the console it is `output/console`.
+    #[serde(deserialize_with = "some_or_many")]
+    #[schemars(schema_with = "at_least_one_schema::<String>")]
+    pub to: Option<Vec<String>>,
+    /// The key of the Kafka records.
+    #[schemars(length(min = 1))]
+    pub key: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for RawExpect {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = RawExpect;
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let words = ExpectedWord::ALL.map(|word| format!("\"{}\"", word.as_str())).join(", ");
+                write!(formatter, "a table with status, to or key, or one of {words}")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RawExpect, E> {
+                ExpectedWord::deserialize(de::value::StrDeserializer::new(text)).map(RawExpect::Word)
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<RawExpect, A::Error> {
+                let records = RawExpectedRecords::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(RawExpect::Records(records))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl JsonSchema for RawExpect {
+    fn schema_name() -> Cow<'static, str> {
+        "Expect".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let records = generator.subschema_for::<RawExpectedRecords>();
+        let words = ExpectedWord::ALL.map(ExpectedWord::as_str);
+        json_schema!({ "anyOf": [{ "type": "string", "enum": words }, records] })
+    }
+}
+
+/// The schema of the attributes of an event.
+fn event_schema(_: &mut SchemaGenerator) -> Schema {
+    let mut schema = attributes_schema(&json!({ "type": "string", "minLength": 1 }));
+    schema.remove("minProperties");
+    schema.insert("type".to_owned(), json!(["object", "null"]));
+    schema
+}
+
+fn status_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["string", "null"], "enum": Status::ALL.map(|status| Some(status.as_str())) })
+}
+
+/// Reads a list that may be left out. A single item counts as a list of one.
+fn some_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    one_or_many(deserializer).map(Some)
 }
 
 fn is_false(value: &bool) -> bool {

@@ -102,7 +102,9 @@ fn note_reloads(schema: &mut Map<String, Value>, path: &mut Vec<String>, kind: O
         for (name, property) in properties {
             let Value::Object(property) = property else { continue };
             path.push(name.clone());
-            if name != "kind" && path.len() > 1 {
+            // A running bridge ignores tests.
+            let is_test = path.first().is_some_and(|section| section == "tests");
+            if name != "kind" && path.len() > 1 && !is_test {
                 note_reload(property, path, kind);
             }
             // What is below these are attributes, not keys.

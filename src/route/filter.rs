@@ -50,7 +50,7 @@ fn texts_schema(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// The schema of a table of attributes, whose values have the schema `value`.
-pub(super) fn attributes_schema(value: &Value) -> Schema {
+pub fn attributes_schema(value: &Value) -> Schema {
     let properties = Attribute::ALL.iter().map(|attribute| {
         let mut schema = value.clone();
         schema["description"] = sentence(attribute.description()).into();

@@ -38,6 +38,8 @@ pub const RELOADABLE: &[&str] = &[
     "delivery.max_in_flight_bytes",
     "dedupe",
     "log.filter",
+    // A running service ignores them.
+    "tests",
 ];
 
 /// How often files are looked at. A change is applied at the second look that finds it.

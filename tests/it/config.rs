@@ -91,7 +91,7 @@ fn every_kind_of_mistake_is_reported_at_once() {
     );
     let expected = [
         "catalogue.files: /nonexistent.toml cannot be read: No such file or directory (os error 2)",
-        "colour: unknown key; expected one of inputs, outputs, routes, event, catalogue, delivery, spool, dead_letters, dedupe, admin, log, shutdown",
+        "colour: unknown key; expected one of inputs, outputs, routes, event, catalogue, delivery, spool, dead_letters, dedupe, admin, log, shutdown, tests",
         "delivery.deadline: 3s is out of range: expected more than 0s and at most 2s 900ms, because IMS waits 3s for an answer",
         "delivery.max_in_flight: found a string; expected a whole number",
         "event.type_prefix: invalid prefix `with blank `: expected one like com.example.media.",
@@ -550,8 +550,8 @@ fn the_documented_file_marks_the_keys_that_a_reload_applies() {
         } else if let Some((key, _)) = line.trim_start_matches('#').split_once(" = ") {
             is_after_key = true;
             let path: Vec<String> = section.iter().cloned().chain(key.split('.').map(str::to_owned)).collect();
-            // The comment above all routes is about every key of them.
-            if section == ["routes"] || key == "kind" || line.starts_with(['{', '"']) {
+            // The comments above all routes and above all tests are about every key of them.
+            if section == ["routes"] || section == ["tests"] || key == "kind" || line.starts_with(['{', '"']) {
                 continue;
             }
             let is_marked = comment.contains(MARK);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use apsara_bridge::config::raw::Raw;
+use apsara_bridge::config::raw::{Raw, RawTest};
 use apsara_bridge::config::{self, Layer};
 use apsara_bridge::event::Attribute;
 use apsara_bridge::{input, output};
@@ -254,6 +254,63 @@ fn other_forms_are_accepted_by_the_loader_and_by_the_schema() {
     assert_verdicts(&documents, true);
 }
 
+/// Tests of a form that only `test` refuses, because a bridge ignores them.
+const WRONG_TESTS: &[&str] = &[
+    "5",
+    "{}",
+    "{ name = 'x', event = {} }",
+    "{ event = {}, expect = 'dropped' }",
+    "{ name = 'x', expect = 'dropped' }",
+    "{ name = '', event = {}, expect = 'dropped' }",
+    "{ name = 5, event = {}, expect = 'dropped' }",
+    "{ name = 'x', event = {}, expect = 'dropped', colour = 'blue' }",
+    "{ name = 'x', event = {}, callback = '{}', expect = 'dropped' }",
+    "{ name = 'x', event = 'x', expect = 'dropped' }",
+    "{ name = 'x', event = { staus = 'success' }, expect = 'dropped' }",
+    "{ name = 'x', event = { status = 5 }, expect = 'dropped' }",
+    "{ name = 'x', event = { subject = '' }, expect = 'dropped' }",
+    "{ name = 'x', callback = 5, expect = 'dropped' }",
+    "{ name = 'x', callback = '', expect = 'dropped' }",
+    "{ name = 'x', callback = {}, expect = 'dropped' }",
+    "{ name = 'x', callback = { file = 'x', text = 'y' }, expect = 'dropped' }",
+    "{ name = 'x', event = {}, expect = 'droped' }",
+    "{ name = 'x', event = {}, expect = 5 }",
+    "{ name = 'x', event = {}, expect = [] }",
+    "{ name = 'x', event = {}, expect = {} }",
+    "{ name = 'x', event = {}, expect = { status = 'failed' } }",
+    "{ name = 'x', event = {}, expect = { to = [] } }",
+    "{ name = 'x', event = {}, expect = { to = 5 } }",
+    "{ name = 'x', event = {}, expect = { key = '' } }",
+    "{ name = 'x', event = {}, expect = { status = 'success', keys = 'x' } }",
+];
+
+const RIGHT_TESTS: &[&str] = &[
+    "{ name = 'x', event = {}, expect = 'unrouted' }",
+    "{ name = 'x', event = { type = 'A', status = 'success', mediaid = '1' }, expect = 'dead_letter' }",
+    "{ name = 'x', callback = '{}', expect = { status = 'success' } }",
+    "{ name = 'x', callback = { file = 'x.json' }, expect = { to = 'kafka/x' } }",
+    "{ name = 'x', event = {}, expect = { status = 'failure', to = ['kafka/x', 'kafka/y'], key = 'k' } }",
+];
+
+#[test]
+fn tests_have_the_form_that_their_loader_and_the_schema_accept() {
+    let case = |test: &str| (test.to_owned(), base().set(&format!("tests = [{test}]")));
+    for (tests, valid) in [(WRONG_TESTS, false), (RIGHT_TESTS, true)] {
+        let cases: Vec<(String, Config)> = tests.iter().map(|test| case(test)).collect();
+        for (test, config) in &cases {
+            let layers = [Layer::Text("test".to_owned(), config.to_string())];
+            config::load(&layers).unwrap_or_else(|errors| panic!("a test stops the bridge: {test}: {errors:?}"));
+            let loaded = config::load_route_tests(&layers, &[]);
+            // An empty text is no callback.
+            let is_found_later = test.contains("callback = ''");
+            assert_eq!(loaded.is_ok(), valid || is_found_later, "{test}: {loaded:?}");
+        }
+        let documents: Vec<_> =
+            cases.iter().map(|(name, config)| (name.clone(), toml_value(&config.to_string()))).collect();
+        assert_verdicts(&documents, valid);
+    }
+}
+
 /// Reads a section as the loader does. Gives it with its defaults.
 type Read<'a> = Box<dyn Fn(&Value) -> Result<Value, Box<figment::Error>> + 'a>;
 
@@ -275,14 +332,23 @@ fn sections() -> Vec<(String, Value, Read<'static>)> {
         schema
     };
     let mut root = config::json_schema();
-    for named in ["inputs", "outputs"] {
-        root["properties"].as_object_mut().expect("properties").remove(named);
+    let test = root["properties"]["tests"]["items"].clone();
+    for separate in ["inputs", "outputs", "tests"] {
+        root["properties"].as_object_mut().expect("properties").remove(separate);
     }
     let read: Read<'static> = Box::new(|section| {
         let raw = Raw::deserialize(&figment(section))?;
         Ok(json(toml::Table::try_from(&raw)))
     });
-    let mut sections = vec![("root".to_owned(), root, read)];
+    let read_test: Read<'static> = Box::new(|section| {
+        let mut section = section.clone();
+        if section.get("expect").is_some() {
+            section["expect"] = json!("dropped");
+        }
+        RawTest::deserialize(&figment(&section))?;
+        Ok(json!({}))
+    });
+    let mut sections = vec![("root".to_owned(), root, read), ("test".to_owned(), test, read_test)];
     for kind in input::KINDS {
         let read: Read<'static> = Box::new(|section| Ok(json((kind.read)(&figment(section))?.effective())));
         sections.push((format!("inputs of kind {}", kind.name), of_kind("inputs", kind.name), read));
@@ -347,7 +413,7 @@ fn the_schema_knows_the_keys_of_the_loader_and_no_others() {
             assert_eq!(name, "?");
             let mut known: BTreeSet<&str> = known.iter().copied().collect();
             if section == "root" && path.is_empty() {
-                known.retain(|key| !["inputs", "outputs"].contains(key));
+                known.retain(|key| !["inputs", "outputs", "tests"].contains(key));
             }
             let keys: BTreeSet<&str> =
                 table["properties"].as_object().expect("a table").keys().map(String::as_str).collect();

@@ -28,6 +28,7 @@ mod nats;
 mod nats_output;
 mod normalize;
 mod reload;
+mod route_tests;
 mod shutdown;
 mod spool;
 mod stdin;
