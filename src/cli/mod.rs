@@ -6,6 +6,7 @@
 mod asyncapi;
 mod catalogue;
 mod check;
+mod completions;
 mod config_schema;
 mod dead_letters;
 #[cfg(feature = "kafka")]
@@ -91,6 +92,8 @@ enum Command {
     /// Show the whole path without anything installed: post signed sample callbacks, and read the events from Kafka topics.
     #[cfg(feature = "kafka")]
     Demo(demo::Demo),
+    /// Print a script with which a shell completes commands, options and files.
+    Completions(completions::Completions),
 }
 
 /// Where the configuration comes from.
@@ -204,6 +207,7 @@ pub fn main() -> ExitCode {
         Command::Spool(spool) => spool.run(),
         #[cfg(feature = "kafka")]
         Command::Demo(demo) => demo.run(),
+        Command::Completions(completions) => completions.run(),
     }
 }
 

@@ -11,6 +11,7 @@ mod support;
 
 mod asyncapi;
 mod cli;
+mod completions;
 mod config;
 mod config_schema;
 mod contract;
