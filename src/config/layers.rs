@@ -3,6 +3,7 @@
 //! serde stops at the first error. Here the wrong value is noted and taken out of the tree, and the section is read
 //! again, until it can be read. What was taken out has its default then; the configuration as a whole is refused.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -48,7 +49,7 @@ impl fmt::Debug for Layer {
 }
 
 /// An error in the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConfigError {
     /// File, variable or flag the value came from, where it is known.
     pub source: Option<String>,
@@ -75,6 +76,8 @@ pub(super) struct Reader {
     figment: Figment,
     root: Value,
     pub(super) errors: Vec<ConfigError>,
+    /// The same errors, because a section that is read again has them again.
+    noted: HashSet<ConfigError>,
     /// Places that were read and taken out of the tree, with their sources.
     taken: Vec<(Vec<String>, Option<String>)>,
     /// The files, with the contents that were read.
@@ -149,7 +152,7 @@ impl Reader {
             }
         };
         if errors.is_empty() {
-            Ok(Reader { figment, root, errors, taken: Vec::new(), files })
+            Ok(Reader { figment, root, errors, noted: HashSet::new(), taken: Vec::new(), files })
         } else {
             Err(Unreadable { errors, files })
         }
@@ -232,7 +235,7 @@ impl Reader {
             }
         }
         let error = ConfigError { source: self.source(place), key, message };
-        if !self.errors.contains(&error) {
+        if self.noted.insert(error.clone()) {
             self.errors.push(error);
         }
     }
@@ -386,7 +389,7 @@ fn take_out(root: &mut Value, place: &[String], section: usize) -> bool {
 
 fn leaf_tags(value: &Value) -> Box<dyn Iterator<Item = figment::value::Tag> + '_> {
     match value {
-        Value::Dict(_, dict) => Box::new(dict.values().flat_map(leaf_tags)),
+        Value::Dict(_, dict) if !dict.is_empty() => Box::new(dict.values().flat_map(leaf_tags)),
         Value::Array(_, items) if !items.is_empty() => Box::new(items.iter().flat_map(leaf_tags)),
         leaf => Box::new(std::iter::once(leaf.tag())),
     }

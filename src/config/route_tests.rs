@@ -309,6 +309,9 @@ fn given(
     rules: &RouteRules,
 ) -> Result<Given, Wrong> {
     let found = match (callback, event) {
+        (Some(RawCallback::File(file)), None) if file.as_os_str().is_empty() => {
+            return Err(vec![("callback.file".to_owned(), "expected a path".to_owned())]);
+        }
         (Some(RawCallback::File(file)), None) => return Ok(Given::File(source.folder.join(file))),
         (Some(RawCallback::Text(text)), None) => return Ok(Given::Text(text)),
         (None, Some(attributes)) => return rules.event(&attributes).map(Given::Event),

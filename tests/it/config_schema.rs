@@ -272,6 +272,7 @@ const WRONG_TESTS: &[&str] = &[
     "{ name = 'x', callback = 5, expect = 'dropped' }",
     "{ name = 'x', callback = '', expect = 'dropped' }",
     "{ name = 'x', callback = {}, expect = 'dropped' }",
+    "{ name = 'x', callback = { file = '' }, expect = 'dropped' }",
     "{ name = 'x', callback = { file = 'x', text = 'y' }, expect = 'dropped' }",
     "{ name = 'x', event = {}, expect = 'droped' }",
     "{ name = 'x', event = {}, expect = 5 }",

@@ -701,6 +701,10 @@ fn many_tests_take_little_time() {
     folder.write("bad.toml", &tests("evnt"));
     let (code, _, error) = folder.test(&["--tests", "bad.toml"]);
     assert!(code == 2 && error.lines().count() == 10_000);
+    // Several mistakes in each test.
+    folder.write("bad.toml", &"[[tests]]\n".repeat(20_000));
+    let (code, _, error) = folder.test(&["--tests", "bad.toml"]);
+    assert!(code == 2 && error.lines().count() == 60_000);
     // Without optimization, next to other tests. It takes minutes if the time grows with the square of the number.
     assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
 }
