@@ -188,6 +188,26 @@ impl Filter {
         }
     }
 
+    /// Checks and compiles filters that must all hold; none if there are none.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn compile_all(configs: &[FilterConfig]) -> Result<Option<Filter>, Vec<FilterError>> {
+        let mut filters = Vec::new();
+        let mut errors = Vec::new();
+        for config in configs {
+            match Filter::compile(config) {
+                Ok(filter) => filters.push(filter),
+                Err(mut found) => errors.append(&mut found),
+            }
+        }
+        match (errors.is_empty(), filters.len()) {
+            (false, _) => Err(errors),
+            (true, 0 | 1) => Ok(filters.pop()),
+            (true, _) => Ok(Some(Filter::All(filters))),
+        }
+    }
+
     /// Whether the filter holds for the event.
     pub fn holds(&self, event: &Event) -> bool {
         let value = |attribute: &Attribute| event.get(*attribute);

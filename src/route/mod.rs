@@ -7,6 +7,7 @@
 //! * [`Router::decide`] does not try one route after the other. For each attribute that routes ask for, an index gives the
 //!   set of routes that a value fits, and the sets are intersected. A thousand routes cost little more than ten.
 
+mod condition;
 mod filter;
 mod index;
 mod pattern;
@@ -16,6 +17,7 @@ mod values;
 
 use crate::common::suggest::nearest;
 use crate::event::{Attribute, Event, Mode};
+pub use condition::{Condition, ConditionConfig};
 pub use filter::{Filter, FilterConfig, FilterError, attributes_schema};
 use index::Index;
 pub use pattern::{MatchError, MatchErrorKind, Matches, Pattern, PatternError, match_schema, parse_match};
@@ -188,6 +190,17 @@ impl Router {
     /// The routes in order.
     pub fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// The routes that are tried for an event, in order, each with why it does not match. The last one is the route that
+    /// decides, if there is one. Tries them one by one; [`Router::decide`] is faster.
+    pub fn tried<'r>(&'r self, event: &'r Event) -> impl Iterator<Item = (&'r Route, Result<(), Mismatch>)> {
+        let mut is_decided = false;
+        self.routes.iter().map_while(move |route| {
+            let result = if is_decided { return None } else { route.try_match(event) };
+            is_decided = result.is_ok() && !route.continue_matching;
+            Some((route, result))
+        })
     }
 
     /// Decides where an event goes.
