@@ -4,29 +4,40 @@
 //! * `GET /healthz`: 200 while the process answers.
 //! * `GET /readyz`: 200 when events can be accepted and the service is not stopping: every output is connected, or the
 //!   spool has room for events that cannot be published, and no input is misconfigured. Otherwise 503 with the reasons.
+//! * `GET /events`: what passes through the bridge, as server-sent events ([`feed`](crate::bridge::feed)), for those who may
+//!   read it (`access`). The query is a condition for events. At most [`MAX_LISTENERS`] streams are open, which leaves
+//!   most connections to probes and scrapers.
 //!
 //! A new connection always gets a place: when all are taken, the one that has been idle longest is closed. So nobody who
 //! holds connections can keep probes out. The listener has a thread of its own, so that it also answers while the others
 //! are busy with callbacks.
 
+mod access;
+mod stream;
+
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+pub use access::Page;
+pub use stream::SIGN_OF_LIFE;
+
 use crate::bridge::Bridge;
+use crate::bridge::feed::{MAX_LISTENERS, NoSeat};
 use crate::common::server::{self, Bounds, Connection, Loss, Serve, has_valid_host};
 use crate::input::Misconfigured;
+use crate::route::{Condition, ConditionConfig};
 
-/// Connections at once: a few scrapers and probes.
+/// Connections at once: a few scrapers and probes, and event streams.
 const MAX_CONNECTIONS: usize = 64;
 
 /// The longest time for the head of a request.
@@ -35,11 +46,47 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The name of the listener in metrics and logs.
 const NAME: &str = "admin";
 
+/// The path of the event stream.
+pub const EVENTS: &str = "/events";
+
+/// The media type of server-sent events.
+pub const EVENT_STREAM: &str = "text/event-stream";
+
+/// The seconds after which somebody who found no place for a stream may ask again.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
+
+/// Settings of the admin listener.
+#[derive(Clone, Debug)]
+pub struct AdminSettings {
+    /// Addresses, of which one is bound.
+    pub listen: Vec<SocketAddr>,
+    /// Who may read the event stream.
+    pub page: Page,
+    /// Whether the event stream has payloads.
+    pub show_payloads: bool,
+}
+
+/// Who may read the event stream at present. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct CurrentPage(Arc<RwLock<Page>>);
+
+impl CurrentPage {
+    fn get(&self) -> Page {
+        *self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets it.
+    pub fn set(&self, page: Page) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = page;
+    }
+}
+
 /// The admin listener, bound and ready to run.
 #[derive(Debug)]
 pub struct Admin {
     listener: TcpListener,
     address: SocketAddr,
+    page: CurrentPage,
     bridge: Arc<Bridge>,
     misconfigured: Misconfigured,
 }
@@ -49,10 +96,18 @@ impl Admin {
     ///
     /// # Errors
     /// Why the system cannot bind the address.
-    pub fn bind(listen: &[SocketAddr], bridge: Arc<Bridge>, misconfigured: Misconfigured) -> std::io::Result<Admin> {
-        let listener = server::bind(listen)?;
+    pub fn bind(settings: &AdminSettings, bridge: Arc<Bridge>, misconfigured: Misconfigured) -> std::io::Result<Admin> {
+        let listener = server::bind(&settings.listen)?;
         let address = listener.local_addr()?;
-        Ok(Admin { listener, address, bridge, misconfigured })
+        let page = CurrentPage::default();
+        page.set(settings.page);
+        bridge.feed().show_payloads(settings.show_payloads);
+        Ok(Admin { listener, address, page, bridge, misconfigured })
+    }
+
+    /// What changes who may read the event stream.
+    pub fn page(&self) -> &CurrentPage {
+        &self.page
     }
 
     /// The address it is bound to.
@@ -77,7 +132,7 @@ impl Admin {
     }
 
     async fn serve(self, not_ready: CancellationToken, closed: CancellationToken) {
-        let Admin { listener, bridge, misconfigured, .. } = self;
+        let Admin { listener, page, bridge, misconfigured, .. } = self;
         for loss in Loss::ALL {
             bridge.metrics().connections_lost_total.with_label_values(&[NAME, loss.as_str()]);
         }
@@ -92,16 +147,18 @@ impl Admin {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "metrics and probes are not served"),
         };
-        let service = Arc::new(Service { bridge, misconfigured, not_ready });
+        let service = Arc::new(Service { page, bridge, misconfigured, not_ready, closed: closed.clone() });
         // Probes are answered until the end.
         server::serve(listener, || None, service, bounds, CancellationToken::new(), closed).await;
     }
 }
 
 struct Service {
+    page: CurrentPage,
     bridge: Arc<Bridge>,
     misconfigured: Misconfigured,
     not_ready: CancellationToken,
+    closed: CancellationToken,
 }
 
 impl Serve for Service {
@@ -109,8 +166,28 @@ impl Serve for Service {
         NAME
     }
 
-    async fn answer(&self, request: Request<Incoming>, _: &Connection) -> Response<Full<Bytes>> {
-        answer(&request, &self.bridge, &self.misconfigured.names(), self.not_ready.is_cancelled())
+    async fn answer(&self, request: Request<Incoming>, connection: &Connection) -> Response<Full<Bytes>> {
+        if !has_valid_host(request.headers(), request.version()) {
+            return text(StatusCode::BAD_REQUEST, "expected one `host` header\n");
+        }
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "expected GET\n");
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+            return response;
+        }
+        match request.uri().path() {
+            "/healthz" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => self.readiness(),
+            "/metrics" => self.metrics(),
+            EVENTS => self.events(&request, connection).unwrap_or_else(|(status, why)| {
+                let mut response = text(status, format!("{why}\n"));
+                if status == StatusCode::SERVICE_UNAVAILABLE {
+                    response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+                }
+                response
+            }),
+            _ => text(StatusCode::NOT_FOUND, "expected /metrics, /healthz, /readyz or /events\n"),
+        }
     }
 
     /// Anybody may ask here, so that no connection is better than another one.
@@ -133,37 +210,29 @@ impl Serve for Service {
     }
 }
 
-fn answer(
-    request: &Request<Incoming>,
-    bridge: &Bridge,
-    misconfigured: &[String],
-    stopping: bool,
-) -> Response<Full<Bytes>> {
-    if !has_valid_host(request) {
-        return text(StatusCode::BAD_REQUEST, "expected one `host` header\n");
-    }
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "expected GET\n");
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
-        return response;
-    }
-    match request.uri().path() {
-        "/healthz" => text(StatusCode::OK, "ok\n"),
-        "/readyz" if stopping => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
-        "/readyz" if !misconfigured.is_empty() => {
-            let inputs = misconfigured.join(", ");
-            text(StatusCode::SERVICE_UNAVAILABLE, format!("misconfigured inputs: {inputs}; see the log\n"))
+impl Service {
+    fn readiness(&self) -> Response<Full<Bytes>> {
+        if self.not_ready.is_cancelled() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
         }
-        "/readyz" => match bridge.disconnected().as_slice() {
+        let misconfigured = self.misconfigured.names();
+        if !misconfigured.is_empty() {
+            let inputs = misconfigured.join(", ");
+            return text(StatusCode::SERVICE_UNAVAILABLE, format!("misconfigured inputs: {inputs}; see the log\n"));
+        }
+        match self.bridge.disconnected().as_slice() {
             [] => text(StatusCode::OK, "ready\n"),
-            outputs if bridge.can_spool() => {
+            outputs if self.bridge.can_spool() => {
                 text(StatusCode::OK, format!("ready; spooling for outputs not connected: {}\n", outputs.join(", ")))
             }
             outputs => {
                 text(StatusCode::SERVICE_UNAVAILABLE, format!("outputs not connected: {}\n", outputs.join(", ")))
             }
-        },
-        "/metrics" => match bridge.metrics_text() {
+        }
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        match self.bridge.metrics_text() {
             Ok(metrics) => {
                 let mut response = text(StatusCode::OK, metrics);
                 let exposition = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -174,8 +243,43 @@ fn answer(
                 tracing::warn!(%error, "the metrics could not be encoded");
                 text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be encoded\n")
             }
-        },
-        _ => text(StatusCode::NOT_FOUND, "expected /metrics, /healthz or /readyz\n"),
+        }
+    }
+
+    /// Begins an event stream.
+    ///
+    /// # Errors
+    /// Status and sentence for somebody who gets none.
+    fn events(
+        &self,
+        request: &Request<Incoming>,
+        connection: &Connection,
+    ) -> Result<Response<Full<Bytes>>, (StatusCode, String)> {
+        let check = || {
+            let checked = access::check(self.page.get(), connection.peer(), request);
+            checked.map_err(|why| (StatusCode::FORBIDDEN, why.to_owned()))
+        };
+        check()?;
+        let type_prefix = self.bridge.type_prefix();
+        let condition = ConditionConfig::from_query(request.uri().query().unwrap_or_default())
+            .and_then(|config| Condition::compile(&config, &type_prefix))
+            .map_err(|why| (StatusCode::BAD_REQUEST, why))?;
+        if request.method() == Method::GET {
+            let listener = self.bridge.feed().listen(condition).map_err(|NoSeat| {
+                let why = "event streams are open, which is the most; end one of them, for example another `tail`";
+                (StatusCode::SERVICE_UNAVAILABLE, format!("{MAX_LISTENERS} {why}"))
+            })?;
+            // A reload may have changed who may read it just before there was a listener to be ended by it.
+            check()?;
+            connection.stream(stream::pieces(listener, type_prefix, self.closed.clone()));
+        }
+        let mut response = text(StatusCode::OK, "");
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+        headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+        Ok(response)
     }
 }
 

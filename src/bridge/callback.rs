@@ -8,7 +8,21 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::{Admission, InputSeries};
+use crate::common::words::words;
 use crate::dialect::{Origin, Sender};
+
+words! {
+    /// What an input found out about the signature of a callback that it accepts.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Signature {
+        /// There is one, and it is right.
+        Valid = "valid",
+        /// There is none, and none is required.
+        Missing = "missing",
+        /// There are no keys to check one with.
+        NotChecked = "not_checked",
+    }
+}
 
 /// A callback as an input received it.
 #[derive(Debug)]
@@ -23,6 +37,8 @@ pub struct Callback {
     pub arrived: Instant,
     /// What the configuration says about its sender.
     pub sender: Arc<Sender>,
+    /// What is known about its signature. None where callbacks have none.
+    pub signature: Option<Signature>,
     /// W3C trace context of the sender.
     pub traceparent: Option<String>,
     /// For an input that keeps the callback until it has an outcome, for example a queue: the longest time from arrival

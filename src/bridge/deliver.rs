@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::dead_letters::{self, Announced, PendingLetter};
+use super::feed::{DestinationResult, Trace};
 use super::publish::{Addressed, Failure, Pace};
 use super::{Bridge, Callback, DeadLetterReason, Outcome, Refusal, Rules};
 use crate::event::Event;
@@ -58,7 +59,13 @@ enum KeptIn {
 
 impl Bridge {
     /// Routes an event, publishes it, and keeps what was not acknowledged.
-    pub(super) async fn deliver(&self, rules: &Rules, callback: &Callback, event: &Arc<Event>) -> Delivered {
+    pub(super) async fn deliver(
+        &self,
+        rules: &Rules,
+        callback: &Callback,
+        event: &Arc<Event>,
+        trace: Option<&Trace>,
+    ) -> Delivered {
         let decision = rules.router.decide(event);
         let addressed = decision.destinations.iter().map(|(route, destination)| Addressed {
             route: &route.name,
@@ -69,7 +76,7 @@ impl Bridge {
         rules.count_matches(&decision);
         let pace = self.pace(callback);
         let destinations = addressed.len();
-        let failures = self.publish_all(addressed, pace).await;
+        let failures = self.publish_all(addressed, pace, trace).await;
         let is_published_somewhere = failures.len() < destinations;
         let mut undelivered = Undelivered { failures: Vec::new(), letters: Vec::new(), destinations };
         for failure in failures {
@@ -101,7 +108,18 @@ impl Bridge {
             (None, false) => return Delivered { outcome: Outcome::Published, is_accepted: true },
         };
         let is_accepted = is_published_somewhere || is_spooled || outcome == Outcome::Dropped;
-        match Box::pin(self.keep(rules, callback, event, undelivered, pace.deadline())).await {
+        let kept = Box::pin(self.keep(rules, callback, event, undelivered, pace.deadline())).await;
+        if let Some(trace) = trace {
+            use DestinationResult::{DeadLettered, Published, Refused, Spooled};
+            match kept {
+                Ok(KeptIn::Store) if callback.is_last_try => trace.settle(DeadLettered, DeadLettered),
+                Ok(KeptIn::Store) => trace.settle(Spooled, DeadLettered),
+                Ok(KeptIn::SpoolOnly) => trace.settle(Spooled, Spooled),
+                Ok(KeptIn::Buses) => trace.settle(Published, DeadLettered),
+                Err(_) => trace.settle(Refused, Refused),
+            }
+        }
+        match kept {
             Ok(KeptIn::Store) => Delivered { outcome, is_accepted },
             Ok(KeptIn::SpoolOnly) => Delivered { outcome: Outcome::Spooled, is_accepted: true },
             Ok(KeptIn::Buses) if outcome == Outcome::Spooled => {
@@ -120,7 +138,12 @@ impl Bridge {
     }
 
     /// Publishes to all destinations at once. Returns those that failed.
-    async fn publish_all(&self, mut addressed: Vec<Addressed<'_>>, pace: Pace) -> Vec<Box<Failure>> {
+    async fn publish_all(
+        &self,
+        mut addressed: Vec<Addressed<'_>>,
+        pace: Pace,
+        trace: Option<&Trace>,
+    ) -> Vec<Box<Failure>> {
         let permit = match self.in_flight_permits.semaphore().try_acquire() {
             Ok(permit) => Some(permit),
             Err(_) => {
@@ -135,9 +158,9 @@ impl Bridge {
         if addressed.len() == 1
             && let Some(only) = addressed.pop()
         {
-            return self.publish(only, pace).await.err().into_iter().collect();
+            return self.publish_traced(only, pace, trace).await.err().into_iter().collect();
         }
-        let publish = addressed.into_iter().map(|to| self.publish(to, pace));
+        let publish = addressed.into_iter().map(|to| self.publish_traced(to, pace, trace));
         join_all(publish).await.into_iter().filter_map(Result::err).collect()
     }
 

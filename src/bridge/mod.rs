@@ -18,6 +18,7 @@ mod dead_letters;
 mod dedupe;
 mod deliver;
 mod drain;
+pub mod feed;
 mod junk;
 mod observe;
 mod outcome;
@@ -42,10 +43,11 @@ use crate::store::{AWAITS_DEAD_LETTERS, FailureKind, Store, StoreBounds};
 use crate::telemetry::metrics::Metrics;
 use admission::InFlightBytes;
 pub use admission::{Admission, Arriving, NoRoom};
-pub use callback::Callback;
+pub use callback::{Callback, Signature};
 pub use dedupe::DedupeSettings;
 use dedupe::{Claim, Window};
 use deliver::{Delivered, STORE_DEADLINE, in_time};
+use feed::Feed;
 use junk::JunkRate;
 use observe::AgeSeries;
 pub use observe::InputSeries;
@@ -85,6 +87,7 @@ pub struct Bridge {
     junk: JunkRate,
     /// Ends what is being published. It then goes to the spool.
     cancel_in_flight: CancellationToken,
+    feed: Arc<Feed>,
     metrics: Metrics,
     age_series: AgeSeries,
 }
@@ -135,6 +138,7 @@ impl Bridge {
             give_up_after: AtomicU64::new(milliseconds(delivery.give_up_after)),
             store,
             cancel_in_flight,
+            feed: Arc::default(),
             metrics,
             age_series: AgeSeries::default(),
         }
@@ -165,6 +169,16 @@ impl Bridge {
     /// The metrics in which the bridge counts.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// What every `type` starts with at present.
+    pub fn type_prefix(&self) -> String {
+        self.rules().normalizer.type_prefix().to_owned()
+    }
+
+    /// What passes through the bridge, for those who watch.
+    pub fn feed(&self) -> &Arc<Feed> {
+        &self.feed
     }
 
     /// The text that Prometheus reads; see [`Metrics::text`].
@@ -270,11 +284,12 @@ impl Bridge {
         };
         self.observe_event(&rules, callback, &normalized);
         let event = Arc::new(normalized.event);
+        let trace = self.feed.trace(&event, callback.arrived);
         let deadline = callback.arrived + callback.max_publish_time.unwrap_or(self.deadline);
         let claim = self.window.claim(&event, callback.arrived, deadline).await;
         let Delivered { outcome, is_accepted } = match claim {
             Claim::Duplicate => Delivered { outcome: Outcome::Duplicate, is_accepted: false },
-            Claim::Late | Claim::First(_) => self.deliver(&rules, callback, &event).await,
+            Claim::Late | Claim::First(_) => self.deliver(&rules, callback, &event, trace.as_deref()).await,
         };
         let ended = Instant::now();
         match claim {
@@ -285,6 +300,9 @@ impl Bridge {
             self.observe_age(&event);
         }
         observe::log_outcome(&event, &outcome);
+        if let Some(trace) = trace {
+            self.feed.callback(*trace, &rules, callback, &event, &outcome, ended);
+        }
         (outcome, ended)
     }
 
@@ -304,7 +322,9 @@ impl Bridge {
             }
         };
         self.observe_body(callback, &error, kept);
-        Outcome::NotACallback { error, kept }
+        let outcome = Outcome::NotACallback { error, kept };
+        self.feed.body(callback, &outcome);
+        outcome
     }
 }
 

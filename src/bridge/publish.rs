@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::Bridge;
+use super::feed::Trace;
 use super::output_handle::OutputHandle;
 use crate::common::backoff::Backoff;
 use crate::event::Attribute;
@@ -153,6 +155,26 @@ impl Bridge {
             "not published"
         );
         failed(to, attempts, error)
+    }
+
+    /// Publishes to one destination, and notes it for those who watch.
+    ///
+    /// # Errors
+    /// Those of [`publish`](Bridge::publish).
+    pub(super) fn publish_traced<'f>(
+        &'f self,
+        to: Addressed<'f>,
+        pace: Option<Pace>,
+        trace: Option<&'f Trace>,
+    ) -> impl Future<Output = Result<(), Box<Failure>>> {
+        let publishing = trace.map(|trace| (trace, trace.begin(&to)));
+        // An async function would keep the record twice.
+        self.publish(to, pace).map(|published| {
+            if let Some((trace, publishing)) = publishing {
+                trace.end(*publishing, &published);
+            }
+            published
+        })
     }
 
     /// Waits until an attempt makes sense. Returns how long that attempt may take.

@@ -1,13 +1,14 @@
 //! Checks of the sections, each of which gives the settings of a part. Everything that is wrong is reported.
 
 use std::collections::{BTreeMap, HashSet};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::raw::{
     Raw, RawAdmin, RawCatalogue, RawDeadLetters, RawDedupe, RawDelivery, RawDestination, RawRoute, RawSpool,
 };
+use crate::admin::AdminSettings;
 use crate::bridge::{DedupeSettings, Delivery};
 use crate::common::file;
 use crate::common::suggest::nearest;
@@ -131,15 +132,16 @@ pub(super) fn store(
     })
 }
 
-pub(super) fn admin(raw: &RawAdmin, validation: &mut Validation) -> Vec<SocketAddr> {
-    match raw.listen.to_socket_addrs() {
+pub(super) fn admin(raw: &RawAdmin, validation: &mut Validation) -> AdminSettings {
+    let listen = match raw.listen.to_socket_addrs() {
         Ok(addresses) => addresses.collect(),
         Err(error) => {
             let message = format!("invalid address `{}`: expected host:port ({error})", raw.listen);
             validation.wrong("admin.listen", message);
             Vec::new()
         }
-    }
+    };
+    AdminSettings { listen, page: raw.page, show_payloads: raw.show_payloads }
 }
 
 /// What must be there at least.
@@ -186,16 +188,10 @@ impl Destinations<'_> {
                 }
                 Vec::new()
             });
-            let mut filters = Vec::new();
-            for filter in &route.filter {
-                match Filter::compile(filter) {
-                    Ok(filter) => filters.push(filter),
-                    Err(errors) => {
-                        errors.into_iter().for_each(|error| validation.wrong(&key("filter"), error.to_string()))
-                    }
-                }
-            }
-            let filter = if filters.len() > 1 { Some(Filter::All(filters)) } else { filters.pop() };
+            let filter = Filter::compile_all(&route.filter).unwrap_or_else(|errors| {
+                errors.into_iter().for_each(|error| validation.wrong(&key("filter"), error.to_string()));
+                None
+            });
             let action = self.action(index, route, validation);
             routes.push(Route {
                 name: route.name.clone(),

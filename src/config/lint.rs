@@ -1,5 +1,6 @@
 //! Warnings about a valid configuration that is probably not what its author meant.
 
+use crate::admin::{AdminSettings, Page};
 use crate::common::suggest::did_you_mean;
 use crate::dialect::Catalogue;
 use crate::event::Attribute;
@@ -86,6 +87,24 @@ pub(super) fn open_topics(
         warnings.extend(route.destinations().iter().filter_map(|to| warning(&place, to, &is_fixed)));
     }
     warnings.extend(dead_letters.and_then(|to| warning("dead_letters.to", to, &|_| false)));
+    warnings
+}
+
+/// Weak settings of the admin listener, one sentence each.
+pub(super) fn admin(admin: &AdminSettings) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let reachable = admin.listen.iter().find(|address| !address.ip().to_canonical().is_loopback());
+    if let (Page::All, Some(address)) = (admin.page, reachable) {
+        warnings.push(format!(
+            "admin.page: \"all\" shows all events to everybody who can reach {address}; use \"local\" with \
+             `kubectl port-forward` or an SSH tunnel"
+        ));
+    }
+    if admin.show_payloads && admin.page != Page::Off {
+        let who =
+            if admin.page == Page::All { "everybody who can reach the address" } else { "every user of this machine" };
+        warnings.push(format!("admin.show_payloads: the event stream shows the data of all events to {who}"));
+    }
     warnings
 }
 

@@ -153,7 +153,7 @@ fn check_all(reader: &mut Reader, with_inputs: bool, files: &mut Vec<(PathBuf, F
     let mut validation = Validation::of("");
     let sections = Sections::check(&raw, &outputs, with_inputs, files, &mut validation);
     let Sections { type_prefix, catalogue, delivery, store, destinations, routes, dead_letters } = sections;
-    let admin_listen = check::admin(&raw.admin, &mut validation);
+    let admin = check::admin(&raw.admin, &mut validation);
     let (checked_inputs, input_warnings) = kinds::check_inputs(&inputs, delivery.deadline, &mut validation);
     let to: Vec<&Destination> = routes.iter().flat_map(Route::destinations).chain(&dead_letters).collect();
     let (checked_outputs, output_warnings) = kinds::check_outputs(&outputs, delivery.deadline, &to, &mut validation);
@@ -171,6 +171,7 @@ fn check_all(reader: &mut Reader, with_inputs: bool, files: &mut Vec<(PathBuf, F
     let mut warnings = lint::all(&router, &catalogue, type_prefix, keeps_dead_letters);
     let has_topics = |output: &str| destinations.has_topics(output);
     warnings.extend(lint::open_topics(&router, &catalogue, type_prefix, dead_letters.as_ref(), has_topics));
+    warnings.extend(lint::admin(&admin));
     warnings.extend(input_warnings.into_iter().chain(output_warnings));
     warnings.extend(secrets.iter().filter_map(|(key, secret)| Some(format!("{key}: {}", secret.warning()?))));
     let memory = bounds::memory(&checked_inputs, &delivery);
@@ -189,7 +190,7 @@ fn check_all(reader: &mut Reader, with_inputs: bool, files: &mut Vec<(PathBuf, F
             delivery,
             dead_letters,
             store,
-            admin_listen,
+            admin,
             log: (raw.log.format, raw.log.filter),
             shutdown_delay: raw.shutdown.delay.0,
             shutdown_drain: raw.shutdown.drain.0,

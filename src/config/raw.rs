@@ -16,6 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
 use super::schema;
+use crate::admin::Page;
 use crate::common::units::{Size, Span, at_least_one_schema, one_or_many, one_or_many_schema};
 use crate::common::words::words;
 use crate::dialect::Status;
@@ -56,7 +57,7 @@ pub struct Raw {
     pub dead_letters: RawDeadLetters,
     /// The memory of accepted events, by which repeats are recognized.
     pub dedupe: RawDedupe,
-    /// The listener for metrics and probes.
+    /// The listener for metrics, probes and the event stream.
     pub admin: RawAdmin,
     /// The log, on standard error.
     pub log: RawLog,
@@ -280,13 +281,19 @@ impl Default for RawDedupe {
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawAdmin {
-    /// The address of `/metrics`, `/healthz` and `/readyz`, as `host:port`. They are never reachable through an input.
+    /// The address of `/metrics`, `/healthz`, `/readyz` and `/events`, as `host:port`. They are never reachable through
+    /// an input.
     pub listen: String,
+    /// Who may read the event stream at `/events`, which `apsara-bridge tail` prints. `local`: everybody on this machine,
+    /// over loopback, which includes `kubectl port-forward`. `all`: everybody who can reach the address. `off`: nobody.
+    pub page: Page,
+    /// Show the data of events, and bodies that are not callbacks, in the event stream.
+    pub show_payloads: bool,
 }
 
 impl Default for RawAdmin {
     fn default() -> Self {
-        RawAdmin { listen: "127.0.0.1:9464".to_owned() }
+        RawAdmin { listen: "127.0.0.1:9464".to_owned(), page: Page::Local, show_payloads: false }
     }
 }
 

@@ -73,6 +73,12 @@ impl InputHandle {
         self.bridge.reject(callback, error).await
     }
 
+    /// Shows in the event stream that something was not accepted as a callback: the reason as in the metrics, what the
+    /// sender is told, and the path of the request.
+    pub fn rejected(&self, reason: &str, message: &str, path: Option<&str>) {
+        self.bridge.feed().rejection(self.name(), reason, message, path);
+    }
+
     /// Begins a callback's share of the memory; see [`Bridge::admit`].
     pub fn admit(&self) -> Admission {
         self.bridge.admit()

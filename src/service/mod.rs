@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 pub use drain::{Drained, drain_spool};
 pub use reload::{Candidate, Load, LoadAttempt, RELOADABLE, Reloader, is_reloadable, restart_keys};
 
-use crate::admin::Admin;
+use crate::admin::{Admin, AdminSettings};
 use crate::bridge::{Bridge, Delivery, Rules};
 use crate::common::validation::FieldError;
 use crate::dialect::{Catalogue, Normalizer};
@@ -52,8 +52,8 @@ pub struct Settings {
     pub dead_letters: Option<Destination>,
     /// The spool and the dead letters; none keeps nothing.
     pub store: Option<StoreSettings>,
-    /// Addresses of the admin listener, of which one is bound.
-    pub admin_listen: Vec<SocketAddr>,
+    /// The admin listener.
+    pub admin: AdminSettings,
     /// Format and filter of the logs.
     pub log: (Format, String),
     /// Time between "not ready" and "not accepting".
@@ -135,9 +135,9 @@ impl Service {
             inputs.push((input.name, input.settings.open().await?));
         }
         let misconfigured = Misconfigured::default();
-        let admin = Admin::bind(&settings.admin_listen, bridge.clone(), misconfigured.clone());
+        let admin = Admin::bind(&settings.admin, bridge.clone(), misconfigured.clone());
         let admin = admin.map_err(|error| {
-            let addresses = settings.admin_listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
+            let addresses = settings.admin.listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
             FieldError { key: "admin.listen".to_owned(), message: format!("{addresses} cannot be bound: {error}") }
         })?;
         Ok(Service {
@@ -160,7 +160,7 @@ impl Service {
     /// What changes it while it runs.
     pub fn reloader(&self) -> Reloader {
         let inputs = self.inputs.iter().filter_map(|(name, input)| Some((name.clone(), input.reload()?))).collect();
-        Reloader::new(self.bridge.clone(), self.output_kinds.clone(), inputs)
+        Reloader::new(self.bridge.clone(), self.output_kinds.clone(), inputs, self.admin.page().clone())
     }
 
     /// The address of an input.

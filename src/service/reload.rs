@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::Settings;
+use crate::admin::CurrentPage;
 use crate::bridge::{Bridge, Rules};
 use crate::common::file;
 use crate::common::tls;
@@ -37,6 +38,8 @@ pub const RELOADABLE: &[&str] = &[
     "delivery.max_in_flight",
     "delivery.max_in_flight_bytes",
     "dedupe",
+    "admin.page",
+    "admin.show_payloads",
     "log.filter",
     // A running service ignores them.
     "tests",
@@ -102,6 +105,7 @@ pub struct Reloader {
     /// The kinds of the running outputs, by their names.
     output_kinds: BTreeMap<String, &'static str>,
     inputs: Vec<(String, Arc<dyn InputReload>)>,
+    page: CurrentPage,
 }
 
 /// Something that is read again when its files change.
@@ -129,11 +133,12 @@ impl Reloader {
         bridge: Arc<Bridge>,
         output_kinds: BTreeMap<String, &'static str>,
         inputs: Vec<(String, Arc<dyn InputReload>)>,
+        page: CurrentPage,
     ) -> Reloader {
         for result in RESULTS {
             bridge.metrics().config_reloads_total.with_label_values(&[result]);
         }
-        Reloader { bridge, output_kinds, inputs }
+        Reloader { bridge, output_kinds, inputs, page }
     }
 
     /// Watches the files, and applies what changed, until the runtime ends. Every message of `requests` has everything
@@ -228,6 +233,9 @@ impl Reloader {
                 running.apply(input.settings, self.bridge.metrics());
             }
         }
+        self.page.set(settings.admin.page);
+        self.bridge.feed().show_payloads(settings.admin.show_payloads);
+        self.bridge.feed().reloaded();
         log_filter.set(&settings.log.1);
         Ok(())
     }

@@ -22,6 +22,8 @@ const CHANGES: &[(&str, &str)] = &[
     ("spool.max_bytes", r#"config.spool.max_bytes="2GiB""#),
     ("delivery.give_up_after", r#"config.delivery.give_up_after="1h""#),
     ("dedupe.window", r#"config.dedupe.window="1m""#),
+    ("admin.page", r#"config.admin.page="off""#),
+    ("admin.show_payloads", "config.admin.show_payloads=true"),
     ("log.filter", r#"config.log.filter="debug""#),
     (
         "inputs.http.endpoints",

@@ -205,6 +205,22 @@ fn weak_inputs_cause_warnings_except_on_this_machine() {
 }
 
 #[test]
+fn a_weak_admin_address_causes_warnings_except_on_this_machine() {
+    let admin = |text: &str| warnings(&format!("[inputs.i]\nkind = 'stdin'\n[admin]\n{text}\n{CONSOLE}{NOWHERE}"));
+    let none = Vec::<String>::new();
+    let all = "admin.page: \"all\" shows all events to everybody who can reach 0.0.0.0:9464; use \"local\" with \
+               `kubectl port-forward` or an SSH tunnel";
+    let payloads = |who: &str| format!("admin.show_payloads: the event stream shows the data of all events to {who}");
+    assert_eq!(admin("listen = '0.0.0.0:9464'\npage = 'all'"), [all]);
+    assert_eq!(admin("listen = '0.0.0.0:9464'\npage = 'local'"), none);
+    assert_eq!(admin("listen = '[::1]:9464'\npage = 'all'"), none);
+    assert_eq!(admin("show_payloads = true"), [payloads("every user of this machine")]);
+    let open = "listen = '0.0.0.0:9464'\npage = 'all'\nshow_payloads = true";
+    assert_eq!(admin(open), [all.to_owned(), payloads("everybody who can reach the address")]);
+    assert_eq!(admin("page = 'off'\nshow_payloads = true"), none);
+}
+
+#[test]
 fn weak_outputs_cause_warnings_except_on_this_machine() {
     let output = |text: &str| warnings(&format!("[inputs.i]\nkind = 'stdin'\n[outputs.o]\n{text}\n{NOWHERE}"));
     let none = Vec::<String>::new();

@@ -184,6 +184,8 @@ const WRONG: &[&str] = &[
     "dead_letters.to = [{ output = 'kafka', topic = 'media' }]",
     "dedupe.max_ids = 0",
     "admin.listen = 9464",
+    "admin.page = 'everybody'",
+    "admin.show_payloads = 'yes'",
     "log.format = 'xml'",
     "log.filter = 5",
     "shutdown.drain = '20'",

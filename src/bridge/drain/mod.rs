@@ -519,6 +519,7 @@ impl<'b> Drain<'b> {
             }
             if let Some(became) = settled.letter.filter(|_| !is_retained) {
                 self.bridge.dead_letter_kept(&became.letter);
+                self.bridge.feed.dead_letter(&became.letter);
             }
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
             lane.unremoved = lane.unremoved.saturating_sub(1);

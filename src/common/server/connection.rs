@@ -1,9 +1,8 @@
 //! One connection, from its start to its end.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -13,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use super::endless::Endless;
 use super::slots::{Connection, Seat};
 use super::stream::Watched;
 use super::{Loss, MAX_BUFFER, MAX_HEAD, Serve};
@@ -53,12 +53,19 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let slot = seat.slot();
+    // An answer without an end, for which the connection is taken from hyper.
+    let endless: Mutex<Option<Box<Endless>>> = Mutex::default();
     let answer = service_fn(|request| {
-        let (service, slot) = (service.clone(), slot.clone());
+        let (service, endless) = (service.clone(), &endless);
         async move {
             slot.head_is_read();
-            let connection = Connection::new(slot);
+            let mut connection = Connection::new(slot.clone());
             let answer = service.answer(request, &connection).await;
+            if let Some(pieces) = connection.take_pieces() {
+                *endless.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(Endless { answer, pieces }));
+                slot.hand_over();
+                return std::future::pending().await;
+            }
             connection.answered(service.is_accepted(&answer));
             Ok::<_, Infallible>(answer)
         }
@@ -82,7 +89,15 @@ where
                 }
                 break connection.into_parts().io.into_inner();
             }
-            order = poll_fn(|context| slot.poll_order(context)) => {
+            order = slot.order_given() => {
+                let taken = endless.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(endless) = taken.filter(|_| order.loss.is_none()) {
+                    let stream = connection.into_parts().io.into_inner();
+                    if let Some(loss) = endless.serve(slot, stream, order.finish).await {
+                        service.lost(loss);
+                    }
+                    return;
+                }
                 if order.finish {
                     pin::Pin::new(&mut connection).graceful_shutdown();
                 }

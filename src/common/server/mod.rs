@@ -13,14 +13,18 @@
 //!   connections open and must not find them closed. An answer must be read within [`ANSWER_TIMEOUT`]. One task compares
 //!   all connections with these times, so that a time limit costs a request nothing.
 //! - An answer after which the connection is closed reaches its reader, also if the rest of the request is still coming.
+//! - An answer without an end ([`Connection::stream`]) ends when its peer closes its side. One that is not read does not
+//!   delay the end of the server.
 //!
 //! # Layout
 //!
 //! - `connection`: one connection to its end
+//! - `endless`: answers without an end
 //! - `slots`: the connections that are open, what they are doing, and who has to go
 //! - `stream`: notices what comes and what is not read
 
 mod connection;
+mod endless;
 mod slots;
 mod stream;
 
@@ -33,7 +37,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::HOST;
-use hyper::{Request, Response, Version};
+use hyper::{HeaderMap, Request, Response, Version};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_rustls::TlsAcceptor;
@@ -64,6 +68,11 @@ pub const TLS_CONNECTION_MEMORY: u64 = 96 << 10;
 
 /// Bytes that the system keeps for a peer that does not read. Without this it would be megabytes.
 const SEND_BUFFER: u32 = 64 << 10;
+
+/// Milliseconds after which the system gives up a peer that acknowledges nothing. Without this it would be a quarter of an
+/// hour, and a peer that has vanished would keep its place for so long.
+#[cfg(target_os = "linux")]
+const VANISHED_AFTER: u32 = 30_000;
 
 /// Connections that the system keeps until they are accepted. It may have a lower limit of its own.
 const BACKLOG: u32 = 4096;
@@ -228,6 +237,8 @@ pub async fn serve<S: Serve>(
         match slots.enter(peer.ip()) {
             Ok(seat) => {
                 let _ = stream.set_nodelay(true);
+                #[cfg(target_os = "linux")]
+                let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, VANISHED_AFTER);
                 connections.spawn(connection::serve(seat, stream, acceptor(), service.clone()));
             }
             Err(loss) => refuse(&stream, &service.lost(loss)),
@@ -245,7 +256,7 @@ fn refuse(stream: &TcpStream, answer: &str) {
 }
 
 /// Whether a request has the `Host` that RFC 9112 (section 3.2) demands: exactly one in HTTP/1.1, at most one in HTTP/1.0.
-pub fn has_valid_host<B>(request: &Request<B>) -> bool {
-    let hosts = request.headers().get_all(HOST).iter().count();
-    hosts == 1 || hosts == 0 && request.version() == Version::HTTP_10
+pub fn has_valid_host(headers: &HeaderMap, version: Version) -> bool {
+    let hosts = headers.get_all(HOST).iter().count();
+    hosts == 1 || hosts == 0 && version == Version::HTTP_10
 }

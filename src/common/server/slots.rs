@@ -5,6 +5,7 @@
 //! carried out.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -12,7 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use futures_util::task::AtomicWaker;
+use futures_util::{Stream, StreamExt};
 use tokio::time::Instant;
 
 use super::{ANSWER_TIMEOUT, Bounds, IDLE_TIMEOUT, Loss};
@@ -28,12 +32,15 @@ const REQUEST: u8 = 2;
 const DELIVERING: u8 = 3;
 /// The last answer is written, and the peer has to close.
 const LINGERING: u8 = 4;
+/// An answer without an end is being written.
+const STREAMING: u8 = 5;
 
 /// Orders, as bits.
 const FINISH: u8 = 1;
 const HEAD_LATE: u8 = 2;
 const EVICT: u8 = 4;
 const ANSWER_NOT_READ: u8 = 8;
+const HAND_OVER: u8 = 16;
 
 /// No write is blocked.
 const NOT_BLOCKED: u64 = u64::MAX;
@@ -45,6 +52,7 @@ static OPEN: AtomicUsize = AtomicUsize::new(0);
 #[derive(Debug)]
 pub(super) struct Slot {
     start: Instant,
+    peer: IpAddr,
     phase: AtomicU8,
     /// Since when it is in this phase, or since the last byte of a body. No time matters for [`DELIVERING`].
     since: AtomicU64,
@@ -67,9 +75,10 @@ pub(super) struct Order {
 }
 
 impl Slot {
-    fn new(start: Instant) -> Slot {
+    fn new(start: Instant, peer: IpAddr) -> Slot {
         let slot = Slot {
             start,
+            peer,
             phase: AtomicU8::new(HEAD),
             since: AtomicU64::new(0),
             blocked_since: AtomicU64::new(NOT_BLOCKED),
@@ -118,6 +127,15 @@ impl Slot {
         self.enter(LINGERING);
     }
 
+    pub(super) fn streams(&self) {
+        self.enter(STREAMING);
+    }
+
+    /// Makes the task of the connection look for an answer without an end.
+    pub(super) fn hand_over(&self) {
+        self.order(HAND_OVER);
+    }
+
     pub(super) fn was_accepted(&self) -> bool {
         self.was_accepted.load(Ordering::Relaxed)
     }
@@ -146,9 +164,13 @@ impl Slot {
         self.task.wake();
     }
 
-    /// Waits for an order. Only the task of the connection may do so. A [`Notify`](tokio::sync::Notify) would take a lock
-    /// each time that the task wakes up.
-    pub(super) fn poll_order(&self, context: &Context<'_>) -> Poll<Order> {
+    /// Waits for an order. Only the task of the connection may do so.
+    pub(super) fn order_given(&self) -> impl Future<Output = Order> {
+        poll_fn(|context| self.poll_order(context))
+    }
+
+    /// A [`Notify`](tokio::sync::Notify) would take a lock each time that the task wakes up.
+    fn poll_order(&self, context: &Context<'_>) -> Poll<Order> {
         self.task.register(context.waker());
         match self.orders.load(Ordering::Relaxed) {
             0 => Poll::Pending,
@@ -172,7 +194,7 @@ impl Slot {
     /// Ends when the connection is lost.
     pub(super) async fn lost(&self) -> Loss {
         loop {
-            if let Some(loss) = poll_fn(|context| self.poll_order(context)).await.loss {
+            if let Some(loss) = self.order_given().await.loss {
                 return loss;
             }
         }
@@ -188,6 +210,8 @@ impl Slot {
             _ if blocked != NOT_BLOCKED => Some((0, since.min(blocked))),
             LINGERING => Some((0, since)),
             DELIVERING => None,
+            // There are few of them, and their peers would come back at once.
+            STREAMING => Some((1, since)),
             _ if !self.was_accepted() => Some((0, since)),
             IDLE => Some((1, since)),
             _ => Some((2, since)),
@@ -195,23 +219,49 @@ impl Slot {
     }
 }
 
-/// What a service may say about the connection of the request that it answers.
-#[derive(Debug)]
-pub struct Connection(Arc<Slot>);
+/// The pieces of an answer without an end.
+pub(super) type Pieces = BoxStream<'static, Bytes>;
+
+/// What a service may learn and say about the connection of the request that it answers.
+pub struct Connection {
+    slot: Arc<Slot>,
+    pieces: Mutex<Option<Pieces>>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Connection").field("slot", &self.slot).finish_non_exhaustive()
+    }
+}
 
 impl Connection {
     pub(super) fn new(slot: Arc<Slot>) -> Connection {
-        Connection(slot)
+        Connection { slot, pieces: Mutex::default() }
+    }
+
+    /// The address of the peer.
+    pub fn peer(&self) -> IpAddr {
+        self.slot.peer
     }
 
     /// Says that the request is complete and was let in: from now on the connection is not closed for another one.
     pub fn is_delivering(&self) {
-        self.0.phase.store(DELIVERING, Ordering::Relaxed);
+        self.slot.phase.store(DELIVERING, Ordering::Relaxed);
+    }
+
+    /// Says that the body of the answer is these pieces, however long they come. The connection ends after the last one,
+    /// and when the peer closes its side or does not read.
+    pub fn stream(&self, pieces: impl Stream<Item = Bytes> + Send + 'static) {
+        *self.pieces.lock().unwrap_or_else(PoisonError::into_inner) = Some(pieces.boxed());
+    }
+
+    pub(super) fn take_pieces(&mut self) -> Option<Pieces> {
+        self.pieces.get_mut().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub(super) fn answered(&self, is_accepted: bool) {
-        self.0.was_accepted.store(is_accepted, Ordering::Relaxed);
-        self.0.enter(IDLE);
+        self.slot.was_accepted.store(is_accepted, Ordering::Relaxed);
+        self.slot.enter(IDLE);
     }
 }
 
@@ -265,8 +315,8 @@ impl Slots {
     }
 
     /// A place for a connection from this address; another connection may have to go for it.
-    pub(super) fn enter(self: &Arc<Slots>, address: IpAddr) -> Result<Seat, Loss> {
-        let address = host(address);
+    pub(super) fn enter(self: &Arc<Slots>, peer: IpAddr) -> Result<Seat, Loss> {
+        let address = host(peer);
         let mut open = self.open();
         let mine = open.by_address.get(&address).copied().unwrap_or_default();
         if self.bounds.max_per_address.is_some_and(|most| mine >= most) {
@@ -280,7 +330,7 @@ impl Slots {
         }
         let number = open.next;
         open.next += 1;
-        let slot = Arc::new(Slot::new(self.start));
+        let slot = Arc::new(Slot::new(self.start, peer));
         open.slots.insert(number, (address, slot.clone()));
         *open.by_address.entry(address).or_default() += 1;
         OPEN.fetch_add(1, Ordering::Relaxed);
@@ -435,6 +485,25 @@ mod tests {
         let _v4 =
             (slots.enter(from(1)).expect("room"), slots.enter("::ffff:127.0.0.1".parse().expect("v6")).expect("room"));
         assert_eq!(slots.enter(from(1)).expect_err("both forms are one address"), Loss::NoRoomForAddress);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_is_read_is_not_idle() {
+        let slots = slots(2, None);
+        let (stream, probe) = (slots.enter(from(1)).expect("room"), slots.enter(from(2)).expect("room"));
+        stream.slot().streams();
+        later().await;
+        Connection::new(probe.slot().clone()).answered(false);
+        tokio::time::advance(IDLE_TIMEOUT * 2).await;
+        stream.slot().bytes_came();
+        slots.sweep();
+        assert_eq!(stream.slot().take_order(), Order { finish: false, loss: None });
+        let newcomer = slots.enter(from(3)).expect("room");
+        assert_eq!(probe.slot().take_order().loss, Some(Loss::Evicted), "a probe is less worth");
+        stream.slot().write_is_blocked();
+        let _another = slots.enter(from(3)).expect("room");
+        assert_eq!(stream.slot().take_order().loss, Some(Loss::Evicted), "unless it is not read");
+        drop(newcomer);
     }
 
     #[tokio::test(start_paused = true)]

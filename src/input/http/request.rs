@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, HOST};
+use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
@@ -19,7 +20,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::Current;
 use super::config::Endpoint;
 use super::problem::Problem;
-use crate::bridge::{Arriving, Callback, NoRoom, Outcome};
+use crate::bridge::{Arriving, Callback, NoRoom, Outcome, Signature};
 use crate::common::server::{Connection, Loss, Serve, has_valid_host};
 use crate::common::units::Size;
 use crate::input::InputHandle;
@@ -55,10 +56,11 @@ impl Serve for Service {
         // Stopping also waits for requests whose body is still arriving. The token is taken before the check whether
         // callbacks are still accepted, so that no accepted request is missed.
         let token = self.handle.callbacks().token();
-        match self.accept(request, connection, token).await {
+        let (head, body) = request.into_parts();
+        match self.accept(&head, body, connection, token).await {
             Ok(outcome) => self.answer_outcome(&outcome),
             Err((problem, detail)) => {
-                self.count_not_accepted(problem);
+                self.not_accepted(problem, &detail, Some(head.uri.path()));
                 problem.response(&detail)
             }
         }
@@ -82,7 +84,7 @@ impl Serve for Service {
             // Nobody waits for an answer here.
             Loss::Evicted | Loss::HandshakeFailed | Loss::AnswerNotRead => return String::new(),
         };
-        self.count_not_accepted(problem);
+        self.not_accepted(problem, &detail, None);
         problem.raw_response(&detail)
     }
 
@@ -102,40 +104,41 @@ impl Service {
             | Outcome::DeadLettered(_) => Response::new(Full::default()),
             Outcome::Refused(refusal) => Problem::Refused.response(&refusal.to_string()),
             Outcome::NotACallback { error, .. } => {
-                self.count_reason(Problem::NotACallback);
+                self.count_reason(&Problem::NotACallback.label());
                 Problem::NotACallback.response(&error.to_string())
             }
         }
     }
 
-    fn count_not_accepted(&self, problem: Problem) {
+    fn not_accepted(&self, problem: Problem, detail: &str, path: Option<&str>) {
         let metrics = self.handle.metrics();
         metrics.callbacks_total.with_label_values(&[self.name(), "not_accepted"]).inc();
-        self.count_reason(problem);
+        let reason = problem.label();
+        self.count_reason(&reason);
+        self.handle.rejected(&reason, detail, path);
         tracing::debug!(input = self.name(), problem = problem.slug(), "request not accepted");
     }
 
     /// Counts a request that is not accepted, by reason. The bridge counts outcomes.
-    fn count_reason(&self, problem: Problem) {
-        let labels = [self.name(), &problem.label()];
-        self.handle.metrics().not_accepted_total.with_label_values(&labels).inc();
+    fn count_reason(&self, reason: &str) {
+        self.handle.metrics().not_accepted_total.with_label_values(&[self.name(), reason]).inc();
     }
 
     /// Processes a request to its outcome, or to the reason why it is not accepted. Holds the token until then, also if
     /// this future is dropped.
     async fn accept(
         &self,
-        request: Request<Incoming>,
+        head: &Parts,
+        body: Incoming,
         connection: &Connection,
         token: TaskTrackerToken,
     ) -> Result<Outcome, (Problem, String)> {
         if self.handle.not_accepting().is_cancelled() {
             return Err((Problem::Stopping, "another instance may accept it".to_owned()));
         }
-        if !has_valid_host(&request) {
+        if !has_valid_host(&head.headers, head.version) {
             return Err((Problem::HostInvalid, "expected one `host` header".to_owned()));
         }
-        let (head, body) = request.into_parts();
         let path = head.uri.path();
         let endpoints = self.current.endpoints();
         let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.path == path) else {
@@ -144,12 +147,15 @@ impl Service {
         if head.method != Method::POST {
             return Err((Problem::MethodNotAllowed, format!("the method is {}; expected POST", head.method)));
         }
-        if let Err((problem, detail)) = verify(&endpoints, endpoint, &head.headers, &head.uri) {
-            let labels = [endpoint.path.as_str(), &problem.label()];
-            self.handle.metrics().unauthorized_total.with_label_values(&labels).inc();
-            tracing::debug!(input = self.name(), endpoint = endpoint.path, detail, "request not authorized");
-            return Err((problem, detail));
-        }
+        let signature = match verify(&endpoints, endpoint, &head.headers, &head.uri) {
+            Ok(signature) => signature,
+            Err((problem, detail)) => {
+                let labels = [endpoint.path.as_str(), &problem.label()];
+                self.handle.metrics().unauthorized_total.with_label_values(&labels).inc();
+                tracing::debug!(input = self.name(), endpoint = endpoint.path, detail, "request not authorized");
+                return Err((problem, detail));
+            }
+        };
         if let Some(encoding) = head.headers.get(CONTENT_ENCODING).filter(|value| *value != "identity") {
             let encoding = encoding.to_str().unwrap_or("unreadable");
             return Err((Problem::EncodingNotSupported, format!("content-encoding is {encoding}; expected none")));
@@ -172,6 +178,7 @@ impl Service {
             // The time spent waiting for memory counts against the deadline; the time to send the body does not.
             arrived: Instant::now().checked_sub(waited).unwrap_or_else(Instant::now),
             sender: endpoint.sender.clone(),
+            signature: Some(signature),
             traceparent: traceparent(&head.headers),
             max_publish_time: None,
             is_last_try: false,
@@ -244,7 +251,7 @@ fn verify(
     endpoint: &Endpoint,
     headers: &HeaderMap,
     uri: &Uri,
-) -> Result<(), (Problem, String)> {
+) -> Result<Signature, (Problem, String)> {
     let now = OffsetDateTime::now_utc().unix_timestamp();
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let path = uri.path_and_query().map_or(uri.path(), |path| path.as_str());

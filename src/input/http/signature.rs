@@ -13,6 +13,7 @@ use md5::{Digest, Md5};
 use subtle::ConstantTimeEq;
 
 use super::problem::Problem;
+use crate::bridge::Signature;
 use crate::common::secret::Secret;
 use crate::dialect::Dialect;
 
@@ -71,20 +72,23 @@ impl Verifier {
         headers: &HeaderMap,
         now: i64,
         other_urls: impl Iterator<Item = String> + 'u,
-    ) -> Result<(), Unauthorized> {
+    ) -> Result<Signature, Unauthorized> {
         let both = |names: (&'static str, &'static str)| (names, (headers.get(names.0), headers.get(names.1)));
         let mut signed = HEADERS.into_iter().map(both);
         let present = signed.find(|(_, (timestamp, signature))| timestamp.is_some() || signature.is_some());
         let Some(((timestamp_name, signature_name), (timestamp, signature))) = present else {
-            if self.allow_unsigned || self.keys.is_empty() {
-                return Ok(());
+            if self.keys.is_empty() {
+                return Ok(Signature::NotChecked);
+            }
+            if self.allow_unsigned {
+                return Ok(Signature::Missing);
             }
             let expected = "expected the headers X-VOD-TIMESTAMP and X-VOD-SIGNATURE, or X-ICE-TIMESTAMP and \
                             X-ICE-SIGNATURE; is authentication switched on at Alibaba?";
             return Err((Problem::NotSigned, expected.to_owned()));
         };
         if self.keys.is_empty() {
-            return Ok(());
+            return Ok(Signature::NotChecked);
         }
         let malformed = |name: &str, expected: &str| {
             Err((Problem::SignatureMalformed, format!("{}: expected {expected}", name.to_uppercase())))
@@ -117,7 +121,7 @@ impl Verifier {
         }
         let age = now.saturating_sub(seconds);
         if age.unsigned_abs() <= self.max_age.as_secs() {
-            return Ok(());
+            return Ok(Signature::Valid);
         }
         let limit = humantime::format_duration(self.max_age);
         if age > 0 {

@@ -288,6 +288,7 @@ impl Consumer {
     async fn process(self: Arc<Self>, message: Message, received: Instant, _permit: Option<OwnedSemaphorePermit>) {
         if !message.is_sound() {
             self.metrics.not_accepted_total.with_label_values(&[self.handle.name(), WRONG_MD5]).inc();
+            self.handle.rejected(WRONG_MD5, "the body of the message differs from the one that was sent", None);
             tracing::warn!(
                 input = %self.handle.name(),
                 message = message.id,
@@ -309,6 +310,7 @@ impl Consumer {
             received: OffsetDateTime::now_utc(),
             arrived: received,
             sender: self.sender.clone(),
+            signature: None,
             traceparent: message.traceparent.clone(),
             max_publish_time: Some(self.deadline),
             is_from_anyone: true,

@@ -213,6 +213,7 @@ impl Consumer {
             received,
             arrived: Instant::now(),
             sender: self.sender.clone(),
+            signature: None,
             traceparent: None,
             max_publish_time: Some(self.deadline),
             is_last_try: false,

@@ -1,0 +1,179 @@
+//! Who may read the event stream.
+//!
+//! With `admin.page = "local"` that is everybody on this machine. Peers elsewhere are refused by their address, and web
+//! sites that a browser on this machine has open by the headers that browsers send:
+//!
+//! - `Host` must name this machine. A site whose name an attacker has resolve to 127.0.0.1 (DNS rebinding) has another.
+//! - `Origin` and `Sec-Fetch-Site` must not name another site, whatever `admin.page` is.
+//! - Headers of a proxy show that the peer is not who asks.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use hyper::header::{FORWARDED, HOST, HeaderName, ORIGIN, VIA};
+use hyper::{HeaderMap, Request};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::common::words::words;
+
+/// A header of browsers: how the site that makes a request relates to the one that it asks.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// What proxies add to requests.
+const OF_PROXIES: [HeaderName; 4] =
+    [FORWARDED, VIA, HeaderName::from_static("x-forwarded-for"), HeaderName::from_static("x-forwarded-host")];
+
+words! {
+    /// Who may read the event stream.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Page {
+        /// Everybody on this machine, over loopback.
+        #[default]
+        Local = "local",
+        /// Everybody who can reach the address.
+        All = "all",
+        /// Nobody.
+        Off = "off",
+    }
+}
+
+/// Checks whether a request may read the event stream.
+///
+/// # Errors
+/// Why not, as a sentence for a person.
+pub(super) fn check<B>(page: Page, peer: IpAddr, request: &Request<B>) -> Result<(), &'static str> {
+    let headers = request.headers();
+    match page {
+        Page::Off => return Err("the event stream is switched off: admin.page is \"off\""),
+        Page::All => {}
+        Page::Local if !peer.to_canonical().is_loopback() => {
+            return Err(
+                "admin.page is \"local\": the event stream answers only peers on the bridge's own machine, over \
+                        loopback; use `kubectl port-forward` or an SSH tunnel",
+            );
+        }
+        Page::Local if OF_PROXIES.iter().any(|name| headers.contains_key(name)) => {
+            return Err("admin.page is \"local\": the event stream does not answer requests that came through a proxy");
+        }
+        Page::Local if !names_this_machine(request) => {
+            return Err("admin.page is \"local\": expected a `host` header that names the bridge's own machine: \
+                        localhost, 127.0.0.1 or [::1], with any port");
+        }
+        Page::Local => {}
+    }
+    if is_of_another_site(headers) { Err("the event stream does not answer other web sites") } else { Ok(()) }
+}
+
+/// Whether the host that is asked for is this machine.
+fn names_this_machine<B>(request: &Request<B>) -> bool {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    // A whole URL in the request line counts more than the header.
+    let of_url = request.uri().authority().map(|authority| authority.as_str());
+    host.is_some_and(is_local) && of_url.is_none_or(is_local)
+}
+
+/// Whether `host` or `host:port` is a name of this machine.
+fn is_local(authority: &str) -> bool {
+    let is_port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if let Some(rest) = authority.strip_prefix('[') {
+        let Some((address, port)) = rest.split_once(']') else { return false };
+        let has_port = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+        return has_port && address.parse::<Ipv6Addr>().is_ok_and(|address| address.to_canonical().is_loopback());
+    }
+    let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
+    let is_known = host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|host: IpAddr| host.is_loopback());
+    is_known && is_port(port)
+}
+
+/// Whether a browser says that the request is made by another site.
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let host = text(&HOST).unwrap_or_default();
+    let is_own =
+        |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
+    text(&SEC_FETCH_SITE).is_some_and(|site| site != "same-origin" && site != "none")
+        || text(&ORIGIN).is_some_and(|origin| !is_own(origin))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_with(page: Page, peer: &str, headers: &[(&str, &str)]) -> Result<(), &'static str> {
+        let request =
+            headers.iter().fold(Request::get("/events"), |request, (name, value)| request.header(*name, *value));
+        check(page, peer.parse().expect("an address"), &request.body(()).expect("a request"))
+    }
+
+    #[test]
+    fn local_is_a_peer_on_loopback_that_names_this_machine() {
+        for peer in ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"] {
+            for host in
+                ["localhost", "LocalHost:9090", "127.0.0.1:9464", "127.0.0.2", "[::1]", "[::1]:9464", "localhost:"]
+            {
+                assert_eq!(check_with(Page::Local, peer, &[("host", host)]), Ok(()), "{peer} {host}");
+            }
+        }
+        for peer in ["10.0.0.1", "::2", "fe80::1", "::ffff:10.0.0.1", "0.0.0.0", "::"] {
+            let refused = check_with(Page::Local, peer, &[("host", "localhost")]).expect_err(peer);
+            assert!(refused.contains("over loopback"), "{refused}");
+        }
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "evil.example:9464",
+            "localhost@evil.example",
+            "evil.example@localhost",
+            "127.0.0.1.evil.example",
+            "127.1",
+            "2130706433",
+            "0x7f.0.0.1",
+            "[::1",
+            "[::1]x",
+            "[::1]:x",
+            "::1",
+            "[::2]",
+            "10.0.0.1",
+            "localhost:80:80",
+            "localhost:x",
+            "",
+            "[127.0.0.1]",
+            "localhost ",
+            "\u{ff}",
+        ] {
+            let refused = check_with(Page::Local, "127.0.0.1", &[("host", host)]).expect_err(host);
+            assert!(refused.contains("`host` header"), "{refused}");
+        }
+        assert!(check_with(Page::Local, "127.0.0.1", &[]).is_err());
+        let url = Request::get("http://evil.example/events").header("host", "localhost").body(()).expect("a request");
+        assert!(check(Page::Local, Ipv6Addr::LOCALHOST.into(), &url).is_err());
+    }
+
+    #[test]
+    fn other_web_sites_and_proxies_are_refused() {
+        let with = |page, name, value| check_with(page, "127.0.0.1", &[("host", "localhost:9464"), (name, value)]);
+        for page in [Page::Local, Page::All] {
+            for (name, value) in [
+                ("sec-fetch-site", "cross-site"),
+                ("sec-fetch-site", "same-site"),
+                ("origin", "http://evil.example"),
+                ("origin", "http://localhost:8080"),
+                ("origin", "null"),
+            ] {
+                assert!(with(page, name, value).is_err(), "{value}");
+            }
+            for (name, value) in
+                [("sec-fetch-site", "same-origin"), ("sec-fetch-site", "none"), ("origin", "http://localhost:9464")]
+            {
+                assert_eq!(with(page, name, value), Ok(()));
+            }
+        }
+        for name in &OF_PROXIES {
+            assert!(with(Page::Local, name.as_str(), "x").is_err(), "{name}");
+            assert_eq!(with(Page::All, name.as_str(), "x"), Ok(()));
+        }
+        assert_eq!(check_with(Page::All, "10.0.0.1", &[("host", "bridge.example")]), Ok(()));
+        assert!(check_with(Page::Off, "127.0.0.1", &[("host", "localhost")]).is_err());
+    }
+}

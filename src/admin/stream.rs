@@ -1,0 +1,86 @@
+//! The pieces of the event stream: server-sent events, with a greeting, signs of life, and an end.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::bridge::feed::{EndEntry, EndReason, Entry, FORMAT, Hello, Listener};
+
+/// How often entries are sent. Sending each of them at once would take as much time as the rest of its way.
+const SEND_EVERY: Duration = Duration::from_millis(100);
+
+/// How often it is said how many entries are missing.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+
+/// How long nothing may come before a comment shows that the bridge is alive.
+pub const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+
+/// A stream that is being sent.
+struct Sending {
+    listener: Listener,
+    ticks: Interval,
+    sent: Instant,
+    counted: Instant,
+    closed: CancellationToken,
+    is_over: bool,
+}
+
+/// What a listener gets, until the bridge is `closed` or has reloaded its configuration.
+pub(super) fn pieces(listener: Listener, type_prefix: String, closed: CancellationToken) -> impl Stream<Item = Bytes> {
+    let hello = Hello { format: FORMAT, version: env!("CARGO_PKG_VERSION").to_owned(), type_prefix };
+    let mut hello = Some(Entry::Hello(hello).message());
+    let mut ticks = interval(SEND_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let now = Instant::now();
+    let sending = Sending { listener, ticks, sent: now, counted: now, closed, is_over: false };
+    unfold(sending, move |mut sending| {
+        let hello = hello.take();
+        async move {
+            let piece = match hello {
+                Some(hello) => hello,
+                None => sending.next().await?,
+            };
+            sending.sent = Instant::now();
+            Some((piece.into(), sending))
+        }
+    })
+}
+
+impl Sending {
+    async fn next(&mut self) -> Option<Vec<u8>> {
+        if self.is_over {
+            return None;
+        }
+        loop {
+            let is_closed = tokio::select! {
+                biased;
+                () = self.closed.cancelled() => true,
+                _ = self.ticks.tick() => false,
+            };
+            let end = match (is_closed, self.listener.is_reloaded()) {
+                (true, _) => Some(EndReason::Stopping),
+                (false, true) => Some(EndReason::Reloaded),
+                (false, false) => None,
+            };
+            let mut piece = self.listener.take();
+            if end.is_some() || self.counted.elapsed() >= COUNT_EVERY {
+                self.counted = Instant::now();
+                let skipped = self.listener.skipped().map(|skipped| Entry::Skipped(skipped).message());
+                piece.extend(skipped.unwrap_or_default());
+            }
+            if let Some(reason) = end {
+                self.is_over = true;
+                piece.extend(Entry::End(EndEntry { reason }).message());
+            } else if piece.is_empty() && self.sent.elapsed() >= SIGN_OF_LIFE {
+                piece.extend(b": alive\n\n");
+            }
+            if !piece.is_empty() {
+                return Some(piece);
+            }
+        }
+    }
+}

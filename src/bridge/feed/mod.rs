@@ -1,0 +1,470 @@
+//! What passes through the bridge, for people who watch: `tail` and everybody else who reads the event stream.
+//!
+//! * Without a listener it costs one relaxed load for each callback.
+//! * A listener gets at most [`RATE`] events in each second. Its condition is tested before that, so that rare events are
+//!   seen among many others. What is left out is counted, and the listener gets the number.
+//! * Nothing waits for a listener. What it does not take is bounded in bytes; more is dropped and counted.
+//!
+//! An entry is written once, however many listeners get it, by the task that brings the callback to its outcome.
+
+mod entry;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+pub use entry::{
+    Attributes, CallbackEntry, DeadLetterEntry, DestinationEntry, DestinationResult, EndEntry, EndReason, Entry,
+    FORMAT, Hello, RejectionEntry, RouteEntry, SkippedEntry,
+};
+use entry::{attributes, milliseconds, payload, payload_of_body, short, timestamp};
+
+use super::publish::{Addressed, Failure};
+use super::{Callback, DeadLetterReason, Outcome, Rules};
+use crate::event::Event;
+use crate::route::Condition;
+use crate::store::DeadLetter;
+
+/// Most listeners at once.
+pub const MAX_LISTENERS: usize = 8;
+
+/// Most events in a second that a listener gets.
+pub const RATE: u64 = 1000;
+
+/// Bytes of entries that a listener has not taken yet: a second of them at [`RATE`].
+const MAX_PENDING: usize = 2 << 20;
+
+/// Most routes that an entry lists. Explaining each of a thousand routes would take longer than the event itself.
+const MAX_ROUTES: usize = 32;
+
+/// Most entries in a second that are not about events. Strangers can cause them, and must not take the place of events.
+const OTHERS_RATE: u64 = 100;
+
+/// All listeners.
+#[derive(Debug)]
+pub struct Feed {
+    /// Number of listeners.
+    open: AtomicUsize,
+    seats: RwLock<Vec<Arc<Seat>>>,
+    shows_payloads: AtomicBool,
+    started: Instant,
+}
+
+/// How many entries were given in the present second.
+#[derive(Debug, Default)]
+struct Window {
+    /// The second since the start of the feed, and in the last bits the number of entries in it.
+    state: AtomicU64,
+    /// Entries beyond the rate.
+    left_out: AtomicU64,
+}
+
+impl Window {
+    const COUNT: u64 = 0xFFFF;
+
+    /// Whether one more entry can be given. It counts then.
+    fn has_room(&self, second: u64, rate: u64) -> bool {
+        let second = second << Self::COUNT.count_ones();
+        let counted =
+            self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |state| match state & Self::COUNT {
+                _ if state & !Self::COUNT < second => Some(second | 1),
+                count if count < rate => Some(state + 1),
+                _ => None,
+            });
+        if counted.is_err() {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+        counted.is_ok()
+    }
+}
+
+/// What the bridge keeps for a listener.
+#[derive(Debug)]
+struct Seat {
+    condition: Condition,
+    events: Window,
+    others: Window,
+    reader_slow: AtomicU64,
+    is_reloaded: AtomicBool,
+    pending: Mutex<Vec<u8>>,
+}
+
+/// All places are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoSeat;
+
+/// A listener. Dropping it ends the listening.
+#[derive(Debug)]
+pub struct Listener {
+    feed: Arc<Feed>,
+    seat: Arc<Seat>,
+}
+
+impl Listener {
+    /// The entries since the last call, as messages of server-sent events.
+    pub fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.seat.pending())
+    }
+
+    /// What was left out since the last call; none if nothing was.
+    pub fn skipped(&self) -> Option<SkippedEntry> {
+        let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
+        let skipped = SkippedEntry {
+            events_over_rate: take(&self.seat.events.left_out),
+            others_over_rate: take(&self.seat.others.left_out),
+            reader_slow: take(&self.seat.reader_slow),
+        };
+        (skipped != SkippedEntry::default()).then_some(skipped)
+    }
+
+    /// Whether the configuration was reloaded since the listener came.
+    pub fn is_reloaded(&self) -> bool {
+        self.seat.is_reloaded.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let mut seats = self.feed.seats.write().unwrap_or_else(PoisonError::into_inner);
+        seats.retain(|seat| !Arc::ptr_eq(seat, &self.seat));
+        self.feed.open.store(seats.len(), Ordering::Relaxed);
+    }
+}
+
+impl Seat {
+    fn pending(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the listener gets an entry about this event, or about something that is not an event. Who sets a condition
+    /// asks for events.
+    fn wants(&self, event: Option<&Event>, second: u64) -> bool {
+        match event {
+            Some(event) => self.condition.holds(event) && self.events.has_room(second, RATE),
+            None => self.condition.is_empty() && self.others.has_room(second, OTHERS_RATE),
+        }
+    }
+
+    fn give(&self, message: &[u8]) {
+        let mut pending = self.pending();
+        if pending.len() + message.len() > MAX_PENDING {
+            self.reader_slow.fetch_add(1, Ordering::Relaxed);
+        } else {
+            pending.extend_from_slice(message);
+        }
+    }
+}
+
+/// What is noted about a callback while it is delivered, for the listeners that get it.
+#[derive(Debug)]
+pub(super) struct Trace {
+    seats: Vec<Arc<Seat>>,
+    destinations: Mutex<Vec<TracedDestination>>,
+}
+
+#[derive(Debug)]
+struct TracedDestination {
+    entry: DestinationEntry,
+    is_retriable: bool,
+}
+
+/// A destination that is being published to.
+pub(super) struct Publishing {
+    entry: DestinationEntry,
+    start: Instant,
+}
+
+impl Trace {
+    fn destinations(&self) -> MutexGuard<'_, Vec<TracedDestination>> {
+        self.destinations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishing to a destination begins.
+    pub(super) fn begin(&self, to: &Addressed<'_>) -> Box<Publishing> {
+        let entry = DestinationEntry {
+            route: to.route.to_owned(),
+            output: to.output.to_owned(),
+            topic: to.record.topic.clone(),
+            result: DestinationResult::Published,
+            took_ms: 0.0,
+            error: None,
+            message: None,
+        };
+        Box::new(Publishing { entry, start: Instant::now() })
+    }
+
+    /// Notes what publishing to a destination gave.
+    pub(super) fn end(&self, publishing: Publishing, published: &Result<(), Box<Failure>>) {
+        let Publishing { mut entry, start } = publishing;
+        entry.took_ms = milliseconds(start.elapsed());
+        let error = published.as_ref().err().map(|failure| &failure.error);
+        if let Some(error) = error {
+            entry.error = Some(error.kind.as_str().to_owned());
+            entry.message = Some(short(&error.message));
+        }
+        let is_retriable = error.is_none_or(|error| error.kind.is_retriable());
+        self.destinations().push(TracedDestination { entry, is_retriable });
+    }
+
+    /// Notes what became of the destinations that have failed: of those that can be tried again, and of those that
+    /// cannot.
+    pub(super) fn settle(&self, retriable: DestinationResult, permanent: DestinationResult) {
+        for traced in self.destinations().iter_mut().filter(|traced| traced.entry.error.is_some()) {
+            traced.entry.result = if traced.is_retriable { retriable } else { permanent };
+        }
+    }
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        Feed {
+            open: AtomicUsize::new(0),
+            seats: RwLock::default(),
+            shows_payloads: AtomicBool::new(false),
+            started: Instant::now(),
+        }
+    }
+}
+
+impl Feed {
+    /// Adds a listener to events that meet a condition, and, without a condition, to everything else too.
+    ///
+    /// # Errors
+    /// [`NoSeat`] if there are [`MAX_LISTENERS`].
+    pub fn listen(self: &Arc<Feed>, condition: Condition) -> Result<Listener, NoSeat> {
+        let seat = Arc::new(Seat {
+            condition,
+            events: Window::default(),
+            others: Window::default(),
+            reader_slow: AtomicU64::new(0),
+            is_reloaded: AtomicBool::new(false),
+            pending: Mutex::default(),
+        });
+        let mut seats = self.seats.write().unwrap_or_else(PoisonError::into_inner);
+        if seats.len() >= MAX_LISTENERS {
+            return Err(NoSeat);
+        }
+        seats.push(seat.clone());
+        self.open.store(seats.len(), Ordering::Relaxed);
+        Ok(Listener { feed: self.clone(), seat })
+    }
+
+    /// Whether somebody listens.
+    fn has_listeners(&self) -> bool {
+        self.open.load(Ordering::Relaxed) > 0
+    }
+
+    /// Sets whether entries have payloads.
+    pub fn show_payloads(&self, shows: bool) {
+        self.shows_payloads.store(shows, Ordering::Relaxed);
+    }
+
+    /// Tells every listener that the configuration was reloaded.
+    pub fn reloaded(&self) {
+        for seat in self.seats.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            seat.is_reloaded.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The listeners that get an entry about this event, or about something that is not an event. None if there are none.
+    fn seats_for(&self, event: Option<&Event>, at: impl FnOnce() -> Instant) -> Option<Vec<Arc<Seat>>> {
+        if !self.has_listeners() {
+            return None;
+        }
+        let second = at().duration_since(self.started).as_secs();
+        let seats = self.seats.read().unwrap_or_else(PoisonError::into_inner);
+        let wanted: Vec<Arc<Seat>> = seats.iter().filter(|seat| seat.wants(event, second)).cloned().collect();
+        (!wanted.is_empty()).then_some(wanted)
+    }
+
+    fn payload(&self, payload: impl FnOnce() -> Option<Box<RawValue>>) -> Option<Box<RawValue>> {
+        self.shows_payloads.load(Ordering::Relaxed).then(payload).flatten()
+    }
+
+    /// Begins the entry of an event; none if no listener gets it.
+    pub(super) fn trace(&self, event: &Event, arrived: Instant) -> Option<Box<Trace>> {
+        let seats = self.seats_for(Some(event), || arrived)?;
+        Some(Box::new(Trace { seats, destinations: Mutex::default() }))
+    }
+
+    /// Ends the entry of an event.
+    pub(super) fn callback(
+        &self,
+        trace: Trace,
+        rules: &Rules,
+        callback: &Callback,
+        event: &Event,
+        outcome: &Outcome,
+        ended: Instant,
+    ) {
+        let (mut routes, mut more_routes) = (Vec::new(), 0);
+        // A duplicate was not routed.
+        for (route, result) in rules.router.tried(event).filter(|_| *outcome != Outcome::Duplicate) {
+            if routes.len() < MAX_ROUTES || result.is_ok() {
+                let why = result.as_ref().err().map(|why| short(why.to_string()));
+                routes.push(RouteEntry { name: route.name.clone(), matched: result.is_ok(), why });
+            } else {
+                more_routes += 1;
+            }
+        }
+        let destinations = trace.destinations.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let entry = CallbackEntry {
+            attributes: attributes(event),
+            routes,
+            more_routes,
+            destinations: destinations.into_iter().map(|traced| traced.entry).collect(),
+            payload: self.payload(|| payload(event.data())),
+            ..of_callback(callback, outcome, ended)
+        };
+        give(&trace.seats, &Entry::Callback(entry));
+    }
+
+    /// A body that is not a callback.
+    pub(super) fn body(&self, callback: &Callback, outcome: &Outcome) {
+        let Some(seats) = self.seats_for(None, Instant::now) else { return };
+        let payload = self.payload(|| payload_of_body(&callback.body));
+        give(&seats, &Entry::Callback(CallbackEntry { payload, ..of_callback(callback, outcome, Instant::now()) }));
+    }
+
+    /// A record of the spool became a dead letter.
+    pub(super) fn dead_letter(&self, letter: &DeadLetter) {
+        if !self.has_listeners() {
+            return;
+        }
+        let event = letter.envelope.as_ref().and_then(|envelope| Event::from_json(envelope).ok());
+        let Some(seats) = self.seats_for(event.as_ref(), Instant::now) else { return };
+        let entry = DeadLetterEntry {
+            time: timestamp(OffsetDateTime::now_utc()),
+            reason: letter.reason.clone(),
+            message: short(&letter.code),
+            attempts: letter.attempts,
+            route: letter.route.clone(),
+            output: letter.output.clone(),
+            topic: letter.topic.clone(),
+            attributes: event.as_ref().map(attributes).unwrap_or_default(),
+        };
+        give(&seats, &Entry::DeadLetter(entry));
+    }
+
+    /// Something was not accepted as a callback, for a reason and with what the sender is told.
+    pub fn rejection(&self, input: &str, reason: &str, message: &str, path: Option<&str>) {
+        let Some(seats) = self.seats_for(None, Instant::now) else { return };
+        let entry = RejectionEntry {
+            time: timestamp(OffsetDateTime::now_utc()),
+            input: input.to_owned(),
+            reason: reason.to_owned(),
+            message: (!message.is_empty()).then(|| short(message)),
+            path: path.map(short),
+        };
+        give(&seats, &Entry::Rejection(entry));
+    }
+}
+
+fn give(seats: &[Arc<Seat>], entry: &Entry) {
+    let message = entry.message();
+    seats.iter().for_each(|seat| seat.give(&message));
+}
+
+/// The part of an entry that every callback has.
+fn of_callback(callback: &Callback, outcome: &Outcome, ended: Instant) -> CallbackEntry {
+    CallbackEntry {
+        time: timestamp(callback.received),
+        input: callback.input.name().to_owned(),
+        signature: callback.signature.map(|signature| signature.as_str().to_owned()),
+        outcome: outcome.label().to_owned(),
+        reason: match outcome {
+            Outcome::DeadLettered(reason) => Some(reason.as_str().to_owned()),
+            Outcome::Refused(refusal) => Some(short(refusal.to_string())),
+            Outcome::NotACallback { error, .. } => {
+                Some(short(format!("{}: {error}", DeadLetterReason::NotACallback.as_str())))
+            }
+            Outcome::Published | Outcome::Spooled | Outcome::Duplicate | Outcome::Dropped => None,
+        },
+        latency_ms: milliseconds(ended - callback.arrived),
+        attributes: Default::default(),
+        routes: Vec::new(),
+        more_routes: 0,
+        destinations: Vec::new(),
+        payload: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Attribute, DEFAULT_TYPE_PREFIX};
+    use crate::route::ConditionConfig;
+
+    fn listen(feed: &Arc<Feed>, query: &str) -> Listener {
+        let config = ConditionConfig::from_query(query).expect("a query");
+        feed.listen(Condition::compile(&config, DEFAULT_TYPE_PREFIX).expect("valid")).expect("a seat")
+    }
+
+    fn event(subject: &str) -> Event {
+        let mut event = Event::new("{}");
+        event.set(Attribute::Subject, subject);
+        event
+    }
+
+    #[test]
+    fn without_a_listener_nothing_is_noted() {
+        let feed = Arc::new(Feed::default());
+        assert!(feed.trace(&event("a"), Instant::now()).is_none());
+        let listener = listen(&feed, "subject=b");
+        assert!(feed.trace(&event("a"), Instant::now()).is_none() && feed.trace(&event("b"), Instant::now()).is_some());
+        feed.rejection("http", "not_signed", "", None);
+        assert!(listener.take().is_empty(), "who sets a condition asks for events");
+        drop(listener);
+        assert!(feed.trace(&event("b"), Instant::now()).is_none() && !feed.has_listeners());
+    }
+
+    #[test]
+    fn a_place_is_given_back() {
+        let feed = Arc::new(Feed::default());
+        let mut listeners: Vec<Listener> = (0..MAX_LISTENERS).map(|_| listen(&feed, "")).collect();
+        assert_eq!(feed.listen(Condition::default()).err(), Some(NoSeat));
+        listeners.pop();
+        assert!(feed.listen(Condition::default()).is_ok());
+    }
+
+    #[test]
+    fn a_second_has_so_many_entries_and_the_rest_is_counted() {
+        let window = Window::default();
+        let given = |second| (0..5).filter(|_| window.has_room(second, 3)).count();
+        assert_eq!((given(0), given(0), given(1), given(7)), (3, 0, 3, 3));
+        assert_eq!(window.left_out.load(Ordering::Relaxed), 2 + 5 + 2 + 2);
+    }
+
+    #[test]
+    fn rare_events_are_found_among_many_and_strangers_take_nothing_from_events() {
+        let feed = Arc::new(Feed::default());
+        let (all, needle) = (listen(&feed, ""), listen(&feed, "subject=needle"));
+        for _ in 0..RATE + OTHERS_RATE {
+            feed.rejection("http", "no_such_path", "", Some("/x"));
+        }
+        for _ in 0..RATE * 3 {
+            feed.trace(&event("hay"), Instant::now());
+        }
+        let trace = feed.trace(&event("needle"), Instant::now()).expect("a listener");
+        assert!(trace.seats.iter().any(|seat| Arc::ptr_eq(seat, &needle.seat)));
+        // The clock may have entered another second meanwhile.
+        let skipped = all.skipped().expect("some");
+        assert!(skipped.events_over_rate >= RATE - 1 && skipped.others_over_rate >= RATE - OTHERS_RATE, "{skipped:?}");
+        assert_eq!((needle.skipped(), all.skipped()), (None, None));
+    }
+
+    #[test]
+    fn what_is_not_taken_is_bounded_and_counted() {
+        let feed = Arc::new(Feed::default());
+        let listener = listen(&feed, "");
+        let message = vec![b'x'; 1000];
+        (0..3000).for_each(|_| listener.seat.give(&message));
+        let taken = listener.take().len();
+        assert!(taken <= MAX_PENDING && taken > MAX_PENDING - 1000);
+        let left_out = listener.skipped().expect("some").reader_slow;
+        assert_eq!(taken as u64 / 1000 + left_out, 3000);
+    }
+}
