@@ -78,6 +78,13 @@ impl Bridge {
         Metrics(get(self.admin, "/metrics").expect("a running bridge serves its metrics"))
     }
 
+    /// Reads its event stream for as long as it runs, as `tail` does.
+    pub(crate) fn watch(&self) {
+        let mut stream = TcpStream::connect(self.admin).expect("a running bridge listens");
+        write!(stream, "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("a running bridge reads");
+        std::thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()));
+    }
+
     /// Stops it, and waits until it has ended.
     pub(crate) fn stop(self) {
         self.process.signal("TERM");

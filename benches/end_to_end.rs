@@ -16,6 +16,8 @@
 //! Environment: BENCH_ROUNDS (5), BENCH_SECONDS of each turn (6), BENCH_WARMUP seconds for each bus (default: 40 for
 //! Kafka, 15 for JetStream), BENCH_CONNECTIONS (64), BENCH_RATE (500), the requests per second in the slow rounds.
 //! BENCH_BASELINE: another build of the program, which then takes its turns too.
+//! BENCH_TAIL: how many readers of its event stream the bridge has. The baseline has none, and is this build unless
+//! BENCH_BASELINE names another. The ratio is printed; one reader may cost at most 1.05 times the CPU.
 //! `cargo bench --bench end_to_end -- kafka` measures one bus. With `-- profile`, it prints instead where the CPU time of
 //! the services goes; see [`profile`].
 
@@ -71,6 +73,7 @@ struct Plan {
     warm_up: Option<Duration>,
     connections: usize,
     rate: u32,
+    readers: usize,
 }
 
 impl Plan {
@@ -81,6 +84,7 @@ impl Plan {
             warm_up: seconds("BENCH_WARMUP"),
             connections: number("BENCH_CONNECTIONS").unwrap_or(64).max(1),
             rate: number("BENCH_RATE").map_or(500, |rate| u32::try_from(rate.max(1)).expect("a rate within 32 bits")),
+            readers: number("BENCH_TAIL").unwrap_or(0),
         }
     }
 
@@ -183,11 +187,12 @@ fn measure(bus: Bus, plan: Plan) -> usize {
     let folder = tempfile::tempdir().expect("the folder for temporary files is writable");
     eprintln!("{}: starting the broker and the services", bus.name());
     let broker = Broker::start(bus, &runtime, &["bridge", "forwarder"]);
-    let start = |name, program: &Path, config: Config| start_bridge(name, program, &folder.path().join(name), config);
+    let start =
+        |name, program: &Path, config, readers| start_bridge(name, program, &folder.path().join(name), config, readers);
     let to_one = || bridge::publish(broker.output());
     // The order does not matter: the services that wait use no CPU.
     let mut services = vec![
-        start("bridge", Path::new(PROGRAM), to_one()),
+        start("bridge", Path::new(PROGRAM), to_one(), plan.readers),
         start_forwarder(
             "forwarder",
             &std::env::current_exe().expect("a program knows its path"),
@@ -196,8 +201,9 @@ fn measure(bus: Bus, plan: Plan) -> usize {
         ),
         start_forwarder("jemalloc", &forwarder_with_our_allocator(), &broker, folder.path()),
     ];
-    if let Some(baseline) = std::env::var_os("BENCH_BASELINE") {
-        services.push(start("baseline", Path::new(&baseline), to_one()));
+    let baseline = std::env::var_os("BENCH_BASELINE").or_else(|| (plan.readers > 0).then(|| PROGRAM.into()));
+    if let Some(baseline) = baseline {
+        services.push(start("baseline", Path::new(&baseline), to_one(), 0));
     }
     let mut driver = Driver { runtime, failed: 0 };
     let warm_up = plan.warm_up(bus);
@@ -235,9 +241,13 @@ fn measure(bus: Bus, plan: Plan) -> usize {
     report(&format!("{title}: requests per second, ×"), &ratios(&full, 0, RATE));
     report(&format!("{title}: p99, ×"), &ratios(&full, 0, P99));
     report(&format!("{title}: CPU per event at 500 events/s, ×"), &ratios(&slow, 0, CPU));
+    if plan.readers > 0 {
+        let ratios = full[0].iter().zip(&full[3]).map(|(watched, baseline)| CPU(watched) / CPU(baseline));
+        println!("{title}: CPU per event with readers against the baseline, ×: {:.2}", median(ratios.collect()));
+    }
     drop(services);
 
-    let lean = start("lean", Path::new(PROGRAM), to_one().set(NO_IDS));
+    let lean = start("lean", Path::new(PROGRAM), to_one().set(NO_IDS), 0);
     driver.turn(&lean, plan.full(), plan.turn * 2);
     let peak = peak_memory(&lean.process);
     driver.turn(&lean, Load::of(BURST.0), BURST.1);
@@ -251,7 +261,8 @@ fn measure(bus: Bus, plan: Plan) -> usize {
                 driver.runtime.block_on(kafka.create_topic(&topic, 1, &[]));
             }
         }
-        let many = start("topics", Path::new(PROGRAM), broker.output().to("bus", "bench.topic.{subject}").set(NO_IDS));
+        let to_many = broker.output().to("bus", "bench.topic.{subject}").set(NO_IDS);
+        let many = start("topics", Path::new(PROGRAM), to_many, 0);
         let pair = [many, lean];
         let few_ids = Load { ids: Some(ids), ..plan.full() };
         // A producer and its broker need about half a minute to learn so many topics.
@@ -271,8 +282,9 @@ fn profile_all(bus: Bus, plan: Plan) -> usize {
     let folder = tempfile::tempdir().expect("the folder for temporary files is writable");
     let broker = Broker::start(bus, &runtime, &["bridge", "forwarder"]);
     let own = std::env::current_exe().expect("a program knows its path");
-    let start =
-        |name, program: &Path| start_bridge(name, program, &folder.path().join(name), bridge::publish(broker.output()));
+    let start = |name, program: &Path| {
+        start_bridge(name, program, &folder.path().join(name), bridge::publish(broker.output()), 0)
+    };
     let mut services =
         vec![start("bridge", Path::new(PROGRAM)), start_forwarder("forwarder", &own, &broker, folder.path())];
     if let Some(baseline) = std::env::var_os("BENCH_BASELINE") {
@@ -340,10 +352,11 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_apsara-bridge");
 /// No window of ids.
 const NO_IDS: &str = "dedupe.window = '0s'";
 
-fn start_bridge(name: &'static str, program: &Path, folder: &Path, config: Config) -> Service {
+fn start_bridge(name: &'static str, program: &Path, folder: &Path, config: Config, readers: usize) -> Service {
     std::fs::create_dir_all(folder).expect("the folder for temporary files is writable");
     let bridge = Bridge::start_program(program, folder, config);
     bridge.wait_direct();
+    (0..readers).for_each(|_| bridge.watch());
     Service { name, address: bridge.input, process: bridge.process }
 }
 

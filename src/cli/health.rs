@@ -8,7 +8,7 @@ use http_body_util::Full;
 use hyper::Request;
 
 use super::terminal::{fail, print};
-use super::{ConfigArgs, config_errors};
+use super::{ConfigArgs, config_errors, reachable};
 use crate::common::http::HttpClient;
 use crate::config;
 
@@ -47,15 +47,6 @@ impl Health {
             Ok(Err(error)) => fail(error),
             Err(error) => fail(error),
         }
-    }
-}
-
-/// An address to connect to: the local one for a listener on all addresses.
-fn reachable(listen: &str) -> String {
-    match listen.rsplit_once(':') {
-        Some(("0.0.0.0" | "", port)) => format!("127.0.0.1:{port}"),
-        Some(("[::]", port)) => format!("[::1]:{port}"),
-        _ => listen.to_owned(),
     }
 }
 

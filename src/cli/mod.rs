@@ -18,6 +18,7 @@ mod schema;
 mod send;
 mod serve;
 mod spool;
+mod tail;
 mod terminal;
 mod test;
 
@@ -79,6 +80,8 @@ enum Command {
     Send(send::Send),
     /// Ask a running bridge whether it is alive or ready, for health checks of containers.
     Health(health::Health),
+    /// Follow a running bridge: print each event with its routes, its destinations and its outcome.
+    Tail(tail::Tail),
     /// List the known event types, or the fields of one.
     Catalogue(catalogue::List),
     /// Print the JSON Schema of an event type, for subscribers.
@@ -180,6 +183,15 @@ fn age(milliseconds: i64) -> Duration {
     Duration::from_millis(u64::try_from(now - i128::from(milliseconds)).unwrap_or(0))
 }
 
+/// An address to connect to: the local one for a listener on all addresses.
+fn reachable(listen: &str) -> String {
+    match listen.rsplit_once(':') {
+        Some(("0.0.0.0" | "", port)) => format!("127.0.0.1:{port}"),
+        Some(("[::]", port)) => format!("[::1]:{port}"),
+        _ => listen.to_owned(),
+    }
+}
+
 /// Prints the errors of a configuration. Gives the exit code of wrong usage.
 fn config_errors(errors: &[ConfigError]) -> ExitCode {
     for error in errors {
@@ -200,6 +212,7 @@ pub fn main() -> ExitCode {
         Command::Explain(explain) => explain.run(),
         Command::Send(send) => send.run(),
         Command::Health(health) => health.run(),
+        Command::Tail(tail) => tail.run(),
         Command::Catalogue(list) => list.run(),
         Command::Schema(schema) => schema.run(),
         Command::Asyncapi(asyncapi) => asyncapi.run(),

@@ -39,6 +39,7 @@ mod support_kafka;
 mod support_mns;
 mod support_nats;
 mod support_process;
+mod tail;
 mod third_party;
 mod toolchain;
 mod watching;
