@@ -67,17 +67,22 @@ impl Sending {
                 (false, false) => None,
             };
             let mut piece = self.listener.take();
+            let mut last = Vec::new();
             if end.is_some() || self.counted.elapsed() >= COUNT_EVERY {
                 self.counted = Instant::now();
-                let skipped = self.listener.skipped().map(|skipped| Entry::Skipped(skipped).message());
-                piece.extend(skipped.unwrap_or_default());
+                last.extend(
+                    self.listener.skipped().map(|skipped| Entry::Skipped(skipped).message()).unwrap_or_default(),
+                );
             }
             if let Some(reason) = end {
                 self.is_over = true;
-                piece.extend(Entry::End(EndEntry { reason }).message());
-            } else if piece.is_empty() && self.sent.elapsed() >= SIGN_OF_LIFE {
-                piece.extend(b": alive\n\n");
+                last.extend(Entry::End(EndEntry { reason }).message());
+            } else if piece.is_empty() && last.is_empty() && self.sent.elapsed() >= SIGN_OF_LIFE {
+                last.extend(b": alive\n\n");
             }
+            // Otherwise a few bytes more would double the memory of a large piece.
+            piece.reserve_exact(last.len());
+            piece.append(&mut last);
             if !piece.is_empty() {
                 return Some(piece);
             }

@@ -25,6 +25,9 @@ use crate::support::{blocking, eventually, free_port, generated, not_run};
 /// The promise: who watches sees an event within a second.
 const SEEN: Duration = Duration::from_secs(1);
 
+/// The promise: who reads nothing for so long loses the connection.
+const NOT_READ: Duration = Duration::from_secs(10);
+
 /// A bridge that drops all events.
 fn dropping() -> Config {
     Config::http().output("console", "console", &[""; 0]).route(Route::new("all").set("drop = true"))
@@ -342,9 +345,11 @@ async fn post_many(bridge: &TestBridge, count: usize, body: impl Fn(usize) -> St
 async fn readers_that_do_not_read_delay_nobody_and_lose_their_place() {
     const LONG: usize = 1000;
     let bridge = TestBridge::start(&dropping()).await;
+    // Some read nothing at all, and others stop after the greeting.
     let mut all = Vec::new();
-    for _ in 0..MAX_LISTENERS {
-        all.push(stuck(bridge.admin).await);
+    for number in 0..MAX_LISTENERS {
+        let stream = stuck(bridge.admin);
+        all.push(if number % 2 == 0 { stream.await } else { Reader::open(bridge.admin, "").await.stream });
     }
     eventually("all places to be taken", ANSWER, async || {
         let (status, _) = refused(bridge.admin, "GET /events HTTP/1.1\r\nhost: localhost\r\n").await;
@@ -359,8 +364,13 @@ async fn readers_that_do_not_read_delay_nobody_and_lose_their_place() {
         assert!(answer.status.as_u16() == 200 && start.elapsed() < ANSWER, "{path}");
     }
     let lost = r#"apsara_bridge_connections_lost_total{listener="admin",reason="answer_not_read"}"#;
+    let start = Instant::now();
     bridge.wait_metric(lost, |count| count == MAX_LISTENERS as f64).await;
-    Reader::open(bridge.admin, "").await;
+    assert!(start.elapsed() < NOT_READ + ANSWER, "{:?}", start.elapsed());
+    let mut readers = Vec::new();
+    for _ in 0..MAX_LISTENERS {
+        readers.push(Reader::open(bridge.admin, "").await);
+    }
     bridge.stop().await;
 }
 

@@ -34,7 +34,7 @@ pub const MAX_LISTENERS: usize = 8;
 /// Most events in a second that a listener gets.
 pub const RATE: u64 = 1000;
 
-/// Bytes of entries that a listener has not taken yet: a second of them at [`RATE`].
+/// Bytes of entries for a listener that are not sent yet: a second of them at [`RATE`].
 const MAX_PENDING: usize = 2 << 20;
 
 /// Most routes that an entry lists. Explaining each of a thousand routes would take longer than the event itself.
@@ -89,7 +89,15 @@ struct Seat {
     others: Window,
     reader_slow: AtomicU64,
     is_reloaded: AtomicBool,
-    pending: Mutex<Vec<u8>>,
+    pending: Mutex<Pending>,
+}
+
+/// Entries for a listener that are not sent yet.
+#[derive(Debug, Default)]
+struct Pending {
+    messages: Vec<u8>,
+    /// Bytes that the listener has taken and is sending.
+    taken: usize,
 }
 
 /// All places are taken.
@@ -104,9 +112,12 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// The entries since the last call, as messages of server-sent events.
+    /// The entries since the last call, as messages of server-sent events. Those of the last call must have been sent.
     pub fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut *self.seat.pending())
+        let mut pending = self.seat.pending();
+        let messages = std::mem::take(&mut pending.messages);
+        pending.taken = messages.len();
+        messages
     }
 
     /// What was left out since the last call; none if nothing was.
@@ -135,7 +146,7 @@ impl Drop for Listener {
 }
 
 impl Seat {
-    fn pending(&self) -> MutexGuard<'_, Vec<u8>> {
+    fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -149,12 +160,17 @@ impl Seat {
     }
 
     fn give(&self, message: &[u8]) {
-        let mut pending = self.pending();
-        if pending.len() + message.len() > MAX_PENDING {
+        let Pending { messages, taken } = &mut *self.pending();
+        let room = MAX_PENDING.saturating_sub(*taken + messages.len());
+        if message.len() > room {
             self.reader_slow.fetch_add(1, Ordering::Relaxed);
-        } else {
-            pending.extend_from_slice(message);
+            return;
         }
+        if messages.capacity() - messages.len() < message.len() {
+            // It doubles, but not beyond the bound.
+            messages.reserve_exact(messages.len().max(message.len()).min(room));
+        }
+        messages.extend_from_slice(message);
     }
 }
 
@@ -457,14 +473,32 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_taken_is_bounded_and_counted() {
+    fn what_is_not_sent_is_bounded_and_counted() {
         let feed = Arc::new(Feed::default());
         let listener = listen(&feed, "");
         let message = vec![b'x'; 1000];
-        (0..3000).for_each(|_| listener.seat.give(&message));
-        let taken = listener.take().len();
-        assert!(taken <= MAX_PENDING && taken > MAX_PENDING - 1000);
+        let give_many = || (0..3000).for_each(|_| listener.seat.give(&message));
+        give_many();
+        let taken = listener.take();
+        assert!(taken.len() <= MAX_PENDING && taken.len() > MAX_PENDING - 1000 && taken.capacity() <= MAX_PENDING);
         let left_out = listener.skipped().expect("some").reader_slow;
-        assert_eq!(taken as u64 / 1000 + left_out, 3000);
+        assert_eq!(taken.len() as u64 / 1000 + left_out, 3000);
+        // It is still being sent.
+        give_many();
+        assert_eq!(listener.skipped().expect("all").reader_slow, 3000);
+        assert!(listener.take().is_empty());
+        give_many();
+        assert_eq!(listener.take().len(), taken.len());
+    }
+
+    #[test]
+    fn a_listener_that_has_gone_leaves_nothing_behind() {
+        let feed = Arc::new(Feed::default());
+        let listener = listen(&feed, "");
+        let trace = feed.trace(&event("a"), Instant::now());
+        listener.seat.give(b"data: {}\n\n");
+        let seat = Arc::downgrade(&listener.seat);
+        drop((listener, trace));
+        assert!(seat.upgrade().is_none() && !feed.has_listeners());
     }
 }
