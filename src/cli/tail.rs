@@ -17,8 +17,8 @@ use super::terminal::{fail, print};
 use super::{ConfigArgs, USAGE, block_on, config_errors, reachable};
 use crate::admin::{EVENT_STREAM, EVENTS, SIGN_OF_LIFE};
 use crate::bridge::feed::{
-    CallbackEntry, DeadLetterEntry, DestinationEntry, DestinationResult, EndReason, Entry, FORMAT, RejectionEntry,
-    SkippedEntry,
+    CallbackEntry, DeadLetterEntry, DestinationEntry, DestinationResult, EndReason, Entry, FORMAT, PublishedEntry,
+    RejectionEntry, SkippedEntry,
 };
 use crate::common::backoff::Backoff;
 use crate::common::http::{HttpClient, HttpError};
@@ -46,8 +46,9 @@ const MAX_SHOWN: usize = 300;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Prints one line for each callback: time (UTC), id, type, status, subject, the
-routes that matched, the destinations, outcome and latency; and a line for each
-request that was rejected. With --match or --filter, only events are printed.
+routes that matched, the destinations, outcome and latency; a line for each event
+that leaves the spool; and a line for each request that was rejected. With --match
+or --filter, only events are printed.
 
 Above 1,000 events in a second, some are left out, and their number is printed on
 standard error. When the bridge restarts, tail connects again. Ctrl-C ends it.
@@ -431,6 +432,7 @@ impl Printer {
                 _ if self.is_json => String::from_utf8_lossy(&visible::json(text)).into_owned(),
                 Entry::Callback(callback) => self.callback(callback),
                 Entry::Rejection(rejection) => self.rejection(rejection),
+                Entry::Published(published) => self.published(published),
                 Entry::DeadLetter(letter) => self.dead_letter(letter),
                 Entry::Skipped(_) => continue,
             };
@@ -481,6 +483,16 @@ impl Printer {
             let _ = write!(text, ": {}", shown(message));
         }
         text
+    }
+
+    fn published(&self, entry: &PublishedEntry) -> String {
+        let mut cells = self.names(&entry.time, |name| entry.attributes.get(name).map(String::as_str));
+        cells.push(shown(entry.route.as_deref().unwrap_or_default()));
+        cells.push(format!("{}/{}", shown(&entry.output), shown(&entry.topic)));
+        cells.push(self.outcome("published", None));
+        cells.extend(entry.latency_ms.map(latency));
+        cells.push("from the spool".to_owned());
+        cells.join("  ")
     }
 
     fn dead_letter(&self, entry: &DeadLetterEntry) -> String {
@@ -557,6 +569,10 @@ fn latency(milliseconds: f64) -> String {
 fn missing(skipped: &SkippedEntry) -> String {
     let parts = [
         (skipped.events_over_rate, "events are not shown, because there are more than 1,000 in a second"),
+        (
+            skipped.published_over_rate,
+            "publications from the spool are not shown, because there are more than 200 in a second",
+        ),
         (skipped.others_over_rate, "rejections are not shown, because there are more than 100 in a second"),
         (skipped.reader_slow, "entries are not shown, because they were not read fast enough"),
     ];
@@ -626,12 +642,19 @@ mod tests {
             });
             serde_json::from_value::<Entry>(text).expect("an entry")
         };
-        let (Entry::Callback(callback), Entry::Rejection(rejection), Entry::DeadLetter(letter)) =
-            (entry("callback"), entry("rejection"), entry("dead_letter"))
-        else {
-            panic!("three kinds")
+        let (Entry::Callback(callback), Entry::Rejection(rejection)) = (entry("callback"), entry("rejection")) else {
+            panic!("two kinds")
         };
-        for line in [printer.callback(&callback), printer.rejection(&rejection), printer.dead_letter(&letter)] {
+        let (Entry::Published(published), Entry::DeadLetter(letter)) = (entry("published"), entry("dead_letter"))
+        else {
+            panic!("two kinds")
+        };
+        for line in [
+            printer.callback(&callback),
+            printer.rejection(&rejection),
+            printer.published(&published),
+            printer.dead_letter(&letter),
+        ] {
             assert!(
                 line.contains("\\u{1b}") && !line.chars().any(char::is_control) && !line.contains('\u{202e}'),
                 "{line}"

@@ -180,6 +180,42 @@ async fn an_entry_says_what_happened_to_an_event_and_why() {
 }
 
 #[tokio::test]
+async fn what_the_spool_publishes_later_is_shown() {
+    let receiver = Receiver::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let bridge = TestBridge::start_connected(
+        &Config::http()
+            .spool(folder.path())
+            .output("web", "http", &[""; 0])
+            .set(&format!("outputs.web.url = '{}'", receiver.url()))
+            .route(Route::new("all").set("to = { output = 'web' }")),
+    )
+    .await;
+    receiver.stop().await;
+    let mut reader = Reader::open(bridge.admin, "").await;
+    let mut filtered = Reader::open(bridge.admin, "?subject=m2").await;
+    let mut ids = Vec::new();
+    for subject in ["m1", "m2"] {
+        bridge.post(callback(subject)).await;
+        let entry = reader.next().await.expect("an entry");
+        assert_eq!((&entry["kind"], &entry["outcome"]), (&json!("callback"), &json!("spooled")));
+        ids.push(entry["attributes"]["id"].clone());
+    }
+    receiver.restart().await;
+    for id in &ids {
+        let entry = reader.next().await.expect("an entry");
+        assert_eq!((&entry["kind"], &entry["attributes"]["id"]), (&json!("published"), id));
+        assert_eq!((&entry["route"], &entry["output"]), (&json!("all"), &json!("web")));
+        assert!(entry["topic"].is_string() && entry["latency_ms"].as_f64().expect("a number") > 0.0, "{entry}");
+    }
+    for kind in ["callback", "published"] {
+        let entry = filtered.next().await.expect("an entry");
+        assert_eq!((&entry["kind"], &entry["attributes"]["id"]), (&json!(kind), &ids[1]));
+    }
+    bridge.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_not_accepted_is_shown_with_its_reason() {
     let bridge = TestBridge::start(&dropping()).await;
     let mut reader = Reader::open(bridge.admin, "").await;

@@ -139,6 +139,7 @@ async fn attempt(bridge: &Bridge, handle: &OutputHandle, spooled: Spooled, deadl
     match handle.attempt(&publish, deadline).await {
         Ok(()) => {
             bridge.observe_age(&event);
+            bridge.feed.published(&event, &record);
             Attempt::Acknowledged
         }
         Err(error) => Attempt::Failed(event, record, error),

@@ -35,6 +35,8 @@ pub enum Entry {
     Callback(CallbackEntry),
     /// A request or a message that was not accepted as a callback.
     Rejection(RejectionEntry),
+    /// A bus has acknowledged an event of the spool. Its callback had an entry `callback` before.
+    Published(PublishedEntry),
     /// An event of the spool that became a dead letter. A callback that becomes one at once has an entry `callback`.
     DeadLetter(DeadLetterEntry),
     /// Entries that are missing here, at most one such entry in a second.
@@ -176,6 +178,25 @@ pub struct RejectionEntry {
     pub path: Option<String>,
 }
 
+/// A bus has acknowledged an event of the spool.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+pub struct PublishedEntry {
+    /// When it was acknowledged, in UTC.
+    pub time: String,
+    /// The route that sent it there. Missing if it is the publication of a dead letter.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub route: Option<String>,
+    /// The output.
+    pub output: String,
+    /// The topic. An output without topics has a word here.
+    pub topic: String,
+    /// The time since its callback was received, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub latency_ms: Option<f64>,
+    /// The attributes of the event.
+    pub attributes: Attributes,
+}
+
 /// An event of the spool that became a dead letter.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 pub struct DeadLetterEntry {
@@ -206,6 +227,8 @@ pub struct DeadLetterEntry {
 pub struct SkippedEntry {
     /// The number of events that were left out because there were more than 1,000 in a second.
     pub events_over_rate: u64,
+    /// The number of publications from the spool that were left out because there were more than 200 in a second.
+    pub published_over_rate: u64,
     /// The number of rejections and of bodies that are not callbacks that were left out because there were more than 100
     /// in a second.
     pub others_over_rate: u64,

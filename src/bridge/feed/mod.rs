@@ -14,19 +14,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
 pub use entry::{
     Attributes, CallbackEntry, DeadLetterEntry, DestinationEntry, DestinationResult, EndEntry, EndReason, Entry,
-    FORMAT, Hello, RejectionEntry, RouteEntry, SkippedEntry,
+    FORMAT, Hello, PublishedEntry, RejectionEntry, RouteEntry, SkippedEntry,
 };
 use entry::{attributes, milliseconds, payload, payload_of_body, short, timestamp};
 
 use super::publish::{Addressed, Failure};
 use super::{Callback, DeadLetterReason, Outcome, Rules};
-use crate::event::Event;
+use crate::event::{Attribute, Event};
 use crate::route::Condition;
-use crate::store::DeadLetter;
+use crate::store::{DeadLetter, SpoolRecord};
 
 /// Most listeners at once.
 pub const MAX_LISTENERS: usize = 8;
@@ -39,6 +40,10 @@ const MAX_PENDING: usize = 2 << 20;
 
 /// Most routes that an entry lists. Explaining each of a thousand routes would take longer than the event itself.
 const MAX_ROUTES: usize = 32;
+
+/// Most publications from the spool in a second that a listener gets. A drain is much faster, and must not take the place of
+/// what happens now.
+const DRAIN_RATE: u64 = 200;
 
 /// Most entries in a second that are not about events. Strangers can cause them, and must not take the place of events.
 const OTHERS_RATE: u64 = 100;
@@ -86,6 +91,7 @@ impl Window {
 struct Seat {
     condition: Condition,
     events: Window,
+    drained: Window,
     others: Window,
     reader_slow: AtomicU64,
     is_reloaded: AtomicBool,
@@ -98,6 +104,17 @@ struct Pending {
     messages: Vec<u8>,
     /// Bytes that the listener has taken and is sending.
     taken: usize,
+}
+
+/// What an entry is about.
+#[derive(Clone, Copy)]
+enum About<'e> {
+    /// An event with its outcome.
+    Event(&'e Event),
+    /// An event that the drain of the spool has published.
+    Drained(&'e Event),
+    /// Something else.
+    Other,
 }
 
 /// All places are taken.
@@ -125,6 +142,7 @@ impl Listener {
         let take = |count: &AtomicU64| count.swap(0, Ordering::Relaxed);
         let skipped = SkippedEntry {
             events_over_rate: take(&self.seat.events.left_out),
+            published_over_rate: take(&self.seat.drained.left_out),
             others_over_rate: take(&self.seat.others.left_out),
             reader_slow: take(&self.seat.reader_slow),
         };
@@ -150,12 +168,12 @@ impl Seat {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the listener gets an entry about this event, or about something that is not an event. Who sets a condition
-    /// asks for events.
-    fn wants(&self, event: Option<&Event>, second: u64) -> bool {
-        match event {
-            Some(event) => self.condition.holds(event) && self.events.has_room(second, RATE),
-            None => self.condition.is_empty() && self.others.has_room(second, OTHERS_RATE),
+    /// Whether the listener gets an entry about this. Who sets a condition asks for events.
+    fn wants(&self, about: About<'_>, second: u64) -> bool {
+        match about {
+            About::Event(event) => self.condition.holds(event) && self.events.has_room(second, RATE),
+            About::Drained(event) => self.condition.holds(event) && self.drained.has_room(second, DRAIN_RATE),
+            About::Other => self.condition.is_empty() && self.others.has_room(second, OTHERS_RATE),
         }
     }
 
@@ -254,6 +272,7 @@ impl Feed {
         let seat = Arc::new(Seat {
             condition,
             events: Window::default(),
+            drained: Window::default(),
             others: Window::default(),
             reader_slow: AtomicU64::new(0),
             is_reloaded: AtomicBool::new(false),
@@ -285,14 +304,14 @@ impl Feed {
         }
     }
 
-    /// The listeners that get an entry about this event, or about something that is not an event. None if there are none.
-    fn seats_for(&self, event: Option<&Event>, at: impl FnOnce() -> Instant) -> Option<Vec<Arc<Seat>>> {
+    /// The listeners that get an entry about this. None if there are none.
+    fn seats_for(&self, about: About<'_>, at: impl FnOnce() -> Instant) -> Option<Vec<Arc<Seat>>> {
         if !self.has_listeners() {
             return None;
         }
         let second = at().duration_since(self.started).as_secs();
         let seats = self.seats.read().unwrap_or_else(PoisonError::into_inner);
-        let wanted: Vec<Arc<Seat>> = seats.iter().filter(|seat| seat.wants(event, second)).cloned().collect();
+        let wanted: Vec<Arc<Seat>> = seats.iter().filter(|seat| seat.wants(about, second)).cloned().collect();
         (!wanted.is_empty()).then_some(wanted)
     }
 
@@ -302,7 +321,7 @@ impl Feed {
 
     /// Begins the entry of an event; none if no listener gets it.
     pub(super) fn trace(&self, event: &Event, arrived: Instant) -> Option<Box<Trace>> {
-        let seats = self.seats_for(Some(event), || arrived)?;
+        let seats = self.seats_for(About::Event(event), || arrived)?;
         Some(Box::new(Trace { seats, destinations: Mutex::default() }))
     }
 
@@ -340,9 +359,25 @@ impl Feed {
 
     /// A body that is not a callback.
     pub(super) fn body(&self, callback: &Callback, outcome: &Outcome) {
-        let Some(seats) = self.seats_for(None, Instant::now) else { return };
+        let Some(seats) = self.seats_for(About::Other, Instant::now) else { return };
         let payload = self.payload(|| payload_of_body(&callback.body));
         give(&seats, &Entry::Callback(CallbackEntry { payload, ..of_callback(callback, outcome, Instant::now()) }));
+    }
+
+    /// A bus has acknowledged a record of the spool.
+    pub(super) fn published(&self, event: &Event, record: &SpoolRecord) {
+        let Some(seats) = self.seats_for(About::Drained(event), Instant::now) else { return };
+        let now = OffsetDateTime::now_utc();
+        let received = event.get(Attribute::RecordedTime).and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+        let entry = PublishedEntry {
+            time: timestamp(now),
+            route: Some(record.route.clone()).filter(|route| !route.is_empty()),
+            output: record.output.clone(),
+            topic: record.topic.clone(),
+            latency_ms: received.map(|received| milliseconds((now - received).try_into().unwrap_or_default())),
+            attributes: attributes(event),
+        };
+        give(&seats, &Entry::Published(entry));
     }
 
     /// A record of the spool became a dead letter.
@@ -351,7 +386,8 @@ impl Feed {
             return;
         }
         let event = letter.envelope.as_ref().and_then(|envelope| Event::from_json(envelope).ok());
-        let Some(seats) = self.seats_for(event.as_ref(), Instant::now) else { return };
+        let about = event.as_ref().map_or(About::Other, About::Event);
+        let Some(seats) = self.seats_for(about, Instant::now) else { return };
         let entry = DeadLetterEntry {
             time: timestamp(OffsetDateTime::now_utc()),
             reason: letter.reason.clone(),
@@ -367,7 +403,7 @@ impl Feed {
 
     /// Something was not accepted as a callback, for a reason and with what the sender is told.
     pub fn rejection(&self, input: &str, reason: &str, message: &str, path: Option<&str>) {
-        let Some(seats) = self.seats_for(None, Instant::now) else { return };
+        let Some(seats) = self.seats_for(About::Other, Instant::now) else { return };
         let entry = RejectionEntry {
             time: timestamp(OffsetDateTime::now_utc()),
             input: input.to_owned(),
@@ -411,7 +447,7 @@ fn of_callback(callback: &Callback, outcome: &Outcome, ended: Instant) -> Callba
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Attribute, DEFAULT_TYPE_PREFIX};
+    use crate::event::DEFAULT_TYPE_PREFIX;
     use crate::route::ConditionConfig;
 
     fn listen(feed: &Arc<Feed>, query: &str) -> Listener {
@@ -470,6 +506,18 @@ mod tests {
         let skipped = all.skipped().expect("some");
         assert!(skipped.events_over_rate >= RATE - 1 && skipped.others_over_rate >= RATE - OTHERS_RATE, "{skipped:?}");
         assert_eq!((needle.skipped(), all.skipped()), (None, None));
+    }
+
+    #[test]
+    fn a_drain_takes_nothing_from_what_happens_now() {
+        let feed = Arc::new(Feed::default());
+        let listener = listen(&feed, "");
+        let at = || feed.started;
+        let drained = (0..DRAIN_RATE + 5).filter(|_| feed.seats_for(About::Drained(&event("old")), at).is_some());
+        assert_eq!(drained.count() as u64, DRAIN_RATE);
+        assert!(feed.trace(&event("new"), feed.started).is_some());
+        let skipped = SkippedEntry { published_over_rate: 5, ..SkippedEntry::default() };
+        assert_eq!(listener.skipped(), Some(skipped));
     }
 
     #[test]
