@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod backoff;
+pub mod clock;
 pub mod descriptors;
 pub mod file;
 pub mod http;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::answer::{Attributes, Element, Message, MnsError, MnsErrorKind, NOT_READ, failed_deletes};
 use super::credentials::Credentials;
 use super::signature::{Key, Signable, SignatureVersion, http_date};
+use crate::common::clock;
 use crate::common::http::{HttpClient, HttpError};
 
 /// Version of the protocol.
@@ -58,9 +59,7 @@ impl Clock {
     }
 
     fn learn(&self, answer: &Response<impl Sized>) {
-        let date = answer.headers().get(DATE).and_then(|date| date.to_str().ok());
-        let Some(theirs) = date.and_then(|date| httpdate::parse_http_date(date).ok()) else { return };
-        let offset = OffsetDateTime::from(theirs) - OffsetDateTime::now_utc();
+        let Some(offset) = clock::ahead(answer.headers()) else { return };
         let offset = i64::try_from(offset.whole_milliseconds()).unwrap_or(0);
         self.offset_ms.store(offset, Ordering::Relaxed);
         self.gauge.set(offset as f64 / 1000.0);

@@ -25,6 +25,7 @@ use super::delete::Deletes;
 use super::lease::Leases;
 use crate::bridge::{Callback, Kept, Outcome, Sender};
 use crate::common::backoff::{Backoff, jittered};
+use crate::common::clock;
 use crate::common::http::{HttpClient, HttpError};
 use crate::common::limit::Limit;
 use crate::common::validation::FieldError;
@@ -49,10 +50,6 @@ const REMIND: Duration = Duration::from_secs(300);
 
 /// How often the queue is asked how many messages it has.
 const COUNT_EVERY: Duration = Duration::from_secs(60);
-
-/// A larger difference between the clocks is logged. From 15 minutes on, the service refuses requests (Alibaba's page
-/// on common parameters).
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
 /// An MNS input that is ready to run.
 #[derive(Debug)]
@@ -216,7 +213,7 @@ impl Consumer {
         };
         self.metrics.mns_receives_total.with_label_values(&[self.queue.address.queue.as_str(), result]).inc();
         let offset = self.queue.clock.offset();
-        if offset.unsigned_abs() > CLOCK_TOLERANCE && self.clock_throttle.is_due("clock") {
+        if offset.unsigned_abs() > clock::TOLERANCE && self.clock_throttle.is_due("clock") {
             tracing::warn!(
                 input = %self.handle.name(),
                 seconds = offset.whole_seconds(),
