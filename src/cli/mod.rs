@@ -4,6 +4,7 @@
 //! output, everything else to standard error.
 
 mod asyncapi;
+mod callbacks;
 mod catalogue;
 mod check;
 mod completions;
@@ -76,7 +77,7 @@ enum Command {
     Normalize(normalize::Normalize),
     /// Show what would happen to a callback: its envelope, which routes match and why, topics, keys and headers.
     Explain(explain::Explain),
-    /// Post a signed callback as Alibaba does, to test an endpoint.
+    /// Post signed callbacks as Alibaba does, to test an endpoint or a queue: one, or a load.
     Send(send::Send),
     /// Ask a running bridge whether it is alive or ready, for health checks of containers.
     Health(health::Health),

@@ -30,6 +30,7 @@ mod nats_output;
 mod normalize;
 mod reload;
 mod route_tests;
+mod send;
 mod shutdown;
 mod spool;
 mod stdin;

@@ -1,9 +1,11 @@
-//! The calls to a queue that consuming needs. Each is signed and tried once; retrying is up to the caller.
+//! The calls to a queue. Each is signed and tried once; retrying is up to the caller.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HOST};
@@ -42,15 +44,16 @@ pub(super) struct QueueAddress {
 }
 
 /// How far the server's clock is from ours.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Clock {
     offset_ms: AtomicI64,
-    gauge: Gauge,
+    /// Where it is exported, if it is.
+    gauge: Option<Gauge>,
 }
 
 impl Clock {
-    pub(super) fn new(gauge: Gauge) -> Clock {
-        Clock { offset_ms: AtomicI64::new(0), gauge }
+    pub(super) fn exported(gauge: Gauge) -> Clock {
+        Clock { gauge: Some(gauge), ..Clock::default() }
     }
 
     /// What to add to our time to get the server's.
@@ -62,7 +65,9 @@ impl Clock {
         let Some(offset) = clock::ahead(answer.headers()) else { return };
         let offset = i64::try_from(offset.whole_milliseconds()).unwrap_or(0);
         self.offset_ms.store(offset, Ordering::Relaxed);
-        self.gauge.set(offset as f64 / 1000.0);
+        if let Some(gauge) = &self.gauge {
+            gauge.set(offset as f64 / 1000.0);
+        }
     }
 }
 
@@ -76,6 +81,12 @@ pub(super) struct Queue {
 }
 
 type Query<'q> = [(&'q str, Cow<'q, str>)];
+
+/// The start of every document that is sent.
+const DOCUMENT: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
+
+/// The namespace of its root.
+const NAMESPACE: &str = "http://mns.aliyuncs.com/doc/v1/";
 
 impl Queue {
     /// Receives at most `messages`; the server waits for the first one. An empty queue gives none. Returns
@@ -107,9 +118,7 @@ impl Queue {
         if let [handle] = handles {
             return self.delete_one(handle).await;
         }
-        let mut body = String::from(
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ReceiptHandles xmlns=\"http://mns.aliyuncs.com/doc/v1/\">",
-        );
+        let mut body = format!("{DOCUMENT}<ReceiptHandles xmlns=\"{NAMESPACE}\">");
         for handle in handles {
             body.push_str("<ReceiptHandle>");
             body.push_str(&quick_xml::escape::escape(handle.as_str()));
@@ -161,6 +170,17 @@ impl Queue {
         let changed = Element::parse(&answer).ok_or_else(|| MnsError::unavailable(NOT_READ))?;
         let handle = changed.text_of("ReceiptHandle").unwrap_or(handle).trim().to_owned();
         Ok((handle, changed.text_of("NextVisibleTime").and_then(|time| time.trim().parse().ok())))
+    }
+
+    /// Puts a message with this body into the queue. Returns its id. The body is sent in Base64, as the SDKs do, because
+    /// XML cannot contain every character.
+    pub(super) async fn send(&self, body: &[u8]) -> Result<String, MnsError> {
+        let body = STANDARD.encode(body);
+        let document = format!("{DOCUMENT}<Message xmlns=\"{NAMESPACE}\"><MessageBody>{body}</MessageBody></Message>");
+        let begun = self.begin(Method::POST, "/messages", &[], Some(document), TIMEOUT).await;
+        let answer = self.finish(begun).await?;
+        let message = Element::parse(&answer).ok_or_else(|| MnsError::unavailable(NOT_READ))?;
+        Ok(message.text_of("MessageId").unwrap_or_default().trim().to_owned())
     }
 
     /// Asks how many messages the queue has.

@@ -164,7 +164,8 @@ impl MnsConfig {
         }
     }
 
-    fn address(&self, validation: &mut Validation) -> Option<QueueAddress> {
+    /// Where the queue is.
+    pub(super) fn address(&self, validation: &mut Validation) -> Option<QueueAddress> {
         let is_legal = |c: char| c.is_ascii_alphanumeric() || c == '-';
         if self.queue.is_empty()
             || self.queue.len() > MAX_NAME

@@ -118,7 +118,7 @@ impl Input for MnsInput {
             for result in RECEIVE_RESULTS {
                 metrics.mns_receives_total.with_label_values(&[name.as_str(), result]);
             }
-            let clock = Clock::new(metrics.mns_clock_offset_seconds.with_label_values(&[name.as_str()]));
+            let clock = Clock::exported(metrics.mns_clock_offset_seconds.with_label_values(&[name.as_str()]));
             let credentials = Credentials::new(settings.credentials, http.clone());
             let queue = Arc::new(Queue { address: settings.address, credentials, http, clock });
             let consumer = Arc::new(Consumer {

@@ -11,6 +11,7 @@
 //! - `consume`: receives messages and processes each to its end; `lease` and `delete` are parts of that
 //! - `client`: the calls of the protocol; [`signature`], `answer`, `body`: its formats
 //! - `credentials`: the access key
+//! - [`QueueSender`]: puts callbacks into a queue, to test it
 //! - `fuzzing`: for fuzz/ only
 
 mod answer;
@@ -23,12 +24,14 @@ mod delete;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod lease;
+mod send;
 pub mod signature;
 
 pub use answer::{MnsError, MnsErrorKind};
 pub use config::MnsConfig;
 pub use consume::RECEIVE_RESULTS;
 pub use credentials::CredentialsConfig;
+pub use send::QueueSender;
 
 use schemars::JsonSchema;
 
