@@ -9,9 +9,11 @@ use serde_json::{Value, json};
 use crate::support::bridge::{Client, KEY, URL, callback};
 use crate::support::config::Config;
 use crate::support::kafka::mock;
+use crate::support::nats::{Auth, Nats, NatsOptions, PASSWORD as NATS_PASSWORD, USER as NATS_USER};
+use crate::support::process::Process;
 use crate::support::program::{self, Program, command, ended};
 use crate::support::wait::SOON;
-use crate::support::{free_port, tool};
+use crate::support::{blocking, eventually, free_port, tool};
 
 fn program(arguments: &[&str]) -> Command {
     let mut command = command(arguments);
@@ -252,6 +254,43 @@ fn the_demo_shows_that_every_sample_arrives() {
     let count = samples.expect("the samples").count() - 2;
     assert!(out.contains(&format!("{count} of {count} callbacks arrived")), "{out}");
     assert!(!out.contains("MISSING"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_publishes_to_a_nats_server_and_leaves_nothing_there() {
+    let nats = Nats::start(NatsOptions { auth: Auth::UserPassword, ..NatsOptions::default() }).await;
+    let url = nats.url().replace("nats://", &format!("nats://{NATS_USER}:{}@", NATS_PASSWORD.replace(' ', "%20")));
+    let demo = program(&["demo", "--once", "--nats", &url]);
+    let (code, out, error) = blocking(move || program::run(demo)).await;
+    assert_eq!(code, 0, "{out}{error}");
+    assert!(out.contains("callbacks arrived on apsara-bridge-demo.vod, ") && out.contains("sequence 1 "), "{out}");
+    assert!(!out.contains("MISSING"), "{out}");
+    assert!(nats.jetstream().await.get_stream("APSARA_BRIDGE_DEMO").await.is_err());
+    let closed = format!("nats://u:hunter2@127.0.0.1:{}", free_port());
+    let (code, _, error) = run(&["demo", "--once", "--nats", &closed]);
+    assert!(code == 1 && error.contains("onnection refused") && !error.contains("hunter2"), "{error}");
+    let (code, _, error) = run(&["demo", "--once", "--nats", "u:hunter2@ho st"]);
+    assert!(code == 2 && error.contains("expected nats://host:port") && !error.contains("hunter2"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_posts_a_trickle_while_it_stays_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let process = Process::start("the demo", &program(&["demo"]), &folder.path().join("demo.log"), None);
+    process.wait_log("Ctrl-C stops it", SOON);
+    let log = process.log();
+    let admin = log.split("curl http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address");
+    let admin: std::net::SocketAddr = admin.parse().expect("an address");
+    let published = r#"apsara_bridge_callbacks_total{input="http",outcome="published"}"#;
+    let count = async || {
+        let answer = Client::connect(admin).await.request("GET", "/metrics", "", &[]).await;
+        crate::support::bridge::metric(std::str::from_utf8(&answer.body).expect("text"), published)
+    };
+    let samples = count().await;
+    eventually("two more", SOON, async || (count().await >= samples + 2.0).then_some(())).await;
+    process.signal("INT");
+    assert_eq!(process.wait(SOON), Some(0), "{}", process.log());
+    assert!(!process.log().contains("answered with"), "all were accepted: {}", process.log());
 }
 
 /// A bridge whose key is in the environment.
