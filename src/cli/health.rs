@@ -50,6 +50,11 @@ impl Health {
     }
 }
 
+/// Whether a bridge answers on an address of an admin listener.
+pub(super) async fn is_alive(address: &str) -> bool {
+    ask(&format!("http://{address}/healthz")).await.is_ok_and(|answer| answer.starts_with(b"ok"))
+}
+
 async fn ask(url: &str) -> Result<Bytes, String> {
     let request = Request::get(url).body(Full::default()).map_err(|error| format!("{url}: {error}"))?;
     let client = HttpClient::new().map_err(|error| error.to_string())?;

@@ -12,6 +12,7 @@ mod config_schema;
 mod dead_letters;
 #[cfg(feature = "kafka")]
 mod demo;
+mod doctor;
 mod explain;
 mod health;
 mod normalize;
@@ -79,6 +80,8 @@ enum Command {
     Explain(explain::Explain),
     /// Post signed callbacks as Alibaba does, to test an endpoint or a queue: one, or a load.
     Send(send::Send),
+    /// Check a configuration against what is there: outputs, topics, queues, permissions, URLs, the disk, the clock.
+    Doctor(doctor::Doctor),
     /// Ask a running bridge whether it is alive or ready, for health checks of containers.
     Health(health::Health),
     /// Follow a running bridge: print each event with its routes, its destinations and its outcome.
@@ -212,6 +215,7 @@ pub fn main() -> ExitCode {
         Command::Normalize(normalize) => normalize.run(),
         Command::Explain(explain) => explain.run(),
         Command::Send(send) => send.run(),
+        Command::Doctor(doctor) => doctor.run(),
         Command::Health(health) => health.run(),
         Command::Tail(tail) => tail.run(),
         Command::Catalogue(list) => list.run(),

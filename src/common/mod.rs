@@ -5,6 +5,7 @@ pub mod backoff;
 pub mod clock;
 pub mod descriptors;
 pub mod file;
+pub mod findings;
 pub mod http;
 pub mod kind;
 pub mod limit;

@@ -16,6 +16,18 @@ pub fn trim(text: &str) -> &str {
     if is_graphic(bytes.first()) && is_graphic(bytes.last()) { text } else { text.trim() }
 }
 
+/// Most names in a list.
+const LISTED: usize = 6;
+
+/// The first few of many names, and how many more there are.
+pub fn listed(names: &[&str]) -> String {
+    let shown = names.iter().take(LISTED).copied().collect::<Vec<_>>().join(", ");
+    match names.len().checked_sub(LISTED) {
+        Some(more @ 1..) => format!("{shown} and {more} more"),
+        _ => shown,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -25,5 +37,11 @@ mod tests {
         for text in ["", " ", "a", " a", "a\u{3000}", "\u{85}a b\n", "é ", "\u{7f}"] {
             assert_eq!(trim(text), text.trim(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_list_names_few() {
+        assert_eq!(listed(&["a", "b"]), "a, b");
+        assert_eq!(listed(&["a", "b", "c", "d", "e", "f", "g"]), "a, b, c, d, e, f and 1 more");
     }
 }

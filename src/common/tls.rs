@@ -230,6 +230,11 @@ impl<F: TlsFiles> Tls<F> {
         Ok(Tls { files: files.clone(), state: RwLock::new(State::read(files)?) })
     }
 
+    /// The file that comes first: of a server, its certificate.
+    pub fn certificate(&self) -> Option<PathBuf> {
+        self.files.files().into_iter().next()
+    }
+
     /// The present settings; others as soon as the files were read again.
     pub fn config(&self) -> Arc<F::Config> {
         self.state.read().unwrap_or_else(PoisonError::into_inner).config.clone()

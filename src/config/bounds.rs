@@ -44,9 +44,18 @@ pub(super) fn memory(inputs: &[CheckedInput], delivery: &Delivery) -> u64 {
     parts.into_iter().fold(0, u64::saturating_add)
 }
 
+fn connections(inputs: &[CheckedInput]) -> usize {
+    inputs.iter().map(|input| input.settings.bounds().connections).fold(0, usize::saturating_add)
+}
+
+/// How many file descriptors the bridge needs at its bounds.
+pub fn descriptors_needed(inputs: &[CheckedInput]) -> usize {
+    connections(inputs).saturating_add(descriptors::FOR_OTHERS)
+}
+
 /// Warnings about limits of the process that the configuration exceeds, one sentence each.
 pub(super) fn warnings(inputs: &[CheckedInput], memory: u64) -> Vec<String> {
-    let connections = inputs.iter().map(|input| input.settings.bounds().connections).fold(0, usize::saturating_add);
+    let connections = connections(inputs);
     let limits = (descriptors::highest(), memory_limit());
     exceeded(connections, memory, limits)
 }

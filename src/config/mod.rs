@@ -37,6 +37,7 @@ use crate::route::{Destination, Route, Router};
 use crate::service::Settings;
 use crate::store::StoreSettings;
 use crate::telemetry::logs;
+pub use bounds::descriptors_needed;
 use check::Destinations;
 pub use check::topic_fault;
 use kinds::Named;

@@ -27,6 +27,7 @@ use serde::de::DeserializeOwned;
 pub use handle::{InputHandle, Misconfigured};
 
 use crate::bridge::Sender;
+use crate::common::findings::Findings;
 use crate::common::kind::{KindKeys, ReadSection, SectionSchema};
 use crate::common::validation::{FieldError, Validation};
 use crate::telemetry::metrics::Metrics;
@@ -97,6 +98,13 @@ pub trait InputSettings: Any + Send + fmt::Debug {
     /// What it can take. Without listeners that is nothing worth counting.
     fn bounds(&self) -> ConnectionBounds {
         ConnectionBounds::default()
+    }
+
+    /// Checks for real what a newcomer gets wrong, without a change anywhere: no callback is taken. May be cancelled. Must
+    /// run inside a tokio runtime.
+    fn examine<'a>(&'a self, findings: &'a Findings) -> BoxFuture<'a, ()> {
+        let _ = findings;
+        Box::pin(std::future::ready(()))
     }
 
     /// Binds addresses and prepares connections. Must run inside a tokio runtime.

@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
-    DestinationRules, ErrorKind, Health, Output, OutputConfig, OutputContext, OutputKind, OutputSettings, PublishError,
-    Record, Rendered, TopicRule,
+    DestinationRules, ErrorKind, Health, Needs, Output, OutputConfig, OutputContext, OutputKind, OutputSettings,
+    PublishError, Record, Rendered, TopicRule,
 };
+use crate::common::findings::Findings;
 use crate::common::kind::KindKeys;
 use crate::common::validation::{FieldError, Validation};
 use crate::common::visible;
@@ -57,6 +58,11 @@ impl OutputSettings for ConsoleSettings {
         let console = Console { health: Health::new(&self.name, metrics), settings: *self };
         console.health.up();
         Ok(Arc::new(console))
+    }
+
+    fn examine<'a>(&'a self, _: &'a Needs, findings: &'a Findings) -> BoxFuture<'a, ()> {
+        findings.ok("output", "events are printed, for trying out");
+        Box::pin(std::future::ready(()))
     }
 
     fn render<'r>(&self, record: &'r Record) -> Rendered<'r> {

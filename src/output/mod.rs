@@ -17,6 +17,7 @@ pub mod kafka;
 pub mod nats;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,7 @@ use tokio::time::Instant;
 pub use error::{ErrorClass, ErrorKind, PublishError};
 pub use health::Health;
 
+use crate::common::findings::Findings;
 use crate::common::kind::{KindKeys, ReadSection, SectionSchema};
 use crate::common::validation::{FieldError, Validation};
 use crate::event::{Event, Mode};
@@ -147,6 +149,10 @@ pub trait OutputSettings: Send + fmt::Debug {
     /// What the client library refuses, at a key below the output.
     fn start(self: Box<Self>, metrics: &Metrics) -> Result<Arc<dyn Output>, FieldError>;
 
+    /// Checks for real what a newcomer gets wrong, without a change anywhere: nothing is published or created. May be
+    /// cancelled. Must run inside a tokio runtime.
+    fn examine<'a>(&'a self, needs: &'a Needs, findings: &'a Findings) -> BoxFuture<'a, ()>;
+
     /// A record as it goes over the wire. The running output publishes what this gives.
     fn render<'r>(&self, record: &'r Record) -> Rendered<'r>;
 
@@ -154,6 +160,26 @@ pub trait OutputSettings: Send + fmt::Debug {
     fn bus(&self) -> Option<Bus> {
         None
     }
+}
+
+/// What the routes need of an output.
+#[derive(Debug, Default)]
+pub struct Needs {
+    /// The topics that events can arrive at, in the order in which routes name them.
+    pub topics: Vec<NeededTopic>,
+}
+
+/// A topic that events can arrive at.
+#[derive(Debug)]
+pub struct NeededTopic {
+    /// As the configuration has it, attributes in braces.
+    pub written: String,
+    /// What leads there, for people.
+    pub from: Vec<String>,
+    /// Every topic that it can become; none if senders choose a part of it, or there are too many.
+    pub names: Option<BTreeSet<String>>,
+    /// The topic with `*` in the place of values.
+    pub pattern: String,
 }
 
 /// Where subscribers find the events of an output, in the words of AsyncAPI. It has no secrets: no logins, no paths, no

@@ -17,6 +17,7 @@
 
 pub mod database;
 mod error;
+mod examine;
 mod failing;
 mod files;
 mod folder;

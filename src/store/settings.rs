@@ -1,7 +1,7 @@
 //! Where the store is, and its bounds.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::files::OTHERS;
@@ -32,10 +32,15 @@ pub struct StoreBounds {
 }
 
 impl StoreSettings {
+    /// The folder, or the nearest one above it that exists.
+    pub(super) fn nearest(&self) -> &Path {
+        // Above a relative path is the working directory, which has no name there.
+        self.path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."))
+    }
+
     /// Warnings about the folder and its volume, one sentence each. The folder need not exist yet.
     pub fn warnings(&self) -> Vec<String> {
-        let Some(there) = self.path.ancestors().find(|folder| folder.exists()) else { return Vec::new() };
-        let Ok(volume) = Volume::of(there) else { return Vec::new() };
+        let Ok(volume) = Volume::of(self.nearest()) else { return Vec::new() };
         let shown = self.path.display();
         let mut warnings = Vec::new();
         if let Ok(folder) = self.path.metadata()

@@ -17,6 +17,7 @@ mod config_schema;
 mod contract;
 mod dead_letters;
 mod docs;
+mod doctor;
 mod generated;
 mod hostile;
 mod http;

@@ -1,7 +1,7 @@
 //! An AsyncAPI 3.0.0 document of a configuration: where subscribers find which events, and what these look like.
 //!
 //! * A server is an output that has a bus. A channel is a topic template of an output. Its messages are the events that can
-//!   arrive there by the routes (`reach`).
+//!   arrive there by the routes ([`super::reach`]).
 //! * Every record that the bridge sends fits one message of its channel and no other, by headers and payload. An exception
 //!   are events with a value that does not fit its type: see [`super::of_event`].
 //! * Everything is derived: the messages from routes and catalogue, the headers from what the outputs render (`layout`).
@@ -11,13 +11,13 @@
 
 mod layout;
 mod names;
-mod reach;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::reach::{self, Channel, Type};
 use super::schema::{Definitions, RECORDED, attribute_schema, envelope};
 use crate::common::text::sentence;
 use crate::dialect::{EventType, Normalizer, Origin, SAMPLES};
@@ -27,7 +27,6 @@ use crate::route::{ABSENT, Destination, MAX_KEY_BYTES, MAX_TOPIC_VALUE_BYTES, Te
 use crate::service::Settings;
 use layout::{ALWAYS_IN_DEAD_LETTERS, Layout, Subject};
 use names::Components;
-use reach::{Channel, Type};
 
 const SCHEMAS: &str = "#/components/schemas/";
 

@@ -9,10 +9,12 @@
 //! # Layout
 //!
 //! - `config`: settings and their checks
+//! - `examine`: what `doctor` checks
 //! - `request`: one request to its answer
 //! - [`signature`], [`problem`], `tls`
 
 mod config;
+mod examine;
 pub mod problem;
 mod request;
 pub mod signature;
@@ -38,6 +40,7 @@ pub use tls::TlsFiles;
 use super::{ConnectionBounds, Input, InputError, InputHandle, InputKind, InputReload, InputSettings};
 use crate::bridge::Sender;
 use crate::common::descriptors;
+use crate::common::findings::Findings;
 use crate::common::kind::KindKeys;
 use crate::common::server::{self, Bounds, Loss};
 use crate::common::tls::Tls;
@@ -181,6 +184,10 @@ impl InputSettings for HttpSettings {
             memory: memory.saturating_mul(self.max_connections as u64),
             max_body: self.reloadable.max_body.0,
         }
+    }
+
+    fn examine<'a>(&'a self, findings: &'a Findings) -> BoxFuture<'a, ()> {
+        Box::pin(examine::examine(self, findings))
     }
 
     fn open(self: Box<Self>) -> BoxFuture<'static, Result<Box<dyn Input>, FieldError>> {

@@ -76,10 +76,15 @@ impl Problem {
         self.slug().replace('-', "_")
     }
 
+    /// The `type`.
+    pub fn urn(self) -> String {
+        format!("urn:apsara-bridge:problem:{}", self.slug())
+    }
+
     fn document(self, detail: &str) -> String {
-        let (slug, status) = (format!("urn:apsara-bridge:problem:{}", self.slug()), self.status());
+        let (urn, status) = (self.urn(), self.status());
         let members = [
-            ("type", Json::String(&slug)),
+            ("type", Json::String(&urn)),
             ("title", Json::String(self.title())),
             ("status", Json::Number(status.as_str())),
             ("detail", Json::String(detail)),

@@ -1,6 +1,8 @@
 //! Answers of MNS. XML is read by local names, in any order, and unknown elements are skipped. Answers that are not
 //! XML, for example those of a proxy, become errors.
 
+use std::time::Duration;
+
 use quick_xml::Reader;
 use quick_xml::escape::resolve_predefined_entity;
 use quick_xml::events::Event;
@@ -112,12 +114,16 @@ impl Message {
     }
 }
 
-/// How many messages a queue has.
+/// How many messages a queue has, and its settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Attributes {
     pub(super) active: u64,
     pub(super) inactive: u64,
     pub(super) delayed: u64,
+    /// How long it keeps a message.
+    pub(super) retention: Option<Duration>,
+    /// Bytes of the largest message.
+    pub(super) max_message: Option<u64>,
 }
 
 impl Attributes {
@@ -127,6 +133,8 @@ impl Attributes {
             active: count("ActiveMessages"),
             inactive: count("InactiveMessages"),
             delayed: count("DelayMessages"),
+            retention: element.number_of("MessageRetentionPeriod").map(Duration::from_secs),
+            max_message: element.number_of("MaximumMessageSize"),
         }
     }
 }

@@ -183,7 +183,17 @@ impl Queue {
         Ok(message.text_of("MessageId").unwrap_or_default().trim().to_owned())
     }
 
-    /// Asks how many messages the queue has.
+    /// Whether the key may look at messages. Looks at one, which is not received by that.
+    pub(super) async fn peek(&self) -> Result<(), MnsError> {
+        let query = [("peekonly", Cow::Borrowed("true"))];
+        let begun = self.begin(Method::GET, "/messages", &query, None, TIMEOUT).await;
+        match self.finish(begun).await {
+            Err(error) if error.code != "MessageNotExist" => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks for the attributes of the queue.
     pub(super) async fn attributes(&self) -> Result<Attributes, MnsError> {
         let begun = self.begin(Method::GET, "", &[], None, TIMEOUT).await;
         let answer = self.finish(begun).await?;

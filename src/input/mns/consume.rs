@@ -22,10 +22,12 @@ use super::client::{BATCH, Clock, Queue};
 use super::config::MnsSettings;
 use super::credentials::Credentials;
 use super::delete::Deletes;
+use super::examine::examine;
 use super::lease::Leases;
 use crate::bridge::{Callback, Kept, Outcome, Sender};
 use crate::common::backoff::{Backoff, jittered};
 use crate::common::clock;
+use crate::common::findings::Findings;
 use crate::common::http::{HttpClient, HttpError};
 use crate::common::limit::Limit;
 use crate::common::validation::FieldError;
@@ -86,6 +88,10 @@ impl MnsInput {
 impl InputSettings for MnsSettings {
     fn senders(&self) -> Vec<(&str, &Sender)> {
         vec![(self.address.queue.as_str(), &*self.sender)]
+    }
+
+    fn examine<'a>(&'a self, findings: &'a Findings) -> BoxFuture<'a, ()> {
+        Box::pin(examine(self, findings))
     }
 
     fn open(self: Box<Self>) -> BoxFuture<'static, Result<Box<dyn Input>, FieldError>> {

@@ -42,7 +42,7 @@ pub struct CredentialsConfig {
 }
 
 /// A key that is given in the configuration.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct GivenKey {
     id: Arc<Secret>,
     secret: Arc<Secret>,

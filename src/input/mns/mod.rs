@@ -11,6 +11,7 @@
 //! - `consume`: receives messages and processes each to its end; `lease` and `delete` are parts of that
 //! - `client`: the calls of the protocol; [`signature`], `answer`, `body`: its formats
 //! - `credentials`: the access key
+//! - `examine`: what `doctor` checks
 //! - [`QueueSender`]: puts callbacks into a queue, to test it
 //! - `fuzzing`: for fuzz/ only
 
@@ -21,6 +22,7 @@ mod config;
 mod consume;
 mod credentials;
 mod delete;
+mod examine;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod lease;

@@ -42,7 +42,7 @@ const STATUSES: &[(ErrorKind, &str, &[u16])] = &[
 ];
 
 /// What an answer without success means for the event.
-fn meaning(status: StatusCode) -> (ErrorKind, &'static str) {
+pub(super) fn meaning(status: StatusCode) -> (ErrorKind, &'static str) {
     if status.is_redirection() {
         return (Misconfigured, "redirects are not followed: set `url` to where the receiver is");
     }

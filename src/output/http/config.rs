@@ -216,6 +216,7 @@ impl OutputConfig for HttpConfig {
 }
 
 /// Checked settings of an HTTP output.
+#[derive(Clone)]
 pub struct HttpSettings {
     pub(super) name: String,
     pub(super) url: Uri,

@@ -19,10 +19,12 @@
 //! - `config`: settings and their checks
 //! - `binding`: headers and body of a request
 //! - `answers`: what each answer means
+//! - `examine`: what `doctor` checks
 
 mod answers;
 mod binding;
 mod config;
+mod examine;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -33,6 +35,7 @@ use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use schemars::JsonSchema;
 use tokio::sync::Semaphore;
@@ -41,8 +44,9 @@ use tokio_rustls::rustls::ClientConfig;
 
 pub use config::{HttpConfig, HttpSettings};
 
-use super::{Bus, ErrorKind, Health, Output, OutputKind, OutputSettings, PublishError, Record, Rendered};
+use super::{Bus, ErrorKind, Health, Needs, Output, OutputKind, OutputSettings, PublishError, Record, Rendered};
 use crate::common::backoff::jittered;
+use crate::common::findings::Findings;
 use crate::common::http::{HttpClient, HttpError};
 use crate::common::kind::{AddressKey, KindKeys};
 use crate::common::tls::{TlsError, trusting_nobody};
@@ -126,24 +130,28 @@ impl Client {
 impl Http {
     /// Starts to ask the receiver whether it is there, in the background.
     fn start(settings: HttpSettings, metrics: &Metrics) -> Result<Http, TlsError> {
-        let tls = match &settings.tls {
-            Some(tls) => tls.config(),
-            None => Arc::new(trusting_nobody()?),
-        };
-        let shared = Arc::new(Shared {
-            health: Health::new(&settings.name, metrics),
-            client: RwLock::new(Client::new(tls)),
-            permits: Semaphore::new(settings.max_in_flight),
-            pause: Mutex::default(),
-            reason: Mutex::new("the receiver has not answered yet".to_owned()),
-            settings,
-        });
+        let shared = Arc::new(Shared::new(settings, metrics)?);
         let watch = tokio::spawn(watch(shared.clone()));
         Ok(Http { shared, watch })
     }
 }
 
 impl Shared {
+    fn new(settings: HttpSettings, metrics: &Metrics) -> Result<Shared, TlsError> {
+        let tls = match &settings.tls {
+            Some(tls) => tls.config(),
+            None => Arc::new(trusting_nobody()?),
+        };
+        Ok(Shared {
+            health: Health::new(&settings.name, metrics),
+            client: RwLock::new(Client::new(tls)),
+            permits: Semaphore::new(settings.max_in_flight),
+            pause: Mutex::default(),
+            reason: Mutex::new("the receiver has not answered yet".to_owned()),
+            settings,
+        })
+    }
+
     /// The client with the TLS files as they are now. Requests that have begun keep their connection.
     fn client(&self) -> HttpClient {
         let client = self.client.read().unwrap_or_else(PoisonError::into_inner);
@@ -272,8 +280,8 @@ impl Shared {
         Err(answers::refusal(head.status, &head.headers, &body, &added))
     }
 
-    /// Asks the receiver whether it is there.
-    async fn ask(&self) -> Result<(), String> {
+    /// Asks the receiver whether it is there. Returns the head of its answer.
+    async fn ask(&self) -> Result<Parts, String> {
         let added = self.added_headers().map_err(|error| error.message)?;
         let request = self.request(Method::OPTIONS, added, Bytes::new());
         let sent = tokio::time::timeout(PROBE_TIMEOUT, self.send(request)).await;
@@ -283,7 +291,7 @@ impl Shared {
             self.note_pause(head.status, &head.headers);
             return Err(format!("the receiver answered {}", answers::words(head.status)));
         }
-        Ok(())
+        Ok(head)
     }
 
     fn down(&self, reason: String) {
@@ -314,7 +322,7 @@ async fn watch(shared: Arc<Shared>) {
     loop {
         let asked = Instant::now();
         match shared.ask().await {
-            Ok(()) => {
+            Ok(_) => {
                 shared.health.up();
                 while !shared.health.probe_requested(WAIT).await {}
                 tokio::time::sleep_until(asked + PROBE_EVERY).await;
@@ -335,6 +343,10 @@ impl OutputSettings for HttpSettings {
             Ok(http) => Ok(Arc::new(http)),
             Err(error) => Err(FieldError { key, message: error.to_string() }),
         }
+    }
+
+    fn examine<'a>(&'a self, _: &'a Needs, findings: &'a Findings) -> BoxFuture<'a, ()> {
+        Box::pin(examine::examine(self, findings))
     }
 
     fn render<'r>(&self, record: &'r Record) -> Rendered<'r> {

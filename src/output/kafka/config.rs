@@ -388,6 +388,12 @@ impl KafkaSettings {
         }
     }
 
+    /// Whether all brokers that are named are this machine.
+    pub(super) fn is_local(&self) -> bool {
+        let brokers = self.client.get("bootstrap.servers").unwrap_or_default();
+        brokers.split(',').all(|broker| is_loopback(host(broker)))
+    }
+
     /// The secrets as they are now.
     pub(super) fn secrets(&self) -> PresentSecrets {
         let values = self.secrets.iter().map(|(_, secret)| secret.value()).collect();

@@ -12,6 +12,7 @@
 mod binding;
 mod config;
 mod errors;
+mod examine;
 mod in_flight;
 mod producer;
 
@@ -38,9 +39,10 @@ use in_flight::InFlight;
 use producer::Producer;
 
 use super::{
-    Bus, ErrorKind, Health, MAX_PUBLISH_TIME, Output, OutputKind, OutputSettings, PublishError, Record, Rendered,
-    SECRETS_CHECK,
+    Bus, ErrorKind, Health, MAX_PUBLISH_TIME, Needs, Output, OutputKind, OutputSettings, PublishError, Record,
+    Rendered, SECRETS_CHECK,
 };
+use crate::common::findings::Findings;
 use crate::common::kind::{AddressKey, KindKeys};
 use crate::common::validation::FieldError;
 use crate::telemetry::metrics::Metrics;
@@ -143,13 +145,21 @@ impl From<SendError> for PublishError {
 struct Status {
     health: Health,
     /// librdkafka's last error, which explains a time-out.
-    last_error: Mutex<String>,
+    last_error: Mutex<Option<PublishError>>,
 }
 
 impl Status {
-    fn last_error(&self) -> String {
+    fn new(name: &str, metrics: &Metrics) -> Arc<Status> {
+        Arc::new(Status { health: Health::new(name, metrics), last_error: Mutex::default() })
+    }
+
+    fn last_error(&self) -> PublishError {
         let last_error = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
-        if last_error.is_empty() { "no broker answered".to_owned() } else { last_error.clone() }
+        last_error.clone().unwrap_or_else(|| PublishError::new(ErrorKind::Unavailable, "no broker answered"))
+    }
+
+    fn forget_error(&self) {
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -164,11 +174,13 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", output = self.0.health.name(), %error, "{reason}");
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.0.health.down(&self.0.last_error());
+            self.0.health.down(&self.0.last_error().message);
             // Without traffic, nothing else would notice that they are back.
             self.0.health.request_probe();
         } else {
-            reason.clone_into(&mut self.0.last_error.lock().unwrap_or_else(PoisonError::into_inner));
+            let kind = error.rdkafka_error_code().map_or(ErrorKind::Unavailable, kind_of);
+            let mut last_error = self.0.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+            *last_error = Some(PublishError::new(kind, reason));
         }
     }
 }
@@ -179,8 +191,7 @@ impl Kafka {
     /// # Errors
     /// librdkafka does not accept the combination of properties.
     fn start(settings: KafkaSettings, metrics: &Metrics) -> Result<Kafka, KafkaError> {
-        let health = Health::new(&settings.name, metrics);
-        let status = Arc::new(Status { health, last_error: Mutex::new(String::new()) });
+        let status = Status::new(&settings.name, metrics);
         let shared = Arc::new(Shared {
             settings,
             status,
@@ -405,14 +416,14 @@ impl Shared {
 /// Probes the brokers until they answer, and again on request. Creates a new producer when the old one has failed for
 /// good, or when a secret has changed.
 async fn watch(shared: Arc<Shared>, mut secrets: PresentSecrets) {
-    let Status { health, last_error } = &*shared.status;
+    let health = &shared.status.health;
     loop {
         let Some(producer) = shared.producer() else { return };
         // With a name that no topic can have, the request neither creates a topic nor lists all of them.
         let request = move || producer.client().fetch_metadata(Some("!"), PROBE_TIMEOUT).map(|_| ());
         match tokio::task::spawn_blocking(request).await {
             Ok(Ok(())) => {
-                last_error.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                shared.status.forget_error();
                 health.up();
                 while health.is_up()
                     && !health.probe_requested(SECRETS_CHECK).await
@@ -421,7 +432,7 @@ async fn watch(shared: Arc<Shared>, mut secrets: PresentSecrets) {
             }
             Ok(Err(error)) => {
                 tracing::debug!(output = shared.settings.name, %error, "the brokers did not answer a probe");
-                health.down(&shared.status.last_error());
+                health.down(&shared.status.last_error().message);
                 health.probe_requested(PROBE_EVERY).await;
             }
             // The runtime is ending.
@@ -449,6 +460,10 @@ impl OutputSettings for KafkaSettings {
             Ok(kafka) => Ok(Arc::new(kafka)),
             Err(error) => Err(FieldError { key, message: rejected(&error) }),
         }
+    }
+
+    fn examine<'a>(&'a self, needs: &'a Needs, findings: &'a Findings) -> BoxFuture<'a, ()> {
+        Box::pin(examine::examine(self, needs, findings))
     }
 
     fn render<'r>(&self, record: &'r Record) -> Rendered<'r> {

@@ -226,13 +226,26 @@ impl Link {
         if self.publisher.is_none() {
             return Ok(Vec::new());
         }
+        let context = self.jetstream(ANSWER_TIMEOUT);
+        let verified = self.unless_refused(stream::ensure(&context, settings.stream.as_ref())).await?;
+        verified.map_err(|reason| PublishError::new(ErrorKind::Unavailable, reason))
+    }
+
+    /// Requests to JetStream, each with this time for its answer.
+    pub(super) fn jetstream(&self, timeout: Duration) -> jetstream::Context {
         let mut context = jetstream::new(self.client.clone());
-        context.set_timeout(ANSWER_TIMEOUT);
+        context.set_timeout(timeout);
+        context
+    }
+
+    /// What a request gives.
+    ///
+    /// # Errors
+    /// That the user may not send requests to JetStream or not receive the answers, as soon as the server sends it.
+    pub(super) async fn unless_refused<T>(&self, request: impl Future<Output = T>) -> Result<T, PublishError> {
         tokio::select! {
             refusal = self.events.refused() => Err(refusal),
-            verified = stream::ensure(&context, settings.stream.as_ref()) => {
-                verified.map_err(|reason| PublishError::new(ErrorKind::Unavailable, reason))
-            }
+            answer = request => Ok(answer),
         }
     }
 

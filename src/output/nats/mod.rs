@@ -18,11 +18,13 @@
 //! - `publisher`: publishes to JetStream; `slots`: the messages that wait for an acknowledgement
 //! - `errors`: what each answer means
 //! - `stream`: creates the stream, or compares it with the configuration
+//! - `examine`: what `doctor` checks
 //! - `link`: one client and what its events reported; `watch`: connects, and decides whether the output is up
 
 mod binding;
 mod config;
 mod errors;
+mod examine;
 mod link;
 mod publisher;
 mod slots;
@@ -41,7 +43,8 @@ use schemars::JsonSchema;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Bus, ErrorKind, Health, Output, OutputKind, OutputSettings, PublishError, Record, Rendered};
+use super::{Bus, ErrorKind, Health, Needs, Output, OutputKind, OutputSettings, PublishError, Record, Rendered};
+use crate::common::findings::Findings;
 use crate::common::kind::{AddressKey, KindKeys};
 use crate::common::validation::FieldError;
 use crate::event::{Attribute, Event, percent_encode};
@@ -195,6 +198,10 @@ fn message_id(event: &Event, subject: &str) -> String {
 impl OutputSettings for NatsSettings {
     fn start(self: Box<Self>, metrics: &Metrics) -> Result<Arc<dyn Output>, FieldError> {
         Ok(Arc::new(Nats::start(*self, metrics)))
+    }
+
+    fn examine<'a>(&'a self, needs: &'a Needs, findings: &'a Findings) -> BoxFuture<'a, ()> {
+        Box::pin(examine::examine(self, needs, findings))
     }
 
     fn render<'r>(&self, record: &'r Record) -> Rendered<'r> {

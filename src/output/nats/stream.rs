@@ -40,12 +40,12 @@ pub(super) async fn ensure(context: &Context, wanted: Option<&StreamConfig>) -> 
     }
 }
 
-fn is_missing(error: &GetStreamError) -> bool {
+pub(super) fn is_missing(error: &GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
 /// The error with its cause. Only the cause says what happened.
-fn get_error(error: &GetStreamError) -> String {
+pub(super) fn get_error(error: &GetStreamError) -> String {
     match std::error::Error::source(error) {
         Some(cause) => cause.to_string(),
         None => error.to_string(),
@@ -77,7 +77,7 @@ fn settings(wanted: &StreamConfig) -> Config {
 }
 
 /// How an existing stream protects less than configured, a sentence each.
-fn warnings(wanted: &StreamConfig, found: &Config) -> Vec<String> {
+pub(super) fn warnings(wanted: &StreamConfig, found: &Config) -> Vec<String> {
     let mut sentences = Vec::new();
     let replicas = wanted.replicas.unwrap_or(1);
     if found.num_replicas < replicas {
@@ -106,7 +106,7 @@ fn warnings(wanted: &StreamConfig, found: &Config) -> Vec<String> {
 }
 
 /// How a stream can lose or refuse messages, whatever is configured.
-fn losing(found: &Config) -> Vec<String> {
+pub(super) fn losing(found: &Config) -> Vec<String> {
     let mut sentences = Vec::new();
     let has_limit = found.max_bytes > 0 || found.max_messages > 0 || found.max_messages_per_subject > 0;
     if found.discard == DiscardPolicy::Old && has_limit {

@@ -14,34 +14,34 @@ use crate::service::Settings;
 
 /// An event type of the catalogue by its position, or every other type of a dialect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Type {
-    pub(super) dialect: Dialect,
-    pub(super) known: Option<usize>,
+pub(in crate::contract) struct Type {
+    pub(in crate::contract) dialect: Dialect,
+    pub(in crate::contract) known: Option<usize>,
 }
 
 /// A topic of an output.
 #[derive(Debug)]
-pub(super) struct Channel<'s> {
-    pub(super) output: &'s str,
-    pub(super) topic: &'s Template,
+pub(in crate::contract) struct Channel<'s> {
+    pub(in crate::contract) output: &'s str,
+    pub(in crate::contract) topic: &'s Template,
     /// The names of the routes that lead here, in order.
-    pub(super) routes: Vec<&'s str>,
-    pub(super) arrivals: Vec<Arrivals<'s>>,
+    pub(in crate::contract) routes: Vec<&'s str>,
+    pub(in crate::contract) arrivals: Vec<Arrivals<'s>>,
     /// The attributes in the topic, each once, with the values that are inserted; none if senders choose them.
-    pub(super) parameters: Vec<(Attribute, Option<BTreeSet<String>>)>,
+    pub(in crate::contract) parameters: Vec<(Attribute, Option<BTreeSet<String>>)>,
 }
 
 /// Event types that arrive in one form.
 #[derive(Debug)]
-pub(super) struct Arrivals<'s> {
-    pub(super) mode: Mode,
-    pub(super) are_dead_letters: bool,
+pub(in crate::contract) struct Arrivals<'s> {
+    pub(in crate::contract) mode: Mode,
+    pub(in crate::contract) are_dead_letters: bool,
     /// Each with the templates of its keys.
-    pub(super) types: BTreeMap<Type, Vec<&'s Template>>,
+    pub(in crate::contract) types: BTreeMap<Type, Vec<&'s Template>>,
 }
 
 /// The channels that events can arrive at, in the order in which routes name them. `mode` gives the layout of a destination.
-pub(super) fn channels<'s>(
+pub(in crate::contract) fn channels<'s>(
     settings: &'s Settings,
     normalizer: &Normalizer,
     mode: impl Fn(&Destination) -> Mode,
