@@ -197,7 +197,7 @@ fn process_limits(settings: &Settings, findings: &Findings) {
 
 /// Checks the address of the admin listener.
 async fn admin(settings: &Settings, part: Arc<Part>) {
-    let addresses = &settings.admin_listen;
+    let addresses = &settings.admin.listen;
     let shown = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     match server::bind(addresses) {
         Ok(_) => part.findings.ok("admin.listen", format!("{shown} is free; no bridge is running on it")),
