@@ -63,6 +63,11 @@ fn only_a_key_that_needs_a_restart_rolls_the_pods() {
         rolling += usize::from(rolls);
     }
     assert_eq!(rolling, 9, "changes that roll the pods");
+
+    let always = ["--set", "rollOnConfigChange=true"];
+    assert_ne!(checksum(&[&always[..], &["--set-json", CHANGES[0].1]].concat()), checksum(&always), "with `true`");
+    let unknown = ["--set-json", r#"config.outputs.later={"kind": "later"}"#];
+    assert_ne!(checksum(&unknown), before, "a kind that the chart does not know");
 }
 
 #[test]

@@ -361,6 +361,17 @@ The port of an address. An address without one has that of its scheme, http or h
 {{- end -}}
 
 {{/*
+The part of the configuration whose change rolls the pods, as JSON. Empty if none does.
+*/}}
+{{- define "apsara-bridge.rollsOn" -}}
+{{- if kindIs "string" .Values.rollOnConfigChange -}}
+{{- include "apsara-bridge.restartConfig" . -}}
+{{- else if .Values.rollOnConfigChange -}}
+{{- include "apsara-bridge.config" . -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
 The part of the configuration whose change needs a restart, as JSON. The running bridge applies changes of all other
 keys.
 */}}

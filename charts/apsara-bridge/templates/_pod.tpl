@@ -91,8 +91,8 @@ metadata:
     {{- end }}
   annotations:
     kubectl.kubernetes.io/default-container: bridge
-    {{- if .Values.rollOnConfigChange }}
-    checksum/config: {{ list (include "apsara-bridge.restartConfig" .) (include "apsara-bridge.ownConfig" .) | toJson | sha256sum }}
+    {{- with include "apsara-bridge.rollsOn" . }}
+    checksum/config: {{ list . (include "apsara-bridge.ownConfig" $) | toJson | sha256sum }}
     {{- end }}
     {{- with .Values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
