@@ -3,6 +3,47 @@ Names, labels, images, and facts that the other templates read from the values. 
 has the pod.
 */}}
 
+{{/*
+Evaluates the templates in the texts of the values, once for all files. Not in `prometheusRule`, whose alerts have
+templates of Prometheus, and not in `extraObjects`, which are evaluated as a whole.
+*/}}
+{{- define "apsara-bridge.render" -}}
+{{- if not (hasKey . "isRendered") -}}
+{{- $_ := set . "isRendered" true -}}
+{{- range $key, $value := .Values -}}
+{{- if and (not (has $key (list "prometheusRule" "extraObjects"))) (contains "{{" (toJson $value)) -}}
+{{- $_ := set $.Values $key (include "apsara-bridge.rendered" (list $ $value) | fromJson).value -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+A value whose texts are evaluated, at any depth, as JSON under the key `value`: (list $ value).
+*/}}
+{{- define "apsara-bridge.rendered" -}}
+{{- $root := index . 0 -}}
+{{- $value := index . 1 -}}
+{{- if kindIs "string" $value -}}
+{{- if contains "{{" $value -}}
+{{- $value = tpl $value $root -}}
+{{- end -}}
+{{- else if kindIs "map" $value -}}
+{{- $table := dict -}}
+{{- range $key, $below := $value -}}
+{{- $_ := set $table $key (include "apsara-bridge.rendered" (list $root $below) | fromJson).value -}}
+{{- end -}}
+{{- $value = $table -}}
+{{- else if kindIs "slice" $value -}}
+{{- $items := list -}}
+{{- range $value -}}
+{{- $items = append $items (include "apsara-bridge.rendered" (list $root .) | fromJson).value -}}
+{{- end -}}
+{{- $value = $items -}}
+{{- end -}}
+{{- dict "value" $value | toJson -}}
+{{- end -}}
+
 {{- define "apsara-bridge.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" -}}
 {{- end -}}
@@ -48,8 +89,8 @@ Labels that select the pods. They never change, because a selector cannot change
 test.
 */}}
 {{- define "apsara-bridge.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "apsara-bridge.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "apsara-bridge.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: bridge
 {{- end -}}
 
@@ -57,9 +98,10 @@ app.kubernetes.io/component: bridge
 Labels of an object, without its component.
 */}}
 {{- define "apsara-bridge.commonLabels" -}}
+{{- include "apsara-bridge.render" . -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/name: {{ include "apsara-bridge.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "apsara-bridge.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: apsara-bridge
 app.kubernetes.io/managed-by: {{ .Release.Service }}
@@ -71,6 +113,26 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "apsara-bridge.labels" -}}
 {{ include "apsara-bridge.commonLabels" . }}
 app.kubernetes.io/component: bridge
+{{- end -}}
+
+{{/*
+Labels of an object with a component and labels of its own, which override `commonLabels`: (list $ component labels).
+*/}}
+{{- define "apsara-bridge.labelsWith" -}}
+{{- $common := include "apsara-bridge.commonLabels" (index . 0) | fromYaml -}}
+{{- $own := dict "app.kubernetes.io/component" (index . 1) | merge (deepCopy (default dict (index . 2))) -}}
+{{- merge $own $common | toYaml -}}
+{{- end -}}
+
+{{/*
+Labels that the chart sets, as a JSON list.
+*/}}
+{{- define "apsara-bridge.ownLabels" -}}
+{{- $names := list "helm.sh/chart" -}}
+{{- range (list "name" "instance" "version" "part-of" "managed-by" "component") -}}
+{{- $names = append $names (printf "app.kubernetes.io/%s" .) -}}
+{{- end -}}
+{{- toJson $names -}}
 {{- end -}}
 
 {{/*
@@ -101,7 +163,7 @@ Secrets for pulling images, the global ones first. Each is a text or an object w
 {{- with uniq $names -}}
 imagePullSecrets:
 {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
 {{- end }}
 {{- end -}}
 {{- end -}}
@@ -124,6 +186,7 @@ The configuration as JSON. A section, input or output that is null is left out, 
 it.
 */}}
 {{- define "apsara-bridge.config" -}}
+{{- include "apsara-bridge.render" . -}}
 {{- $config := dict -}}
 {{- range $section, $value := (default dict .Values.config) -}}
 {{- if and (has $section (list "inputs" "outputs")) $value -}}
@@ -501,6 +564,7 @@ shutdown:
 Mounted Secrets as JSON, with that of the quick start: name of the folder → {existingSecret, keys}.
 */}}
 {{- define "apsara-bridge.secrets" -}}
+{{- include "apsara-bridge.render" . -}}
 {{- $secrets := dict -}}
 {{- range $name, $secret := .Values.secrets -}}
 {{- if not (kindIs "invalid" $secret) -}}
@@ -522,9 +586,8 @@ How long the bridge may take to stop, in seconds: the times in the configuration
 {{- $facts := include "apsara-bridge.facts" . | fromJson -}}
 {{- $delay := include "apsara-bridge.milliseconds" (default (empty $facts.listener | ternary "0s" "5s") $shutdown.delay) -}}
 {{- $drain := include "apsara-bridge.milliseconds" (default "20s" $shutdown.drain) -}}
-{{- $sleep := dig "preStop" "sleep" "seconds" 0 (default dict .Values.lifecycle) -}}
 {{- $milliseconds := add (eq $delay "invalid" | ternary 0 $delay) (eq $drain "invalid" | ternary 0 $drain) -}}
-{{- add (divf $milliseconds 1000 | ceil | int64) (int64 $sleep) 12 -}}
+{{- add (divf $milliseconds 1000 | ceil | int64) (include "apsara-bridge.sleepSeconds" .) 12 -}}
 {{- end -}}
 
 {{- define "apsara-bridge.workloadKind" -}}
@@ -534,7 +597,91 @@ How long the bridge may take to stop, in seconds: the times in the configuration
 {{- define "apsara-bridge.scaleTargetRef" -}}
 apiVersion: apps/v1
 kind: {{ include "apsara-bridge.workloadKind" . }}
-name: {{ include "apsara-bridge.fullname" . }}
+name: {{ include "apsara-bridge.fullname" . | quote }}
+{{- end -}}
+
+{{/*
+The values of the autoscaler that is enabled, as JSON.
+*/}}
+{{- define "apsara-bridge.scaler" -}}
+{{- if .Values.autoscaling.enabled -}}
+{{- toJson .Values.autoscaling -}}
+{{- else if .Values.keda.enabled -}}
+{{- toJson .Values.keda -}}
+{{- else -}}
+{}
+{{- end -}}
+{{- end -}}
+
+{{/*
+The number of pods of the workload. With an autoscaler it is the present one, because a workload without `replicas`
+gets one pod; empty if it is not known, as in a first installation.
+*/}}
+{{- define "apsara-bridge.replicas" -}}
+{{- $scaler := include "apsara-bridge.scaler" . | fromJson -}}
+{{- if not $scaler -}}
+{{- .Values.replicaCount -}}
+{{- else -}}
+{{- $running := lookup "apps/v1" (include "apsara-bridge.workloadKind" .) (include "apsara-bridge.namespace" .) (include "apsara-bridge.fullname" .) -}}
+{{- if hasKey (default dict ($running).spec) "replicas" -}}
+{{- max (int $running.spec.replicas) (int $scaler.minReplicas) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+The lowest number of a pod that does not run.
+*/}}
+{{- define "apsara-bridge.firstAbsent" -}}
+{{- $scaler := include "apsara-bridge.scaler" . | fromJson -}}
+{{- default ($scaler.minReplicas | default 0 | int) (include "apsara-bridge.replicas" .) -}}
+{{- end -}}
+
+{{/*
+Numbers of removed pods whose volumes are to be emptied, as a JSON list: those of `drain.ordinals`, and those of the
+claims in the cluster. `lookup` finds no claims without a cluster, for example in helm template.
+*/}}
+{{- define "apsara-bridge.drained" -}}
+{{- $numbers := list -}}
+{{- if and .Values.persistence.enabled .Values.drain.enabled -}}
+{{- range .Values.drain.ordinals -}}
+{{- $numbers = append $numbers (int .) -}}
+{{- end -}}
+{{- $prefix := include "apsara-bridge.claim" (list . "") -}}
+{{- $absent := include "apsara-bridge.firstAbsent" . | int -}}
+{{- range (default dict (lookup "v1" "PersistentVolumeClaim" (include "apsara-bridge.namespace" .) "")).items -}}
+{{- $number := trimPrefix $prefix .metadata.name -}}
+{{- if and (hasPrefix $prefix .metadata.name) (regexMatch "^[0-9]+$" $number) -}}
+{{- if ge (int $number) $absent -}}
+{{- $numbers = append $numbers (int $number) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- uniq $numbers | toJson -}}
+{{- end -}}
+
+{{/*
+The claim of the pod with a number: (list $ number).
+*/}}
+{{- define "apsara-bridge.claim" -}}
+{{- printf "spool-%s-%v" (include "apsara-bridge.fullname" (index . 0)) (index . 1) -}}
+{{- end -}}
+
+{{/*
+How an autoscaler removes pods: (list $ behavior isHeld). A spool is published only while its pod runs, so with volumes
+it removes none, unless the values say otherwise or a trigger keeps the pods while a spool has events.
+*/}}
+{{- define "apsara-bridge.behavior" -}}
+{{- $behavior := deepCopy (default dict (index . 1)) -}}
+{{- if not (hasKey $behavior "scaleDown") -}}
+{{- $scaleDown := dict "stabilizationWindowSeconds" 300 "policies" (list (dict "type" "Pods" "value" 1 "periodSeconds" 300)) -}}
+{{- if and (index . 0).Values.persistence.enabled (not (index . 2)) -}}
+{{- $scaleDown = dict "selectPolicy" "Disabled" -}}
+{{- end -}}
+{{- $_ := set $behavior "scaleDown" $scaleDown -}}
+{{- end -}}
+{{- toYaml $behavior -}}
 {{- end -}}
 
 {{/*
@@ -565,7 +712,8 @@ Scheme and host of each Ingress and HTTPRoute, as a JSON list.
 {{- $bases := list -}}
 {{- if .Values.ingress.enabled -}}
 {{- range .Values.ingress.hosts -}}
-{{- $bases = append $bases (printf "%s://%s" (empty $.Values.ingress.tls | ternary "http" "https") .) -}}
+{{- $host := kindIs "map" . | ternary (get (kindIs "map" . | ternary . dict) "host") . -}}
+{{- $bases = append $bases (printf "%s://%s" (empty $.Values.ingress.tls | ternary "http" "https") $host) -}}
 {{- end -}}
 {{- end -}}
 {{- range .Values.httpRoutes -}}
@@ -579,7 +727,8 @@ Scheme and host of each Ingress and HTTPRoute, as a JSON list.
 {{- end -}}
 
 {{/*
-The endpoint that the test sends to, as JSON: path, url, secret and keyFile. Empty if the test can sign for none.
+The endpoint that the test sends to, as JSON: path, url, keyFile, and where this file comes from: secret, or mount, which
+is one of extraVolumeMounts. Empty if the test can sign for none.
 */}}
 {{- define "apsara-bridge.tested" -}}
 {{- $facts := include "apsara-bridge.facts" . | fromJson -}}
@@ -597,6 +746,13 @@ The endpoint that the test sends to, as JSON: path, url, secret and keyFile. Emp
 {{- $name := trimPrefix $prefix . | splitList "/" | first -}}
 {{- if and (hasPrefix $prefix .) (hasKey $secrets $name) (not $found) -}}
 {{- $found = dict "path" $endpoint.path "url" (first $endpoint.urls) "secret" $name "keyFile" . -}}
+{{- else if not $found -}}
+{{- $file := . -}}
+{{- range $.Values.extraVolumeMounts -}}
+{{- if hasPrefix (printf "%s/" (trimSuffix "/" .mountPath)) $file -}}
+{{- $found = dict "path" $endpoint.path "url" (first $endpoint.urls) "mount" . "keyFile" $file -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

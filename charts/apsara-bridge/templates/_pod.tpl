@@ -1,11 +1,15 @@
 {{/*
-The pod of the StatefulSet and the Deployment, and the parts that the pod of the test shares with it.
+The pods: that of the StatefulSet and the Deployment, and those of the Jobs and of the test, which share parts with it.
 */}}
 
 {{/*
-Arguments of serve and check. A later file overrides an earlier one, and extraArgs override both.
+The files of the configuration, and what overrides them. A later file overrides an earlier one.
 */}}
 {{- define "apsara-bridge.configArgs" -}}
+{{- with .Values.existingConfigMap.name }}
+- --config
+- {{ include "apsara-bridge.configPath" $ }}/{{ include "apsara-bridge.existingFile" $ }}
+{{- end }}
 - --config
 - {{ include "apsara-bridge.configPath" . }}/bridge.yaml
 - --config
@@ -16,11 +20,44 @@ Arguments of serve and check. A later file overrides an earlier one, and extraAr
 {{- end -}}
 
 {{/*
-Image, variables and mounts. They are the same for both containers, so that check sees what serve will read.
+The name of the file from a ConfigMap of the user. Its ending says whether it is TOML or YAML.
+*/}}
+{{- define "apsara-bridge.existingFile" -}}
+{{- hasSuffix ".toml" .Values.existingConfigMap.key | ternary "existing.toml" "existing.yaml" -}}
+{{- end -}}
+
+{{/*
+Arguments of check: those of serve, and what the chart depends on. extraArgs and variables override all files, and what
+they say is known only in the pod.
+*/}}
+{{- define "apsara-bridge.checkArgs" -}}
+{{- $facts := include "apsara-bridge.facts" . | fromJson -}}
+- check
+{{- include "apsara-bridge.configArgs" . | nindent 0 }}
+- --expect
+- admin.listen={{ include "apsara-bridge.listen" (list . "admin") }}
+{{- with $facts.listener }}
+- --expect
+- inputs.{{ .name }}.{{ .key }}={{ include "apsara-bridge.listen" (list $ "callbacks") }}
+{{- end }}
+- --expect
+- spool.enabled={{ .Values.persistence.enabled }}
+{{- if .Values.persistence.enabled }}
+- --expect
+- spool.path={{ include "apsara-bridge.spoolPath" . }}
+{{- end }}
+- --max-stop
+- {{ sub (include "apsara-bridge.graceSeconds" .) (include "apsara-bridge.sleepSeconds" .) }}s
+{{- end -}}
+
+{{/*
+Image, variables and mounts. They are the same for all containers of the program, so that check sees what serve will
+read.
 */}}
 {{- define "apsara-bridge.surroundings" -}}
-image: {{ include "apsara-bridge.image" . }}
+image: {{ include "apsara-bridge.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
+terminationMessagePolicy: FallbackToLogsOnError
 {{- with .Values.securityContext }}
 securityContext:
   {{- toYaml . | nindent 2 }}
@@ -58,37 +95,116 @@ volumeMounts:
 {{- end -}}
 
 {{/*
+The volumes of these mounts, without that of the spool: (list $ configMap quickStart), with the names of the ConfigMap
+and of the Secret of the quick start.
+*/}}
+{{- define "apsara-bridge.volumes" -}}
+{{- $root := index . 0 -}}
+{{- $quickStart := index . 2 -}}
+- name: config
+  {{- if $root.Values.existingConfigMap.name }}
+  projected:
+    sources:
+      - configMap:
+          name: {{ $root.Values.existingConfigMap.name | quote }}
+          items:
+            - key: {{ $root.Values.existingConfigMap.key | quote }}
+              path: {{ include "apsara-bridge.existingFile" $root }}
+      - configMap:
+          name: {{ index . 1 | quote }}
+  {{- else }}
+  configMap:
+    name: {{ index . 1 | quote }}
+  {{- end }}
+{{- range $name, $secret := (include "apsara-bridge.secrets" $root | fromJson) }}
+{{- if eq $secret.existingSecret (include "apsara-bridge.quickStartName" $root) }}
+{{- $_ := set $secret "existingSecret" $quickStart }}
+{{- end }}
+{{ include "apsara-bridge.secretVolume" (list $name $secret) }}
+{{- end }}
+{{- if $root.Values.persistence.enabled }}
+- name: tmp
+  emptyDir: {}
+{{- end }}
+{{- with $root.Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/*
 The volume of a mounted Secret: (list name {existingSecret, keys}).
 */}}
 {{- define "apsara-bridge.secretVolume" -}}
 {{- $secret := index . 1 -}}
 - name: secret-{{ index . 0 }}
   secret:
-    secretName: {{ $secret.existingSecret }}
+    secretName: {{ $secret.existingSecret | quote }}
     defaultMode: 0440
     items:
       {{- range $secret.keys }}
-      - key: {{ . }}
-        path: {{ . }}
+      - key: {{ . | quote }}
+        path: {{ . | quote }}
       {{- end }}
+{{- end -}}
+
+{{/*
+What all pods of the program have in common, apart from the service account.
+*/}}
+{{- define "apsara-bridge.podCommon" -}}
+enableServiceLinks: false
+{{- with include "apsara-bridge.imagePullSecrets" . }}
+{{ . }}
+{{- end }}
+{{- with .Values.podSecurityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.hostAliases }}
+hostAliases:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.dnsPolicy }}
+dnsPolicy: {{ . }}
+{{- end }}
+{{- with .Values.dnsConfig }}
+dnsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- end -}}
+
+{{/*
+How long a pod may take to stop, and how much of that its preStop hook takes, in seconds.
+*/}}
+{{- define "apsara-bridge.graceSeconds" -}}
+{{- default (include "apsara-bridge.stopSeconds" .) .Values.terminationGracePeriodSeconds -}}
+{{- end -}}
+
+{{- define "apsara-bridge.sleepSeconds" -}}
+{{- dig "preStop" "sleep" "seconds" 0 (default dict .Values.lifecycle) | int64 -}}
 {{- end -}}
 
 {{- define "apsara-bridge.podTemplate" -}}
 {{- $facts := include "apsara-bridge.facts" . | fromJson -}}
+{{- $labels := include "apsara-bridge.selectorLabels" . | fromYaml -}}
+{{- $_ := set $labels "app.kubernetes.io/version" .Chart.AppVersion -}}
+{{- $_ = set $labels "app.kubernetes.io/part-of" "apsara-bridge" -}}
+{{- if .Values.rrsa.roleName -}}
+{{- $_ = set $labels "pod-identity.alibabacloud.com/injection" "on" -}}
+{{- end -}}
 metadata:
   labels:
-    {{- with .Values.commonLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
-    {{- include "apsara-bridge.selectorLabels" . | nindent 4 }}
-    app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-    app.kubernetes.io/part-of: apsara-bridge
-    {{- if .Values.rrsa.roleName }}
-    pod-identity.alibabacloud.com/injection: "on"
-    {{- end }}
-    {{- with .Values.podLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- merge $labels (deepCopy (default dict .Values.podLabels)) (default dict .Values.commonLabels) | toYaml | nindent 4 }}
   annotations:
     kubectl.kubernetes.io/default-container: bridge
     {{- with include "apsara-bridge.rollsOn" . }}
@@ -98,24 +214,21 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  serviceAccountName: {{ include "apsara-bridge.serviceAccountName" . }}
+  serviceAccountName: {{ include "apsara-bridge.serviceAccountName" . | quote }}
   automountServiceAccountToken: {{ .Values.serviceAccount.automountToken }}
-  enableServiceLinks: false
-  {{- with include "apsara-bridge.imagePullSecrets" . }}
-  {{- . | nindent 2 }}
-  {{- end }}
-  {{- with .Values.podSecurityContext }}
-  securityContext:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  terminationGracePeriodSeconds: {{ default (include "apsara-bridge.stopSeconds" .) .Values.terminationGracePeriodSeconds }}
-  {{- if .Values.checkConfig }}
+  {{- include "apsara-bridge.podCommon" . | nindent 2 }}
+  terminationGracePeriodSeconds: {{ include "apsara-bridge.graceSeconds" . }}
+  {{- if or .Values.extraInitContainers .Values.checkConfig }}
   initContainers:
+    {{- with .Values.extraInitContainers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- if .Values.checkConfig }}
     - name: check
       args:
-        - check
-        {{- include "apsara-bridge.configArgs" . | nindent 8 }}
+        {{- include "apsara-bridge.checkArgs" . | nindent 8 }}
       {{- include "apsara-bridge.surroundings" . | nindent 6 }}
+    {{- end }}
   {{- end }}
   containers:
     - name: bridge
@@ -148,28 +261,11 @@ spec:
       lifecycle:
         {{- toYaml . | nindent 8 }}
       {{- end }}
+    {{- with .Values.extraContainers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   volumes:
-    - name: config
-      configMap:
-        name: {{ include "apsara-bridge.fullname" . }}
-    {{- range $name, $secret := (include "apsara-bridge.secrets" . | fromJson) }}
-    {{- include "apsara-bridge.secretVolume" (list $name $secret) | nindent 4 }}
-    {{- end }}
-    {{- if .Values.persistence.enabled }}
-    - name: tmp
-      emptyDir: {}
-    {{- end }}
-    {{- with .Values.extraVolumes }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
-  {{- with .Values.nodeSelector }}
-  nodeSelector:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .Values.tolerations }}
-  tolerations:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
+    {{- include "apsara-bridge.volumes" (list . (include "apsara-bridge.fullname" .) (include "apsara-bridge.quickStartName" .)) | nindent 4 }}
   {{- with .Values.affinity }}
   affinity:
     {{- toYaml . | nindent 4 }}
@@ -184,9 +280,72 @@ spec:
       {{- toYaml $constraint | nindent 6 }}
     {{- end }}
   {{- end }}
-  {{- with .Values.priorityClassName }}
-  priorityClassName: {{ . }}
+{{- end -}}
+
+{{/*
+The pod that empties the volume of a removed pod: (list $ number). Its configuration is that of the release.
+*/}}
+{{- define "apsara-bridge.drainTemplate" -}}
+{{- $root := index . 0 -}}
+{{- $labels := merge (dict "app.kubernetes.io/component" "drain") (include "apsara-bridge.selectorLabels" $root | fromYaml) -}}
+metadata:
+  labels:
+    {{- merge $labels (deepCopy (default dict $root.Values.podLabels)) (default dict $root.Values.commonLabels) | toYaml | nindent 4 }}
+  {{- with $root.Values.drain.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
   {{- end }}
+spec:
+  restartPolicy: Never
+  serviceAccountName: {{ include "apsara-bridge.serviceAccountName" $root | quote }}
+  automountServiceAccountToken: false
+  {{- include "apsara-bridge.podCommon" $root | nindent 2 }}
+  {{- with $root.Values.affinity }}
+  affinity:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  containers:
+    - name: drain
+      args:
+        - spool
+        - drain
+        {{- include "apsara-bridge.configArgs" $root | nindent 8 }}
+      {{- include "apsara-bridge.surroundings" $root | nindent 6 }}
+  volumes:
+    {{- include "apsara-bridge.volumes" (list $root (include "apsara-bridge.fullname" $root) (include "apsara-bridge.quickStartName" $root)) | nindent 4 }}
+    - name: spool
+      persistentVolumeClaim:
+        claimName: {{ include "apsara-bridge.claim" . | quote }}
+{{- end -}}
+
+{{/*
+Whether the configuration is checked before an installation or upgrade. Not if the pods read an object that the release
+itself creates: it does not exist yet, or is still the old one.
+*/}}
+{{- define "apsara-bridge.hasCheckJob" -}}
+{{- $names := list -}}
+{{- range concat (default list .Values.extraVolumes) (default list .Values.extraEnvFrom) (default list .Values.extraEnv) -}}
+{{- range regexFindAll "\"(name|secretName)\":\"[^\"]+\"" (toJson .) -1 -}}
+{{- $names = append $names (regexReplaceAll "^\"[A-Za-z]+\":" . "" | trimAll "\"") -}}
+{{- end -}}
+{{- end -}}
+{{- range (include "apsara-bridge.secrets" . | fromJson) -}}
+{{- $names = append $names .existingSecret -}}
+{{- end -}}
+{{- with .Values.existingConfigMap.name -}}
+{{- $names = append $names . -}}
+{{- end -}}
+{{- $own := dict -}}
+{{- range .Values.extraObjects -}}
+{{- range regexFindAll "name: *[\"']?[A-Za-z0-9.-]+" (tpl (kindIs "string" . | ternary . (toYaml .)) $) -1 -}}
+{{- $_ := set $own (regexFind "[A-Za-z0-9.-]+$" .) true -}}
+{{- end -}}
+{{- end -}}
+{{- $isSelfMade := false -}}
+{{- range $names -}}
+{{- $isSelfMade = or $isSelfMade (hasKey $own .) -}}
+{{- end -}}
+{{- and .Values.checkJob.enabled (not $isSelfMade) -}}
 {{- end -}}
 
 {{/*

@@ -3,8 +3,9 @@ Checks of the values. All errors are reported together, one per line, with the k
 */}}
 
 {{- define "apsara-bridge.validate" -}}
+{{- include "apsara-bridge.render" . -}}
 {{- $wrong := list -}}
-{{- range (list "config" "secrets" "texts" "workload" "ways" "scaling" "monitoring") -}}
+{{- range (list "config" "names" "secrets" "texts" "overrides" "workload" "ways" "scaling" "monitoring") -}}
 {{- $wrong = concat $wrong (include (printf "apsara-bridge.wrong.%s" .) $ | fromJsonArray) -}}
 {{- end -}}
 {{- with $wrong -}}
@@ -17,24 +18,29 @@ Checks of the values. All errors are reported together, one per line, with the k
 {{- $config := include "apsara-bridge.config" . | fromJson -}}
 {{- $facts := include "apsara-bridge.facts" . | fromJson -}}
 {{- $kinds := .Files.Get "files/kinds.yaml" | fromYaml -}}
-{{- if empty $config -}}
+{{- $isWhole := empty .Values.existingConfigMap.name -}}
+{{- if and (empty $config) $isWhole -}}
 {{- $wrong = append $wrong "config is empty: the bridge needs an input, an output and a route. The README of the chart has an example" -}}
 {{- else -}}
-{{- if empty $config.inputs -}}
+{{- if and (empty $config.inputs) $isWhole -}}
 {{- $wrong = append $wrong (printf "config.inputs is empty: add an input, of kind %s" (keys $kinds.inputs | sortAlpha | join ", ")) -}}
 {{- end -}}
-{{- if empty $config.outputs -}}
+{{- if and (empty $config.outputs) $isWhole -}}
 {{- $wrong = append $wrong (printf "config.outputs is empty: add an output, of kind %s" (keys $kinds.outputs | sortAlpha | join ", ")) -}}
 {{- end -}}
-{{- if empty $config.routes -}}
+{{- if and (empty $config.routes) $isWhole -}}
 {{- $wrong = append $wrong "config.routes is empty: without a route no event is published. A route that has only `name` and `to` accepts every event" -}}
 {{- end -}}
 {{- if gt (len $facts.listeners) 1 -}}
 {{- $wrong = append $wrong (printf "config.inputs has several inputs that listen (%s), but the Service has one port for callbacks: use one input with several endpoints" (join ", " $facts.listeners)) -}}
 {{- end -}}
 
-{{- if and $facts.listener (not $facts.listener.endpoints) -}}
+{{- if and $facts.listener (not $facts.listener.endpoints) $isWhole -}}
 {{- $wrong = append $wrong (printf "config.inputs.%s.endpoints is empty: add at least one, with path, urls and keys" $facts.listener.name) -}}
+{{- end -}}
+
+{{- if and $facts.listener (eq (int .Values.listen.callbacks) (int .Values.listen.admin)) -}}
+{{- $wrong = append $wrong (printf "listen.callbacks and listen.admin are both %d: set different ports, so that metrics are not reachable from outside" (int .Values.listen.admin)) -}}
 {{- end -}}
 
 {{- /* Keys that chart.yaml sets, because other objects depend on them. */ -}}
@@ -69,6 +75,49 @@ Checks of the values. All errors are reported together, one per line, with the k
 {{- $time := get (default dict $config.shutdown) $key -}}
 {{- if and $time (eq (include "apsara-bridge.milliseconds" $time) "invalid") -}}
 {{- $wrong = append $wrong (printf "config.shutdown.%s is an invalid time: `%v`: expected a number with a unit, for example 20s or 1m 30s" $key $time) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $wrong -}}
+{{- end -}}
+
+{{- define "apsara-bridge.wrong.names" -}}
+{{- $wrong := list -}}
+{{- $name := include "apsara-bridge.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- $wrong = append $wrong (printf "the objects would be called %s, which is no valid name of a Service: set fullnameOverride to lower-case letters, digits and `-`, beginning with a letter" $name) -}}
+{{- end -}}
+{{- $named := dict "existingConfigMap.name" .Values.existingConfigMap.name "serviceAccount.name" .Values.serviceAccount.name "namespaceOverride" .Values.namespaceOverride -}}
+{{- range $name, $secret := .Values.secrets -}}
+{{- if $secret -}}
+{{- $_ := set $named (printf "secrets.%s.existingSecret" $name) $secret.existingSecret -}}
+{{- end -}}
+{{- end -}}
+{{- range $key, $value := $named -}}
+{{- if and $value (not (regexMatch "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$" $value)) -}}
+{{- $wrong = append $wrong (printf "%s is %q: expected a name of lower-case letters, digits, `-` and `.`" $key $value) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Two labels with one name are an invalid object. */ -}}
+{{- $own := include "apsara-bridge.ownLabels" . | fromJsonArray -}}
+{{- $labels := dict "commonLabels" .Values.commonLabels "podLabels" .Values.podLabels "service.labels" .Values.service.labels "adminService.labels" .Values.adminService.labels "ingress.labels" .Values.ingress.labels "serviceMonitor.labels" .Values.serviceMonitor.labels "prometheusRule.labels" .Values.prometheusRule.labels "dashboard.labels" .Values.dashboard.labels -}}
+{{- range $name, $route := .Values.httpRoutes -}}
+{{- if $route -}}
+{{- $_ := set $labels (printf "httpRoutes.%s.labels" $name) $route.labels -}}
+{{- end -}}
+{{- end -}}
+{{- range $key, $table := $labels -}}
+{{- range $label, $_ := $table -}}
+{{- if has $label $own -}}
+{{- $wrong = append $wrong (printf "%s sets %s, which the chart sets itself: remove it, and use nameOverride for another name" $key $label) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range (list "serviceMonitor" "prometheusRule" "dashboard") -}}
+{{- range $label, $_ := (get $.Values .).labels -}}
+{{- if hasKey (default dict $.Values.commonLabels) $label -}}
+{{- $wrong = append $wrong (printf "commonLabels and labels of the monitoring both set %s: set it in one place" $label) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -164,6 +213,46 @@ A secret as text would be stored in a ConfigMap or in the specification of the p
 {{- toJson $wrong -}}
 {{- end -}}
 
+{{/*
+What arguments and variables must not say, because Services, probes, volumes and the grace period depend on it. The init
+container checks what cannot be seen here.
+*/}}
+{{- define "apsara-bridge.wrong.overrides" -}}
+{{- $wrong := list -}}
+{{- $facts := include "apsara-bridge.facts" . | fromJson -}}
+{{- $keys := list "admin.listen" "spool.enabled" "spool.path" "shutdown.delay" "shutdown.drain" -}}
+{{- range $facts.listeners -}}
+{{- $keys = append $keys (printf "inputs.%s.%s" . $facts.listener.key) -}}
+{{- end -}}
+{{- $said := list -}}
+{{- $flag := "" -}}
+{{- range .Values.extraArgs -}}
+{{- $argument := toString . -}}
+{{- if or (eq $flag "--set") (hasPrefix "--set=" $argument) -}}
+{{- $set := trimPrefix "--set=" $argument -}}
+{{- $said = append $said (dict "by" "extraArgs" "name" (regexFind "^[^=]*" $set | trim) "key" (regexFind "^[^=]*" $set | trim) "value" (regexReplaceAll "^[^=]*=?" $set "")) -}}
+{{- end -}}
+{{- $flag = $argument -}}
+{{- end -}}
+{{- range .Values.extraEnv -}}
+{{- if hasPrefix "APSARA_BRIDGE__" .name -}}
+{{- $said = append $said (dict "by" "extraEnv" "name" .name "key" (trimPrefix "APSARA_BRIDGE__" .name | lower | replace "__" ".") "value" (default "" .value)) -}}
+{{- end -}}
+{{- end -}}
+{{- range $one := $said -}}
+{{- $set := list $one.key -}}
+{{- range (include "apsara-bridge.assigned" (list $one.key $one.value) | fromJsonArray) -}}
+{{- $set = append $set .key -}}
+{{- end -}}
+{{- range $key := $keys -}}
+{{- if has (lower $key) $set -}}
+{{- $wrong = append $wrong (printf "%s sets %s, but the chart needs its value: set it in `config`, `listen` or `persistence`" $one.by (eq $one.by "extraEnv" | ternary $one.name $key)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson (uniq $wrong) -}}
+{{- end -}}
+
 {{- define "apsara-bridge.wrong.workload" -}}
 {{- $wrong := list -}}
 {{- $name := include "apsara-bridge.fullname" . -}}
@@ -174,10 +263,30 @@ A secret as text would be stored in a ConfigMap or in the specification of the p
 {{- $wrong = append $wrong (printf "terminationGracePeriodSeconds is %v, but stopping may take %d s (shutdown.delay, shutdown.drain and 12 s): remove it, or shorten config.shutdown" . $needed) -}}
 {{- end -}}
 {{- end -}}
-{{- range .Values.extraEnv -}}
-{{- if regexMatch "^APSARA_BRIDGE__(ADMIN__LISTEN|SPOOL__ENABLED|SPOOL__PATH|SHUTDOWN__DELAY|SHUTDOWN__DRAIN)$" .name -}}
-{{- $wrong = append $wrong (printf "extraEnv sets %s, but the chart needs its value: set it in `config`, `listen` or `persistence`" .name) -}}
+{{- range (list .Values.extraContainers .Values.extraInitContainers) -}}
+{{- range . -}}
+{{- if has .name (list "bridge" "check") -}}
+{{- $wrong = append $wrong (printf "a container of extraContainers or extraInitContainers is called %s, which is the name of one of the chart: rename it" .name) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if eq .Values.persistence.whenScaled "Delete" -}}
+{{- $wrong = append $wrong "persistence.whenScaled is Delete, but the volume of a removed pod may have events that were acknowledged and not yet published: remove it, and delete claims with kubectl when their spools are empty" -}}
+{{- end -}}
+{{- if and .Values.drain.ordinals (not .Values.persistence.enabled) -}}
+{{- $wrong = append $wrong "drain.ordinals is set, but persistence.enabled is false, so that there are no volumes: remove it" -}}
+{{- end -}}
+{{- $absent := include "apsara-bridge.firstAbsent" . | int -}}
+{{- range .Values.drain.ordinals -}}
+{{- if lt (int .) $absent -}}
+{{- $wrong = append $wrong (printf "drain.ordinals has %d, but the pod with that number runs and publishes its events itself: expected at least %d" (int .) $absent) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.rrsa.roleName (not .Values.serviceAccount.create) (not .Values.rrsa.serviceAccountIsAnnotated) -}}
+{{- $wrong = append $wrong (printf "rrsa.roleName is set, but serviceAccount.create is false, and the chart does not annotate the service account %s: annotate it with pod-identity.alibabacloud.com/role-name=%s, and set rrsa.serviceAccountIsAnnotated" (include "apsara-bridge.serviceAccountName" .) .Values.rrsa.roleName) -}}
+{{- end -}}
+{{- if and (eq .Values.dnsPolicy "None") (not .Values.dnsConfig.nameservers) -}}
+{{- $wrong = append $wrong "dnsPolicy is None, but dnsConfig.nameservers is empty: add a name server" -}}
 {{- end -}}
 
 {{- /* An upgrade cannot change the kind of the workload. `lookup` finds nothing without a cluster, for example in helm template. */ -}}
@@ -228,6 +337,27 @@ A secret as text would be stored in a ConfigMap or in the specification of the p
 {{- end -}}
 {{- end -}}
 {{- $noListener := printf "but config has no input that listens: add one of kind %s" (join " or " $kinds) -}}
+{{- $service := .Values.service -}}
+{{- if eq $service.type "ClusterIP" -}}
+{{- range (list "nodePort" "externalTrafficPolicy") -}}
+{{- if get $service . -}}
+{{- $wrong = append $wrong (printf "service.%s is set, but service.type is ClusterIP: remove it, or set service.type to NodePort or LoadBalancer" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if ne $service.type "LoadBalancer" -}}
+{{- range (list "loadBalancerClass" "loadBalancerSourceRanges") -}}
+{{- if get $service . -}}
+{{- $wrong = append $wrong (printf "service.%s is set, but service.type is %s: remove it, or set service.type to LoadBalancer" . $service.type) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and (or (has "IPv6" $service.ipFamilies) (eq $service.ipFamilyPolicy "RequireDualStack")) (eq .Values.listen.address "0.0.0.0") -}}
+{{- $wrong = append $wrong "service has addresses of IPv6, but listen.address is 0.0.0.0, which accepts IPv4 only: set listen.address to [::], which accepts both" -}}
+{{- end -}}
+{{- if and (eq (len $service.ipFamilies) 2) (not (has $service.ipFamilyPolicy (list "PreferDualStack" "RequireDualStack"))) -}}
+{{- $wrong = append $wrong "service.ipFamilies has two families: set service.ipFamilyPolicy to PreferDualStack or RequireDualStack" -}}
+{{- end -}}
 {{- if .Values.ingress.enabled -}}
 {{- if not $facts.listener -}}
 {{- $wrong = append $wrong (printf "ingress.enabled is true, %s" $noListener) -}}
@@ -276,6 +406,24 @@ A secret as text would be stored in a ConfigMap or in the specification of the p
 {{- end -}}
 {{- $hpa := .Values.autoscaling -}}
 {{- $keda := .Values.keda -}}
+{{- /* A share of a request that does not exist cannot be computed. */ -}}
+{{- $shares := list -}}
+{{- if $hpa.enabled -}}
+{{- $shares = list (list "autoscaling.targetCPUUtilizationPercentage" "cpu" $hpa.targetCPUUtilizationPercentage) (list "autoscaling.targetMemoryUtilizationPercentage" "memory" $hpa.targetMemoryUtilizationPercentage) -}}
+{{- else if $keda.enabled -}}
+{{- range $index, $trigger := $keda.triggers -}}
+{{- if has $trigger.type (list "cpu" "memory") -}}
+{{- $type := default (default "Utilization" ($trigger.metadata).type) $trigger.metricType -}}
+{{- $shares = append $shares (list (printf "keda.triggers[%d]" $index) $trigger.type (eq $type "Utilization")) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $shares -}}
+{{- $resource := index . 1 -}}
+{{- if and (index . 2) (not (get (default dict ($.Values.resources).requests) $resource)) (not (get (default dict ($.Values.resources).limits) $resource)) -}}
+{{- $wrong = append $wrong (printf "%s is a share of the request, but resources.requests.%s is empty: set it" (index . 0) $resource) -}}
+{{- end -}}
+{{- end -}}
 {{- if and $hpa.enabled $keda.enabled -}}
 {{- $wrong = append $wrong "autoscaling.enabled and keda.enabled are both true: disable autoscaling, because KEDA creates its own HorizontalPodAutoscaler" -}}
 {{- end -}}
@@ -293,6 +441,9 @@ A secret as text would be stored in a ConfigMap or in the specification of the p
 {{- end -}}
 {{- if and $facts.listener (eq (int $keda.minReplicas) 0) -}}
 {{- $wrong = append $wrong "keda.minReplicas is 0, but without a pod nothing answers callbacks over HTTP: set it to at least 1" -}}
+{{- end -}}
+{{- if and (eq (int $keda.minReplicas) 0) .Values.persistence.enabled -}}
+{{- $wrong = append $wrong "keda.minReplicas is 0, but the events in the spool of the last pod would wait on its volume: set it to at least 1, or persistence.enabled to false" -}}
 {{- end -}}
 {{- $byBridge := or $keda.prometheus.callbacksPerReplica $keda.prometheus.messagesPerReplica -}}
 {{- if not (or $byBridge $keda.triggers) -}}
