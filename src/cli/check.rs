@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use super::expect::Expectations;
 use super::terminal::print;
 use super::{ConfigArgs, USAGE};
 use crate::config;
@@ -17,6 +18,7 @@ Examples:
   apsara-bridge check --config bridge.toml
   apsara-bridge check --config bridge.toml --strict > /dev/null
   apsara-bridge check --config bridge.toml --config production.toml --set delivery.deadline=2s
+  apsara-bridge check --config bridge.toml --expect admin.listen=0.0.0.0:9464 --max-stop 37s
 ")]
 pub(super) struct Check {
     /// Fail if there is a warning, with exit code 2.
@@ -24,6 +26,8 @@ pub(super) struct Check {
     strict: bool,
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    expectations: Expectations,
 }
 
 impl Check {
@@ -32,6 +36,11 @@ impl Check {
             Ok(loaded) => loaded,
             Err(code) => return code,
         };
+        let unmet = self.expectations.unmet(&loaded);
+        if !unmet.is_empty() {
+            unmet.iter().for_each(|sentence| eprintln!("{sentence}"));
+            return ExitCode::from(USAGE);
+        }
         // The configuration is valid, so that all errors are about tests.
         let tests = config::load_route_tests(&self.config.layers(), &[]);
         loaded.warnings.extend(tests.err().into_iter().flatten().map(|error| error.to_string()));

@@ -13,6 +13,7 @@ mod dead_letters;
 #[cfg(feature = "kafka")]
 mod demo;
 mod doctor;
+mod expect;
 mod explain;
 mod health;
 mod normalize;

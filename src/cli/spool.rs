@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::terminal::{fail, print, print_json, table};
 use super::{StoreArgs, USAGE, age, config_errors};
@@ -114,7 +115,17 @@ fn drain(store: &StoreArgs, timeout: Option<Duration>) -> Result<ExitCode, ExitC
     logs::start(*format, filter);
     let runtime =
         tokio::runtime::Runtime::new().map_err(|error| fail(format!("the runtime cannot be started: {error}")))?;
-    let drained = match runtime.block_on(service::drain_spool(settings, timeout)) {
+    let drained = runtime.block_on(async {
+        // As the first process of a container, it would ignore the signal without a handler.
+        let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+        tokio::select! {
+            drained = service::drain_spool(settings, timeout) => drained.map_err(|error| error.to_string()),
+            _ = terminate.recv() => Err("stopped by a signal; what is left stays in the spool".to_owned()),
+        }
+    });
+    // It may still wait for the lock.
+    runtime.shutdown_background();
+    let drained = match drained {
         Ok(drained) => drained,
         Err(error) => return Ok(fail(error)),
     };

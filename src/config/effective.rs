@@ -34,6 +34,14 @@ pub(super) fn effective(
     root
 }
 
+/// The value of a key, whose parts may contain dots themselves.
+pub(super) fn at<'t>(table: &'t toml::Table, key: &str) -> Option<&'t toml::Value> {
+    table.iter().find_map(|(name, value)| match key.strip_prefix(name.as_str())? {
+        "" => Some(value),
+        below => at(value.as_table()?, below.strip_prefix('.')?),
+    })
+}
+
 /// The keys whose values differ between two configurations. Lists are compared as a whole.
 pub(super) fn changed_keys(one: &toml::Table, other: &toml::Table) -> Vec<Vec<String>> {
     let mut keys = Vec::new();

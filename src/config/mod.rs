@@ -84,6 +84,12 @@ impl Effective {
         toml::to_string_pretty(&self.table).unwrap_or_default()
     }
 
+    /// The value of a key as text, a string without quotes, a secret hidden. None if there is no such key.
+    pub fn text(&self, key: &str) -> Option<String> {
+        let value = effective::at(&self.table, key)?;
+        Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+    }
+
     /// The kind of an input.
     pub fn input_kind(&self, name: &str) -> Option<&str> {
         self.table.get("inputs")?.get(name)?.get("kind")?.as_str()

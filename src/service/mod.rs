@@ -69,6 +69,17 @@ const LAST_WRITES: Duration = Duration::from_secs(5);
 /// answers needs less. For one that does not answer nobody should wait, because the batch is still in the spool.
 const LAST_BATCH: Duration = Duration::from_secs(1);
 
+/// What a stop may take beyond its configured times. Writing unconfirmed events takes at most [`LAST_WRITES`] of it; the
+/// rest is for a busy machine.
+const STOP_RESERVE: Duration = Duration::from_secs(12);
+
+impl Settings {
+    /// The longest time from the signal to the end, for whoever kills the process after a time.
+    pub fn longest_stop(&self) -> Duration {
+        self.shutdown_delay + self.shutdown_drain + STOP_RESERVE
+    }
+}
+
 /// Opens the store without blocking the runtime.
 async fn open_store(
     settings: StoreSettings,

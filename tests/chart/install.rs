@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use figment::providers::{Format as _, Yaml};
 use serde_json::{Value, json};
 
-use crate::rendered::{CHART, RELEASE, Values, for_all, identity, of_kind, workload};
+use crate::rendered::{CHART, NO_HOOKS, RELEASE, Values, for_all, identity, of_kind, workload};
 use crate::support::kubernetes::Kubernetes;
 
 /// What the upgrade changes: an annotation of the pod.
@@ -36,7 +36,7 @@ fn live(kubernetes: &Kubernetes, values: &Values) -> Result<(), String> {
     is_whole(&rendered, &Kubernetes::read(&taken.out)?)?;
     pods_are_let_in(kubernetes, &rendered, &namespace)?;
 
-    let arguments = [RELEASE, CHART, "--namespace", &namespace, "--values", values.file(), TIMEOUT];
+    let arguments = [RELEASE, CHART, "--namespace", &namespace, "--values", values.file(), TIMEOUT, NO_HOOKS];
     let notes = kubernetes.helm(&[&["install"], &arguments[..]].concat()).quietly()?.out;
     notes_name_urls(&urls(&rendered)?, &notes)?;
     let installed = stored(kubernetes, &namespace)?;
@@ -78,7 +78,7 @@ fn one_release_is_upgraded_with_each_values_file() {
     let namespace = kubernetes.namespace("turn");
     let before = left(kubernetes, &namespace).unwrap();
     for values in Values::all() {
-        let arguments = ["upgrade", "--install", RELEASE, CHART, "--namespace", &namespace, TIMEOUT];
+        let arguments = ["upgrade", "--install", RELEASE, CHART, "--namespace", &namespace, TIMEOUT, NO_HOOKS];
         let flags = ["--values", values.file(), "--set", SAME];
         let taken = kubernetes.helm(&[&arguments[..], &flags].concat()).quietly().and_then(|_| {
             let rendered = kubernetes.objects(&values.template(&namespace, &flags[2..]).quietly()?.out)?;
@@ -88,6 +88,56 @@ fn one_release_is_upgraded_with_each_values_file() {
     }
     kubernetes.helm(&["uninstall", RELEASE, "--namespace", &namespace, TIMEOUT]).quietly().unwrap();
     assert_eq!(left(kubernetes, &namespace).unwrap(), before);
+}
+
+/// A claim whose pod does not run gets a Job, also when the number of pods is reduced; the present number of pods stays when
+/// an autoscaler is enabled.
+#[test]
+fn what_the_server_knows_decides_about_drains_and_the_number_of_pods() {
+    let kubernetes = Kubernetes::shared();
+    let namespace = kubernetes.namespace("known");
+    for number in [0, 2] {
+        let claim = json!({
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": { "name": format!("spool-{RELEASE}-apsara-bridge-{number}"), "namespace": namespace },
+            "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "20Gi" } } },
+        });
+        kubernetes.kubectl_with(&["create", "--filename=-"], &claim.to_string()).quietly().expect("created");
+    }
+    let values = Values::named("autoscaling-hpa");
+    let upgrade = |flags: &[&str]| {
+        let arguments = ["upgrade", "--install", RELEASE, CHART, "--namespace", &namespace, TIMEOUT, NO_HOOKS];
+        let values = ["--values", values.file()];
+        kubernetes.helm(&[&arguments[..], &values, flags].concat()).quietly().expect("upgraded");
+        stored(kubernetes, &namespace).expect("stored")
+    };
+    let drained = |objects: &[Value]| {
+        let claims = of_kind(objects, "Job").into_iter().flat_map(|job| {
+            let volumes = job["spec"]["template"]["spec"]["volumes"].as_array().cloned().unwrap_or_default();
+            volumes
+                .into_iter()
+                .filter_map(|volume| Some(volume["persistentVolumeClaim"]["claimName"].as_str()?.to_owned()))
+        });
+        claims.collect::<Vec<_>>()
+    };
+    let claim = |number: u32| format!("spool-{RELEASE}-apsara-bridge-{number}");
+
+    let three = upgrade(&["--set", "autoscaling.enabled=false,replicaCount=3"]);
+    assert_eq!(drained(&three), [""; 0]);
+    let two = upgrade(&["--set", "autoscaling.enabled=false,replicaCount=2"]);
+    assert_eq!(drained(&two), [claim(2)]);
+    let kept = upgrade(&["--set", "autoscaling.enabled=false,replicaCount=2,drain.enabled=false"]);
+    assert_eq!(drained(&kept), [""; 0]);
+    upgrade(&["--set", "autoscaling.enabled=false,replicaCount=4"]);
+    let scaled = upgrade(&[]);
+    assert_eq!((&workload(&scaled)["spec"]["replicas"], drained(&scaled).len()), (&json!(4), 0));
+    // A change of the pods' number by the autoscaler stays, too.
+    let name = format!("statefulset/{RELEASE}-apsara-bridge");
+    let scale = ["patch", &name, "--namespace", &namespace, "--subresource=scale", "--type=merge", "--patch"];
+    let patched = kubernetes.kubectl(&[&scale[..], &[r#"{"spec": {"replicas": 5}}"#]].concat());
+    patched.quietly().expect("scaled");
+    assert_eq!(workload(&upgrade(CHANGE))["spec"]["replicas"], 5);
 }
 
 /// The URLs whose signatures the rendered configuration checks.
@@ -144,9 +194,15 @@ fn are_inside(namespace: &str, objects: &[Value]) -> Result<(), String> {
 }
 
 /// No controller creates the pods of the workload here, and the server enforces "restricted" only on pods. So a pod
-/// with the template of the workload is sent to the server.
+/// with the template of the workload is sent to the server, and one for each Job.
 fn pods_are_let_in(kubernetes: &Kubernetes, objects: &[Value], namespace: &str) -> Result<(), String> {
-    let workload = workload(objects);
+    for workload in of_kind(objects, "Job").into_iter().chain([workload(objects)]) {
+        pod_is_let_in(kubernetes, workload, namespace)?;
+    }
+    Ok(())
+}
+
+fn pod_is_let_in(kubernetes: &Kubernetes, workload: &Value, namespace: &str) -> Result<(), String> {
     let template = &workload["spec"]["template"];
     let mut pod = json!({
         "apiVersion": "v1",

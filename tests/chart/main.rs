@@ -2,7 +2,7 @@
 //! server, and what it renders really run.
 //!
 //! Layout: [`rendered`] what helm makes of a values file; `install` the life of a release on the server; `refused` the
-//! values and changes that the chart says no to; `references` what the objects say of one another; `papers` lint, unit
+//! values and changes that the chart says no to; `config_schema` mistakes below `config`; `references` what the objects say of one another; `papers` lint, unit
 //! tests, README, schema, rules, package; [`pod`] and `run` the program on the rendered files, as the rendered pod
 //! would run it. What these say rests on the server being real: `support_server`.
 
@@ -12,6 +12,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod config_schema;
 mod install;
 mod kinds;
 mod papers;

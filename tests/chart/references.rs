@@ -22,7 +22,7 @@ fn are_there(objects: &[Value]) -> Result<(), String> {
     let selectors = [
         ("Service", "/spec/selector"),
         ("PodDisruptionBudget", "/spec/selector/matchLabels"),
-        ("NetworkPolicy", "/spec/podSelector/matchLabels"),
+        ("NetworkPolicy", "/spec/podSelector"),
     ];
     for (kind, pointer) in selectors {
         for object in of_kind(objects, kind) {
@@ -99,7 +99,17 @@ fn paths_from_outside_end_at_callbacks(objects: &[Value]) -> Result<(), String> 
     Ok(())
 }
 
+/// Whether labels fit a table of labels, or a selector with such a table and expressions that list values.
 fn fits(selector: &Value, labels: &Value) -> bool {
+    if !selector["matchLabels"].is_null() {
+        let mut expressions = list(&selector["matchExpressions"]);
+        let is_listed = |expression: &Value| {
+            expression["operator"] == "In"
+                && list(&expression["values"])
+                    .any(|value| Some(value) == labels.get(expression["key"].as_str().unwrap_or_default()))
+        };
+        return fits(&selector["matchLabels"], labels) && expressions.all(is_listed);
+    }
     selector.as_object().is_some_and(|selector| {
         !selector.is_empty() && selector.iter().all(|(label, value)| labels.get(label) == Some(value))
     })

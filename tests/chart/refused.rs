@@ -5,7 +5,7 @@ use std::path::Path;
 use figment::providers::{Format as _, Yaml};
 use serde_json::{Value, json};
 
-use crate::rendered::{CHART, NAMESPACE, RELEASE, Values, of_kind, workload};
+use crate::rendered::{CHART, NAMESPACE, NO_HOOKS, RELEASE, Values, of_kind, workload};
 use crate::support::kubernetes::{Kubernetes, helm};
 use crate::support::repository;
 
@@ -46,8 +46,8 @@ const MISTAKES: &[(&str, &[&str], &str)] = &[
     ("a file comes from no Secret", &["--set", "secrets.callback=null"], "but it is not mounted: add secrets.callback"),
     (
         "a secret stands in the configuration",
-        &["--set", "config.outputs.kafka.password=hunter2"],
-        "config.outputs.kafka.password is a secret as text",
+        &["--set", "config.outputs.kafka.client.password=hunter2"],
+        "config.outputs.kafka.client.password is a secret as text",
     ),
     (
         "a secret stands in an argument",
@@ -64,6 +64,23 @@ const MISTAKES: &[(&str, &[&str], &str)] = &[
         &["--set", "terminationGracePeriodSeconds=20"],
         "terminationGracePeriodSeconds is 20, but stopping may take ",
     ),
+    (
+        "an argument takes the time to stop",
+        &["--set-json", r#"extraArgs=["--set", "shutdown.drain=120s"]"#],
+        "extraArgs sets shutdown.drain, but the chart needs its value",
+    ),
+    (
+        "a removed pod loses its events",
+        &["--set", "persistence.whenScaled=Delete"],
+        "persistence.whenScaled is Delete, but the volume of a removed pod may have events",
+    ),
+    (
+        "a share of no request",
+        &["--set", "autoscaling.enabled=true,resources=null"],
+        "autoscaling.targetCPUUtilizationPercentage is a share of the request, but resources.requests.cpu is empty",
+    ),
+    ("a number in place of a name", &["--set", "secrets.callback.existingSecret=123"], "got number, want"),
+    ("a boolean in place of a text", &["--set", "podLabels.a=true"], "at '/podLabels/a': got boolean, want string"),
     ("a policy lets no callback in", &["--set", "networkPolicy.enabled=true"], "networkPolicy blocks all callbacks: "),
 ];
 
@@ -137,7 +154,7 @@ fn an_upgrade_neither_adds_nor_removes_a_volume() {
             let persistence = format!("persistence.enabled={persistence}");
             let file = file.to_str().expect("UTF-8");
             let arguments =
-                [command, RELEASE, CHART, "--namespace", &namespace, "--values", file, "--set", &persistence];
+                [command, RELEASE, CHART, "--namespace", &namespace, "--values", file, "--set", &persistence, NO_HOOKS];
             kubernetes.helm(&[&arguments, more].concat())
         };
         helm("install", before, &[]).quietly().expect("installed");

@@ -17,6 +17,9 @@ pub const RELEASE: &str = "media";
 /// The namespace of objects that are only rendered, without a server.
 pub const NAMESPACE: &str = "media-events";
 
+/// Without the Job that checks the configuration, for which helm would wait: no controller runs it.
+pub const NO_HOOKS: &str = "--no-hooks";
+
 /// A file of values, one for each feature of the chart.
 #[derive(Debug, Clone)]
 pub struct Values {

@@ -70,6 +70,13 @@ fn runs(objects: &[Value]) -> Result<usize, String> {
         succeeded(run(pod.command(init)?, ""))?;
     }
 
+    // The Jobs of the release, with their own copy of the configuration.
+    for job in of_kind(objects, "Job") {
+        let template = &job["spec"]["template"];
+        let pod = Pod::lay_out(objects, template, &Value::Null)?;
+        succeeded(run(pod.command(&template["spec"]["containers"][0])?, ""))?;
+    }
+
     // Every listener gets a free port, and must have a port of the pod. No address outside this machine is used.
     let mut ports = Ports::default();
     let mut arguments = serve;

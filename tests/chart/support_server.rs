@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::rendered::{CHART, RELEASE, Values};
+use crate::rendered::{CHART, NO_HOOKS, RELEASE, Values};
 use crate::support::kubernetes::Kubernetes;
 
 #[test]
@@ -65,7 +65,7 @@ fn helm_prints_warnings_of_the_server() {
     let namespace = kubernetes.namespace("server");
     let values = Values::named("kafka");
     let lax = ["--set", "podSecurityContext=null,securityContext=null", "--values", values.file()];
-    let arguments = [&["install", RELEASE, CHART, "--namespace", &namespace], &lax[..]].concat();
+    let arguments = [&["install", RELEASE, CHART, "--namespace", &namespace, NO_HOOKS], &lax[..]].concat();
     let warned = kubernetes.helm(&arguments).quietly().unwrap_err();
     assert!(warned.contains("would violate PodSecurity"), "{warned}");
 }

@@ -149,6 +149,37 @@ fn explain_shows_the_final_topic_key_and_headers() {
     assert!(code == 2 && error.starts_with("no-such-file: cannot be read"), "{error}");
 }
 
+/// Flags and variables override files, so whoever depends on a value asks for it.
+#[test]
+fn check_holds_a_configuration_against_expectations() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("bridge.toml");
+    Config::http()
+        .kafka("127.0.0.1:1")
+        .to("kafka", "all")
+        .set("shutdown = { delay = '0s', drain = '20s' }")
+        .write(&file);
+    let path = file.to_str().expect("UTF-8");
+    let check =
+        |more: &[&str]| run(&[&["check", "--config", path, "--set", "admin.listen=127.0.0.1:9464"], more].concat());
+    let met = ["--expect", "admin.listen=127.0.0.1:9464", "--expect", "spool.enabled=false", "--max-stop", "32s"];
+    let (code, _, error) = check(&met);
+    assert_eq!(code, 0, "{error}");
+    let unmet = ["--set", "spool.enabled=true", "--set", "shutdown.drain=2m", "--expect", "no.such=key"];
+    let (code, out, error) = check(&[&met[..], &unmet].concat());
+    assert_eq!((code, out.as_str()), (2, ""), "{error}");
+    for sentence in [
+        "spool.enabled: found `true`; expected `false`, by --expect\n",
+        "no.such: missing; expected `key`, by --expect\n",
+        "shutdown: stopping may take 2m 12s (shutdown.delay, shutdown.drain and a reserve); expected at most 32s, by \
+         --max-stop\n",
+    ] {
+        assert!(error.contains(sentence), "{sentence}\nis not in\n{error}");
+    }
+    let (code, _, error) = check(&["--expect", "admin.listen"]);
+    assert!(code == 2 && error.contains("expected section.key=value"), "{error}");
+}
+
 /// What a sender writes into a callback cannot control the terminal of a person who looks at it.
 #[test]
 fn what_a_terminal_would_obey_is_escaped() {

@@ -16,6 +16,7 @@ use crate::support::disk::Disk;
 use crate::support::eventually;
 use crate::support::kafka::{Kafka, KafkaOptions, mock};
 use crate::support::nats::{Nats, NatsOptions};
+use crate::support::process::Process;
 use crate::support::program::{self, Program};
 use crate::support::wait::SOON;
 
@@ -995,6 +996,33 @@ async fn a_spool_is_drained_without_its_bridge() {
     assert!(code == 1 && error.contains("output `kafka` is not configured: `spool move --from kafka"), "{error}");
     let (code, out, error) = commands.run(&there, &["drain"]);
     assert_eq!((code, out.as_str()), (0, "the spool is empty\n"), "{error}");
+}
+
+/// The first process of a container ignores a signal without a handler, and would hold the volume until it is killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_ends_at_a_signal_also_while_it_waits_for_the_lock() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let away = config(NOWHERE, "drained", &folder);
+    let bridge = TestBridge::start(&away).await;
+    post_all(&bridge, numbered(0..3)).await;
+    let file = folder.path().join("drain.toml");
+    away.write(&file);
+    let drain = || {
+        let mut command = program::command(&["spool", "drain", "--config"]);
+        command.arg(&file);
+        let drain = Process::start("drain", &command, &folder.path().join("drain.log"), None);
+        drain.wait_ready(SOON, || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", drain.id())).ok()?;
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?.trim().to_owned();
+            (u64::from_str_radix(&caught, 16).ok()? & 1 << (15 - 1) != 0).then_some(())
+        });
+        drain.signal("TERM");
+        assert_eq!(drain.wait(SOON), Some(1));
+        assert!(drain.log().contains("stopped by a signal; what is left stays in the spool"), "{}", drain.log());
+    };
+    drain();
+    bridge.stop().await;
+    drain();
 }
 
 #[tokio::test(flavor = "multi_thread")]

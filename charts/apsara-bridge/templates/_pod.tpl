@@ -33,7 +33,7 @@ they say is known only in the pod.
 {{- define "apsara-bridge.checkArgs" -}}
 {{- $facts := include "apsara-bridge.facts" . | fromJson -}}
 - check
-{{- include "apsara-bridge.configArgs" . | nindent 0 }}
+{{- include "apsara-bridge.configArgs" . | trim | nindent 0 }}
 - --expect
 - admin.listen={{ include "apsara-bridge.listen" (list . "admin") }}
 {{- with $facts.listener }}
@@ -234,7 +234,7 @@ spec:
     - name: bridge
       args:
         - serve
-        {{- include "apsara-bridge.configArgs" . | nindent 8 }}
+        {{- include "apsara-bridge.configArgs" . | trim | nindent 8 }}
       {{- include "apsara-bridge.surroundings" . | nindent 6 }}
       ports:
         {{- if $facts.listener }}
@@ -309,7 +309,7 @@ spec:
       args:
         - spool
         - drain
-        {{- include "apsara-bridge.configArgs" $root | nindent 8 }}
+        {{- include "apsara-bridge.configArgs" $root | trim | nindent 8 }}
       {{- include "apsara-bridge.surroundings" $root | nindent 6 }}
   volumes:
     {{- include "apsara-bridge.volumes" (list $root (include "apsara-bridge.fullname" $root) (include "apsara-bridge.quickStartName" $root)) | nindent 4 }}
