@@ -71,6 +71,10 @@ fn the_reference_the_examples_and_the_configurations_of_the_chart_are_valid() {
     let chart = repository("charts/apsara-bridge");
     let values = std::fs::read_dir(chart.join("ci")).expect("values of the chart");
     for file in values.map(|file| file.expect("a file").path()) {
+        // Only a part of its configuration is in the values.
+        if file.ends_with("existing-config-values.yaml") {
+            continue;
+        }
         let (chart, values) = (chart.to_str().expect("UTF-8"), file.to_str().expect("UTF-8"));
         let arguments = ["template", "media", chart, "--values", values, "--show-only", "templates/configmap.yaml"];
         let rendered = helm(&arguments).quietly().unwrap_or_else(|error| panic!("{error}"));

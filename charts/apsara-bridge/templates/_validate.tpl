@@ -338,6 +338,7 @@ container checks what cannot be seen here.
 {{- end -}}
 {{- $noListener := printf "but config has no input that listens: add one of kind %s" (join " or " $kinds) -}}
 {{- $service := .Values.service -}}
+{{- $families := default list $service.ipFamilies -}}
 {{- if eq $service.type "ClusterIP" -}}
 {{- range (list "nodePort" "externalTrafficPolicy") -}}
 {{- if get $service . -}}
@@ -352,10 +353,10 @@ container checks what cannot be seen here.
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- if and (or (has "IPv6" $service.ipFamilies) (eq $service.ipFamilyPolicy "RequireDualStack")) (eq .Values.listen.address "0.0.0.0") -}}
+{{- if and (or (has "IPv6" $families) (eq $service.ipFamilyPolicy "RequireDualStack")) (eq .Values.listen.address "0.0.0.0") -}}
 {{- $wrong = append $wrong "service has addresses of IPv6, but listen.address is 0.0.0.0, which accepts IPv4 only: set listen.address to [::], which accepts both" -}}
 {{- end -}}
-{{- if and (eq (len $service.ipFamilies) 2) (not (has $service.ipFamilyPolicy (list "PreferDualStack" "RequireDualStack"))) -}}
+{{- if and (eq (len $families) 2) (not (has $service.ipFamilyPolicy (list "PreferDualStack" "RequireDualStack"))) -}}
 {{- $wrong = append $wrong "service.ipFamilies has two families: set service.ipFamilyPolicy to PreferDualStack or RequireDualStack" -}}
 {{- end -}}
 {{- if .Values.ingress.enabled -}}
@@ -365,11 +366,20 @@ container checks what cannot be seen here.
 {{- if not (compact (default list .Values.ingress.hosts)) -}}
 {{- $wrong = append $wrong "ingress.hosts is empty: add the host of the URL that you enter at Alibaba" -}}
 {{- end -}}
+{{- $areKnown := or .Values.ingress.paths ($facts.listener).endpoints -}}
+{{- range .Values.ingress.hosts -}}
+{{- if and $facts.listener (not (or $areKnown (and (kindIs "map" .) .paths))) -}}
+{{- $wrong = append $wrong "ingress has no paths, and config has no endpoints: set ingress.paths to the paths in the ConfigMap" -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- range $name, $route := (default dict .Values.httpRoutes) -}}
 {{- if and $route $route.enabled -}}
 {{- if not $facts.listener -}}
 {{- $wrong = append $wrong (printf "httpRoutes.%s.enabled is true, %s" $name $noListener) -}}
+{{- end -}}
+{{- if and $facts.listener (not $facts.listener.endpoints) (not $route.matches) -}}
+{{- $wrong = append $wrong (printf "httpRoutes.%s.matches is empty, and config has no endpoints: set it to the paths in the ConfigMap" $name) -}}
 {{- end -}}
 {{- if not $route.parentRefs -}}
 {{- $wrong = append $wrong (printf "httpRoutes.%s.parentRefs is empty: add the Gateway of the route" $name) -}}
