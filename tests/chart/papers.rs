@@ -8,7 +8,7 @@ use figment::providers::{Format as _, Yaml};
 use serde_json::{Value, json};
 
 use crate::rendered::{CHART, NAMESPACE, RELEASE, for_all, identity, of_kind};
-use crate::support::kubernetes::{Kubernetes, helm, run};
+use crate::support::kubernetes::{Kubernetes, helm, helm3, run};
 use crate::support::{generated, tool};
 
 /// Keys with a meaning in helm itself, which need no default.
@@ -17,6 +17,20 @@ const OF_HELM: &[&str] = &["global", "enabled", "tags"];
 #[test]
 fn lint_has_no_complaints() {
     for_all(|values| helm(&["lint", "--strict", "--values", values.file(), CHART]).quietly().map(drop));
+}
+
+#[test]
+fn helm_3_renders_the_same_and_refuses_a_mistake_below_config() {
+    for_all(|values| {
+        let arguments = ["template", RELEASE, CHART, "--namespace", NAMESPACE, "--values", values.file()];
+        let (older, newer) = (helm3(&arguments).quietly()?.out, helm(&arguments).quietly()?.out);
+        let differing = older.lines().zip(newer.lines()).find(|(older, newer)| older != newer);
+        if older != newer {
+            return Err(format!("a line that differs: {differing:?}"));
+        }
+        let refused = helm3(&[&arguments[..], &["--set", "config.delivery.deadlin=1s"]].concat()).refused()?;
+        if refused.contains("deadlin") { Ok(()) } else { Err(refused) }
+    });
 }
 
 #[test]

@@ -148,7 +148,7 @@ impl Kubernetes {
 
     /// Runs helm against this server.
     pub fn helm(&self, arguments: &[&str]) -> Ran {
-        let mut command = helm_command(self.folder.path());
+        let mut command = helm_command("helm", self.folder.path());
         command.env("KUBECONFIG", kubeconfig(self.folder.path())).args(arguments);
         run(command, "")
     }
@@ -156,9 +156,18 @@ impl Kubernetes {
 
 /// Runs helm without a server, to render or to lint.
 pub fn helm(arguments: &[&str]) -> Ran {
+    alone("helm", arguments)
+}
+
+/// The same with the version before it.
+pub fn helm3(arguments: &[&str]) -> Ran {
+    alone("helm3", arguments)
+}
+
+fn alone(helm: &str, arguments: &[&str]) -> Ran {
     let home = tempfile::tempdir().expect("the folder for temporary files is writable");
-    let mut command = helm_command(home.path());
-    command.env("KUBECONFIG", "/dev/null").args(arguments);
+    let mut command = helm_command(helm, home.path());
+    command.env("KUBECONFIG", home.path().join("none")).args(arguments);
     run(command, "")
 }
 
@@ -183,8 +192,8 @@ pub fn run(mut command: Command, input: &str) -> Ran {
     }
 }
 
-fn helm_command(home: &Path) -> Command {
-    let mut command = Command::new(tool("helm", "chart"));
+fn helm_command(name: &str, home: &Path) -> Command {
+    let mut command = Command::new(tool(name, "chart"));
     for (variable, _) in std::env::vars_os() {
         if variable.to_str().is_some_and(|name| name.starts_with("HELM_")) {
             command.env_remove(variable);
