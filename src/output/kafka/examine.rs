@@ -27,6 +27,9 @@ const QUESTION: Duration = Duration::from_millis(1_200);
 /// How long the brokers have to say how topics are configured.
 const DESCRIBE: Duration = Duration::from_secs(2);
 
+/// How long a refusal of the producer may take after the brokers have answered.
+const REFUSAL: Duration = Duration::from_secs(1);
+
 /// What the brokers say about the cluster.
 #[derive(Debug, Default)]
 struct Cluster {
@@ -109,7 +112,7 @@ pub(super) async fn examine(settings: &KafkaSettings, needs: &Needs, findings: &
         wanted.iter().filter_map(|name| Some((*name, cluster.topics.get(*name)?))).collect();
     availability(&found, findings);
     durability(&found, &configs, cluster.first_address(), settings.is_local(), findings);
-    may_write(&producer, findings);
+    may_write(&producer, findings).await;
 }
 
 /// Asks for the cluster until there is an answer, or a login was refused, or time is over. Blocks.
@@ -352,8 +355,15 @@ impl Weakness {
 }
 
 /// What is known about the right to write, which no question answers.
-fn may_write(producer: &Producer, findings: &Findings) {
-    if let Some((code, reason)) = producer.client().fatal_error() {
+async fn may_write(producer: &Producer, findings: &Findings) {
+    // The producer asks by itself, at about the same time, and only a refusal can be seen.
+    let until = Instant::now() + REFUSAL;
+    let mut refusal = producer.client().fatal_error();
+    while refusal.is_none() && Instant::now() < until {
+        tokio::time::sleep(REFUSAL / 20).await;
+        refusal = producer.client().fatal_error();
+    }
+    if let Some((code, reason)) = refusal {
         // The producer has asked for its number, which needs the right to write to some topic.
         return findings.problem(
             "write",
