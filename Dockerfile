@@ -21,7 +21,7 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # The Debian release of the base image determines the versions.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates gcc jq libc6-dev make perl \
+    && apt-get install --yes --no-install-recommends ca-certificates g++ gcc jq libc6-dev make perl \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 COPY tests/support/setup tests/support/setup
