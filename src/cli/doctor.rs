@@ -18,9 +18,8 @@ use tokio::time::Instant;
 use super::terminal::{fail, print, print_json};
 use super::{ConfigArgs, FAILED, USAGE};
 use crate::common::findings::{Finding, Findings, Verdict};
-use crate::common::suggest::did_you_mean;
 use crate::common::{clock, descriptors, server, visible};
-use crate::config::{self, Loaded, topic_fault};
+use crate::config::{self, Loaded, output_hint, topic_fault};
 use crate::contract;
 use crate::dialect::{Normalizer, Origin};
 use crate::event::Event;
@@ -34,9 +33,6 @@ const LIMIT: Duration = Duration::from_secs(9);
 
 /// How long an output has to connect and to publish the test.
 const PUBLISH: Duration = Duration::from_secs(4);
-
-/// Clocks that differ by more than this cannot work with Alibaba.
-const CLOCK_LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -197,27 +193,8 @@ fn process_limits(settings: &Settings, findings: &Findings) {
 
 /// Checks the address of the admin listener.
 async fn admin(settings: &Settings, part: Arc<Part>) {
-    let addresses = &settings.admin.listen;
-    let shown = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    match server::bind(addresses) {
-        Ok(_) => part.findings.ok("admin.listen", format!("{shown} is free; no bridge is running on it")),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            let answers = futures_util::future::join_all(addresses.iter().map(|address| {
-                let address = super::reachable(&address.to_string());
-                async move { super::health::is_alive(&address).await }
-            }));
-            if answers.await.into_iter().any(|is_alive| is_alive) {
-                part.findings.ok("admin.listen", format!("a bridge is running on {shown}"));
-            } else {
-                let remedy = "stop the other program, or set another admin.listen";
-                part.findings.problem("admin.listen", format!("{shown} is in use by another program"), remedy);
-            }
-        }
-        Err(error) => {
-            let remedy = "set admin.listen to an address of this machine";
-            part.findings.problem("admin.listen", format!("{shown} cannot be bound: {error}"), remedy);
-        }
-    }
+    let is_bridge = async |place: String| Some(super::health::is_alive(&place).await);
+    server::examine("admin.listen", &settings.admin.listen, &part.findings, is_bridge).await;
 }
 
 /// Checks the disk of the spool.
@@ -243,7 +220,7 @@ fn clocks(seen: &[(String, time::Duration)], findings: &Findings) {
         let direction = if seconds < 0 { "behind" } else { "ahead of" };
         let words = format!("the clock of {server} is {} s {direction} this machine's", seconds.unsigned_abs());
         let remedy = "set the clock of this machine, for example with NTP";
-        if away >= CLOCK_LIMIT {
+        if away >= clock::LIMIT {
             findings.problem("clock", format!("{words}: Alibaba refuses requests"), remedy);
         } else if away > clock::TOLERANCE {
             findings.warning("clock", words, remedy);
@@ -274,11 +251,8 @@ impl Test {
             },
         };
         let Some(position) = settings.outputs.iter().position(|output| output.name == name) else {
-            let names = || settings.outputs.iter().map(|output| output.name.as_str());
-            let hint = match did_you_mean(name, names()) {
-                hint if hint.is_empty() => format!("; outputs are {}", names().collect::<Vec<_>>().join(", ")),
-                hint => hint,
-            };
+            let names: Vec<&str> = settings.outputs.iter().map(|output| output.name.as_str()).collect();
+            let hint = output_hint(name, &names);
             return Err(match (topic, outputs_of(&needs, target)[..].len()) {
                 (Some(_), _) => format!("there is no output `{name}`{hint}"),
                 (None, 0) => format!("there is no output `{name}`, and no route leads to such a topic{hint}"),

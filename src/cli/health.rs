@@ -8,7 +8,8 @@ use http_body_util::Full;
 use hyper::Request;
 
 use super::terminal::{fail, print};
-use super::{ConfigArgs, config_errors, reachable};
+use super::{ConfigArgs, config_errors};
+use crate::common::address::reachable;
 use crate::common::http::HttpClient;
 use crate::config;
 

@@ -188,15 +188,6 @@ fn age(milliseconds: i64) -> Duration {
     Duration::from_millis(u64::try_from(now - i128::from(milliseconds)).unwrap_or(0))
 }
 
-/// An address to connect to: the local one for a listener on all addresses.
-fn reachable(listen: &str) -> String {
-    match listen.rsplit_once(':') {
-        Some(("0.0.0.0" | "", port)) => format!("127.0.0.1:{port}"),
-        Some(("[::]", port)) => format!("[::1]:{port}"),
-        _ => listen.to_owned(),
-    }
-}
-
 /// Prints the errors of a configuration. Gives the exit code of wrong usage.
 fn config_errors(errors: &[ConfigError]) -> ExitCode {
     for error in errors {

@@ -14,12 +14,13 @@ use hyper::{Request, Response, StatusCode};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::terminal::{fail, print};
-use super::{ConfigArgs, USAGE, block_on, config_errors, reachable};
+use super::{ConfigArgs, USAGE, block_on, config_errors};
 use crate::admin::{EVENT_STREAM, EVENTS, SIGN_OF_LIFE};
 use crate::bridge::feed::{
     CallbackEntry, DeadLetterEntry, DestinationEntry, DestinationResult, EndReason, Entry, FORMAT, PublishedEntry,
     RejectionEntry, SkippedEntry,
 };
+use crate::common::address::reachable;
 use crate::common::backoff::Backoff;
 use crate::common::http::{HttpClient, HttpError};
 use crate::common::visible;

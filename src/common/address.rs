@@ -1,4 +1,4 @@
-//! Addresses in the configuration, as far as warnings need them. Nothing is looked up.
+//! Addresses in the configuration. Nothing is looked up.
 
 use std::net::IpAddr;
 
@@ -22,6 +22,15 @@ pub fn host(address: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
         _ => authority,
+    }
+}
+
+/// An address to connect to: the local one for a listener on all addresses.
+pub fn reachable(listen: &str) -> String {
+    match listen.rsplit_once(':') {
+        Some(("0.0.0.0" | "", port)) => format!("127.0.0.1:{port}"),
+        Some(("[::]", port)) => format!("[::1]:{port}"),
+        _ => listen.to_owned(),
     }
 }
 

@@ -280,12 +280,16 @@ impl Destinations<'_> {
 
 /// That there is no output of a name. `outputs` are the names of all.
 pub(super) fn no_output(name: &str, outputs: &[&str]) -> String {
-    let hint = match nearest(name, outputs.iter().copied()) {
+    format!("there is no output `{name}`{}", output_hint(name, outputs))
+}
+
+/// The end of an error about an output that does not exist: the similar one, or the list of all.
+pub fn output_hint(name: &str, outputs: &[&str]) -> String {
+    match nearest(name, outputs.iter().copied()) {
         Some(name) => format!("; did you mean `{name}`?"),
         None if outputs.is_empty() => "; there are no outputs".to_owned(),
         None => format!("; outputs are {}", outputs.join(", ")),
-    };
-    format!("there is no output `{name}`{hint}")
+    }
 }
 
 /// What is wrong with a topic by the rules of its output.

@@ -39,7 +39,7 @@ use crate::store::StoreSettings;
 use crate::telemetry::logs;
 pub use bounds::descriptors_needed;
 use check::Destinations;
-pub use check::topic_fault;
+pub use check::{output_hint, topic_fault};
 use kinds::Named;
 pub use layers::{ConfigError, ENV_PREFIX, Layer};
 use layers::{Reader, Unreadable};

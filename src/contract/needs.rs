@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::reach::{self, Channel};
 use crate::dialect::Normalizer;
-use crate::event::Attribute;
-use crate::event::Mode;
+use crate::event::{Attribute, Mode};
 use crate::output::{NeededTopic, Needs};
 use crate::service::Settings;
 

@@ -20,11 +20,13 @@
 //!
 //! - `connection`: one connection to its end
 //! - `endless`: answers without an end
+//! - `examine`: what `doctor` checks about an address
 //! - `slots`: the connections that are open, what they are doing, and who has to go
 //! - `stream`: notices what comes and what is not read
 
 mod connection;
 mod endless;
+mod examine;
 mod slots;
 mod stream;
 
@@ -44,6 +46,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use examine::examine;
 pub use slots::Connection;
 use slots::Slots;
 

@@ -40,54 +40,18 @@ pub(super) async fn examine(settings: &HttpSettings, findings: &Findings) {
     futures_util::future::join_all(checks).await;
 }
 
-/// Checks the address. True if a bridge listens on it.
+/// Checks the address. True if a bridge listens on it, or may.
 async fn listener(settings: &HttpSettings, http: &HttpClient, findings: &Findings) -> bool {
-    let shown = settings.listen.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
-    let error = match server::bind(&settings.listen) {
-        Ok(_) => {
-            findings.ok("listen", format!("{shown} is free; no bridge is running on it"));
-            return false;
-        }
-        Err(error) => error,
-    };
-    if error.kind() != std::io::ErrorKind::AddrInUse {
-        let remedy = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => "use a port above 1023, or give the program CAP_NET_BIND_SERVICE",
-            std::io::ErrorKind::AddrNotAvailable => "set `listen` to an address of this machine, or to 0.0.0.0",
-            _ => "fix `listen`",
-        };
-        findings.problem("listen", format!("{shown} cannot be bound: {error}"), remedy);
-        return false;
-    }
-    if settings.tls.is_some() {
-        // Its certificate is for a name that is not the address.
-        findings.not_checked("listen", format!("{shown} is in use, by a bridge that is running or by another program"));
-        return true;
-    }
     let path = settings.reloadable.endpoints.first().map_or("/", |endpoint| endpoint.path.as_str());
-    let local = settings.listen.first().map(|address| reachable(*address));
-    let answer = match local {
-        Some(address) => get(http, &format!("http://{address}{path}")).await.ok(),
-        None => None,
+    let is_bridge = async |place: String| {
+        // A certificate is for a name that is not the address.
+        if settings.tls.is_some() {
+            return None;
+        }
+        let answer = get(http, &format!("http://{place}{path}")).await;
+        Some(answer.is_ok_and(|answer| problem_of(&answer).is_some()))
     };
-    let is_bridge = answer.is_some_and(|answer| problem_of(&answer).is_some());
-    if is_bridge {
-        findings.ok("listen", format!("a bridge is running on {shown}"));
-    } else {
-        let remedy = "stop the other program, or set another `listen`";
-        findings.problem("listen", format!("{shown} is in use by another program"), remedy);
-    }
-    is_bridge
-}
-
-/// The address at which a listener of this machine is reached.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip([127, 0, 0, 1].into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(std::net::Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    address
+    server::examine("listen", &settings.listen, findings, is_bridge).await
 }
 
 /// Checks when the certificate expires.

@@ -1,5 +1,7 @@
 //! What `doctor` checks: the endpoint, the queue, and what the key may do. No message is received.
 
+use std::time::Duration;
+
 use super::answer::{Attributes, MnsError, MnsErrorKind};
 use super::client::{Clock, Queue};
 use super::config::MnsSettings;
@@ -7,7 +9,6 @@ use super::credentials::Credentials;
 use crate::common::findings::Findings;
 use crate::common::http::HttpClient;
 use crate::common::units::{Size, Span};
-use std::time::Duration;
 
 /// A receipt handle that no queue has given to anybody.
 const NO_HANDLE: &str = "apsara-bridge-doctor";
