@@ -261,7 +261,7 @@ async fn a_nats_server_without_jetstream_and_a_user_without_rights_are_told() {
 async fn a_receiver_is_asked_and_gets_no_event() {
     let receiver = Receiver::start().await;
     let config = Config::http()
-        .set(&format!("[outputs.webhook]\nkind = 'http'\nurl = '{}'", receiver.url()))
+        .http_output("webhook", &receiver.url())
         .set("[[routes]]\nname = 'all'\nto = { output = 'webhook' }")
         .set("[outputs.unused]\nkind = 'console'");
     let found = diagnose(&config, &[]).await;
@@ -323,19 +323,23 @@ async fn a_queue_and_the_rights_of_its_key_are_checked_without_a_message() {
     diagnose(&config, &[]).await.has(part, "queue", "problem", "InvalidAccessKeyId");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn without_a_network_each_part_has_a_sentence() {
-    let port = free_port();
-    let nowhere = format!("127.0.0.1:{port}");
-    let config = Config::http()
-        .kafka(&nowhere)
-        .nats(&format!("nats://{nowhere}"))
-        .set(&format!("[outputs.webhook]\nkind = 'http'\nurl = 'http://{nowhere}/'"))
+/// Outputs of every kind that has a server, and a queue, all at one place.
+fn everything_at(config: Config, place: &str) -> Config {
+    config
+        .kafka(place)
+        .nats(&format!("nats://{place}"))
+        .http_output("webhook", &format!("http://{place}/"))
         .set(&format!(
-            "[inputs.queue]\nkind = 'mns'\nendpoint = 'http://{nowhere}'\nqueue = 'media'\n\
+            "[inputs.queue]\nkind = 'mns'\nendpoint = 'http://{place}'\nqueue = 'media'\n\
              credentials = {{ access_key_id = 'a', access_key_secret = 'b' }}"
         ))
         .route(Route::new("all").to("kafka", "doctor").to("nats", "doctor"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_network_each_part_has_a_sentence() {
+    let port = free_port();
+    let config = everything_at(Config::http(), &format!("127.0.0.1:{port}"))
         .set("[[inputs.http.endpoints]]\npath = '/callbacks'\nurls = ['https://nowhere.invalid/callbacks']\nkeys = ['TestKey123']");
     let found = diagnose(&config, &["--publish-test", "kafka/doctor"]).await;
     assert_eq!(found.code, 1);
@@ -350,16 +354,7 @@ async fn without_a_network_each_part_has_a_sentence() {
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_that_never_answer_do_not_hold_it() {
     let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-    let nowhere = silent.local_addr().expect("bound").to_string();
-    let config = Config::new()
-        .kafka(&nowhere)
-        .nats(&format!("nats://{nowhere}"))
-        .set(&format!("[outputs.webhook]\nkind = 'http'\nurl = 'http://{nowhere}/'"))
-        .set(&format!(
-            "[inputs.queue]\nkind = 'mns'\nendpoint = 'http://{nowhere}'\nqueue = 'media'\n\
-             credentials = {{ access_key_id = 'a', access_key_secret = 'b' }}"
-        ))
-        .route(Route::new("all").to("kafka", "doctor").to("nats", "doctor"));
+    let config = everything_at(Config::new(), &silent.local_addr().expect("bound").to_string());
     let found = diagnose(&config, &["--publish-test", "nats/doctor"]).await;
     found.has("output kafka", "login", "problem", "");
     found.has("output nats", "login", "problem", "timed out");
@@ -472,7 +467,7 @@ async fn wrong_usage_has_a_sentence_and_its_exit_code() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("bridge.toml");
     let config = Config::http().kafka("127.0.0.1:1").to("kafka", "doctor");
-    config.set("[outputs.webhook]\nkind = 'http'\nurl = 'http://127.0.0.1:1/'").write(&file);
+    config.http_output("webhook", "http://127.0.0.1:1/").write(&file);
     let file = file.to_str().expect("UTF-8");
     for (arguments, expected) in [
         (&["--publish-test", "kafak/x"][..], "there is no output `kafak`; did you mean `kafka`?"),

@@ -316,8 +316,7 @@ async fn at_its_bounds_it_answers_503_and_is_not_killed() {
         .set(&format!("[inputs.http]\nmax_connections = {CONNECTIONS}"))
         .set("[delivery]\nmax_in_flight_bytes = '16MiB'\n[dedupe]\nmax_ids = 10000")
         .set("[spool]\nmax_bytes = '16MiB'")
-        .output("web", "http", &[""; 0])
-        .set(&format!("outputs.web.url = '{}'", receiver.url()))
+        .http_output("web", &receiver.url())
         .route(Route::new("all").set("to = { output = 'web' }"));
     let file = folder.path().join("check.toml");
     config.clone().write(&file);

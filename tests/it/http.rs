@@ -211,8 +211,7 @@ async fn waiting(http: &str) -> (TestBridge, Receiver) {
     receiver.answer(Reply::Never);
     let config = Config::http()
         .set(&format!("[inputs.http]\n{http}\n[delivery]\ndeadline = '2s'"))
-        .output("web", "http", &[""; 0])
-        .set(&format!("outputs.web.url = '{}'", receiver.url()))
+        .http_output("web", &receiver.url())
         .route(Route::new("all").set("to = { output = 'web' }"));
     (TestBridge::start_connected(&config).await, receiver)
 }

@@ -103,8 +103,7 @@ async fn an_entry_says_what_happened_to_an_event_and_why() {
     let bridge = TestBridge::start_connected(
         &Config::http()
             .spool(folder.path())
-            .output("web", "http", &[""; 0])
-            .set(&format!("outputs.web.url = '{}'", receiver.url()))
+            .http_output("web", &receiver.url())
             .route(Route::new("failures").when("status = 'failure'").set("drop = true"))
             .route(Route::new("copy").set("to = { output = 'web' }\ncontinue = true"))
             .route(Route::new("rest").set("to = [{ output = 'web' }, { output = 'web', mode = 'binary' }]"))
@@ -186,8 +185,7 @@ async fn what_the_spool_publishes_later_is_shown() {
     let bridge = TestBridge::start_connected(
         &Config::http()
             .spool(folder.path())
-            .output("web", "http", &[""; 0])
-            .set(&format!("outputs.web.url = '{}'", receiver.url()))
+            .http_output("web", &receiver.url())
             .route(Route::new("all").set("to = { output = 'web' }")),
     )
     .await;

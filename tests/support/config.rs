@@ -70,6 +70,11 @@ impl Config {
         self.output("nats", "nats", &[url])
     }
 
+    /// Adds an output that posts to a URL.
+    pub fn http_output(self, name: &str, url: &str) -> Config {
+        self.set(&format!("[outputs.{name}]\nkind = 'http'\nurl = '{url}'"))
+    }
+
     /// Adds an output of any kind. The console has no addresses.
     pub fn output(self, name: &str, kind: &str, addresses: &[impl AsRef<str>]) -> Config {
         let addresses: Vec<&str> = addresses.iter().map(AsRef::as_ref).collect();
