@@ -1,7 +1,8 @@
 //! Who may read the event stream.
 //!
-//! With `admin.page = "local"` that is everybody on this machine. Peers elsewhere are refused by their address, and web
-//! sites that a browser on this machine has open by the headers that browsers send:
+//! With `admin.page = "local"` that is everybody on this machine. Both ends of the connection must be on loopback: the
+//! sidecar of a service mesh connects from a loopback address to that of the pod, for peers elsewhere. Web sites that a
+//! browser on this machine has open are refused by the headers that browsers send:
 //!
 //! - `Host` must name this machine. A site whose name an attacker has resolve to 127.0.0.1 (DNS rebinding) has another.
 //! - `Origin` and `Sec-Fetch-Site` must not name another site, whatever `admin.page` is.
@@ -9,7 +10,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use hyper::header::{FORWARDED, HOST, HeaderName, ORIGIN, VIA};
+use hyper::header::{HOST, HeaderName, ORIGIN};
 use hyper::{HeaderMap, Request};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,9 +20,12 @@ use crate::common::words::words;
 /// A header of browsers: how the site that makes a request relates to the one that it asks.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// What proxies add to requests.
-const OF_PROXIES: [HeaderName; 4] =
-    [FORWARDED, VIA, HeaderName::from_static("x-forwarded-for"), HeaderName::from_static("x-forwarded-host")];
+/// Headers that proxies add to requests. Other programs add `x-request-id` too.
+const OF_PROXIES: [&str; 7] =
+    ["cf-connecting-ip", "forwarded", "true-client-ip", "via", "x-client-ip", "x-original-forwarded-for", "x-real-ip"];
+
+/// What further headers of proxies begin with.
+const PREFIXES_OF_PROXIES: [&str; 2] = ["x-envoy-", "x-forwarded"];
 
 words! {
     /// Who may read the event stream.
@@ -38,22 +42,27 @@ words! {
     }
 }
 
-/// Checks whether a request may read the event stream.
+/// Checks whether a request may read the event stream. `peer` and `local` are the ends of its connection.
 ///
 /// # Errors
 /// Why not, as a sentence for a person.
-pub(super) fn check<B>(page: Page, peer: IpAddr, request: &Request<B>) -> Result<(), &'static str> {
+pub(super) fn check<B>(
+    page: Page,
+    peer: IpAddr,
+    local: Option<IpAddr>,
+    request: &Request<B>,
+) -> Result<(), &'static str> {
     let headers = request.headers();
     match page {
         Page::Off => return Err("the event stream is switched off: admin.page is \"off\""),
         Page::All => {}
-        Page::Local if !peer.to_canonical().is_loopback() => {
+        Page::Local if ![Some(peer), local].iter().all(is_loopback) => {
             return Err(
                 "admin.page is \"local\": the event stream answers only peers on the bridge's own machine, over \
-                        loopback; use `kubectl port-forward` or an SSH tunnel",
+                        loopback; use `kubectl port-forward`, `docker exec CONTAINER /apsara-bridge tail` or an SSH tunnel",
             );
         }
-        Page::Local if OF_PROXIES.iter().any(|name| headers.contains_key(name)) => {
+        Page::Local if headers.keys().any(is_of_proxy) => {
             return Err("admin.page is \"local\": the event stream does not answer requests that came through a proxy");
         }
         Page::Local if !names_this_machine(request) => {
@@ -63,6 +72,16 @@ pub(super) fn check<B>(page: Page, peer: IpAddr, request: &Request<B>) -> Result
         Page::Local => {}
     }
     if is_of_another_site(headers) { Err("the event stream does not answer other web sites") } else { Ok(()) }
+}
+
+fn is_loopback(address: &Option<IpAddr>) -> bool {
+    address.is_some_and(|address| address.to_canonical().is_loopback())
+}
+
+/// Whether proxies add this header.
+fn is_of_proxy(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    OF_PROXIES.contains(&name) || PREFIXES_OF_PROXIES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Whether the host that is asked for is this machine.
@@ -98,12 +117,16 @@ fn is_of_another_site(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
+
+    const LOCALHOST: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
     fn check_with(page: Page, peer: &str, headers: &[(&str, &str)]) -> Result<(), &'static str> {
         let request =
             headers.iter().fold(Request::get("/events"), |request, (name, value)| request.header(*name, *value));
-        check(page, peer.parse().expect("an address"), &request.body(()).expect("a request"))
+        check(page, peer.parse().expect("an address"), LOCALHOST, &request.body(()).expect("a request"))
     }
 
     #[test]
@@ -147,7 +170,24 @@ mod tests {
         }
         assert!(check_with(Page::Local, "127.0.0.1", &[]).is_err());
         let url = Request::get("http://evil.example/events").header("host", "localhost").body(()).expect("a request");
-        assert!(check(Page::Local, Ipv6Addr::LOCALHOST.into(), &url).is_err());
+        assert!(check(Page::Local, Ipv6Addr::LOCALHOST.into(), LOCALHOST, &url).is_err());
+    }
+
+    #[test]
+    fn both_ends_must_be_on_loopback() {
+        let request = Request::get("/events").header("host", "localhost").body(()).expect("a request");
+        let checked = |page, local: Option<&str>| {
+            let local = local.map(|local| local.parse().expect("an address"));
+            check(page, IpAddr::from([127, 0, 0, 6]), local, &request)
+        };
+        for local in ["127.0.0.1", "127.0.0.6", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(checked(Page::Local, Some(local)), Ok(()), "{local}");
+        }
+        for local in [Some("10.0.0.1"), Some("2001:db8::1"), Some("::ffff:10.0.0.1"), Some("0.0.0.0"), None] {
+            let refused = checked(Page::Local, local).expect_err("not on loopback");
+            assert!(refused.contains("over loopback") && refused.contains("docker exec"), "{refused}");
+            assert_eq!(checked(Page::All, local), Ok(()));
+        }
     }
 
     #[test]
@@ -169,10 +209,13 @@ mod tests {
                 assert_eq!(with(page, name, value), Ok(()));
             }
         }
-        for name in &OF_PROXIES {
-            assert!(with(Page::Local, name.as_str(), "x").is_err(), "{name}");
-            assert_eq!(with(Page::All, name.as_str(), "x"), Ok(()));
+        let further =
+            ["x-forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-envoy-external-address"];
+        for name in OF_PROXIES.into_iter().chain(further) {
+            assert!(with(Page::Local, name, "x").is_err(), "{name}");
+            assert_eq!(with(Page::All, name, "x"), Ok(()));
         }
+        assert_eq!(with(Page::Local, "x-request-id", "x"), Ok(()), "not only proxies add it");
         assert_eq!(check_with(Page::All, "10.0.0.1", &[("host", "bridge.example")]), Ok(()));
         assert!(check_with(Page::Off, "127.0.0.1", &[("host", "localhost")]).is_err());
     }

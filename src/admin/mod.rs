@@ -25,7 +25,7 @@ use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use access::Page;
@@ -75,9 +75,9 @@ impl CurrentPage {
         *self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets it.
-    pub fn set(&self, page: Page) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = page;
+    /// Sets it. Returns whether it was another one.
+    pub fn set(&self, page: Page) -> bool {
+        std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), page) != page
     }
 }
 
@@ -147,7 +147,14 @@ impl Admin {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "metrics and probes are not served"),
         };
-        let service = Arc::new(Service { page, bridge, misconfigured, not_ready, closed: closed.clone() });
+        let service = Arc::new(Service {
+            page,
+            bridge,
+            misconfigured,
+            not_ready,
+            closed: closed.clone(),
+            writes_metrics: Mutex::default(),
+        });
         // Probes are answered until the end.
         server::serve(listener, || None, service, bounds, CancellationToken::new(), closed).await;
     }
@@ -159,6 +166,8 @@ struct Service {
     misconfigured: Misconfigured,
     not_ready: CancellationToken,
     closed: CancellationToken,
+    /// Held by the request whose metrics are written.
+    writes_metrics: Mutex<()>,
 }
 
 impl Serve for Service {
@@ -178,7 +187,7 @@ impl Serve for Service {
         match request.uri().path() {
             "/healthz" => text(StatusCode::OK, "ok\n"),
             "/readyz" => self.readiness(),
-            "/metrics" => self.metrics(),
+            "/metrics" => self.metrics().await,
             EVENTS => self.events(&request, connection).unwrap_or_else(|(status, why)| {
                 let mut response = text(status, format!("{why}\n"));
                 if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -231,7 +240,10 @@ impl Service {
         }
     }
 
-    fn metrics(&self) -> Response<Full<Bytes>> {
+    async fn metrics(&self) -> Response<Full<Bytes>> {
+        // Before each answer of many that somebody asks for at once, all probes have their turn.
+        let _turn = self.writes_metrics.lock().await;
+        tokio::task::yield_now().await;
         match self.bridge.metrics_text() {
             Ok(metrics) => {
                 let mut response = text(StatusCode::OK, metrics);
@@ -256,7 +268,7 @@ impl Service {
         connection: &Connection,
     ) -> Result<Response<Full<Bytes>>, (StatusCode, String)> {
         let check = || {
-            let checked = access::check(self.page.get(), connection.peer(), request);
+            let checked = access::check(self.page.get(), connection.peer(), connection.local(), request);
             checked.map_err(|why| (StatusCode::FORBIDDEN, why.to_owned()))
         };
         check()?;
@@ -269,8 +281,12 @@ impl Service {
                 let why = "event streams are open, which is the most; end one of them, for example another `tail`";
                 (StatusCode::SERVICE_UNAVAILABLE, format!("{MAX_LISTENERS} {why}"))
             })?;
-            // A reload may have changed who may read it just before there was a listener to be ended by it.
+            // A reload may have changed who may read it, or the prefix, just before there was a listener to be ended by it.
             check()?;
+            if self.bridge.type_prefix() != type_prefix {
+                let why = "the configuration was reloaded at this moment; ask again";
+                return Err((StatusCode::SERVICE_UNAVAILABLE, why.to_owned()));
+            }
             connection.stream(stream::pieces(listener, type_prefix, self.closed.clone()));
         }
         let mut response = text(StatusCode::OK, "");

@@ -29,7 +29,7 @@ struct Sending {
     is_over: bool,
 }
 
-/// What a listener gets, until the bridge is `closed` or has reloaded its configuration.
+/// What a listener gets, until the bridge is `closed` or a reload of its configuration ends the stream.
 pub(super) fn pieces(listener: Listener, type_prefix: String, closed: CancellationToken) -> impl Stream<Item = Bytes> {
     let hello = Hello { format: FORMAT, version: env!("CARGO_PKG_VERSION").to_owned(), type_prefix };
     let mut hello = Some(Entry::Hello(hello).message());

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -25,6 +25,7 @@ use crate::common::backoff::Backoff;
 use crate::common::http::{HttpClient, HttpError};
 use crate::common::visible;
 use crate::config;
+use crate::dialect::Catalogue;
 use crate::event::DEFAULT_TYPE_PREFIX;
 use crate::route::{Condition, ConditionConfig, FilterConfig};
 
@@ -37,11 +38,14 @@ const SILENCE: Duration = SIGN_OF_LIFE.saturating_mul(3);
 /// Pause before connecting again: doubles from the first to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
+/// After a connection that lasted so long, pauses begin again with the first one.
+const STEADY: Duration = Duration::from_secs(10);
+
 /// Longest line of a stream, in bytes.
 const MAX_LINE: usize = 4 << 20;
 
-/// Most characters of an answer that are shown.
-const MAX_SHOWN: usize = 300;
+/// Most characters of an answer that are shown: of a sentence, and of anything else, for example a page of HTML.
+const MAX_SHOWN: (usize, usize) = (300, 80);
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -84,8 +88,8 @@ pub(super) struct Tail {
 
 impl Tail {
     pub(super) fn run(self) -> ExitCode {
-        let query = match self.condition() {
-            Ok(condition) => condition.to_query(),
+        let condition = match self.condition() {
+            Ok(condition) => condition,
             Err(error) => return usage(&error),
         };
         let admin = match &self.admin {
@@ -111,8 +115,9 @@ impl Tail {
             left: self.count,
             type_prefix: DEFAULT_TYPE_PREFIX.to_owned(),
         };
-        let source = Source { http, name: format!("http://{admin}{EVENTS}"), query };
-        match block_on(follow(&source, &mut printer)) {
+        let source = Source { http, name: format!("http://{admin}{EVENTS}"), query: condition.to_query() };
+        let warn = |type_prefix: &str| self.warn(&condition, type_prefix);
+        match block_on(follow(&source, &mut printer, warn)) {
             Ok(Ok(())) => ExitCode::SUCCESS,
             Ok(Err(error)) => fail(error),
             Err(error) => fail(error),
@@ -123,9 +128,10 @@ impl Tail {
     fn condition(&self) -> Result<ConditionConfig, String> {
         let mut config = ConditionConfig::default();
         for text in &self.matches {
-            let wrong = || format!("--match {text}: expected attribute=pattern, for example status=failure");
-            let (name, value) = text.split_once('=').ok_or_else(wrong)?;
-            let patterns = patterns(value.trim()).ok_or_else(wrong)?;
+            let wrong = |expected: &str| format!("--match {text}: expected {expected}");
+            let (name, value) =
+                text.split_once('=').ok_or_else(|| wrong("attribute=pattern, for example status=failure"))?;
+            let patterns = patterns(value.trim()).map_err(wrong)?;
             config.matches.entry(name.trim().to_owned()).or_default().extend(patterns);
         }
         for text in &self.filters {
@@ -135,6 +141,17 @@ impl Tail {
         ConditionConfig::from_query(&config.to_query())?;
         Condition::compile(&config, DEFAULT_TYPE_PREFIX)?;
         Ok(config)
+    }
+
+    /// Warns about patterns that no known event has, as `check` does for routes. `type_prefix` is that of the bridge.
+    fn warn(&self, condition: &ConditionConfig, type_prefix: &str) {
+        let normalizer = config::load_normalizer(&self.config.layers()).ok();
+        let built_in = Catalogue::built_in().ok();
+        let catalogue = normalizer.as_ref().map(|normalizer| normalizer.catalogue()).or(built_in.as_ref());
+        let (Some(catalogue), Ok(condition)) = (catalogue, Condition::compile(condition, type_prefix)) else { return };
+        for unknown in condition.unknown_values(catalogue, type_prefix) {
+            eprintln!("warning: the condition {}", visible::line(&unknown));
+        }
     }
 }
 
@@ -152,13 +169,25 @@ fn address(admin: &str) -> Option<String> {
 }
 
 /// The patterns of one `--match`: a value of TOML as in a route, or a text without quotes.
-fn patterns(value: &str) -> Option<Vec<String>> {
+///
+/// # Errors
+/// What is expected instead.
+fn patterns(value: &str) -> Result<Vec<String>, &'static str> {
     use toml::Value::{Array, String};
+    const LIST: &str = "a list of quoted texts, for example status = [\"failure\", \"partial\"]";
     let table: Option<toml::Table> = toml::from_str(&format!("value = {value}")).ok();
     match table.and_then(|mut table| table.remove("value")) {
-        Some(String(text)) => Some(vec![text]),
-        Some(Array(items)) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
-        _ => Some(vec![value.to_owned()]),
+        Some(String(text)) => Ok(vec![text]),
+        Some(Array(items)) => {
+            let texts: Option<Vec<_>> = items.iter().map(|item| item.as_str().map(str::to_owned)).collect();
+            texts.ok_or(LIST)
+        }
+        _ if value.starts_with(['"', '\'']) => Err("the quotes to be closed, for example status = \"failure\""),
+        // A pattern can begin with a set of characters too, but not consist of nothing else.
+        _ if value.starts_with('[') && (value.contains(['"', '\'']) || value.find(']') == Some(value.len() - 1)) => {
+            Err(LIST)
+        }
+        _ => Ok(vec![value.to_owned()]),
     }
 }
 
@@ -227,7 +256,7 @@ enum Lost {
 ///
 /// # Errors
 /// Why it cannot be followed: at the start, or later for a reason that stays.
-async fn follow(source: &Source, printer: &mut Printer) -> Result<(), String> {
+async fn follow(source: &Source, printer: &mut Printer, warn: impl FnOnce(&str)) -> Result<(), String> {
     let mut stream = match source.connect().await {
         Ok(stream) => stream,
         Err(Lost::ForNow(why) | Lost::ForGood(why)) => return Err(why),
@@ -236,7 +265,10 @@ async fn follow(source: &Source, printer: &mut Printer) -> Result<(), String> {
     if io::stdout().is_terminal() {
         eprintln!("apsara-bridge: connected to {}; Ctrl-C ends", source.name);
     }
+    warn(&stream.type_prefix);
+    let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
     loop {
+        let connected = Instant::now();
         let lost = loop {
             match stream.entries().await {
                 Ok(entries) if printer.print(&entries) => {}
@@ -244,15 +276,22 @@ async fn follow(source: &Source, printer: &mut Printer) -> Result<(), String> {
                 Err(lost) => break lost,
             }
         };
-        let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
+        let was_steady = connected.elapsed() >= STEADY;
+        if was_steady {
+            backoff.reset();
+        }
+        // What was said about why there is no connection.
+        let mut said = Vec::new();
         let mut pause = match lost {
             Lost::ForNow(why) => {
                 note(&format!("{why}; connecting again"));
+                said.push(why);
                 Some(backoff.pause())
             }
             Lost::Reloaded => {
                 note("the bridge has reloaded its configuration");
-                None
+                // A server that always says so must not be asked without a pause.
+                (!was_steady).then(|| backoff.pause())
             }
             Lost::ForGood(why) => return Err(why),
         };
@@ -263,9 +302,15 @@ async fn follow(source: &Source, printer: &mut Printer) -> Result<(), String> {
             match source.connect().await {
                 Ok(stream) => break stream,
                 Err(Lost::ForGood(why)) => return Err(why),
-                Err(_) => pause = Some(backoff.pause()),
+                Err(Lost::ForNow(why)) if !said.contains(&why) => {
+                    note(&format!("{why}; trying again"));
+                    said.push(why);
+                }
+                Err(Lost::ForNow(_) | Lost::Reloaded) => {}
             }
+            pause = Some(backoff.pause());
         };
+        note("connected again; events in between may be missing");
     }
 }
 
@@ -298,19 +343,27 @@ impl Source {
                 _ => for_good(why),
             });
         }
-        let content_type = answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        if content_type != Some(EVENT_STREAM) {
+        if media_type(&answer).is_none_or(|media_type| !media_type.eq_ignore_ascii_case(EVENT_STREAM)) {
             return Err(for_good(
                 "the answer is not an event stream; is this the admin address of a bridge?".to_owned(),
             ));
         }
-        let mut stream =
-            Stream { name: name.clone(), body: answer.into_body(), unread: Vec::new(), early: Vec::new(), end: None };
-        let mut entries = stream.entries().await?;
+        let mut stream = Stream {
+            name: name.clone(),
+            body: answer.into_body(),
+            type_prefix: String::new(),
+            unread: Vec::new(),
+            early: Vec::new(),
+            end: None,
+        };
+        let mut entries = match tokio::time::timeout(ANSWER, stream.entries()).await {
+            Ok(entries) => entries?,
+            Err(_) => return Err(for_now("no entry in time; is this the admin address of a bridge?".to_owned())),
+        };
         // Later versions may put more of them first.
         let position = entries.iter().position(|(_, entry)| matches!(entry, Entry::Hello(_)));
         match position.map(|position| entries[position].1.clone()) {
-            Some(Entry::Hello(hello)) if hello.format == FORMAT => {}
+            Some(Entry::Hello(hello)) if hello.format == FORMAT => stream.type_prefix = hello.type_prefix,
             Some(Entry::Hello(hello)) => {
                 return Err(for_good(format!(
                     "the bridge has version {} and sends format {}, but this program has version {} and reads format \
@@ -327,15 +380,28 @@ impl Source {
     }
 }
 
-/// The text of an answer that is not a stream.
+/// The media type of an answer, without its parameters.
+fn media_type<B>(answer: &Response<B>) -> Option<&str> {
+    let value = answer.headers().get(CONTENT_TYPE)?.to_str().ok()?;
+    value.split(';').next().map(str::trim)
+}
+
+/// The text of an answer that is not a stream, on one line.
 async fn refusal(answer: Response<Incoming>) -> String {
     let status = answer.status();
+    let most =
+        if media_type(&answer).is_none_or(|media_type| media_type == "text/plain") { MAX_SHOWN.0 } else { MAX_SHOWN.1 };
     let body = match tokio::time::timeout(ANSWER, HttpClient::read(answer)).await {
         Ok(Ok(answer)) => answer.into_body(),
         _ => Bytes::new(),
     };
-    let text: String = String::from_utf8_lossy(&body).trim().chars().take(MAX_SHOWN).collect();
-    if text.is_empty() { status.to_string() } else { format!("{status}: {text}") }
+    let text = String::from_utf8_lossy(&body);
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match text.char_indices().nth(most) {
+        _ if text.is_empty() => status.to_string(),
+        Some((end, _)) => format!("{status}: {}…", &text[..end]),
+        None => format!("{status}: {text}"),
+    }
 }
 
 /// An entry, and its text.
@@ -345,6 +411,8 @@ type Read = (Bytes, Entry);
 struct Stream {
     name: String,
     body: Incoming,
+    /// What every `type` starts with.
+    type_prefix: String,
     unread: Vec<u8>,
     /// Entries that came with the greeting.
     early: Vec<Read>,
@@ -384,7 +452,8 @@ impl Stream {
             let rest = self.unread.split_off(end + 1);
             let lines = Bytes::from(std::mem::replace(&mut self.unread, rest));
             let entries = lines.split(|byte| *byte == b'\n').filter_map(|line| {
-                let text = lines.slice_ref(line.strip_prefix(b"data: ")?);
+                let line = line.strip_suffix(b"\r").unwrap_or(line).strip_prefix(b"data:")?;
+                let text = lines.slice_ref(line.strip_prefix(b" ").unwrap_or(line));
                 let entry = serde_json::from_slice(&text).unwrap_or(Entry::Unknown);
                 Some((text, entry))
             });

@@ -1,10 +1,9 @@
 //! Warnings about a valid configuration that is probably not what its author meant.
 
 use crate::admin::{AdminSettings, Page};
-use crate::common::suggest::did_you_mean;
 use crate::dialect::Catalogue;
 use crate::event::Attribute;
-use crate::route::{Action, Destination, Pattern, Route, Router, Values};
+use crate::route::{Action, Destination, Pattern, Route, Router, Values, unknown_values};
 
 /// Warnings about routes and dead letters. `keeps_dead_letters` says whether there is a place for dead letters.
 pub(super) fn all(router: &Router, catalogue: &Catalogue, type_prefix: &str, keeps_dead_letters: bool) -> Vec<String> {
@@ -41,18 +40,8 @@ fn routes(router: &Router, catalogue: &Catalogue, type_prefix: &str) -> Vec<Stri
                 route.name, earlier.name
             ));
         }
-        for (attribute, patterns) in &route.matches {
-            let values = Values::of(*attribute, catalogue, type_prefix);
-            let Some(known) = values.known() else { continue };
-            for pattern in patterns.iter().filter(|pattern| !known.iter().any(|value| pattern.fits(value))) {
-                let hint = did_you_mean(pattern.as_str(), known.iter().copied());
-                warnings.push(format!(
-                    "route `{}` matches {attribute} = `{}`, but no known event has it{hint}",
-                    route.name,
-                    pattern.as_str()
-                ));
-            }
-        }
+        let unknown = unknown_values(&route.matches, route.filter.as_ref(), catalogue, type_prefix);
+        warnings.extend(unknown.iter().map(|unknown| format!("route `{}` {unknown}", route.name)));
     }
     warnings
 }
@@ -96,8 +85,8 @@ pub(super) fn admin(admin: &AdminSettings) -> Vec<String> {
     let reachable = admin.listen.iter().find(|address| !address.ip().to_canonical().is_loopback());
     if let (Page::All, Some(address)) = (admin.page, reachable) {
         warnings.push(format!(
-            "admin.page: \"all\" shows all events to everybody who can reach {address}; use \"local\" with \
-             `kubectl port-forward` or an SSH tunnel"
+            "admin.page: \"all\" shows all events to everybody who can reach {address}, and to web sites \
+             that they have open (DNS rebinding); use \"local\" with `kubectl port-forward` or an SSH tunnel"
         ));
     }
     if admin.show_payloads && admin.page != Page::Off {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::{Filter, FilterConfig, Matches, Pattern, parse_match};
+use super::{Filter, FilterConfig, Matches, Pattern, parse_match, unknown_values};
+use crate::dialect::Catalogue;
 use crate::event::{Attribute, Event};
 
-/// Longest query, in bytes, and most parameters. A condition is tested on every event, and some patterns take long on long
+/// Longest query without its percent-encoding, in bytes, and most parameters. A condition is tested on every event, and some patterns take long on long
 /// values.
 const MAX_QUERY: (usize, usize) = (4096, 16);
 
@@ -43,7 +44,8 @@ impl ConditionConfig {
     /// # Errors
     /// What is wrong with it.
     pub fn from_query(query: &str) -> Result<ConditionConfig, String> {
-        let (bytes, parameters) = (query.len(), query.split('&').filter(|parameter| !parameter.is_empty()));
+        let parameters = query.split('&').filter(|parameter| !parameter.is_empty());
+        let bytes = percent_decode_str(query).count();
         if bytes > MAX_QUERY.0 {
             return Err(format!("the condition has {bytes} bytes; expected at most {}", MAX_QUERY.0));
         }
@@ -103,6 +105,11 @@ impl Condition {
         self.matches.is_empty() && self.filter.is_none()
     }
 
+    /// What it compares with and no known event has, each as the end of a sentence.
+    pub fn unknown_values(&self, catalogue: &Catalogue, type_prefix: &str) -> Vec<String> {
+        unknown_values(&self.matches, self.filter.as_ref(), catalogue, type_prefix)
+    }
+
     /// Whether an event meets it.
     pub fn holds(&self, event: &Event) -> bool {
         let fits = |(attribute, patterns): &(Attribute, Vec<Pattern>)| {
@@ -141,6 +148,10 @@ mod tests {
         config.matches.insert("status".to_owned(), vec!["failure".to_owned()]);
         let exact = [("status".to_owned(), "a&b".to_owned())];
         config.filters.push(FilterConfig { exact: Some(exact.into()), ..FilterConfig::default() });
+        assert_eq!(ConditionConfig::from_query(&config.to_query()), Ok(config));
+        // Each character has nine bytes when it is encoded.
+        let long = [("subject".to_owned(), vec!["转".repeat(1_360)])];
+        let config = ConditionConfig { matches: long.into(), filters: Vec::new() };
         assert_eq!(ConditionConfig::from_query(&config.to_query()), Ok(config));
         let form = ConditionConfig::from_query("subject=a+b").expect("valid");
         assert_eq!(form.matches["subject"], ["a b"]);

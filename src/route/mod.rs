@@ -23,7 +23,7 @@ use index::Index;
 pub use pattern::{MatchError, MatchErrorKind, Matches, Pattern, PatternError, match_schema, parse_match};
 pub use possible::{Fact, Possibilities};
 pub use template::{ABSENT, MAX_KEY_BYTES, MAX_TOPIC_VALUE_BYTES, Template, TemplateError, inserted};
-pub use values::Values;
+pub use values::{Values, unknown_values};
 
 /// Where a record goes.
 #[derive(Clone, Debug, PartialEq, Eq)]

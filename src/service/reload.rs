@@ -227,15 +227,19 @@ impl Reloader {
         let normalizer = Normalizer::new(settings.catalogue, settings.type_prefix);
         let rules = Rules::new(normalizer, settings.router, settings.dead_letters, self.bridge.metrics());
         let bounds = settings.store.map(|store| store.bounds);
+        let prefix_before = self.bridge.type_prefix();
         self.bridge.reconfigure(rules, &settings.delivery, bounds);
         for input in settings.inputs {
             if let Some((_, running)) = self.inputs.iter().find(|(name, _)| *name == input.name) {
                 running.apply(input.settings, self.bridge.metrics());
             }
         }
-        self.page.set(settings.admin.page);
-        self.bridge.feed().show_payloads(settings.admin.show_payloads);
-        self.bridge.feed().reloaded();
+        let has_page_changed = self.page.set(settings.admin.page);
+        let have_payloads_changed = self.bridge.feed().show_payloads(settings.admin.show_payloads);
+        // Other changes do not matter to who watches, and to end the streams would lose entries.
+        if has_page_changed || have_payloads_changed || self.bridge.type_prefix() != prefix_before {
+            self.bridge.feed().reloaded();
+        }
         log_filter.set(&settings.log.1);
         Ok(())
     }

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use apsara_bridge::bridge::feed::{Entry, MAX_LISTENERS, RATE};
@@ -299,10 +301,42 @@ async fn only_this_machine_may_read_and_no_web_site() {
             let remote = SocketAddr::new(own.ip(), local.port());
             let (status, why) = refused(remote, &format!("{get}host: localhost\r\n")).await;
             assert!(status == 403 && why.contains("kubectl port-forward"), "{status} {why}");
+            // So do sidecars of service meshes connect, for peers elsewhere.
+            let sidecar = TcpSocket::new_v4().expect("a socket");
+            sidecar.bind(([127, 0, 0, 6], 0).into()).expect("bound");
+            match sidecar.connect(remote).await {
+                Ok(mut stream) => {
+                    stream.write_all(format!("{get}host: localhost\r\n\r\n").as_bytes()).await.expect("written");
+                    let mut answer = [0; 12];
+                    stream.read_exact(&mut answer).await.expect("an answer");
+                    assert_eq!(&answer, b"HTTP/1.1 403");
+                }
+                Err(error) => not_run(&format!("a sidecar of a service mesh: {error}")),
+            }
         }
         Err(error) => not_run(&format!("a peer that is not on loopback: {error}")),
     }
     bridge.stop().await;
+}
+
+#[tokio::test]
+async fn a_reload_that_changes_nothing_for_readers_ends_no_stream() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bridge = started(folder.path(), dropping()).await;
+    let mut reader = Reader::open(bridge.admin, "").await;
+    let text = bridge.configuration().to_string();
+    let reloads = r#"apsara_bridge_config_reloads_total{result="success"}"#;
+    for (number, text) in
+        [text.clone(), bridge.configuration().set("delivery.deadline = '9s'").to_string()].iter().enumerate()
+    {
+        bridge.reload(text);
+        eventually("a reload", SOON, async || (bridge.metric(reloads).await > number as f64).then_some(())).await;
+        bridge.post(callback(&format!("m{number}"))).await;
+        assert_eq!(reader.next().await.expect("an entry")["attributes"]["subject"], format!("m{number}"));
+    }
+    bridge.reload(&bridge.configuration().set("admin.show_payloads = true").to_string());
+    assert_eq!(reader.next().await, Some(json!({ "kind": "end", "reason": "reloaded" })));
+    blocking(move || bridge.stop()).await;
 }
 
 #[tokio::test]
@@ -595,6 +629,8 @@ async fn tail_prints_a_line_for_each_event_and_survives_a_restart() {
     .await;
     bridge.process().kill();
     tail.line("the connection has ended; connecting again").await;
+    tail.line("is the bridge running?; trying again").await;
+    assert_eq!(tail.process.log().matches("connected again; events in between may be missing").count(), 2);
     assert_eq!(tail.process.log().matches("connecting again").count(), 2, "once for each: {}", tail.process.log());
     assert!(!tail.process.log().contains('\u{1b}'), "no colours in a file");
     tail.process.signal("INT");
@@ -667,6 +703,12 @@ async fn tail_says_why_it_cannot_follow() {
             "the bridge has version 9.0.0 and sends format 2",
         ),
         ("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: {}\n\n", "does not begin like that of"),
+        (
+            "HTTP/1.1 404 Not Found\r\ncontent-type: text/html\r\ncontent-length: 110\r\n\r\n<!DOCTYPE html>\n<html>\n\
+             <head><title>Another program</title></head>\n\
+             <body>\n<h1>Nothing is here.</h1>\n</body>\n</html>\n   ",
+            "404 Not Found: <!DOCTYPE html> <html> <head><title>Another program</title></head> <body> <h1>Nothi…; is it",
+        ),
         ("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy", "503 Service Unavailable: busy"),
         ("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n", "the connection has ended"),
         ("SSH-2.0-OpenSSH\r\n", "http://127.0.0.1:"),
@@ -692,6 +734,7 @@ async fn tail_says_why_it_cannot_follow() {
         (&["--admin", "nowhere"][..], "--admin nowhere: expected host:port"),
         (&["--admin", "https://localhost:9464"], "expected host:port"),
         (&["--match", "staus=failure"], "did you mean `status`?"),
+        (&["--match", "status=[\"failure\", partial]"], "expected a list of quoted texts, for example status = ["),
         (&["--filter", "exact = {}"], "`exact` is empty"),
         (&["--set", "admin.listn=x"], "did you mean `listen`?"),
         (&["--config", "missing.toml"], "missing.toml: cannot be read"),
@@ -699,6 +742,108 @@ async fn tail_says_why_it_cannot_follow() {
         let (code, error) = tail_fails(arguments).await;
         assert!(code == 2 && error.contains(expected), "{code}: {error}");
     }
+}
+
+/// A server whose streams begin with a piece, and then have another one again and again. Counts its connections.
+async fn streaming(start: &'static str, more: &'static str) -> (String, Arc<AtomicUsize>, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = listener.local_addr().expect("an address").to_string();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    let serving = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("accepted");
+            counted.fetch_add(1, Ordering::Relaxed);
+            connections.spawn(async move {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(start.as_bytes()).await;
+                while !more.is_empty() && stream.write_all(more.as_bytes()).await.is_ok() {
+                    let_pass(Duration::from_millis(100)).await;
+                }
+            });
+        }
+    });
+    (address, count, AbortOnDropHandle::new(serving))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tail_waits_for_a_greeting_for_a_limited_time() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+    let (address, _, _serving) = streaming(head, ": alive\n\n").await;
+    let (code, error) = tail_fails(&["--admin", &address]).await;
+    assert!(code == 1 && error.contains("no entry in time"), "{code}: {error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tail_reads_every_form_of_a_stream_and_does_not_hammer_a_server() {
+    const HELLO: &str = "{\"kind\":\"hello\",\"format\":1,\"version\":\"9\",\"type_prefix\":\"com.aliyun.media.\"}";
+    const REJECTION: &str = "{\"kind\":\"rejection\",\"time\":\"T1\",\"input\":\"x\",\"reason\":\"shown\"}";
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: Text/Event-Stream; charset=utf-8\r\n\r\n";
+    let start = format!("{head}data:{HELLO}\r\n\r\ndata:{REJECTION}\r\n\r\n").leak();
+    let (address, _, _serving) = streaming(start, ": alive\n\n").await;
+    let text = Tail::start(&["--admin", &address, "-n", "1"]).await;
+    let json = Tail::start(&["--admin", &address, "-n", "1", "--json"]).await;
+    assert_eq!((text.ends(), json.ends()), (Some(0), Some(0)));
+    assert_eq!(text.process.log(), "1  rejected by x: shown\n");
+    assert_eq!(json.process.log(), format!("{REJECTION}\n"));
+
+    let start = format!("{head}data: {HELLO}\n\ndata: {{\"kind\":\"end\",\"reason\":\"reloaded\"}}\n\n").leak();
+    let (address, count, _serving) = streaming(start, "").await;
+    let tail = Tail::start(&["--admin", &address]).await;
+    tail.line("connected again").await;
+    let before = count.load(Ordering::Relaxed);
+    let_pass(Duration::from_secs(1)).await;
+    let connections = count.load(Ordering::Relaxed) - before;
+    assert!(connections <= 8, "{connections} in a second");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tail_warns_about_what_no_known_event_has_and_says_why_it_waits() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bridge = started(folder.path(), dropping().set("event.type_prefix = 'org.example.'")).await;
+    let condition = ["--match", "status=Failure", "--filter", "prefix = { type = \"Transcode\" }"];
+    let tail = Tail::start(&[&["--admin", &bridge.admin.to_string()], &condition[..]].concat()).await;
+    tail.line("warning: the condition matches status = `Failure`, but no known event has it; did you mean `failure`?")
+        .await;
+    tail.line("type = `Transcode`, but no known event has it; did you mean `org.example.Transcode`?").await;
+    // Others take all places while it is not connected.
+    bridge.reload(&bridge.configuration().set("admin.show_payloads = true").to_string());
+    let mut readers = Vec::new();
+    eventually("tail to find no place", SOON, async || {
+        if readers.len() < MAX_LISTENERS {
+            let mut stream = TcpStream::connect(bridge.admin).await.expect("it listens");
+            stream.write_all(b"GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("written");
+            readers.push(stream);
+        }
+        tail.process.log().contains("8 event streams are open").then_some(())
+    })
+    .await;
+    assert_eq!(tail.process.log().matches("8 event streams are open").count(), 1, "{}", tail.process.log());
+    drop(readers);
+    tail.line("connected again; events in between may be missing").await;
+    blocking(move || bridge.stop()).await;
+}
+
+/// Many requests for the metrics, of which nobody reads the answers, do not keep probes out.
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_are_answered_while_metrics_are_asked_for() {
+    let bridge = TestBridge::start(&dropping()).await;
+    let requests = "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(200);
+    let mut strangers = Vec::new();
+    for _ in 0..64 {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(1).expect("set");
+        let mut stream = socket.connect(bridge.admin).await.expect("it listens");
+        stream.write_all(requests.as_bytes()).await.expect("written");
+        strangers.push(stream);
+    }
+    for _ in 0..5 {
+        let start = Instant::now();
+        let answer = Client::connect(bridge.admin).await.request("GET", "/healthz", "", &[]).await;
+        assert!(answer.status.as_u16() == 200 && start.elapsed() < ANSWER, "{:?}", start.elapsed());
+    }
+    bridge.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -249,7 +249,9 @@ pub struct EndEntry {
 pub enum EndReason {
     /// The bridge stops.
     Stopping,
-    /// The bridge has reloaded its configuration, which can change who may read and what a pattern means.
+    /// The bridge has reloaded its configuration, and `admin.page`, `admin.show_payloads` or `event.type_prefix` has
+    /// changed: who may read, what is shown, or what a pattern means. Entries are missing until the reader is connected
+    /// again.
     Reloaded,
     /// A reason of a later version.
     #[serde(other)]

@@ -149,7 +149,7 @@ impl Listener {
         (skipped != SkippedEntry::default()).then_some(skipped)
     }
 
-    /// Whether the configuration was reloaded since the listener came.
+    /// Whether a reload of the configuration ends what the listener gets.
     pub fn is_reloaded(&self) -> bool {
         self.seat.is_reloaded.load(Ordering::Relaxed)
     }
@@ -292,12 +292,13 @@ impl Feed {
         self.open.load(Ordering::Relaxed) > 0
     }
 
-    /// Sets whether entries have payloads.
-    pub fn show_payloads(&self, shows: bool) {
-        self.shows_payloads.store(shows, Ordering::Relaxed);
+    /// Sets whether entries have payloads. Returns whether that has changed.
+    pub fn show_payloads(&self, shows: bool) -> bool {
+        self.shows_payloads.swap(shows, Ordering::Relaxed) != shows
     }
 
-    /// Tells every listener that the configuration was reloaded.
+    /// Ends what every listener gets, because a reload of the configuration has changed what it may get, or what a pattern
+    /// means.
     pub fn reloaded(&self) {
         for seat in self.seats.read().unwrap_or_else(PoisonError::into_inner).iter() {
             seat.is_reloaded.store(true, Ordering::Relaxed);

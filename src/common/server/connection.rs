@@ -1,6 +1,7 @@
 //! One connection, from its start to its end.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,8 +27,9 @@ const MAX_LINGER: usize = 1 << 20;
 
 /// Serves a connection.
 pub(super) async fn serve<S: Serve>(seat: Seat, stream: TcpStream, acceptor: Option<TlsAcceptor>, service: Arc<S>) {
+    let local = stream.local_addr().ok().map(|local| local.ip());
     let stream = Watched { stream, slot: seat.slot().clone() };
-    let Some(acceptor) = acceptor else { return serve_http(&seat, stream, service).await };
+    let Some(acceptor) = acceptor else { return serve_http(&seat, local, stream, service).await };
     let shaken = tokio::select! {
         shaken = acceptor.accept(stream) => shaken,
         loss = seat.slot().lost() => {
@@ -38,7 +40,7 @@ pub(super) async fn serve<S: Serve>(seat: Seat, stream: TcpStream, acceptor: Opt
     match shaken {
         Ok(stream) => {
             seat.slot().begin();
-            serve_http(&seat, stream, service).await;
+            serve_http(&seat, local, stream, service).await;
         }
         Err(error) => {
             tracing::debug!(listener = service.name(), %error, "TLS handshake failed");
@@ -47,7 +49,7 @@ pub(super) async fn serve<S: Serve>(seat: Seat, stream: TcpStream, acceptor: Opt
     }
 }
 
-async fn serve_http<S, T>(seat: &Seat, stream: T, service: Arc<S>)
+async fn serve_http<S, T>(seat: &Seat, local: Option<IpAddr>, stream: T, service: Arc<S>)
 where
     S: Serve,
     T: AsyncRead + AsyncWrite + Unpin,
@@ -59,7 +61,7 @@ where
         let (service, endless) = (service.clone(), &endless);
         async move {
             slot.head_is_read();
-            let mut connection = Connection::new(slot.clone());
+            let mut connection = Connection::new(slot.clone(), local);
             let answer = service.answer(request, &connection).await;
             if let Some(pieces) = connection.take_pieces() {
                 *endless.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(Endless { answer, pieces }));

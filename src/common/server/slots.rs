@@ -225,6 +225,7 @@ pub(super) type Pieces = BoxStream<'static, Bytes>;
 /// What a service may learn and say about the connection of the request that it answers.
 pub struct Connection {
     slot: Arc<Slot>,
+    local: Option<IpAddr>,
     pieces: Mutex<Option<Pieces>>,
 }
 
@@ -235,13 +236,19 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    pub(super) fn new(slot: Arc<Slot>) -> Connection {
-        Connection { slot, pieces: Mutex::default() }
+    pub(super) fn new(slot: Arc<Slot>, local: Option<IpAddr>) -> Connection {
+        Connection { slot, local, pieces: Mutex::default() }
     }
 
     /// The address of the peer.
     pub fn peer(&self) -> IpAddr {
         self.slot.peer
+    }
+
+    /// The address of this machine that the peer has connected to; none if the system did not say it, because the
+    /// connection had ended already.
+    pub fn local(&self) -> Option<IpAddr> {
+        self.local
     }
 
     /// Says that the request is complete and was let in: from now on the connection is not closed for another one.
@@ -425,6 +432,10 @@ mod tests {
         IpAddr::from([127, 0, 0, last])
     }
 
+    fn connection_of(seat: &Seat) -> Connection {
+        Connection::new(seat.slot().clone(), None)
+    }
+
     async fn later() {
         tokio::time::advance(Duration::from_millis(10)).await;
     }
@@ -437,7 +448,7 @@ mod tests {
             seats.push(slots.enter(from(number)).expect("room"));
             later().await;
         }
-        let connection = |number: usize| Connection::new(seats[number].slot().clone());
+        let connection = |number: usize| connection_of(&seats[number]);
         connection(0).is_delivering();
         connection(1).answered(true);
         seats[1].slot().bytes_came();
@@ -450,7 +461,7 @@ mod tests {
             let newcomer = slots.enter(from(9)).expect("room");
             assert_eq!(seats[number].slot().take_order().loss, Some(Loss::Evicted), "{number}");
             assert!(seats[number].slot().is_aborted());
-            Connection::new(newcomer.slot().clone()).is_delivering();
+            connection_of(&newcomer).is_delivering();
             seats.push(newcomer);
         }
         assert_eq!(slots.enter(from(9)).expect_err("all are delivering"), Loss::NoRoom);
@@ -493,7 +504,7 @@ mod tests {
         let (stream, probe) = (slots.enter(from(1)).expect("room"), slots.enter(from(2)).expect("room"));
         stream.slot().streams();
         later().await;
-        Connection::new(probe.slot().clone()).answered(false);
+        connection_of(&probe).answered(false);
         tokio::time::advance(IDLE_TIMEOUT * 2).await;
         stream.slot().bytes_came();
         slots.sweep();
@@ -511,10 +522,10 @@ mod tests {
         let slots = slots(10, None);
         let seats = [1, 2, 3, 4].map(|last| slots.enter(from(last)).expect("room"));
         let [head, idle, blocked, delivering] = &seats;
-        Connection::new(idle.slot().clone()).answered(true);
-        Connection::new(blocked.slot().clone()).answered(true);
+        connection_of(&idle).answered(true);
+        connection_of(&blocked).answered(true);
         blocked.slot().write_is_blocked();
-        Connection::new(delivering.slot().clone()).is_delivering();
+        connection_of(&delivering).is_delivering();
         let losses = || seats.each_ref().map(|seat| seat.slot().take_order());
         let nothing = Order { finish: false, loss: None };
         tokio::time::advance(Duration::from_millis(4_999)).await;
