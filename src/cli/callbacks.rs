@@ -28,8 +28,8 @@ pub(super) struct Choice {
     /// Post a sample of this event type. `apsara-bridge catalogue` lists them. Default: an upload.
     #[arg(long = "type", value_name = "EVENT_TYPE")]
     event_type: Option<String>,
-    /// Post a sample of this dialect: vod or ims. Default: vod where both have one.
-    #[arg(long, value_name = "DIALECT", value_parser = dialect)]
+    /// Post a sample of this dialect. Default: vod where both have one.
+    #[arg(long, value_name = "DIALECT", value_parser = dialect())]
     dialect: Option<Dialect>,
     /// Post a sample with this outcome. Not every event type has samples of every outcome.
     #[arg(long, value_parser = PossibleValuesParser::new(Status::ALL.map(Status::as_str)).map(|word| word_of(&word)))]

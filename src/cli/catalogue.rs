@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::{Value, json};
 
 use super::ConfigArgs;
@@ -20,8 +21,8 @@ pub(super) struct List {
     /// Show the fields of this event type at every depth, for each dialect that has it.
     #[arg(value_name = "EVENT_TYPE")]
     event_type: Option<String>,
-    /// Only the event types of this dialect: vod or ims.
-    #[arg(long, value_name = "DIALECT", value_parser = dialect)]
+    /// Only the event types of this dialect.
+    #[arg(long, value_name = "DIALECT", value_parser = dialect())]
     dialect: Option<Dialect>,
     /// Print the event types with their rules and fields, as JSON.
     #[arg(long)]
@@ -31,8 +32,9 @@ pub(super) struct List {
 }
 
 /// Reads the name of a dialect.
-pub(super) fn dialect(word: &str) -> Result<Dialect, String> {
-    Dialect::from_word(word).ok_or_else(|| format!("expected {}", Dialect::ALL.map(Dialect::as_str).join(" or ")))
+pub(super) fn dialect() -> impl TypedValueParser<Value = Dialect> {
+    let words = PossibleValuesParser::new(Dialect::ALL.map(Dialect::as_str));
+    words.try_map(|word| Dialect::from_word(&word).ok_or("unknown dialect"))
 }
 
 /// The EventType in a name: the prefix of `type` may come before it.

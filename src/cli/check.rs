@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use super::expect::Expectations;
 use super::terminal::print;
+use super::test::wrong_callbacks;
 use super::{ConfigArgs, USAGE};
+use crate::common::visible;
 use crate::config;
 
 /// Arguments.
@@ -42,8 +44,11 @@ impl Check {
             return ExitCode::from(USAGE);
         }
         // The configuration is valid, so that all errors are about tests.
-        let tests = config::load_route_tests(&self.config.layers(), &[]);
-        loaded.warnings.extend(tests.err().into_iter().flatten().map(|error| error.to_string()));
+        let wrong = match config::load_route_tests(&self.config.layers(), &[]) {
+            Ok(tests) => wrong_callbacks(&tests),
+            Err(errors) => errors,
+        };
+        loaded.warnings.extend(wrong.iter().map(|error| visible::text(&error.to_string()).into_owned()));
         print(loaded.effective.to_toml());
         for warning in &loaded.warnings {
             eprintln!("warning: {warning}");

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -11,7 +12,6 @@ use time::format_description::well_known::Rfc3339;
 use super::terminal::{fail, pretty, print, print_json, print_sent, table};
 use super::{StoreArgs, USAGE};
 use crate::bridge::DeadLetterReason;
-use crate::common::suggest::nearest;
 use crate::common::visible;
 use crate::store::database::{Access, Database};
 use crate::store::{self, DeadLetterFilter, DeadLetterRow, StoreError, StoreSettings};
@@ -87,8 +87,8 @@ enum Command {
 /// Conditions that all must hold.
 #[derive(Debug, clap::Args)]
 struct Conditions {
-    /// Only those with this reason, for example unrouted or too_large.
-    #[arg(long, value_parser = reason)]
+    /// Only those with this reason.
+    #[arg(long, value_parser = PossibleValuesParser::new(DeadLetterReason::all().map(DeadLetterReason::as_str)))]
     reason: Option<String>,
     /// Only those of this event type: the full type, or the EventType of Alibaba.
     #[arg(long = "type", value_name = "TYPE")]
@@ -111,16 +111,6 @@ struct Which {
     all: bool,
     #[command(flatten)]
     conditions: Conditions,
-}
-
-fn reason(text: &str) -> Result<String, String> {
-    let words: Vec<&str> = DeadLetterReason::all().map(DeadLetterReason::as_str).collect();
-    if words.contains(&text) {
-        return Ok(text.to_owned());
-    }
-    let hint =
-        nearest(text, words.iter().copied()).map_or_else(String::new, |word| format!("; did you mean `{word}`?"));
-    Err(format!("expected one of {}{hint}", words.join(", ")))
 }
 
 fn moment(text: &str) -> Result<OffsetDateTime, String> {

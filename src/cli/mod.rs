@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use time::OffsetDateTime;
 
 use crate::common::units::Span;
@@ -152,7 +152,7 @@ struct StoreArgs {
     #[command(flatten)]
     config: ConfigArgs,
     /// Folder of the spool. Default: spool.path of the configuration.
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
     path: Option<PathBuf>,
 }
 

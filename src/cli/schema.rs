@@ -28,8 +28,8 @@ pub(super) struct Schema {
     /// The event type. Without it, the schema that every event fits.
     #[arg(value_name = "EVENT_TYPE")]
     event_type: Option<String>,
-    /// Only the event of this dialect: vod or ims.
-    #[arg(long, value_name = "DIALECT", value_parser = dialect)]
+    /// Only the event of this dialect.
+    #[arg(long, value_name = "DIALECT", value_parser = dialect())]
     dialect: Option<Dialect>,
     #[command(flatten)]
     config: ConfigArgs,

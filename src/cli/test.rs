@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 use super::explain::verdict;
 use super::terminal::{print, print_json, table};
 use super::{ConfigArgs, FAILED, USAGE, config_errors};
+use crate::common::units::Size;
 use crate::common::visible;
 use crate::config::raw::ExpectedWord;
 use crate::config::route_tests::{Expected, Given, RouteRules, RouteTest, RouteTests};
@@ -37,6 +38,7 @@ lists the routes that no test reaches.
   callback = { file = \"transcode-failed.json\" }      # or its JSON as a text
   # or event = { type = \"TranscodeComplete\", status = \"failure\" }
   expect = { status = \"failure\", to = [\"kafka/media.failed\", \"kafka/media.vod\"] }
+  # or expect = { to = \"kafka/media.failed\", dead_letter = true }
   # or expect = \"dropped\", \"dead_letter\", \"unrouted\"
 
 Exit codes: 0 all tests passed, 1 a test failed, 2 the configuration or a test
@@ -103,41 +105,50 @@ fn run_all<'r>(rules: &'r RouteRules, tests: &'r [RouteTest]) -> Result<Vec<Chec
     if errors.is_empty() { Ok(results) } else { Err(errors) }
 }
 
+/// What is wrong with the callbacks of tests: those that cannot be read or are not callbacks.
+pub(super) fn wrong_callbacks(RouteTests { rules, tests }: &RouteTests) -> Vec<ConfigError> {
+    tests.iter().filter_map(|test| event(rules, test).err()).collect()
+}
+
 /// The event of a test, or the reason why no input accepts its callback.
-fn event(rules: &RouteRules, test: &RouteTest) -> Result<Result<Arc<Event>, NotACallback>, ConfigError> {
+fn event(rules: &RouteRules, test: &RouteTest) -> Result<Result<Arc<Event>, String>, ConfigError> {
     let body = match (&test.given, test.callback().transpose()?) {
         (Given::Event(event), _) => return Ok(Ok(Arc::new(event.clone()))),
         (Given::File(_) | Given::Text(_), body) => body.unwrap_or_default(),
     };
     let at = OffsetDateTime::now_utc();
-    let normalize = |sender: &Sender| {
+    let anyone = [(Sender::UNKNOWN.clone(), None)];
+    let senders = if rules.senders.is_empty() { &anyone[..] } else { &rules.senders };
+    let mut refused = String::new();
+    // The first endpoint or queue that accepts it.
+    for (sender, max_body) in senders {
         let origin = Origin { sender, ..Origin::at(at) };
-        rules.normalizer.normalize(&body, &origin).map(|normalized| Arc::new(normalized.event))
-    };
-    // The first endpoint or queue that accepts the dialect.
-    let mut event = normalize(rules.senders.first().unwrap_or(Sender::UNKNOWN));
-    for sender in rules.senders.iter().skip(1) {
-        if !matches!(event, Err(NotACallback::DialectNotAccepted(_))) {
-            break;
+        match rules.normalizer.normalize(&body, &origin) {
+            Ok(normalized) => match max_body.filter(|max| body.len() as u64 > max.0) {
+                None => return Ok(Ok(Arc::new(normalized.event))),
+                Some(max) => refused = too_large(body.len(), max),
+            },
+            Err(error @ NotACallback::DialectNotAccepted(_)) => refused = error.to_string(),
+            Err(error) => {
+                let file = match &test.given {
+                    Given::File(path) => format!("{}: ", path.display()),
+                    Given::Text(_) | Given::Event(_) => String::new(),
+                };
+                return Err(test.error("callback", format!("{file}not a callback: {error}")));
+            }
         }
-        event = normalize(sender);
     }
-    match event {
-        Err(error) if !matches!(error, NotACallback::DialectNotAccepted(_)) => {
-            let file = match &test.given {
-                Given::File(path) => format!("{}: ", path.display()),
-                Given::Text(_) | Given::Event(_) => String::new(),
-            };
-            Err(test.error("callback", format!("{file}not a callback: {error}")))
-        }
-        event => Ok(event),
-    }
+    Ok(Err(refused))
+}
+
+fn too_large(bytes: usize, max: Size) -> String {
+    format!("its body has {bytes} bytes, and max_body of the input is {max}")
 }
 
 /// A test that has run.
 struct Checked<'r> {
     test: &'r RouteTest,
-    happened: Result<Happened<'r>, NotACallback>,
+    happened: Result<Happened<'r>, String>,
     differences: Vec<Difference>,
 }
 
@@ -217,11 +228,13 @@ impl<'r> Happened<'r> {
         match expected {
             Expected::Word(word) if word.as_str() == self.outcome() => Vec::new(),
             Expected::Word(word) => vec![self.other_outcome(word.as_str())],
-            Expected::Records { status, to, key } => {
+            Expected::Records { status, to, key, dead_letter } => {
                 let status = status.as_ref().and_then(|status| self.other_status(status));
-                let to = to.as_ref().and_then(|to| self.other_destinations(to));
+                let is_missed = *dead_letter && !self.is_dead_letter();
+                let outcome = is_missed.then(|| self.other_outcome(ExpectedWord::DeadLetter.as_str()));
+                let to = to.as_ref().and_then(|to| self.other_destinations(to, *dead_letter));
                 let key = key.as_ref().and_then(|key| self.other_keys(key));
-                status.into_iter().chain(to).chain(key).collect()
+                status.into_iter().chain(outcome).chain(to).chain(key).collect()
             }
         }
     }
@@ -245,17 +258,20 @@ impl<'r> Happened<'r> {
         })
     }
 
-    fn other_destinations(&self, expected: &BTreeSet<String>) -> Option<Difference> {
+    fn is_dead_letter(&self) -> bool {
+        matches!(self.decision.fate(), Fate::DeadLetter(_))
+    }
+
+    fn other_destinations(&self, expected: &BTreeSet<String>, dead_letter: bool) -> Option<Difference> {
         let actual = self.addresses();
         if actual == *expected {
-            let is_dead_letter = matches!(self.decision.fate(), Fate::DeadLetter(_));
-            return is_dead_letter.then(|| self.other_outcome("published"));
+            return (self.is_dead_letter() && !dead_letter).then(|| self.other_outcome("published"));
         }
         let mut rows: Vec<_> = expected.difference(&actual).map(|address| ("missing", address.clone())).collect();
         for record in self.records.iter().filter(|record| !expected.contains(&record.address)) {
             rows.push(("not expected", record.to_string()));
         }
-        if !matches!(self.decision.fate(), Fate::Published) {
+        if !dead_letter && !matches!(self.decision.fate(), Fate::Published) {
             rows.append(&mut self.outcome_rows());
         }
         Some(Difference { what: "to", expected: json!(expected), actual: json!(actual), rows })
@@ -282,7 +298,7 @@ impl<'r> Happened<'r> {
 }
 
 impl<'r> Checked<'r> {
-    fn new(rules: &'r RouteRules, test: &'r RouteTest, event: Result<Arc<Event>, NotACallback>) -> Checked<'r> {
+    fn new(rules: &'r RouteRules, test: &'r RouteTest, event: Result<Arc<Event>, String>) -> Checked<'r> {
         let happened = event.map(|event| Happened::new(rules, event));
         let differences = match &happened {
             Ok(happened) => happened.differences(&test.expected),
@@ -312,6 +328,7 @@ impl<'r> Checked<'r> {
         let is_wanted = |route: &Route| match (&self.test.expected, &route.action) {
             (Expected::Word(word), Action::Drop) => *word == ExpectedWord::Dropped,
             (Expected::Word(word), Action::DeadLetter) => *word == ExpectedWord::DeadLetter,
+            (Expected::Records { dead_letter, .. }, Action::DeadLetter) => *dead_letter,
             (Expected::Records { to: Some(to), .. }, Action::To(destinations)) => {
                 let address = |destination: &Destination| {
                     rules.address(destination, &destination.topic.topic(event, rules.normalizer.type_prefix()))

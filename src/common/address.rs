@@ -1,6 +1,6 @@
 //! Addresses in the configuration. Nothing is looked up.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Whether a host is this machine by its name or address. Brackets of an IPv6 address may be there.
 pub fn is_loopback(host: &str) -> bool {
@@ -34,9 +34,49 @@ pub fn reachable(listen: &str) -> String {
     }
 }
 
+/// Whether listeners on both addresses exclude each other. Port 0 stands for any free port.
+pub fn overlap(one: &SocketAddr, other: &SocketAddr) -> bool {
+    let (ip, other_ip) = (one.ip().to_canonical(), other.ip().to_canonical());
+    // Linux accepts connections over IPv4 at `[::]` too.
+    let includes = |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4() || ip == all);
+    one.port() == other.port()
+        && one.port() != 0
+        && (ip == other_ip || includes(ip, other_ip) || includes(other_ip, ip))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn listeners_exclude_each_other_at_the_same_port() {
+        let overlap = |one: &str, other: &str| {
+            let (one, other) = (one.parse().expect("an address"), other.parse().expect("an address"));
+            assert_eq!(super::overlap(&one, &other), super::overlap(&other, &one), "{one} {other}");
+            super::overlap(&one, &other)
+        };
+        for (one, other) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("0.0.0.0:80", "0.0.0.0:80"),
+            ("[::]:80", "0.0.0.0:80"),
+            ("[::]:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80"),
+        ] {
+            assert!(overlap(one, other), "{one} {other}");
+        }
+        for (one, other) in [
+            ("127.0.0.1:80", "127.0.0.1:81"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("0.0.0.0:0", "127.0.0.1:0"),
+            ("127.0.0.1:80", "127.0.0.2:80"),
+            ("0.0.0.0:80", "[::1]:80"),
+            ("127.0.0.1:80", "[::1]:80"),
+        ] {
+            assert!(!overlap(one, other), "{one} {other}");
+        }
+    }
 
     #[test]
     fn this_machine_is_known_by_name_and_address() {

@@ -10,9 +10,11 @@ use std::time::Duration;
 use hyper_rustls::ConfigBuilderExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio_rustls::rustls::client::verify_server_name;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{self, ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
@@ -152,6 +154,15 @@ pub fn first_expiry(pem: &[u8]) -> Option<Duration> {
     expiries.min()
 }
 
+/// Whether the first certificate in a PEM file, which a server shows, is one for a host: a name or an address, without
+/// brackets. None if there is no certificate or host that can be read.
+pub fn is_for(pem: &[u8], host: &str) -> Option<bool> {
+    let certificate = CertificateDer::pem_slice_iter(pem).next()?.ok()?;
+    let certificate = ParsedCertificate::try_from(&certificate).ok()?;
+    let host = ServerName::try_from(host).ok()?;
+    Some(verify_server_name(&certificate, &host).is_ok())
+}
+
 /// The key in what a file contains.
 ///
 /// # Errors
@@ -228,6 +239,11 @@ impl<F: TlsFiles> Tls<F> {
     /// What cannot be used.
     pub fn read(files: &F) -> Result<Tls<F>, TlsError> {
         Ok(Tls { files: files.clone(), state: RwLock::new(State::read(files)?) })
+    }
+
+    /// The files.
+    pub fn settings(&self) -> &F {
+        &self.files
     }
 
     /// The file that comes first: of a server, its certificate.

@@ -1,7 +1,7 @@
 //! Checks of the sections, each of which gives the settings of a part. Everything that is wrong is reported.
 
 use std::collections::{BTreeMap, HashSet};
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,12 +10,13 @@ use super::raw::{
 };
 use crate::admin::AdminSettings;
 use crate::bridge::{DedupeSettings, Delivery};
-use crate::common::file;
 use crate::common::suggest::nearest;
 use crate::common::units::Size;
 use crate::common::validation::Validation;
 use crate::common::watch::Fingerprint;
+use crate::common::{address, file};
 use crate::dialect::Catalogue;
+use crate::input::CheckedInput;
 use crate::output::{DestinationRules, TopicRule};
 use crate::route::{Action, Destination, Filter, Route, Template, parse_match};
 use crate::store::{StoreBounds, StoreSettings};
@@ -142,6 +143,22 @@ pub(super) fn admin(raw: &RawAdmin, validation: &mut Validation) -> AdminSetting
         }
     };
     AdminSettings { listen, page: raw.page, show_payloads: raw.show_payloads }
+}
+
+/// Reports listeners that cannot be bound together: inputs that want the address of the admin listener, or of another
+/// input.
+pub(super) fn listeners(admin: &AdminSettings, inputs: &[CheckedInput], validation: &mut Validation) {
+    let inputs = inputs.iter().map(|input| (format!("inputs.{}.listen", input.name), input.settings.listen()));
+    let mut earlier: Vec<(String, SocketAddr)> = Vec::new();
+    for (key, addresses) in [("admin.listen".to_owned(), &*admin.listen)].into_iter().chain(inputs) {
+        // The others are used only where this one cannot be bound.
+        let Some(wanted) = addresses.first() else { continue };
+        if let Some((other, _)) = earlier.iter().find(|(_, other)| address::overlap(wanted, other)) {
+            let message = format!("{wanted} is the address of {other} too: expected another port or address");
+            validation.wrong(&key, message);
+        }
+        earlier.push((key, *wanted));
+    }
 }
 
 /// What must be there at least.

@@ -20,6 +20,10 @@ use crate::common::watch::Fingerprint;
 /// What every environment variable of the configuration starts with.
 pub const ENV_PREFIX: &str = "APSARA_BRIDGE__";
 
+/// Most levels of brackets in YAML. Its parser accepts no more either, but reads all of them before it says so, in a time
+/// that grows with the square of the levels.
+const MAX_DEPTH: usize = 128;
+
 /// A layer of the configuration. It can contain secrets.
 #[derive(Clone)]
 pub enum Layer {
@@ -117,13 +121,20 @@ impl Reader {
                         }
                     };
                     files.push((path.clone(), Fingerprint::of(text.as_bytes())));
-                    if is_yaml(path) {
+                    if is_yaml(path) && nests_too_deep(&text) {
+                        wrong(&name, too_deep());
+                        continue;
+                    } else if is_yaml(path) {
                         merged(figment, Yaml::file_exact(path), &name, &mut wrong)
                     } else {
                         merged(figment, Toml::file_exact(path), &name, &mut wrong)
                     }
                 }
                 Layer::Text(name, text) if is_yaml(Path::new(name)) => {
+                    if nests_too_deep(text) {
+                        wrong(name, too_deep());
+                        continue;
+                    }
                     merged(figment, Yaml::string(text), name, &mut wrong)
                 }
                 Layer::Text(name, text) => merged(figment, Toml::string(text), name, &mut wrong),
@@ -275,6 +286,46 @@ pub(super) fn place_of(key: &str) -> Vec<String> {
 
 fn is_yaml(file: &Path) -> bool {
     file.extension().is_some_and(|ending| ending == "yaml" || ending == "yml")
+}
+
+fn too_deep() -> String {
+    format!("the lists and tables nest deeper than {MAX_DEPTH} levels")
+}
+
+/// Whether brackets in YAML nest deeper than [`MAX_DEPTH`] levels. Those in quotes and comments do not count; those in
+/// texts without quotes do, but they are usually in pairs.
+fn nests_too_deep(yaml: &str) -> bool {
+    let (mut depth, mut previous) = (0_usize, '\n');
+    let mut characters = yaml.chars();
+    while let Some(character) = characters.next() {
+        let is_start = previous.is_whitespace() || matches!(previous, '[' | '{' | ',' | ':');
+        match character {
+            '[' | '{' => depth += 1,
+            ']' | '}' => depth = depth.saturating_sub(1),
+            '#' if previous.is_whitespace() => {
+                characters.find(|character| *character == '\n');
+                previous = '\n';
+                continue;
+            }
+            // A quote that is doubled begins a text again.
+            '\'' if is_start || previous == '\'' => {
+                characters.find(|character| *character == '\'');
+            }
+            '"' if is_start => {
+                while let Some(character) = characters.next().filter(|character| *character != '"') {
+                    if character == '\\' {
+                        characters.next();
+                    }
+                }
+            }
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return true;
+        }
+        previous = character;
+    }
+    false
 }
 
 fn merged<P: Provider>(figment: Figment, provider: P, name: &str, wrong: &mut impl FnMut(&str, String)) -> Figment {

@@ -162,6 +162,7 @@ fn check_all(reader: &mut Reader, with_inputs: bool, files: &mut Vec<(PathBuf, F
     let Sections { type_prefix, catalogue, delivery, store, destinations, routes, dead_letters } = sections;
     let admin = check::admin(&raw.admin, &mut validation);
     let (checked_inputs, input_warnings) = kinds::check_inputs(&inputs, delivery.deadline, &mut validation);
+    check::listeners(&admin, &checked_inputs, &mut validation);
     let to: Vec<&Destination> = routes.iter().flat_map(Route::destinations).chain(&dead_letters).collect();
     let (checked_outputs, output_warnings) = kinds::check_outputs(&outputs, delivery.deadline, &to, &mut validation);
     let router = Router::new(routes).map_err(|error| validation.wrong("routes", error.to_string())).ok();
@@ -271,10 +272,14 @@ pub fn load_route_tests(layers: &[Layer], files: &[PathBuf]) -> Result<RouteTest
         return Err(reader.into_errors());
     };
     let outputs = sections.destinations.rules.into_iter().map(|(name, rules)| (name.to_owned(), rules));
+    let senders = inputs.iter().flat_map(|input| {
+        let max_body = input.config.max_body();
+        input.config.senders().into_iter().map(move |sender| (sender, max_body))
+    });
     let rules = RouteRules {
         normalizer: Normalizer::new(catalogue, sections.type_prefix),
         router,
-        senders: inputs.iter().flat_map(|input| input.config.senders()).collect(),
+        senders: senders.collect(),
         outputs: outputs.collect(),
     };
     RouteTests::read(reader, files, rules)

@@ -450,6 +450,8 @@ pub struct RawExpectedRecords {
     /// The key of the Kafka records.
     #[schemars(length(min = 1))]
     pub key: Option<String>,
+    /// That a route makes the event a dead letter. `to` then has what earlier routes with `continue` publish.
+    pub dead_letter: bool,
 }
 
 impl<'de> Deserialize<'de> for RawExpect {
@@ -459,7 +461,7 @@ impl<'de> Deserialize<'de> for RawExpect {
             type Value = RawExpect;
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
                 let words = ExpectedWord::ALL.map(|word| format!("\"{}\"", word.as_str())).join(", ");
-                write!(formatter, "a table with status, to or key, or one of {words}")
+                write!(formatter, "a table with status, to, key or dead_letter, or one of {words}")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<RawExpect, E> {
                 ExpectedWord::deserialize(de::value::StrDeserializer::new(text)).map(RawExpect::Word)

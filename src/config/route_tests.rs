@@ -18,6 +18,7 @@ use super::raw::{ExpectedWord, RawCallback, RawExpect, RawExpectedRecords, RawTe
 use super::{ConfigError, Layer};
 use crate::common::file::{self, read_at_most};
 use crate::common::suggest::did_you_mean;
+use crate::common::units::Size;
 use crate::dialect::{Normalizer, Sender};
 use crate::event::{Attribute, Event};
 use crate::output::{DestinationRules, TopicRule};
@@ -37,8 +38,8 @@ pub struct RouteRules {
     pub normalizer: Normalizer,
     /// The routes.
     pub router: Router,
-    /// What is known about who sends callbacks, for each endpoint and queue.
-    pub senders: Vec<Sender>,
+    /// What is known about who sends callbacks, for each endpoint and queue, and the largest body that it accepts.
+    pub senders: Vec<(Sender, Option<Size>)>,
     /// The outputs: their kinds, and what their destinations may say.
     pub outputs: BTreeMap<String, (&'static str, DestinationRules)>,
 }
@@ -166,6 +167,8 @@ pub enum Expected {
         to: Option<BTreeSet<String>>,
         /// The key of those records that can have one.
         key: Option<String>,
+        /// That it becomes a dead letter too.
+        dead_letter: bool,
     },
 }
 
@@ -264,10 +267,10 @@ fn read(reader: &mut Reader, source: &Arc<Source>, rules: &RouteRules) -> Vec<Ro
         let errors = reader.errors.len();
         let place = [TESTS, &index.to_string()];
         let raw = reader.section_by(&place, |value| value.deserialize::<RawTest>().map_err(Box::new));
-        // Wrong values were taken out, so the rest says less than its author meant.
-        let Some(raw) = raw.filter(|_| reader.errors.len() == errors) else { continue };
+        let Some(raw) = raw else { continue };
+        let is_whole = reader.errors.len() == errors;
         let name = raw.name.clone();
-        match check(raw, source, rules) {
+        match check(raw, is_whole, source, rules) {
             Ok((given, expected)) => {
                 tests.push(RouteTest { name: name.clone(), given, expected, source: source.clone(), index });
             }
@@ -288,16 +291,16 @@ fn read(reader: &mut Reader, source: &Arc<Source>, rules: &RouteRules) -> Vec<Ro
 /// What is wrong with a test: keys below the test, and messages.
 type Wrong = Vec<(String, String)>;
 
-/// Checks a test.
-fn check(raw: RawTest, source: &Source, rules: &RouteRules) -> Result<(Given, Expected), Wrong> {
+/// Checks a test. If wrong values were taken out of it, it is not whole, and what is missing in it is no mistake.
+fn check(raw: RawTest, is_whole: bool, source: &Source, rules: &RouteRules) -> Result<(Given, Expected), Wrong> {
     let mut wrong = Wrong::new();
-    if raw.name.is_empty() {
+    if raw.name.is_empty() && is_whole {
         wrong.push(("name".to_owned(), "missing; the report names a test by it".to_owned()));
     }
-    let given = given(raw.callback, raw.event, source, rules).map_err(|mut found| wrong.append(&mut found));
-    let expected = expected(raw.expect, rules).map_err(|mut found| wrong.append(&mut found));
+    let given = given(raw.callback, raw.event, is_whole, source, rules).map_err(|mut found| wrong.append(&mut found));
+    let expected = expected(raw.expect, is_whole, rules).map_err(|mut found| wrong.append(&mut found));
     match (given, expected) {
-        (Ok(given), Ok(expected)) if wrong.is_empty() => Ok((given, expected)),
+        (Ok(given), Ok(expected)) if wrong.is_empty() && is_whole => Ok((given, expected)),
         _ => Err(wrong),
     }
 }
@@ -305,6 +308,7 @@ fn check(raw: RawTest, source: &Source, rules: &RouteRules) -> Result<(Given, Ex
 fn given(
     callback: Option<RawCallback>,
     event: Option<BTreeMap<String, String>>,
+    is_whole: bool,
     source: &Source,
     rules: &RouteRules,
 ) -> Result<Given, Wrong> {
@@ -316,24 +320,26 @@ fn given(
         (Some(RawCallback::Text(text)), None) => return Ok(Given::Text(text)),
         (None, Some(attributes)) => return rules.event(&attributes).map(Given::Event),
         (Some(_), Some(_)) => "both",
+        (None, None) if !is_whole => return Err(Wrong::new()),
         (None, None) => "neither",
     };
     Err(vec![(String::new(), format!("expected one of `callback` and `event`, found {found}"))])
 }
 
-fn expected(expect: Option<RawExpect>, rules: &RouteRules) -> Result<Expected, Wrong> {
+fn expected(expect: Option<RawExpect>, is_whole: bool, rules: &RouteRules) -> Result<Expected, Wrong> {
     let mut errors = Wrong::new();
     let mut wrong = |key: &str, message: String| errors.push((key.to_owned(), message));
-    let RawExpectedRecords { status, to, key } = match expect {
+    let RawExpectedRecords { status, to, key, dead_letter } = match expect {
         Some(RawExpect::Records(records)) => records,
         Some(RawExpect::Word(word)) => return Ok(Expected::Word(word)),
+        None if !is_whole => return Err(errors),
         None => {
             wrong("expect", "missing; it says what must happen to the event".to_owned());
             return Err(errors);
         }
     };
-    if status.is_none() && to.is_none() && key.is_none() {
-        wrong("expect", "expected at least one of status, to and key".to_owned());
+    if status.is_none() && to.is_none() && key.is_none() && !dead_letter && is_whole {
+        wrong("expect", "expected at least one of status, to, key and dead_letter = true".to_owned());
     }
     if let Some(Err(message)) = status.as_ref().map(|word| rules.check_value(Attribute::Status, word)) {
         wrong("expect.status", message);
@@ -358,7 +364,11 @@ fn expected(expect: Option<RawExpect>, rules: &RouteRules) -> Result<Expected, W
         }
         _ => {}
     }
-    if errors.is_empty() { Ok(Expected::Records { status, to: to.map(BTreeSet::from_iter), key }) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(Expected::Records { status, to: to.map(BTreeSet::from_iter), key, dead_letter })
+    } else {
+        Err(errors)
+    }
 }
 
 /// Where tests come from.

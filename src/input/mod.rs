@@ -29,6 +29,7 @@ pub use handle::{InputHandle, Misconfigured};
 use crate::bridge::Sender;
 use crate::common::findings::Findings;
 use crate::common::kind::{KindKeys, ReadSection, SectionSchema};
+use crate::common::units::Size;
 use crate::common::validation::{FieldError, Validation};
 use crate::telemetry::metrics::Metrics;
 
@@ -76,6 +77,11 @@ pub trait InputConfig: fmt::Debug {
     /// What is known about who sends callbacks: an item for each endpoint or queue.
     fn senders(&self) -> Vec<Sender>;
 
+    /// The largest body that is accepted. None without a limit of its own.
+    fn max_body(&self) -> Option<Size> {
+        None
+    }
+
     /// What is valid but looks like a mistake, or is weak. A setting that only this machine can reach is not weak.
     fn warnings(&self, name: &str) -> Vec<String> {
         let _ = name;
@@ -98,6 +104,11 @@ pub trait InputSettings: Any + Send + fmt::Debug {
     /// What it can take. Without listeners that is nothing worth counting.
     fn bounds(&self) -> ConnectionBounds {
         ConnectionBounds::default()
+    }
+
+    /// The addresses of its listener, of which the first that can be bound is used. Without a listener none.
+    fn listen(&self) -> &[SocketAddr] {
+        &[]
     }
 
     /// Checks for real what a newcomer gets wrong, without a change anywhere: no callback is taken. May be cancelled. Must

@@ -4,17 +4,18 @@
 //! also after a crash.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, OFlags, access, statfs};
+use rustix::io::Errno;
 
-use super::files::FILE;
+use super::files::{FILE, INDEX, LOCK, LOG, options, with_suffix};
 use super::lock::is_running;
 use super::settings::StoreSettings;
-use super::space::Volume;
+use super::space::{RESERVE, Volume};
 use crate::common::findings::Findings;
 
 /// How often the disk is measured, and for how long at most.
@@ -26,6 +27,9 @@ const WRITE_BYTES: usize = 16 << 10;
 
 /// A slower fsync is reported. An answer to a callback waits for one, and the next batch for it too.
 const SLOW: Duration = Duration::from_millis(50);
+
+/// What a database of SQLite begins with (its page on the file format).
+const HEADER: &[u8; 16] = b"SQLite format 3\0";
 
 const MEMORY: &str = "it is memory: a restart of the machine loses the events on it";
 
@@ -46,17 +50,22 @@ impl StoreSettings {
     pub fn examine(&self, deadline: Duration, findings: &Findings) {
         let shown = self.path.display();
         let there = self.nearest();
-        let file = self.path.join(FILE);
-        let is_refused = |path: &Path, how: Access| path.exists() && access(path, how).is_err();
-        let refused = [(there, Access::WRITE_OK | Access::EXEC_OK), (&*file, Access::READ_OK | Access::WRITE_OK)];
-        if let Some((path, _)) = refused.into_iter().find(|(path, how)| is_refused(path, *how)) {
-            let remedy = "give the folder and its files to the user of the bridge, or set another spool.path";
-            return findings.problem("folder", format!("{} cannot be written by this user", path.display()), remedy);
+        if let Some((seen, remedy)) = self.unusable(there) {
+            return findings.problem("folder", seen, remedy);
         }
         match (there == self.path, is_running(&self.path)) {
             (true, true) => findings.ok("folder", format!("a bridge is running with {shown}")),
             (true, false) => findings.ok("folder", format!("{shown} can be written")),
             (false, _) => findings.ok("folder", format!("{shown} does not exist yet; the bridge creates it")),
+        }
+        if is_foreign(&self.path.join(FILE)) {
+            findings.warning(
+                "database",
+                format!(
+                    "{shown}/{FILE} is not a database: the bridge puts it aside when it starts, without its events"
+                ),
+                "restore the file from a copy, or set another spool.path if it belongs to another program",
+            );
         }
         if let Ok(volume) = Volume::of(there) {
             file_system(there, &volume, findings);
@@ -65,10 +74,51 @@ impl StoreSettings {
         speed(there, deadline, findings);
     }
 
+    /// Why the folder cannot be used, and what helps. `there` is the folder, or the nearest one above it.
+    fn unusable(&self, there: &Path) -> Option<(String, &'static str)> {
+        if !there.is_dir() {
+            let seen = format!("{} is not a folder", there.display());
+            return Some((seen, "set spool.path to a folder, or move the file away"));
+        }
+        let refused = |path: &Path, how| match access(path, how) {
+            Ok(()) => None,
+            Err(Errno::ROFS) => Some((
+                format!("{} is on a file system that is mounted read-only", path.display()),
+                "mount the volume with write access, or set spool.path to a folder on another one",
+            )),
+            Err(_) => Some((
+                format!("{} cannot be written by this user", path.display()),
+                "give the folder and its files to the user of the bridge, or set another spool.path",
+            )),
+        };
+        let file = |path: &Path| match std::fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_symlink() => {
+                let seen = format!("{} is a symbolic link, which the bridge does not follow", path.display());
+                Some((seen, "remove the link, and put the file itself there"))
+            }
+            Ok(metadata) if !metadata.is_file() => {
+                Some((format!("{} is not a file", path.display()), "move it away, or set another spool.path"))
+            }
+            Ok(_) => refused(path, Access::READ_OK | Access::WRITE_OK),
+            Err(_) => None,
+        };
+        let [database, log, index, _] = self.parts();
+        refused(there, Access::WRITE_OK | Access::EXEC_OK)
+            .or_else(|| [self.path.join(LOCK), database, log, index].iter().find_map(|path| file(path)))
+    }
+
+    /// The database, its log, its index, and the reserve: what takes room. The user of the bridge need not own the
+    /// reserve, because it is only created and removed.
+    fn parts(&self) -> [PathBuf; 4] {
+        let database = self.path.join(FILE);
+        let (log, index) = (with_suffix(&database, LOG), with_suffix(&database, INDEX));
+        [database, log, index, self.path.join(RESERVE)]
+    }
+
     /// Compares the room that is left with what is needed. The size of the volume itself is a matter of the warnings.
     fn room(&self, volume: &Volume, findings: &Findings) {
         let needed = volume.needed(self.bounds.spool_max_bytes, self.bounds.dead_letters_max_bytes);
-        let used = std::fs::metadata(self.path.join(FILE)).map_or(0, |file| file.len());
+        let used: u64 = self.parts().iter().filter_map(|part| Some(std::fs::metadata(part).ok()?.len())).sum();
         let (left, needed) = (volume.free.saturating_add(used) >> 20, needed.div_ceil(1 << 20));
         let seen = format!("{left} MiB are free for the spool, which needs up to {needed} MiB");
         if left < needed {
@@ -81,6 +131,13 @@ impl StoreSettings {
             findings.ok("room", seen);
         }
     }
+}
+
+/// Whether a file is neither empty nor a database.
+fn is_foreign(database: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = options().read(true).open(database).and_then(|file| file.take(16).read_to_end(&mut start));
+    read.is_ok() && !start.is_empty() && start != HEADER
 }
 
 fn file_system(there: &Path, volume: &Volume, findings: &Findings) {
@@ -161,6 +218,68 @@ mod tests {
 
     fn verdict(findings: &Findings, check: &str) -> Verdict {
         findings.found().iter().find(|finding| finding.check == check).expect("it was checked").verdict
+    }
+
+    #[test]
+    fn files_in_the_way_are_named_with_what_helps() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let examined = |path: &Path| {
+            let findings = Findings::default();
+            settings(path, 1).examine(Duration::from_secs(1), &findings);
+            findings.found()
+        };
+        let problem = |path: &Path| {
+            let found = examined(path).into_iter().next().expect("a finding");
+            assert_eq!((found.check.as_str(), found.verdict), ("folder", Verdict::Problem), "{}", found.seen);
+            (found.seen, found.remedy)
+        };
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").expect("written");
+        let (seen, remedy) = problem(&file);
+        assert!(seen.ends_with("file is not a folder") && remedy.contains("set spool.path to a folder"), "{seen}");
+        let warned = settings(&file, 1).warnings();
+        assert!(warned.len() == 1 && warned[0].contains("file is not a folder"), "nothing about its mode: {warned:?}");
+        // As root everything else can be written.
+        let (seen, remedy) = problem(Path::new("/proc/sys/kernel/ostype"));
+        assert!(seen.ends_with("ostype is not a folder") && !remedy.contains("user"), "{seen}");
+        let spool = folder.path().join("spool");
+        for name in ["lock", "spool.db", "spool.db-wal", "spool.db-shm"] {
+            std::fs::create_dir_all(spool.join(name)).expect("made");
+            let (seen, _) = problem(&spool);
+            assert!(seen.ends_with(&format!("/{name} is not a file")), "{seen}");
+            std::fs::remove_dir(spool.join(name)).expect("removed");
+            std::os::unix::fs::symlink(&file, spool.join(name)).expect("made");
+            let (seen, _) = problem(&spool);
+            assert!(seen.contains(&format!("/{name} is a symbolic link")), "{seen}");
+            std::fs::remove_file(spool.join(name)).expect("removed");
+        }
+
+        let database = |contents: &[u8]| {
+            std::fs::write(spool.join(FILE), contents).expect("written");
+            examined(&spool).iter().any(|found| found.check == "database" && found.verdict == Verdict::Warning)
+        };
+        assert!(database(b"a text") && database(b"a text that is longer than a header"));
+        assert!(!database(b"") && !database(b"SQLite format 3\0 and more"));
+    }
+
+    /// What the files take is part of what is needed.
+    #[test]
+    fn the_files_of_a_running_bridge_count_as_room() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = settings(folder.path(), 1);
+        let volume = Volume { total: 1 << 30, free: 0, network: None };
+        let needed = volume.needed(1 << 20, 1 << 20);
+        let names = ["spool.db", "spool.db-wal", "spool.db-shm", "spool.reserve"];
+        for (position, name) in names.iter().enumerate() {
+            let findings = Findings::default();
+            settings.room(&volume, &findings);
+            assert_eq!(verdict(&findings, "room"), Verdict::Warning, "{position} files");
+            let file = File::create(folder.path().join(name)).expect("made");
+            file.set_len(needed.div_ceil(4) + (1 << 20)).expect("set");
+        }
+        let findings = Findings::default();
+        settings.room(&volume, &findings);
+        assert_eq!(verdict(&findings, "room"), Verdict::Ok);
     }
 
     #[test]

@@ -40,7 +40,11 @@ impl StoreSettings {
 
     /// Warnings about the folder and its volume, one sentence each. The folder need not exist yet.
     pub fn warnings(&self) -> Vec<String> {
-        let Ok(volume) = Volume::of(self.nearest()) else { return Vec::new() };
+        let there = self.nearest();
+        if !there.is_dir() {
+            return vec![format!("spool.path: {} is not a folder, so the bridge cannot start", there.display())];
+        }
+        let Ok(volume) = Volume::of(there) else { return Vec::new() };
         let shown = self.path.display();
         let mut warnings = Vec::new();
         if let Ok(folder) = self.path.metadata()

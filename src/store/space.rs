@@ -12,7 +12,7 @@ use super::error::StoreError;
 use super::files::options;
 
 /// Name of the file that holds the reserve.
-const RESERVE: &str = "spool.reserve";
+pub(super) const RESERVE: &str = "spool.reserve";
 
 /// Room for the log of the database, its index, and the folder.
 const LOG_BYTES: u64 = 64 << 20;

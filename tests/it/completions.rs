@@ -49,6 +49,21 @@ fn bash_completes_commands_options_words_and_files() {
         offered(&["completions", ""]).into_iter().filter(|word| !word.starts_with('-')).collect::<Vec<_>>(),
         ["bash", "elvish", "fish", "powershell", "zsh"]
     );
+    // Without an offer bash completes files.
+    for words in
+        [&["normalize", ""][..], &["explain", ""], &["send", "http://127.0.0.1/", ""], &["spool", "import", ""]]
+    {
+        assert_eq!(offered(words), [""; 0], "{words:?}");
+    }
+    assert_eq!(offered(&["normalize", "--pr"]), ["--pretty"]);
+    assert_eq!(offered(&["test", "--tests", "a.toml", ""]), [""; 0]);
+    for command in [["send", "--dialect"], ["schema", "--dialect"], ["catalogue", "--dialect"]] {
+        assert_eq!(offered(&[&command[..], &[""]].concat()), ["vod", "ims"]);
+    }
+    assert_eq!(offered(&["dead-letters", "list", "--reason", "unr"]), ["unrouted"]);
+    assert_eq!(offered(&["send", "--type", "TranscodeC"]), ["TranscodeComplete"]);
+    assert_eq!(offered(&["schema", "TranscodeC"]), ["TranscodeComplete"]);
+    assert_eq!(offered(&["doctor", "--publish-test", "bri"]), ["bri"], "no file");
 
     // Every command of the help.
     let (_, help, _) = program::run(command(&["--help"]));
@@ -64,6 +79,38 @@ fn bash_completes_commands_options_words_and_files() {
         "{offered:?}"
     );
     assert_eq!(commands.len(), offered.len());
+}
+
+/// What the generators of clap leave out or complete with files.
+#[test]
+fn scripts_complete_files_only_where_files_are_expected() {
+    let bash = script("bash");
+    for placeholder in ["[FILE]", "<TARGET>", "<FILE>", "[EVENT_TYPE]", "[IDS]"] {
+        assert!(!bash.contains(placeholder), "{placeholder}");
+    }
+    let zsh = script("zsh");
+    assert!(!zsh.contains(":_default'"), "every value has a hint");
+    let test = zsh.split("\n(test)\n").nth(1).and_then(|rest| rest.split("\n;;").next()).expect("a command");
+    assert!(test.contains("'*::FILE:_files'"), "a second file of tests\n{test}");
+    let option = |name: &str| {
+        let mut lines = zsh.lines().filter(|line| line.contains(&format!("--{name}=[")));
+        lines.next().unwrap_or_else(|| panic!("{name}")).trim_end_matches(" \\\\").to_owned()
+    };
+    assert!(option("publish-test").ends_with(":TOPIC:'"), "{}", option("publish-test"));
+    assert!(option("dialect").ends_with("(vod ims)'"), "{}", option("dialect"));
+    assert!(option("reason").contains(" unrouted "), "{}", option("reason"));
+    assert!(option("key-file").ends_with(":FILE:_files'"), "{}", option("key-file"));
+    assert!(option("path").ends_with(":FOLDER:_files -/'"), "{}", option("path"));
+    let fish = script("fish");
+    let using = "complete -c apsara-bridge -n \"__fish_apsara_bridge_using_subcommand";
+    for line in [
+        format!("{using} completions\" -f -a \"bash elvish fish powershell zsh\""),
+        format!("{using} check\" -f"),
+        format!("{using} dead-letters; and __fish_seen_subcommand_from show\" -f"),
+    ] {
+        assert!(fish.lines().any(|other| other == line), "{line}");
+    }
+    assert!(!fish.contains("using_subcommand normalize\" -f"));
 }
 
 #[test]

@@ -34,6 +34,36 @@ name = 'all'
 to = { output = 'kafka', topic = 'media.{status}' }
 ";
 
+/// Listeners that exclude each other would stop the bridge only when it starts.
+#[test]
+fn two_listeners_cannot_have_one_address() {
+    let listen = |admin: &str, first: &str, second: &str| {
+        let config = format!(
+            "{GOOD}[admin]\nlisten = '{admin}'\n\
+             [inputs.a]\nkind = 'http'\nlisten = '{first}'\n[[inputs.a.endpoints]]\nallow_unsigned = true\n\
+             [inputs.b]\nkind = 'http'\nlisten = '{second}'\n[[inputs.b.endpoints]]\nallow_unsigned = true\n"
+        );
+        match config::load(&[Layer::Text("bridge.toml".to_owned(), config)]) {
+            Ok(_) => Vec::new(),
+            Err(errors) => errors.iter().map(|error| format!("{}: {}", error.key, error.message)).collect::<Vec<_>>(),
+        }
+    };
+    let too = ["is the address of", "too: expected another port or address"];
+    assert_eq!(
+        listen("127.0.0.1:9464", "0.0.0.0:9464", "[::]:9464"),
+        [
+            format!("inputs.a.listen: 0.0.0.0:9464 {} admin.listen {}", too[0], too[1]),
+            format!("inputs.b.listen: [::]:9464 {} admin.listen {}", too[0], too[1]),
+        ]
+    );
+    assert_eq!(
+        listen("127.0.0.1:9464", "127.0.0.1:8080", "127.0.0.1:8080"),
+        [format!("inputs.b.listen: 127.0.0.1:8080 {} inputs.a.listen {}", too[0], too[1])]
+    );
+    assert_eq!(listen("127.0.0.1:0", "127.0.0.1:0", "0.0.0.0:0"), [""; 0]);
+    assert_eq!(listen("127.0.0.1:1", "127.0.0.1:2", "127.0.0.2:1"), [""; 0]);
+}
+
 #[test]
 fn every_kind_of_mistake_is_reported_at_once() {
     let told = errors(

@@ -6,6 +6,7 @@ use async_nats::jetstream::stream::StorageType;
 use serde_json::Value;
 
 use crate::support::bridge::{TestBridge, callback};
+use crate::support::certificates::Certificates;
 use crate::support::config::{Config, Route};
 use crate::support::disk::Disk;
 use crate::support::http_receiver::{Receiver, Reply};
@@ -310,6 +311,11 @@ async fn a_queue_and_the_rights_of_its_key_are_checked_without_a_message() {
     found.has(part, "extend leases", "ok", "");
     found.has("clock", "clock", "warning", "behind this machine's");
     mns.heal();
+    mns.set_clock_offset(-3600);
+    let found = diagnose(&config, &[]).await;
+    let remedy = found.has("clock", "clock", "problem", " s behind this machine's: Alibaba refuses requests");
+    assert!(remedy.contains("set the clock"), "{remedy}");
+    found.has(part, "queue", "not_checked", "TimeExpired");
     mns.set_clock_offset(0);
 
     let missing = config.clone().set("inputs.queue.queue = 'other'");
@@ -321,6 +327,60 @@ async fn a_queue_and_the_rights_of_its_key_are_checked_without_a_message() {
     assert!(!found.text.contains(Mns::KEY_SECRET), "{}", found.text);
     mns.set_keys(&[]);
     diagnose(&config, &[]).await.has(part, "queue", "problem", "InvalidAccessKeyId");
+}
+
+/// Any web server answers 200, some with XML.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_server_is_not_a_queue() {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let place = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.expect("a connection");
+            let _ = connection.read(&mut [0; 4096]);
+            let page = "<html><body><h1>It works!</h1></body></html>";
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", page.len());
+            let _ = connection.write_all(format!("{head}{page}").as_bytes());
+        }
+    });
+    let config = Config::new()
+        .output("console", "console", &[""; 0])
+        .set(&format!(
+            "[inputs.queue]\nkind = 'mns'\nendpoint = 'http://{place}'\nqueue = 'media'\n\
+             credentials = {{ access_key_id = 'a', access_key_secret = 'b' }}"
+        ))
+        .set("[[routes]]\nname = 'all'\nto = { output = 'console' }");
+    let found = diagnose(&config, &[]).await;
+    let seen = "not an MNS endpoint: found `html`; expected the attributes of a queue";
+    let remedy = found.has("input queue", "endpoint", "problem", seen);
+    assert!(remedy.contains("`endpoint`"), "{remedy}");
+    found.has("clock", "clock", "not_checked", "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_certificate_must_have_the_names_of_the_urls() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let Certificates { server, server_key, authority, .. } = Certificates::make(folder.path());
+    let with = |more: &str| {
+        let tls = format!("cert_file = '{}', key_file = '{}'{more}", server.display(), server_key.display());
+        Config::http()
+            .output("console", "console", &[""; 0])
+            .set("[[routes]]\nname = 'all'\nto = { output = 'console' }")
+            .set(&format!(
+                "inputs.http.tls = {{ {tls} }}\n[[inputs.http.endpoints]]\npath = '/callbacks'\nkeys = ['TestKey123']\n\
+                 urls = ['https://media.example.invalid/callbacks', 'https://localhost:1/callbacks', \
+                 'https://127.0.0.1:1/callbacks']"
+            ))
+    };
+    let wrong = |found: Diagnosis| -> Vec<String> {
+        found.bad().into_iter().filter(|line| line.contains("certificate") && line.contains(" is not for ")).collect()
+    };
+    let told = wrong(diagnose(&with(""), &[]).await);
+    assert!(told.len() == 1 && told[0].contains("server.pem is not for media.example.invalid"), "{told:?}");
+    // Behind a proxy that shows a certificate.
+    let told = wrong(diagnose(&with(&format!(", client_ca_file = '{}'", authority.display())), &[]).await);
+    assert!(told.is_empty(), "{told:?}");
 }
 
 /// Outputs of every kind that has a server, and a queue, all at one place.
@@ -407,9 +467,9 @@ async fn urls_are_asked_whether_a_bridge_is_behind_them() {
     // Another program has the ports.
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let address = taken.local_addr().expect("bound");
-    let config = with_url(&right).set(&format!("admin.listen = '{address}'\ninputs.http.listen = '{address}'"));
-    let found = diagnose(&config, &[]).await;
+    let found = diagnose(&with_url(&right).set(&format!("admin.listen = '{address}'")), &[]).await;
     found.has("process", "admin.listen", "problem", "in use by another program");
+    let found = diagnose(&with_url(&right).set(&format!("inputs.http.listen = '{address}'")), &[]).await;
     found.has(part, "listen", "problem", "in use by another program");
     let config = with_url(&right).keys("['alllowercase']");
     diagnose(&config, &[]).await.has(part, "keys", "warning", "cannot be one of Alibaba");

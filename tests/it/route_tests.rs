@@ -311,6 +311,81 @@ fn the_report_of_many_routes_is_short() {
     assert!(out.contains("  r499\n") && out.lines().count() < 520, "{out}");
 }
 
+/// An event can be published and become a dead letter too.
+#[test]
+fn destinations_of_a_dead_letter_can_be_expected() {
+    let folder = bridge();
+    folder.write(
+        "tests.toml",
+        "[[tests]]\nname = 'both'\nevent.status = 'unknown'\nexpect = { to = 'kafka/media.audit', dead_letter = true }\n\
+         [[tests]]\nname = 'one'\nevent.status = 'unknown'\nexpect = { status = 'unknown', dead_letter = true }\n\
+         [[tests]]\nname = 'another'\nevent.status = 'unknown'\nexpect = { to = 'kafka/x', dead_letter = true }\n\
+         [[tests]]\nname = 'no letter'\nevent.status = 'failure'\nexpect = { to = 'kafka/media.audit', dead_letter = true }\n",
+    );
+    let (code, out, error) = folder.test(&["--tests", "tests.toml"]);
+    assert_eq!((code, error.as_str()), (1, ""), "{out}");
+    let another = "FAILED  another  (tests.toml:9)\n  to  missing       kafka/x\n      \
+                   not expected  kafka/media.audit by route `audit`\n  routes\n";
+    let letter = "FAILED  no letter  (tests.toml:13)\n  outcome  expected  dead_letter\n           \
+                  came      kafka/media.audit by route `audit`\n  routes\n";
+    assert!(out.contains(another) && out.contains(letter), "{out}");
+    assert!(out.ends_with("2 passed, 2 failed\n"), "{out}");
+}
+
+#[test]
+fn a_callback_larger_than_the_input_accepts_fails() {
+    let folder = bridge();
+    let callback = |bytes| format!("{FAILED}{}", " ".repeat(bytes - FAILED.len()));
+    let test = |max: &str, bytes| {
+        folder.write("callback.json", &callback(bytes));
+        folder.write("t.toml", "[[tests]]\nname = 'x'\ncallback.file = 'callback.json'\nexpect.status = 'failure'");
+        folder.test(&["--tests", "t.toml", "--set", &format!("inputs.http.max_body={max}")])
+    };
+    assert_eq!(test("1KiB", 1024).0, 0);
+    let (code, out, _) = test("1KiB", 1025);
+    assert_eq!(code, 1);
+    let why = "outcome  came  no input accepts it: its body has 1025 bytes, and max_body of the input is 1KiB";
+    assert!(out.contains(why), "{out}");
+    assert_eq!(test("2KiB", 1025).0, 0);
+}
+
+/// The parser of YAML takes time that grows with the square of the depth.
+#[test]
+fn yaml_that_nests_too_deep_is_refused_at_once() {
+    let folder = bridge();
+    let started = std::time::Instant::now();
+    let deep = format!("tests: {}", "[".repeat(100_000));
+    let error = folder.errors("t.yaml", &deep);
+    assert_eq!(error, "t.yaml: the lists and tables nest deeper than 128 levels\n");
+    folder.write("bridge.yaml", &deep.replace('[', "{a: "));
+    let (code, _, error) = folder.run(&["check", "--config", "bridge.yaml"]);
+    assert_eq!((code, error.as_str()), (2, "bridge.yaml: the lists and tables nest deeper than 128 levels\n"));
+    assert!(started.elapsed() < std::time::Duration::from_secs(10), "{:?}", started.elapsed());
+    // Brackets in texts and comments do not count.
+    let brackets = "[".repeat(300);
+    folder.write(
+        "t.yaml",
+        &format!("# {brackets}\ntests:\n- name: \"\\\"{brackets}\"\n  event: {{subject: '''{brackets}'}} # {brackets}\n  expect: unrouted\n"),
+    );
+    let (code, out, error) = folder.test(&["--tests", "t.yaml"]);
+    assert_eq!((code, error.as_str()), (0, ""), "{out}");
+}
+
+/// What `test` calls invalid, `check` warns about.
+#[test]
+fn check_reads_the_callbacks_of_tests() {
+    for (callback, warning) in [
+        ("{ file = 'none.json' }", "tests[0].callback.file: none.json cannot be read: "),
+        ("'{}'", "tests[0].callback: not a callback: "),
+    ] {
+        let tests = format!("[[tests]]\nname = 'x'\ncallback = {callback}\nexpect.to = 'console/console'\n");
+        let folder = Folder::new(&[("bridge.toml", &format!("{SERVED}{tests}"))]);
+        let (code, _, error) = folder.run(&["check", "--strict", "--config", "bridge.toml"]);
+        assert!(code == 2 && error.contains("warning: bridge.toml:") && error.contains(warning), "{error}");
+        assert_eq!(folder.run(&["check", "--config", "bridge.toml"]).0, 0);
+    }
+}
+
 #[test]
 fn a_callback_that_no_input_accepts_fails() {
     let folder = Folder::new(&[("bridge.toml", &ROUTES.replace("dialects = [\"ims\"]", "dialects = [\"vod\"]"))]);
@@ -338,11 +413,11 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "name = 'x'\nevent = {}\nexpect = {}",
-        "tests.toml:4: tests[0].expect: expected at least one of status, to and key\n",
+        "tests.toml:4: tests[0].expect: expected at least one of status, to, key and dead_letter = true\n",
     ),
     (
         "name = 'x'\nevent = {}\nexpect = 5",
-        "tests.toml:4: tests[0].expect: found the number `5`; expected a table with status, to or key, or one of \"dropped\", \"dead_letter\", \"unrouted\"\n",
+        "tests.toml:4: tests[0].expect: found the number `5`; expected a table with status, to, key or dead_letter, or one of \"dropped\", \"dead_letter\", \"unrouted\"\n",
     ),
     (
         "name = 'x'\nevent = {}\nexpect = { staus = 'success' }",
@@ -384,7 +459,17 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "name = 'x'\nevent = { staus = 'x', status = 'fail', subject = '', type = 5 }\nexpect = 'dropped'",
-        "tests.toml:3: tests[0].event.type: found the number `5`; expected a string\n",
+        "tests.toml:3: tests[0].event.type: found the number `5`; expected a string\n\
+      tests.toml:3: tests[0].event.staus: unknown attribute; did you mean `status`?\n\
+      tests.toml:3: tests[0].event.status: unknown value `fail`; expected one of success, skipped, progress, unknown, partial, canceled, failure\n\
+      tests.toml:3: tests[0].event.subject: expected a text; leave it out for an event without it\n",
+    ),
+    (
+        "name = 'x'\ncolour = 1\nevent.staus = 'x'\nexpect = { to = 'kafak/x', keyy = 'k' }",
+        "tests.toml:3: tests[0].colour: unknown key; expected one of name, callback, event, expect\n\
+      tests.toml:5: tests[0].expect.keyy: unknown key; did you mean `key`?\n\
+      tests.toml:4: tests[0].event.staus: unknown attribute; did you mean `status`?\n\
+      tests.toml:5: tests[0].expect.to[0]: there is no output `kafak`; did you mean `kafka`?\n",
     ),
     (
         "name = 'x'\nevent = { staus = 'x', status = 'succes', subject = '', verdict = 'ok' }\nexpect = 'dropped'",

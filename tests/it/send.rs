@@ -70,7 +70,7 @@ async fn what_does_not_fit_together_is_wrong_usage() {
             "there are vod-TranscodeComplete (success), ",
         ),
         (&[&local, "--status", "failed"], "possible values: success, skipped, progress, "),
-        (&[&local, "--dialect", "mps"], "expected vod or ims"),
+        (&[&local, "--dialect", "mps"], "possible values: vod, ims"),
         (&[&local, "--fixture", "vod-Transcode"], "there is no sample `vod-Transcode`"),
         (&[&local, "callback.json", "--type", "TranscodeComplete"], "cannot be used with"),
         (&["127.0.0.1:8080"], "invalid target `127.0.0.1:8080`: expected http://, https:// or mns://"),

@@ -195,6 +195,10 @@ impl InputConfig for HttpConfig {
         self.endpoints.iter().map(EndpointConfig::sender).collect()
     }
 
+    fn max_body(&self) -> Option<Size> {
+        Some(self.max_body)
+    }
+
     fn warnings(&self, name: &str) -> Vec<String> {
         let exposed = self.tls.as_ref().and_then(|tls| exposed(&tls.key_file));
         let mut warnings: Vec<String> = exposed.map(|warning| format!("tls.key_file: {warning}")).into_iter().collect();

@@ -1,6 +1,7 @@
-//! What `doctor` checks: the address, and whether the configured URLs can lead to this listener. A URL is asked by GET,
+//! What `doctor` checks: the address, the certificate, and whether the configured URLs can lead to this listener. A URL is asked by GET,
 //! which an endpoint answers with 405: no callback is posted.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use hyper::{Request, Response, StatusCode, Uri};
 
 use super::config::{Endpoint, HttpSettings};
 use super::problem::Problem;
-use crate::common::address::authority;
+use crate::common::address::{authority, host};
 use crate::common::findings::Findings;
 use crate::common::http::{HttpClient, HttpError};
 use crate::common::{clock, server, tls};
@@ -54,12 +55,26 @@ async fn listener(settings: &HttpSettings, http: &HttpClient, findings: &Finding
     server::examine("listen", &settings.listen, findings, is_bridge).await
 }
 
-/// Checks when the certificate expires.
+/// Checks when the certificate expires, and whether it is one for the hosts of the URLs.
 fn certificate(settings: &HttpSettings, findings: &Findings) {
-    let Some(file) = settings.tls.as_ref().and_then(|tls| tls.certificate()) else { return };
-    let expiry = tls::read_file(&file).ok().and_then(|pem| tls::first_expiry(&pem));
+    let Some(files) = settings.tls.as_ref().map(|tls| tls.settings()) else { return };
+    let file = &files.cert_file;
+    let Ok(pem) = tls::read_file(file) else { return };
+    // Clients that show a certificate are a proxy, which has the certificate for Alibaba.
+    if files.client_ca_file.is_none() {
+        let urls = settings.reloadable.endpoints.iter().flat_map(|endpoint| &endpoint.verifier.urls);
+        let hosts: BTreeSet<&str> =
+            urls.filter(|url| url.starts_with("https://")).map(|url| host(url).trim_matches(['[', ']'])).collect();
+        for host in hosts.into_iter().filter(|host| tls::is_for(&pem, host) == Some(false)) {
+            findings.warning(
+                "certificate",
+                format!("{} is not for {host}: Alibaba cannot connect, unless a proxy has another one", file.display()),
+                "get a certificate with this name, or let the proxy in front pass callbacks on over HTTP",
+            );
+        }
+    }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let Some(expiry) = expiry else { return };
+    let Some(expiry) = tls::first_expiry(&pem) else { return };
     let left = expiry.saturating_sub(now);
     let days = left.as_secs() / (24 * 3600);
     let file = file.display();

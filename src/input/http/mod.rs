@@ -177,6 +177,10 @@ impl InputSettings for HttpSettings {
         self.reloadable.endpoints.iter().map(|endpoint| (endpoint.path.as_str(), &*endpoint.sender)).collect()
     }
 
+    fn listen(&self) -> &[SocketAddr] {
+        &self.listen
+    }
+
     fn bounds(&self) -> ConnectionBounds {
         let memory = if self.tls.is_some() { server::TLS_CONNECTION_MEMORY } else { server::CONNECTION_MEMORY };
         ConnectionBounds {

@@ -127,15 +127,19 @@ pub(super) struct Attributes {
 }
 
 impl Attributes {
-    pub(super) fn read(element: &Element) -> Attributes {
+    /// Reads the attributes of a queue; none if the document is another one, for example a page of a web server.
+    pub(super) fn read(element: &Element) -> Option<Attributes> {
+        if element.name != "Queue" {
+            return None;
+        }
         let count = |name| element.number_of(name).unwrap_or(0);
-        Attributes {
-            active: count("ActiveMessages"),
+        Some(Attributes {
+            active: element.number_of("ActiveMessages")?,
             inactive: count("InactiveMessages"),
             delayed: count("DelayMessages"),
             retention: element.number_of("MessageRetentionPeriod").map(Duration::from_secs),
             max_message: element.number_of("MaximumMessageSize"),
-        }
+        })
     }
 }
 
@@ -280,6 +284,21 @@ mod tests {
             assert_eq!(Element::parse(&text), None);
         }
         assert!(NOT_READ.contains(&MAX_DEPTH.to_string()));
+    }
+
+    #[test]
+    fn only_a_queue_has_attributes() {
+        let attributes = |text| Attributes::read(&Element::parse(text).expect("XML"));
+        let found = attributes("<Queue xmlns='u'><ActiveMessages>3</ActiveMessages></Queue>").expect("a queue");
+        assert_eq!((found.active, found.inactive, found.retention), (3, 0, None));
+        for other in [
+            "<html><body><h1>It works!</h1></body></html>",
+            "<Queue/>",
+            "<Queues><ActiveMessages>3</ActiveMessages></Queues>",
+            "<html><ActiveMessages>3</ActiveMessages></html>",
+        ] {
+            assert_eq!(attributes(other), None, "{other}");
+        }
     }
 
     #[test]

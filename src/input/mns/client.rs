@@ -80,6 +80,9 @@ pub(super) struct Queue {
     pub(super) clock: Clock,
 }
 
+/// What an answer shows that is a success but does not come from MNS.
+pub(super) const NOT_MNS: &str = "not an MNS endpoint";
+
 type Query<'q> = [(&'q str, Cow<'q, str>)];
 
 /// The start of every document that is sent.
@@ -198,7 +201,10 @@ impl Queue {
         let begun = self.begin(Method::GET, "", &[], None, TIMEOUT).await;
         let answer = self.finish(begun).await?;
         let queue = Element::parse(&answer).ok_or_else(|| MnsError::unavailable(NOT_READ))?;
-        Ok(Attributes::read(&queue))
+        Attributes::read(&queue).ok_or_else(|| {
+            let root: String = queue.name.chars().take(40).collect();
+            MnsError::unavailable(format!("{NOT_MNS}: found `{root}`; expected the attributes of a queue"))
+        })
     }
 
     /// Sends a request and waits for the head of its answer.

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::answer::{Attributes, MnsError, MnsErrorKind};
-use super::client::{Clock, Queue};
+use super::client::{Clock, NOT_MNS, Queue};
 use super::config::MnsSettings;
 use super::credentials::Credentials;
+use crate::common::clock::LIMIT;
 use crate::common::findings::Findings;
 use crate::common::http::HttpClient;
 use crate::common::units::{Size, Span};
@@ -33,6 +34,7 @@ pub(super) async fn examine(settings: &MnsSettings, findings: &Findings) {
     let server = &settings.address.authority;
     match &attributes {
         Ok(attributes) => found(&settings.address.queue, *attributes, findings),
+        Err(error) if error.code == TIME_EXPIRED => return expired(server, queue.clock.offset(), error, findings),
         Err(error) if error.kind == MnsErrorKind::Unavailable => {
             return findings.problem("endpoint", format!("{server}: {error}"), remedy(error));
         }
@@ -60,6 +62,20 @@ pub(super) async fn examine(settings: &MnsSettings, findings: &Findings) {
     permission("delete", "DeleteMessage", deleted, findings);
     let changed = queue.change_visibility(NO_HANDLE, Duration::from_secs(1)).await.map(|_| ());
     permission("extend leases", "ChangeMessageVisibility", changed, findings);
+}
+
+/// The code for a request whose time is too far from that of the server.
+const TIME_EXPIRED: &str = "TimeExpired";
+
+/// The server refuses the time of the request. It has said its own time, unless a proxy removed it.
+fn expired(server: &str, ahead: time::Duration, error: &MnsError, findings: &Findings) {
+    findings.clock(server, ahead);
+    if ahead.unsigned_abs() >= LIMIT {
+        // The difference is a problem of its own.
+        findings.not_checked("queue", format!("{server} refuses requests until the clock is right: {error}"));
+    } else {
+        findings.problem("clock", format!("{server}: {error}"), remedy(error));
+    }
 }
 
 fn found(name: &str, attributes: Attributes, findings: &Findings) {
@@ -104,13 +120,14 @@ fn remedy(error: &MnsError) -> &'static str {
         "QueueNotExist" => "create the queue, or fix `queue` and the account and the region in `endpoint`",
         "InvalidAccessKeyId" => "check the id of the access key: it does not exist, or it was disabled",
         "SignatureDoesNotMatch" => "check the secret of the access key; for signature = \"v4\" also `region`",
-        "TimeExpired" => "set the clock of this machine, for example with NTP",
+        TIME_EXPIRED => "set the clock of this machine, for example with NTP",
         code if code.starts_with("AccessDenied") => {
             "grant the key GetQueueAttributes, ReceiveMessage, DeleteMessage and ChangeMessageVisibility on the queue"
         }
         "" if error.kind == MnsErrorKind::Misconfigured => {
             "set `credentials`, or ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET"
         }
+        "" if error.message.starts_with(NOT_MNS) => "set `endpoint` to that of MNS for your account and region",
         "" => "check `endpoint`, the network, and where the access key comes from",
         _ => "see what the message says",
     }

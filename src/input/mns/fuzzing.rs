@@ -36,6 +36,6 @@ pub fn not_deleted(answer: &str) -> Option<Vec<(String, String)>> {
 
 /// The counts of a queue.
 pub fn counts(answer: &str) -> Option<[u64; 3]> {
-    let Attributes { active, inactive, delayed, .. } = Attributes::read(&Element::parse(answer)?);
+    let Attributes { active, inactive, delayed, .. } = Attributes::read(&Element::parse(answer)?)?;
     Some([active, inactive, delayed])
 }
