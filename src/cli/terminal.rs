@@ -35,14 +35,19 @@ pub(super) fn print_sent(sent: &[u8]) {
 
 /// Writes to standard output. If the reader has closed it, for example `head`, the program exits with 0.
 pub(super) fn print(text: impl AsRef<[u8]>) {
-    let mut out = io::stdout().lock();
-    if let Err(error) = out.write_all(text.as_ref()).and_then(|()| out.flush()) {
+    if let Err(error) = try_print(text) {
         if error.kind() != io::ErrorKind::BrokenPipe {
             eprintln!("apsara-bridge: standard output cannot be written: {error}");
             std::process::exit(i32::from(FAILED));
         }
         std::process::exit(0);
     }
+}
+
+/// Writes to standard output, for a command that has to tidy up if that fails.
+pub(super) fn try_print(text: impl AsRef<[u8]>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_ref()).and_then(|()| out.flush())
 }
 
 /// Reads a file, or standard input where it is `-`.

@@ -2,11 +2,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-/// Whether a host is this machine by its name or address. Brackets of an IPv6 address may be there.
+/// Whether a host is this machine by its name or address. Brackets of an IPv6 address may be there. Names below
+/// `localhost` are not: a resolver may lead them anywhere.
 pub fn is_loopback(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches([']', '.']);
-    let is_named = |host: &str| host == "localhost" || host.ends_with(".localhost");
-    host.parse::<IpAddr>().map_or_else(|_| is_named(&host.to_ascii_lowercase()), |ip| ip.to_canonical().is_loopback())
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let is_local = |ip: IpAddr| ip.to_canonical().is_loopback();
+    address.parse().map_or_else(|_| host.eq_ignore_ascii_case("localhost"), is_local)
+}
+
+/// Whether the port of `host:port` is one, or is missing.
+pub fn is_port_valid(authority: &str) -> bool {
+    let after_host = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest);
+    after_host.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 /// Host and port of `host:port`, or of `scheme://user@host:port/path`. The port may be missing.
@@ -80,13 +87,25 @@ mod tests {
 
     #[test]
     fn this_machine_is_known_by_name_and_address() {
-        for local in
-            ["127.0.0.1", "127.8.0.1", "[::1]", "::1", "::ffff:127.0.0.1", "localhost", "LOCALHOST.", "a.localhost"]
-        {
+        for local in ["127.0.0.1", "127.8.0.1", "[::1]", "::1", "::ffff:127.0.0.1", "localhost", "LOCALHOST"] {
             assert!(is_loopback(local), "{local}");
         }
         for other in ["", "0.0.0.0", "[::]", "10.0.0.1", "kafka", "localhost.example.com", "127.0.0.1.example.com"] {
             assert!(!is_loopback(other), "{other}");
+        }
+        // The resolver decides where these lead.
+        for other in ["a.localhost", "localhost.", "127.0.0.1.", "127.1", "[127.0.0.1", "localhost]"] {
+            assert!(!is_loopback(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_a_number_of_16_bits() {
+        for valid in ["kafka", "kafka:1", "127.0.0.1:65535", "[::1]", "[::1]:80"] {
+            assert!(is_port_valid(valid), "{valid}");
+        }
+        for invalid in ["kafka:", "kafka:0", "127.0.0.1:65536", "127.0.0.1:99999", "[::1]:99999", "a:b", "a:+-1"] {
+            assert!(!is_port_valid(invalid), "{invalid}");
         }
     }
 

@@ -294,14 +294,76 @@ async fn the_demo_publishes_to_a_nats_server_and_leaves_nothing_there() {
     let demo = program(&["demo", "--once", "--nats", &url]);
     let (code, out, error) = blocking(move || program::run(demo)).await;
     assert_eq!(code, 0, "{out}{error}");
-    assert!(out.contains("callbacks arrived on apsara-bridge-demo.vod, ") && out.contains("sequence 1 "), "{out}");
+    assert!(out.contains("callbacks arrived on apsara-bridge-demo-") && out.contains("sequence 1 "), "{out}");
     assert!(!out.contains("MISSING"), "{out}");
-    assert!(nats.jetstream().await.get_stream("APSARA_BRIDGE_DEMO").await.is_err());
+    assert_eq!(streams(&nats).await, Vec::<String>::new());
     let closed = format!("nats://u:hunter2@127.0.0.1:{}", free_port());
     let (code, _, error) = run(&["demo", "--once", "--nats", &closed]);
     assert!(code == 1 && error.contains("onnection refused") && !error.contains("hunter2"), "{error}");
     let (code, _, error) = run(&["demo", "--once", "--nats", "u:hunter2@ho st"]);
     assert!(code == 2 && error.contains("expected nats://host:port") && !error.contains("hunter2"), "{error}");
+}
+
+async fn streams(nats: &Nats) -> Vec<String> {
+    use futures_util::TryStreamExt as _;
+    nats.jetstream().await.stream_names().try_collect().await.expect("the names")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_on_nats_tidies_up_after_a_signal_and_without_a_reader() {
+    let nats = Nats::start(NatsOptions { auth: Auth::Token, ..NatsOptions::default() }).await;
+    let url = nats.url().replace("nats://", &format!("nats://{NATS_TOKEN}@"));
+    let demo = || program(&["demo", "--nats", &url]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let start = |name: &str| Process::start(name, &demo(), &folder.path().join(name), None);
+    // Two demos on one server do not meet.
+    let (first, second) = (start("first"), start("second"));
+    for process in [&first, &second] {
+        process.wait_log("Ctrl-C stops it", SOON);
+        let log = process.log();
+        assert!(log.contains("64 of 64") || !log.contains("MISSING"), "{log}");
+        let reader = format!("nats --server {} subscribe 'apsara-bridge-demo-", nats.url().replace("//", "//LOGIN@"));
+        assert!(log.contains(&reader) && !log.contains(NATS_TOKEN), "{log}");
+        assert!(log.contains("apsara-bridge tail --admin 127.0.0.1:"), "{log}");
+    }
+    assert_eq!(streams(&nats).await.len(), 2);
+    for (process, signal) in [(&first, "TERM"), (&second, "INT")] {
+        process.signal(signal);
+        assert_eq!(process.wait(SOON), Some(0), "{}", process.log());
+        assert!(!process.log().contains("WARN") && !process.log().contains("ERROR"), "{}", process.log());
+    }
+    // A reader that has gone, as `head` does.
+    let mut unread = demo();
+    unread.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+    let code = blocking(move || {
+        let mut process = unread.spawn().expect("started");
+        drop(process.stdout.take());
+        process.wait().expect("ended").code()
+    });
+    assert_eq!(code.await, Some(0));
+    assert_eq!(streams(&nats).await, Vec::<String>::new());
+
+    let config = async_nats::jetstream::stream::Config {
+        name: "MINE".to_owned(),
+        subjects: vec!["*.>".to_owned()],
+        ..Default::default()
+    };
+    nats.jetstream().await.create_stream(config).await.expect("a stream");
+    let (code, _, error) = run(&["demo", "--once", "--nats", &url]);
+    assert!(code == 1 && error.contains("because the stream MINE of this server accepts the subjects"), "{error}");
+    assert_eq!(streams(&nats).await, ["MINE"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_that_is_stopped_early_says_so_in_one_sentence() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let process = Process::start("the demo", &program(&["demo"]), &folder.path().join("demo.log"), None);
+    process.wait_log("Posting ", SOON);
+    process.signal("INT");
+    assert_eq!(process.wait(SOON), Some(130), "{}", process.log());
+    let log = process.log();
+    let after: Vec<&str> = log.lines().filter(|line| !line.is_empty() && !line.starts_with("Posting ")).collect();
+    assert_eq!(after, ["apsara-bridge: stopped before all callbacks had arrived"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -66,8 +66,8 @@ async fn what_does_not_fit_together_is_wrong_usage() {
     for (arguments, expected) in [
         (&[local.as_str(), "--type", "TranscodComplete"][..], "did you mean TranscodeComplete?"),
         (
-            &[&local, "--type", "TranscodeComplete", "--status", "failure"],
-            "there are vod-TranscodeComplete (success), ",
+            &[&local, "--type", "TranscodeComplete", "--status", "canceled"],
+            "TranscodeComplete has no status canceled; it has success, partial, failure",
         ),
         (&[&local, "--status", "failed"], "possible values: success, skipped, progress, "),
         (&[&local, "--dialect", "mps"], "possible values: vod, ims"),
@@ -82,6 +82,13 @@ async fn what_does_not_fit_together_is_wrong_usage() {
         (&[&local, "--concurrency", "2"], "--concurrency needs --count or --rate"),
         (&["mns://127.0.0.1:1/q", "--key-env", "CALLBACK_KEY"], "--key-env is for targets with http://"),
         (&["mns://127.0.0.1:1"], "expected mns://HOST/QUEUE"),
+        (&["http://127.0.0.1:99999/callbacks"], "invalid port in `127.0.0.1:99999`"),
+        (&["http://bridge.localhost:1/", "--count", "2"], "add --allow-remote"),
+        (&[&local, "--metrics", "https://127.0.0.1:1/metrics"], "expected http://host:port/metrics"),
+        (&[&local, "--metrics", "http://127.0.0.1:99999/metrics"], "invalid port"),
+        (&[&local, "--key-env", "NOT_SET_ANYWHERE"], "NOT_SET_ANYWHERE"),
+        (&[&local, "--key-file", "/nonexistent"], "/nonexistent"),
+        (&[&local, "nonexistent.json"], "nonexistent.json cannot be read"),
     ] {
         let (code, out, error) = send(arguments).await;
         assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}: {error}");
@@ -129,7 +136,7 @@ async fn a_callback_is_tried_as_alibaba_does() {
     assert_eq!((code, out.as_str()), (0, "answered with 200\n"), "{error}");
     let tries: Vec<&str> = error.lines().collect();
     let no_answer = format!("try 2: {url}: no answer in time");
-    assert_eq!(tries, ["try 1: answered with 503 Service Unavailable: ", &no_answer, "try 3: answered with 200"]);
+    assert_eq!(tries, ["try 1: answered with 503 Service Unavailable", &no_answer, "try 3: answered with 200"]);
     let received = received.join().expect("three requests");
     let [(first, body), (second, again), (third, _)] = &received[..] else { panic!("{} requests", received.len()) };
     assert_eq!(body, again, "a retry repeats the callback");
@@ -140,7 +147,7 @@ async fn a_callback_is_tried_as_alibaba_does() {
     let (code, out, error) = send(&[&url, "--retry"]).await;
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(
-        error.contains("try 2: answered with 204") && error.ends_with("answered with 500 Internal Server Error: \n"),
+        error.contains("try 2: answered with 204") && error.ends_with("answered with 500 Internal Server Error\n"),
         "{error}"
     );
     assert_eq!(received.join().expect("three requests").len(), 3);
@@ -187,9 +194,70 @@ async fn ctrl_c_ends_a_load_with_its_report() {
     let process = crate::support::process::Process::start("send", &command, &log, None);
     eventually("callbacks", SOON, async || (receiver.events().len() > 20).then_some(())).await;
     process.signal("INT");
-    assert_eq!(process.wait(SOON), Some(0), "{}", process.log());
+    assert_eq!(process.wait(SOON), Some(130), "{}", process.log());
     let report = process.log();
     assert!(report.contains(" callbacks in ") && report.contains("latency"), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_counts_what_was_under_way() {
+    let (url, _received) = answers(vec![None; 4]);
+    let mut command = command(&["send", &url, "--count", "9", "--concurrency", "3"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    command.stdin(std::process::Stdio::null());
+    let process = crate::support::process::Process::start("send", &command, &folder.path().join("send.log"), None);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    process.signal("INT");
+    assert_eq!(process.wait(SOON), Some(130), "{}", process.log());
+    assert!(process.log().contains("\nnot answered  3"), "{}", process.log());
+}
+
+/// Answers everything with 503 and a long text that controls a terminal.
+fn rude() -> String {
+    let listener = TcpListener::bind(("127.0.0.1", free_port())).expect("the port is free");
+    let url = format!("http://{}/callbacks", listener.local_addr().expect("bound"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut head = BufReader::new(stream.try_clone().expect("a handle")).lines();
+            let _ = head.find(|line| line.as_ref().is_ok_and(String::is_empty));
+            let text = format!("\u{1b}]0;title\u{7}\u{1b}[2J{}", "A".repeat(5_000));
+            let head = format!("HTTP/1.1 503 x\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", text.len());
+            let _ = stream.write_all((head + &text).as_bytes());
+        }
+    });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_shortened_and_cannot_control_the_terminal() {
+    let (code, out, error) = send(&[&rude(), "--retry"]).await;
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert_eq!(error.matches("503 Service Unavailable: \\u{1b}]0;title\\u{7}").count(), 4, "{error}");
+    assert_eq!(error.matches("… (5014 bytes)\n").count(), 4, "{error}");
+    assert!(!error.contains('\u{1b}') && error.len() < 10_000, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_report_of_a_load_is_printed_whatever_the_metrics_say() {
+    let receiver = Receiver::start().await;
+    receiver.answer(Reply::status(200));
+    // The counters of a bridge that was restarted between the two requests for its metrics.
+    let listener = TcpListener::bind(("127.0.0.1", free_port())).expect("the port is free");
+    let metrics = format!("http://{}/metrics", listener.local_addr().expect("bound"));
+    std::thread::spawn(move || {
+        for count in [500, 3] {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let mut head = BufReader::new(stream.try_clone().expect("a handle")).lines();
+            let _ = head.find(|line| line.as_ref().is_ok_and(String::is_empty));
+            let text = format!("apsara_bridge_callbacks_total{{input=\"http\",outcome=\"published\"}} {count}\n");
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", text.len());
+            stream.write_all((head + &text).as_bytes()).expect("written");
+        }
+    });
+    let (code, out, error) = send(&[&receiver.url(), "--count", "3", "--metrics", &metrics]).await;
+    assert!(code == 1 && out.contains("\n200     3\n") && out.contains("latency"), "{out}");
+    assert!(error.contains("500 before, 3 after, and a bridge has restarted in between"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

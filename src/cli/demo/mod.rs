@@ -15,20 +15,22 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[cfg(feature = "nats")]
 use super::USAGE;
 use super::callbacks::{Copies, normalizer};
 use super::send::target::Target;
-use super::terminal::{fail, print, table};
+use super::terminal::{fail, table, try_print};
 use crate::bridge::Bridge;
 use crate::common::http::HttpClient;
 use crate::common::secret::{Secret, SecretSource};
+use crate::common::visible;
 use crate::config::{self, Layer};
 use crate::dialect::{Normalizer, Origin, SAMPLES};
 use crate::event::{Attribute, DEFAULT_TYPE_PREFIX};
 use crate::service::Service;
-use crate::telemetry::logs;
+use crate::telemetry::logs::{self, LogFilter};
 
 /// The URL as it would be entered at Alibaba. It is signed; the request goes to another address.
 const URL: &str = "https://media.example.com/callbacks";
@@ -51,8 +53,10 @@ const TRICKLE: Duration = Duration::from_secs(1);
 Runs until Ctrl-C, so that you can read the topics with any client. It posts one more
 sample every second, each with an id and a time of its own.
 
-With --nats the events go to a stream of the demo's own on your server, in memory. An
-older one of its name, APSARA_BRIDGE_DEMO, is deleted first. It is deleted at the end.
+With --nats the events go to a stream of this run on your server, APSARA_BRIDGE_DEMO_…,
+in memory. It is deleted at the end, also after Ctrl-C and SIGTERM.
+
+Ctrl-C after the table is no failure: the exit code is 0. Before it, it is 130.
 
 Examples:
   apsara-bridge demo
@@ -63,7 +67,8 @@ pub(super) struct Demo {
     /// Exit after the table. The exit code is 0 if all events arrived.
     #[arg(long)]
     once: bool,
-    /// Publish to this NATS server with JetStream, instead of an embedded Kafka. A login may be in the URL.
+    /// Publish to this NATS server with JetStream, instead of an embedded Kafka. A login may be in the URL:
+    /// user:password@ or token@, percent-encoded.
     #[cfg(feature = "nats")]
     #[arg(long, value_name = "URL")]
     nats: Option<String>,
@@ -78,11 +83,11 @@ enum Bus {
 
 impl Bus {
     /// What its topics begin with.
-    fn prefix(&self) -> &'static str {
+    fn prefix(&self) -> &str {
         match self {
             Bus::Kafka(_) => kafka::PREFIX,
             #[cfg(feature = "nats")]
-            Bus::Nats(_) => nats::PREFIX,
+            Bus::Nats(server) => server.prefix(),
         }
     }
 
@@ -125,7 +130,16 @@ impl Bus {
         )
     }
 
-    /// Removes what an earlier demo may have left, or this one leaves.
+    /// Creates what the demo needs there.
+    async fn prepare(&self) -> Result<(), String> {
+        match self {
+            Bus::Kafka(_) => Ok(()),
+            #[cfg(feature = "nats")]
+            Bus::Nats(server) => server.prepare().await,
+        }
+    }
+
+    /// Removes what the demo leaves.
     async fn clean(&self) -> Result<(), String> {
         match self {
             Bus::Kafka(_) => Ok(()),
@@ -154,14 +168,14 @@ impl Bus {
                 format!("kcat -b {} -C -t {}failed -e -f '%k  %h\\n%s\\n\\n'", cluster.brokers(), self.prefix())
             }
             #[cfg(feature = "nats")]
-            Bus::Nats(server) => format!("nats --server {} subscribe '{}>'", server.url(), self.prefix()),
+            Bus::Nats(server) => server.reader(),
         }
     }
 }
 
 impl Demo {
     pub(super) fn run(self) -> ExitCode {
-        logs::start(logs::Format::Text, "warn");
+        let log_filter = logs::start(logs::Format::Text, "warn");
         let bus = match self.bus() {
             Ok(bus) => bus,
             Err(code) => return code,
@@ -170,12 +184,16 @@ impl Demo {
             Ok(runtime) => runtime,
             Err(error) => return fail(format!("the runtime cannot be started: {error}")),
         };
-        let shown = runtime.block_on(run(&bus, self.once));
+        let ended = runtime.block_on(run(&bus, self.once, &log_filter));
         // After Ctrl-C, nothing waits for a reader.
         runtime.shutdown_background();
-        match shown {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => fail("not every callback arrived"),
+        match ended {
+            Ok(Ended::Complete | Ended::Unread) => ExitCode::SUCCESS,
+            Ok(Ended::Incomplete) => fail("not every callback arrived"),
+            Ok(Ended::Stopped(signal)) => {
+                eprintln!("apsara-bridge: stopped before all callbacks had arrived");
+                ExitCode::from(128 + signal)
+            }
             Err(error) => fail(error),
         }
     }
@@ -211,18 +229,71 @@ struct Found {
     place: String,
 }
 
-/// Runs the demo, and leaves nothing on the bus. True when every sample arrived.
-async fn run(bus: &Bus, once: bool) -> Result<bool, String> {
-    bus.clean().await?;
-    let all = serve(bus, once).await;
-    let cleaned = bus.clean().await;
-    let all = all?;
-    cleaned?;
-    Ok(all)
+/// How a demo ended.
+enum Ended {
+    /// Every callback arrived.
+    Complete,
+    /// Some did not.
+    Incomplete,
+    /// A signal came before the table.
+    Stopped(u8),
+    /// The reader of the output is gone, for example `head`.
+    Unread,
 }
 
-/// Runs the bridge until the end of the demo or Ctrl-C. True when every sample arrived before.
-async fn serve(bus: &Bus, once: bool) -> Result<bool, String> {
+/// Why a demo cannot continue.
+enum Halt {
+    Error(String),
+    Unread,
+}
+
+impl From<String> for Halt {
+    fn from(error: String) -> Halt {
+        Halt::Error(error)
+    }
+}
+
+/// The signals that end the demo. From now on they do not end the process, which first has to tidy up.
+struct Signals([(Signal, u8); 3]);
+
+impl Signals {
+    fn new() -> Result<Signals, String> {
+        let of = |kind: SignalKind| {
+            let signal = signal(kind).map_err(|error| format!("cannot receive signals: {error}"))?;
+            Ok::<_, String>((signal, u8::try_from(kind.as_raw_value()).unwrap_or_default()))
+        };
+        Ok(Signals([of(SignalKind::interrupt())?, of(SignalKind::terminate())?, of(SignalKind::hangup())?]))
+    }
+
+    /// The number of the next one.
+    async fn next(&mut self) -> u8 {
+        let [(interrupt, first), (terminate, second), (hangup, third)] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => *first,
+            _ = terminate.recv() => *second,
+            _ = hangup.recv() => *third,
+        }
+    }
+}
+
+/// Runs the demo, and leaves nothing on the bus.
+async fn run(bus: &Bus, once: bool, log_filter: &LogFilter) -> Result<Ended, String> {
+    let mut signals = Signals::new()?;
+    let ended = tokio::select! {
+        prepared = bus.prepare() => {
+            prepared?;
+            serve(bus, once, &mut signals, log_filter).await
+        }
+        signal = signals.next() => Ok(Ended::Stopped(signal)),
+    };
+    let cleaned = bus.clean().await;
+    let ended = ended?;
+    cleaned?;
+    Ok(ended)
+}
+
+/// Runs the bridge until the end of the demo or a signal.
+async fn serve(bus: &Bus, once: bool, signals: &mut Signals, log_filter: &LogFilter) -> Result<Ended, String> {
     let layer = Layer::Text("demo".to_owned(), bus.configuration());
     let loaded = config::load(&[layer])
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
@@ -231,29 +302,45 @@ async fn serve(bus: &Bus, once: bool) -> Result<bool, String> {
     let bridge = service.bridge().clone();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(service.run(async { drop(stopped.await) }, std::future::pending()));
-    let all = Cell::new(false);
-    let shown = tokio::select! {
-        shown = show(bus, &bridge, addresses, once, &all) => shown,
-        _ = tokio::signal::ctrl_c() => Ok(()),
+    let all = Cell::new(None);
+    let (shown, signal) = tokio::select! {
+        shown = show(bus, &bridge, addresses, once, &all) => (shown, None),
+        signal = signals.next() => (Ok(()), Some(signal)),
     };
+    // What ends now ends on purpose.
+    log_filter.set("off");
     let _ = stop.send(());
     running.await.map_err(|error| error.to_string())?;
-    shown.map(|()| all.get())
+    match (shown, all.get(), signal) {
+        (Err(Halt::Error(error)), ..) => Err(error),
+        (Err(Halt::Unread), ..) => Ok(Ended::Unread),
+        (Ok(()), Some(true), _) => Ok(Ended::Complete),
+        (Ok(()), None, Some(signal)) => Ok(Ended::Stopped(signal)),
+        (Ok(()), ..) => Ok(Ended::Incomplete),
+    }
 }
 
-/// Posts the samples and prints what became of them; then, unless `once`, posts more of them forever. `all` is set when
-/// every sample has arrived.
+/// Writes to standard output.
+fn print(text: impl AsRef<[u8]>) -> Result<(), Halt> {
+    try_print(text).map_err(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Halt::Unread,
+        _ => Halt::Error(format!("standard output cannot be written: {error}")),
+    })
+}
+
+/// Posts the samples and prints what became of them; then, unless `once`, posts more of them forever. `all` is set with the
+/// table: whether every sample has arrived.
 async fn show(
     bus: &Bus,
     bridge: &Bridge,
     (input, admin): (SocketAddr, SocketAddr),
     once: bool,
-    all: &Cell<bool>,
-) -> Result<(), String> {
+    all: &Cell<Option<bool>>,
+) -> Result<(), Halt> {
     let start = Instant::now();
     while !bridge.is_connected() {
         if start.elapsed() > MAX_WAIT {
-            return Err("the bridge does not reach the bus".to_owned());
+            return Err(Halt::Error("the bridge does not reach the bus; a line above says why".to_owned()));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -269,12 +356,12 @@ async fn show(
     let found = bus.read_back(expected).await?;
     let prefix = bus.prefix();
     let (text, arrived) = report(&posted, found, prefix);
-    print(text);
-    all.set(arrived == posted.len());
+    print(text)?;
+    all.set(Some(arrived == posted.len()));
     let topics = TOPICS.map(|topic| format!("{prefix}{topic}")).join(", ");
-    print(format!("\n{arrived} of {} callbacks arrived on {topics}.\n", posted.len()));
+    print(format!("\n{arrived} of {} callbacks arrived on {topics}.\n", posted.len()))?;
     if !once {
-        print(look_further(&bus.reader(), input, admin));
+        print(look_further(&bus.reader(), input, admin))?;
         trickle(&target, &normalizer).await;
     }
     Ok(())
@@ -294,7 +381,7 @@ async fn post_samples(target: &Target, normalizer: &Normalizer) -> Result<Vec<Ex
         let answer = target.post(body, 1, |_, _| {}).await;
         let took = start.elapsed();
         if !answer.is_success {
-            eprintln!("{name}: {}", answer.words);
+            eprintln!("{name}: {}", visible::text(&answer.words));
         }
         let attribute = |attribute| event.get(attribute).unwrap_or("-").to_owned();
         posted.push(Expected {
@@ -318,7 +405,7 @@ async fn trickle(target: &Target, normalizer: &Normalizer) {
         tokio::time::sleep(TRICKLE).await;
         let answer = target.post(&copies.copy(number, OffsetDateTime::now_utc()), 1, |_, _| {}).await;
         if !answer.is_success {
-            eprintln!("{}", answer.words);
+            eprintln!("{}", visible::text(&answer.words));
         }
     }
 }
@@ -366,6 +453,7 @@ fn look_further(reader: &str, input: SocketAddr, admin: SocketAddr) -> String {
          t=$(date +%s); curl -i http://{input}/callbacks -H \"X-VOD-TIMESTAMP: $t\" \\\n    \
          -H \"X-VOD-SIGNATURE: $(printf %s \"{URL}|$t|{KEY}\" | md5sum | cut -c1-32)\" \\\n    \
          -d '{{\"EventType\":\"FileUploadComplete\",\"EventTime\":\"2026-01-01T00:00:00Z\",\"VideoId\":\"my-video\",\"Size\":\"42\"}}'\n\n  \
+         apsara-bridge tail --admin {admin}\n\n  \
          curl http://{admin}/metrics\n\nCtrl-C stops it.\n"
     );
     text

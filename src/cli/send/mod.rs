@@ -6,6 +6,7 @@ mod latency;
 mod load;
 pub(super) mod target;
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -14,9 +15,11 @@ use time::OffsetDateTime;
 use super::USAGE;
 use super::callbacks::{Choice, Copies, normalizer};
 use super::terminal::{fail, print, read, shown};
+use crate::common::descriptors;
 use crate::common::http::HttpClient;
 use crate::common::secret::{Secret, SecretSource};
-use counted::counted;
+use crate::common::visible;
+use counted::{Counts, Metrics};
 use load::{Load, Totals};
 use target::{Answer, Target};
 
@@ -24,11 +27,17 @@ use target::{Answer, Target};
 /// without `--rate`, and enough for an answer that takes a second with most rates.
 const CONCURRENCY: (usize, usize) = (1, 64);
 
+/// File descriptors for everything but the connections of a load.
+const OTHER_DESCRIPTORS: usize = 32;
+
+/// The exit code after Ctrl-C, as shells have it.
+const INTERRUPTED: u8 = 130;
+
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exits with 0 if every answer is 200, which is success for Alibaba, with 1 if not, and
-with 2 for wrong usage. Without FILE it posts an upload event. Each callback has an id
+Exits with 0 if every answer is 200, which is success for Alibaba, with 1 if not, with
+2 for wrong usage, and with 130 after Ctrl-C. Without FILE it posts an upload event. Each callback has an id
 and a time of its own, so that the bridge takes none for a repeat. FILE alone is posted
 as it is.
 
@@ -127,9 +136,13 @@ impl Send {
         if let Err(error) = self.check(&target) {
             return wrong(error);
         }
+        let metrics = match self.metrics.as_deref().map(Metrics::parse).transpose() {
+            Ok(metrics) => metrics,
+            Err(error) => return wrong(error),
+        };
         let callbacks = match self.callbacks(chosen) {
             Ok(callbacks) => callbacks,
-            Err(error) => return fail(error),
+            Err(error) => return wrong(error),
         };
         let source = match (&self.key_file, &self.key_env) {
             (Some(file), _) => Some(SecretSource::File(file.clone())),
@@ -138,13 +151,21 @@ impl Send {
         };
         match source.as_ref().map(Secret::read).transpose() {
             Ok(key) => target.sign(self.url.clone(), key),
-            Err(error) => return fail(error),
+            Err(error) => return wrong(error.to_string()),
         }
-        match super::block_on(self.send(&http, &target, &callbacks)) {
-            Ok(Ok(report)) => {
-                print(report);
-                ExitCode::SUCCESS
+        let sending = async {
+            let before = match &metrics {
+                Some(metrics) => Some((metrics, metrics.counts(&http).await?)),
+                None => None,
+            };
+            if self.is_load() {
+                self.post_load(&http, &target, &callbacks, before).await
+            } else {
+                self.post_one(&http, &target, &callbacks, before).await
             }
+        };
+        match super::block_on(sending) {
+            Ok(Ok(code)) => code,
             Ok(Err(error)) => fail(error),
             Err(error) => fail(error),
         }
@@ -176,13 +197,32 @@ impl Send {
         if self.concurrency.is_some() && !self.is_load() {
             return Err("--concurrency needs --count or --rate".to_owned());
         }
+        if self.is_load() {
+            let most = descriptors::raise().saturating_sub(OTHER_DESCRIPTORS);
+            if self.concurrency() > most {
+                return Err(format!(
+                    "--concurrency {} needs more file descriptors than this process may open: expected at most {most} \
+                     (see `ulimit -n`)",
+                    self.concurrency()
+                ));
+            }
+        }
         Ok(())
     }
 
-    fn callbacks(&self, chosen: &[u8]) -> Result<Callbacks, String> {
+    fn concurrency(&self) -> usize {
+        let default = if self.rate.is_some() { CONCURRENCY.1 } else { CONCURRENCY.0 };
+        self.concurrency.map_or(default, usize::from)
+    }
+
+    fn tries(&self) -> u32 {
+        if self.retry { target::TRIES } else { 1 }
+    }
+
+    fn callbacks(&self, chosen: Cow<'_, [u8]>) -> Result<Callbacks, String> {
         let body = match &self.file {
             Some(file) => read(file).map_err(|error| format!("{} cannot be read: {error}", shown(file)))?,
-            None => chosen.to_vec(),
+            None => chosen.into_owned(),
         };
         if self.file.is_some() && !self.is_load() {
             return Ok(Callbacks::Same(body));
@@ -191,62 +231,89 @@ impl Send {
             return Ok(Callbacks::Different(copies));
         }
         if let Some(file) = &self.file {
-            eprintln!("{} has no time that can be changed: the same bytes are posted each time", shown(file));
+            let name = shown(file);
+            let name = visible::line(&name);
+            eprintln!("{name} has no time or id that can be changed: the same bytes are posted each time");
         }
         Ok(Callbacks::Same(body))
     }
 
-    async fn send(&self, http: &HttpClient, target: &Target, callbacks: &Callbacks) -> Result<String, String> {
-        let before = match &self.metrics {
-            Some(metrics) => Some(counted(http, metrics).await?),
-            None => None,
-        };
-        let tries = if self.retry { target::TRIES } else { 1 };
-        let (mut report, accepted) = if self.is_load() {
-            let concurrency = if self.rate.is_some() { CONCURRENCY.1 } else { CONCURRENCY.0 };
-            let concurrency = self.concurrency.map_or(concurrency, usize::from);
-            let load = Load { count: self.count, rate: self.rate, concurrency };
-            let totals = load.run(async |number| target.post(&callbacks.body(number), tries, |_, _| {}).await).await;
-            let accepted = totals.accepted();
-            (finished(&totals)?, accepted)
-        } else {
-            let report = |number, answer: &Answer| {
-                if tries > 1 {
-                    eprintln!("try {number}: {}", answer.words);
-                }
-            };
-            let answer = target.post(&callbacks.body(0), tries, report).await;
-            if !answer.is_success {
-                return Err(answer.words);
+    /// Posts one callback.
+    async fn post_one(
+        &self,
+        http: &HttpClient,
+        target: &Target,
+        callbacks: &Callbacks,
+        before: Option<(&Metrics, Counts)>,
+    ) -> Result<ExitCode, String> {
+        let report = |number, answer: &Answer| {
+            if self.retry {
+                eprintln!("try {number}: {}", visible::text(&answer.words));
             }
-            (answer.words, 1)
         };
-        if let (Some(metrics), Some(before)) = (&self.metrics, before) {
-            let after = counted(http, metrics).await?;
-            if after < before + accepted {
-                return Err(match (after == before, self.is_load()) {
-                    (true, false) => {
-                        format!("{report}, but {metrics} did not count it: {after} before and after")
-                    }
-                    _ => format!(
-                        "{accepted} were answered with 200, but {metrics} counted {}",
-                        after - before.min(after)
-                    ),
-                });
-            }
-            let end = format!("and counted: {before} before, {after} after");
-            report = if self.is_load() { format!("{report}\n{end}") } else { format!("{report}, {end}") };
+        let answer = target.post(&callbacks.body(0), self.tries(), report).await;
+        if !answer.is_success {
+            return Err(answer.words);
         }
-        Ok(format!("{report}\n"))
+        let mut report = visible::text(&answer.words).into_owned();
+        if let Some((metrics, before)) = before {
+            let after = metrics.counts(http).await.map_err(|error| format!("{report}, but {error}"))?;
+            let counted = compared(metrics, &before, &after, 1).map_err(|error| format!("{report}, but {error}"))?;
+            report = format!("{report}, {counted}");
+        }
+        print(format!("{report}\n"));
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Posts many callbacks. The report is printed whatever comes after it.
+    async fn post_load(
+        &self,
+        http: &HttpClient,
+        target: &Target,
+        callbacks: &Callbacks,
+        before: Option<(&Metrics, Counts)>,
+    ) -> Result<ExitCode, String> {
+        let load =
+            Load { count: self.count, rate: self.rate, concurrency: self.concurrency(), retries: self.tries() > 1 };
+        let post = async |number, report: &dyn Fn(u32, &Answer)| {
+            target.post(&callbacks.body(number), self.tries(), report).await.is_success
+        };
+        let totals = load.run(post).await;
+        print(format!("{}\n", totals.report()));
+        if let Some((metrics, before)) = before {
+            let after = metrics.counts(http).await?;
+            let counted = compared(metrics, &before, &after, totals.accepted());
+            print(format!("{}\n", visible::text(&counted?)));
+        }
+        finished(&totals)
     }
 }
 
-/// The report of a load. It is an error if a callback was not accepted; then the report is printed already.
-fn finished(totals: &Totals) -> Result<String, String> {
-    let report = totals.report();
-    if totals.accepted() == totals.posted() {
-        return Ok(report);
+/// What the metrics have counted. It is an error if that is less than what was accepted, or if it cannot be compared.
+fn compared(metrics: &Metrics, before: &Counts, after: &Counts, accepted: u64) -> Result<String, String> {
+    let (url, sums) = (metrics.url(), (before.sum(), after.sum()));
+    if after.began_again(before) {
+        return Err(format!(
+            "the counts of {url} cannot be compared: {} before, {} after, and a bridge has restarted in between or is \
+             another one",
+            sums.0, sums.1
+        ));
     }
-    print(format!("{report}\n"));
-    Err(format!("{} of {} callbacks were not accepted", totals.posted() - totals.accepted(), totals.posted()))
+    match sums.1 - sums.0.min(sums.1) {
+        counted if counted >= accepted => Ok(format!("and counted: {} before, {} after", sums.0, sums.1)),
+        0 if accepted == 1 => Err(format!("{url} did not count it: {} before and after", sums.0)),
+        counted => Err(format!("{accepted} were accepted, but {url} counted {counted}")),
+    }
+}
+
+/// The exit code of a load. It is an error if a callback was not accepted.
+fn finished(totals: &Totals) -> Result<ExitCode, String> {
+    let (posted, refused) = (totals.posted(), totals.posted() - totals.accepted());
+    if totals.is_interrupted() {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    if refused > 0 {
+        return Err(format!("{refused} of {posted} callbacks were not accepted"));
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -7,11 +7,13 @@ use http_body_util::Full;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Request, StatusCode, Uri};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
-use crate::common::address::{authority, host, is_loopback};
+use crate::common::address::{authority, host, is_loopback, is_port_valid};
 use crate::common::http::{HttpClient, HttpError};
 use crate::common::secret::Secret;
 use crate::dialect::Dialect;
+use crate::event::cut;
 use crate::input::http::signature::signed_headers;
 use crate::input::mns::{MnsErrorKind, QueueSender};
 
@@ -23,6 +25,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// What the URL of a queue begins with.
 const QUEUE: &str = "mns://";
+
+/// Most bytes of an answer in a sentence.
+const SHOWN: usize = 2048;
 
 /// How long a product waits for an answer.
 fn timeout(dialect: Dialect) -> Duration {
@@ -39,9 +44,14 @@ pub(in crate::cli) struct Answer {
     pub(in crate::cli) is_success: bool,
     /// What answers are counted by: the status, the code of a queue, or why there is none.
     pub(in crate::cli) label: String,
-    /// A sentence.
+    /// A sentence. A sender of answers has chosen parts of it.
     pub(in crate::cli) words: String,
+    /// From the request to the end of the answer.
+    pub(in crate::cli) took: Duration,
 }
+
+/// An answer without the time that it took.
+type Said = (bool, String, String);
 
 /// Where callbacks go.
 #[expect(clippy::large_enum_variant, reason = "a command has one target")]
@@ -61,6 +71,7 @@ impl Target {
             let rest = &text[QUEUE.len()..];
             let expected = || format!("invalid target `{text}`: expected {QUEUE}HOST/QUEUE");
             let (authority, queue) = rest.trim_end_matches('/').split_once('/').ok_or_else(expected)?;
+            check_port(authority, text)?;
             // As the service itself writes the URL of a queue.
             let queue = queue.strip_prefix("queues/").unwrap_or(queue);
             let scheme = if is_loopback(host(authority)) { "http" } else { "https" };
@@ -73,6 +84,7 @@ impl Target {
         if uri.is_none() {
             return Err(format!("invalid target `{text}`: expected http://, https:// or {QUEUE}"));
         }
+        check_port(authority(text), text)?;
         Ok(Target::Url { url: text.to_owned(), http, signed_url: None, key: None })
     }
 
@@ -115,33 +127,48 @@ impl Target {
     }
 
     async fn try_once(&self, body: &[u8]) -> Answer {
+        let start = Instant::now();
+        let (is_success, label, words) = self.ask(body).await;
+        Answer { is_success, label, words, took: start.elapsed() }
+    }
+
+    async fn ask(&self, body: &[u8]) -> Said {
         match self {
             Target::Url { url, http, signed_url, key } => {
                 let dialect = Dialect::of(body).unwrap_or(Dialect::Vod);
                 let signed_url = signed_url.as_deref().unwrap_or(url);
-                let answer = exchange(http, url, signed_url, key.as_ref(), dialect, body).await;
-                answer.unwrap_or_else(|(label, words)| Answer {
-                    is_success: false,
-                    label: label.to_owned(),
-                    words: format!("{url}: {words}"),
-                })
+                let said = exchange(http, url, signed_url, key.as_ref(), dialect, body).await;
+                said.unwrap_or_else(|(label, words)| (false, label.to_owned(), format!("{url}: {words}")))
             }
             Target::Queue { queue, .. } => match queue.send(body).await {
-                Ok(id) => {
-                    let words = format!("put into the queue as message {id}");
-                    Answer { is_success: true, label: "in the queue".to_owned(), words }
-                }
+                Ok(id) => (true, "in the queue".to_owned(), format!("put into the queue as message {}", shown(&id))),
                 Err(error) => {
                     let label = match error.kind {
-                        _ if !error.code.is_empty() => error.code.clone(),
+                        _ if !error.code.is_empty() => shown(&error.code),
                         MnsErrorKind::Unavailable => "unavailable".to_owned(),
                         kind => kind.as_str().to_owned(),
                     };
-                    Answer { is_success: false, label, words: format!("not put into the queue: {error}") }
+                    (false, label, format!("not put into the queue: {}", shown(&error.to_string())))
                 }
             },
         }
     }
+}
+
+/// The start of what somebody has answered.
+fn shown(text: &str) -> String {
+    match cut(text, SHOWN) {
+        start if start.len() < text.len() => format!("{start}… ({} bytes)", text.len()),
+        _ => text.to_owned(),
+    }
+}
+
+/// Whether `target` has a port that exists.
+fn check_port(authority: &str, target: &str) -> Result<(), String> {
+    if is_port_valid(authority) {
+        return Ok(());
+    }
+    Err(format!("invalid target `{target}`: invalid port in `{authority}`: expected a number from 1 to 65535"))
 }
 
 /// Posts a callback once. An error is a label and a sentence.
@@ -152,7 +179,7 @@ async fn exchange(
     key: Option<&Secret>,
     dialect: Dialect,
     body: &[u8],
-) -> Result<Answer, (&'static str, String)> {
+) -> Result<Said, (&'static str, String)> {
     let mut request = Request::post(url).header(CONTENT_TYPE, "application/json");
     if let Some(key) = key {
         let now = OffsetDateTime::now_utc().unix_timestamp();
@@ -173,14 +200,12 @@ async fn exchange(
     })?;
     let status = answer.status();
     let text = String::from_utf8_lossy(answer.body());
-    Ok(Answer {
-        is_success: status == StatusCode::OK,
-        label: status.as_u16().to_string(),
-        words: match status {
-            StatusCode::OK => "answered with 200".to_owned(),
-            status => format!("answered with {status}: {}", text.trim()),
-        },
-    })
+    let words = match (status, text.trim()) {
+        (StatusCode::OK, _) => "answered with 200".to_owned(),
+        (status, "") => format!("answered with {status}"),
+        (status, text) => format!("answered with {status}: {}", shown(text)),
+    };
+    Ok((status == StatusCode::OK, status.as_u16().to_string(), words))
 }
 
 #[cfg(test)]
@@ -195,6 +220,8 @@ mod tests {
             ("http://127.0.0.1:8080/callbacks", true),
             ("https://localhost", true),
             ("https://media.example.com/callbacks?a=b", false),
+            ("http://bridge.localhost:8080/", false),
+            ("mns://127.0.0.1.:9/q", false),
             ("mns://127.0.0.1:9/q", true),
             ("MNS://1833220977560000.mns.cn-shanghai.aliyuncs.com/queues/ice-callback-media", false),
         ] {
@@ -204,11 +231,21 @@ mod tests {
         for text in ["127.0.0.1:8080", "ftp://x/y", "/callbacks", "http://"] {
             assert_eq!(error(text), format!("invalid target `{text}`: expected http://, https:// or mns://"));
         }
+        for text in ["http://127.0.0.1:99999/callbacks", "https://[::1]:65536", "mns://127.0.0.1:0/q"] {
+            assert!(error(text).contains(": invalid port in `"), "{}", error(text));
+        }
         assert_eq!(error("mns://host"), "invalid target `mns://host`: expected mns://HOST/QUEUE");
         let long = error("mns://host/a_b");
         assert!(
             long.starts_with("invalid target `mns://host/a_b`: expected mns://HOST/QUEUE: queue: invalid name `a_b`"),
             "{long}"
         );
+    }
+
+    #[test]
+    fn a_long_answer_is_shortened() {
+        assert_eq!(shown("short"), "short");
+        let long = shown(&"ä".repeat(1_500));
+        assert!(long.ends_with("ä… (3000 bytes)") && long.len() < SHOWN + 20, "{long}");
     }
 }
