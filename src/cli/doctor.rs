@@ -3,10 +3,10 @@
 //! Each input and output checks itself ([`crate::input::InputSettings::examine`], [`crate::output::OutputSettings::examine`]).
 //! All checks run at the same time, and each has an end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::{LocalBoxFuture, join_all};
@@ -23,8 +23,8 @@ use crate::config::{self, Loaded, output_hint, topic_fault};
 use crate::contract;
 use crate::dialect::{Normalizer, Origin};
 use crate::event::Event;
-use crate::output::{CheckedOutput, Needs, Record, TopicRule};
-use crate::route::Template;
+use crate::output::{CheckedOutput, NeededTopic, Needs, Record, TopicRule};
+use crate::route::{Destination, Route, Template};
 use crate::service::Settings;
 use crate::telemetry::metrics::Metrics;
 
@@ -123,8 +123,22 @@ fn count(found: &[(String, Vec<Finding>)]) -> impl Fn(Verdict) -> usize + '_ {
 /// Runs all checks at the same time.
 async fn examine(loaded: Loaded, test: Option<Test>) -> Vec<Arc<Part>> {
     let settings = &loaded.settings;
-    let needs = contract::needs(settings);
+    let mut needs = contract::needs(settings);
+    if let Some(test) = &test {
+        // The checks of the output explain why a test fails.
+        let topics = &mut needs.entry(test.output.name.clone()).or_default().topics;
+        if test.has_topic() && !topics.iter().any(|topic| topic.written == test.record.topic) {
+            topics.push(NeededTopic {
+                written: test.record.topic.clone(),
+                from: vec![TEST.to_owned()],
+                names: BTreeSet::from([test.record.topic.clone()]),
+                others: None,
+                pattern: test.record.topic.clone(),
+            });
+        }
+    }
     let none = Needs::default();
+    let failed = OnceLock::new();
     let mut parts = Vec::new();
     let mut checks: Vec<LocalBoxFuture<'_, ()>> = Vec::new();
     let mut part = |name: String| {
@@ -144,7 +158,8 @@ async fn examine(loaded: Loaded, test: Option<Test>) -> Vec<Arc<Part>> {
     for output in &settings.outputs {
         let part = part(format!("output {}", output.name));
         let needs = needs.get(&output.name);
-        if needs.is_none() {
+        let is_needed = |needs: &Needs| needs.topics.iter().any(|topic| !is_test_only(topic));
+        if !needs.is_some_and(is_needed) {
             let seen = "no event can arrive at it: no route names it, or none of those that do can match";
             part.findings.warning("routes", seen, "remove the output, or fix the routes");
         }
@@ -154,10 +169,21 @@ async fn examine(loaded: Loaded, test: Option<Test>) -> Vec<Arc<Part>> {
     }
     checks.push(Box::pin(limited_spool(settings, part("spool".to_owned()))));
     if let Some(test) = test {
-        let part = part("publish test".to_owned());
-        checks.push(Box::pin(limited(part.clone(), async move { test.publish(&part.findings).await })));
+        let (part, failed) = (part("publish test".to_owned()), &failed);
+        let published = {
+            let part = part.clone();
+            async move {
+                if let Err(failure) = test.publish(&part.findings).await {
+                    let _ = failed.set((part, failure));
+                }
+            }
+        };
+        checks.push(Box::pin(limited(part, published)));
     }
     join_all(checks).await;
+    if let Some((part, failure)) = failed.get() {
+        failure.report(&parts, &part.findings);
+    }
 
     let seen: Vec<(String, time::Duration)> = parts.iter().flat_map(|part| part.findings.clocks()).collect();
     let clock = Arc::new(Part::new("clock"));
@@ -230,10 +256,44 @@ fn clocks(seen: &[(String, time::Duration)], findings: &Findings) {
     }
 }
 
+/// What leads to a topic only for the test.
+const TEST: &str = "--publish-test";
+
+fn is_test_only(topic: &NeededTopic) -> bool {
+    topic.from == [TEST]
+}
+
 /// An event to publish, to see whether an output takes it.
 struct Test {
     output: CheckedOutput,
     record: Record,
+}
+
+/// Why the test was not published.
+struct Failure {
+    output: String,
+    topic: String,
+    seen: String,
+    remedy: String,
+}
+
+impl Failure {
+    /// Reports it, with what the checks of the output have found about the topic.
+    fn report(&self, parts: &[Arc<Part>], findings: &Findings) {
+        let output = parts.iter().find(|part| part.name == format!("output {}", self.output));
+        let about = |finding: &Finding| {
+            finding.verdict == Verdict::Problem
+                && (finding.check.split_once(' ').is_some_and(|(_, topic)| topic == self.topic)
+                    || finding.seen.contains(&self.topic))
+        };
+        let fault = output.and_then(|part| part.findings.found().into_iter().find(about));
+        match fault {
+            Some(fault) => {
+                findings.problem("publish", format!("{}; {}: {}", self.seen, fault.check, fault.seen), fault.remedy);
+            }
+            None => findings.problem("publish", &self.seen, &self.remedy),
+        }
+    }
 }
 
 impl Test {
@@ -264,6 +324,7 @@ impl Test {
         }
         let rule = settings.outputs[position].rules.topic;
         let topic = match (topic, &rule) {
+            (None | Some(""), TopicRule::Required(_)) => return Err(format!("expected {name}/TOPIC")),
             (Some(topic), TopicRule::Required(_)) => {
                 let template = Template::parse_topic(topic).map_err(|error| error.to_string())?;
                 if template.attributes().next().is_some() {
@@ -274,51 +335,82 @@ impl Test {
                     None => topic,
                 }
             }
-            (None, TopicRule::Required(_)) => return Err(format!("expected {name}/TOPIC")),
             (Some(_), TopicRule::None(_)) => return Err(format!("`{name}` has no topics: expected {name}")),
             (topic, TopicRule::Optional(word) | TopicRule::None(word)) => topic.unwrap_or(word),
         };
         let topic = topic.to_owned();
         let output = settings.outputs.remove(position);
+        let written = needs.get(&output.name).into_iter().flat_map(|needs| &needs.topics);
+        let written = written.filter(|needed| needed.names.contains(&topic)).map(|needed| needed.written.as_str());
+        let key = key_of(&settings, &output.name, &written.collect::<Vec<_>>())?;
         let event = Arc::new(marked(settings)?);
-        Ok(Test { output, record: Record { event, topic, key: None, mode: None } })
+        // As real events: a compacted topic refuses a record without a key.
+        let key = output.rules.has_keys.then(|| key.key(&event).unwrap_or_else(|| event.id().to_owned()));
+        Ok(Test { output, record: Record { event, topic, key, mode: None } })
     }
 
-    async fn publish(self, findings: &Findings) {
+    fn has_topic(&self) -> bool {
+        matches!(self.output.rules.topic, TopicRule::Required(_))
+    }
+
+    /// Publishes it, and reports success.
+    ///
+    /// # Errors
+    /// Why it was not published.
+    async fn publish(self, findings: &Findings) -> Result<(), Failure> {
         let Test { output, record } = self;
         let place = match output.rules.topic {
             TopicRule::None(_) => output.name.clone(),
             _ => format!("{}/{}", output.name, record.topic),
         };
-        let Ok(metrics) = Metrics::new() else { return };
-        let running = match output.settings.start(&metrics) {
-            Ok(running) => running,
-            Err(error) => return findings.problem("publish", error.to_string(), "fix the settings of the output"),
+        let checks = format!("see the checks of output {}", output.name);
+        let failure = |seen: String, remedy: &str| {
+            let remedy = if remedy.is_empty() { checks.clone() } else { remedy.to_owned() };
+            Failure { output: output.name.clone(), topic: record.topic.clone(), seen, remedy }
         };
+        let Ok(metrics) = Metrics::new() else { return Ok(()) };
+        let has_acknowledgements = output.settings.has_acknowledgements();
+        let running = output.settings.start(&metrics);
+        let running = running.map_err(|error| failure(error.to_string(), "fix the settings of the output"))?;
         if tokio::time::timeout(PUBLISH, running.health().wait_until_up()).await.is_err() {
-            let seen = format!("{place}: the output did not connect, so nothing was published");
-            return findings.problem("publish", seen, "see the checks of the output");
+            return Err(failure(format!("{place}: the output did not connect, so nothing was published"), ""));
         }
         match running.publish(&record, Instant::now() + PUBLISH).await {
-            Ok(()) => findings.ok("publish", format!("{place} has acknowledged the event {}", record.event.id())),
-            Err(error) => {
-                let remedy = match error.kind.remedy() {
-                    "" => "see the checks of the output",
-                    remedy => remedy,
-                };
-                findings.problem(
-                    "publish",
-                    format!("{place} has not acknowledged the event: {}", error.message),
-                    remedy,
+            Ok(()) if has_acknowledgements => {
+                findings.ok("publish", format!("{place} has acknowledged the event {}", record.event.id()));
+            }
+            Ok(()) => {
+                let seen = format!(
+                    "the event {} was sent to {place}; nobody acknowledges it, so whether a subscriber got it is \
+                     unknown",
+                    record.event.id()
                 );
+                findings.ok("publish", seen);
+            }
+            Err(error) => {
+                let seen = format!("{place} has not acknowledged the event: {}", error.message);
+                return Err(failure(seen, error.kind.remedy()));
             }
         }
+        Ok(())
+    }
+}
+
+/// The template of the keys of records for an output: that of a destination with one of these topics, or else of any.
+fn key_of(settings: &Settings, output: &str, written: &[&str]) -> Result<Template, String> {
+    let of_routes = settings.router.routes().iter().flat_map(Route::destinations);
+    let destinations = of_routes.chain(&settings.dead_letters).filter(|destination| destination.output == output);
+    let is_meant = |destination: &&Destination| written.contains(&destination.topic.to_string().as_str());
+    let destination = destinations.clone().find(is_meant).or_else(|| destinations.clone().next());
+    match destination {
+        Some(destination) => Ok(destination.key.clone()),
+        None => Template::parse("{partitionkey}").map_err(|error| error.to_string()),
     }
 }
 
 /// The outputs to which routes send events with this topic.
 fn outputs_of<'n>(needs: &'n BTreeMap<String, Needs>, topic: &str) -> Vec<&'n str> {
-    let has = |needs: &Needs| needs.topics.iter().any(|needed| needed.names.iter().flatten().any(|name| name == topic));
+    let has = |needs: &Needs| needs.topics.iter().any(|needed| needed.names.contains(topic));
     needs.iter().filter(|(_, needs)| has(needs)).map(|(output, _)| output.as_str()).collect()
 }
 

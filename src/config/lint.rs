@@ -67,11 +67,7 @@ pub(super) fn open_topics(
     };
     let mut warnings = Vec::new();
     for route in router.routes() {
-        let is_fixed = |attribute: Attribute| {
-            let mut matches = route.matches.iter().filter(|(named, _)| *named == attribute);
-            matches.any(|(_, patterns)| patterns.iter().all(|pattern| matches!(pattern, Pattern::Exact(_))))
-                || route.filter.as_ref().is_some_and(|filter| filter.fixes(attribute))
-        };
+        let is_fixed = |attribute: Attribute| route.listed_values(attribute).is_some();
         let place = format!("route `{}`", route.name);
         warnings.extend(route.destinations().iter().filter_map(|to| warning(&place, to, &is_fixed)));
     }

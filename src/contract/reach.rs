@@ -29,7 +29,24 @@ pub(in crate::contract) struct Channel<'s> {
     pub(in crate::contract) arrivals: Vec<Arrivals<'s>>,
     /// The attributes in the topic, each once, with the values that are inserted; none if senders choose them.
     pub(in crate::contract) parameters: Vec<(Attribute, Option<BTreeSet<String>>)>,
+    pub(in crate::contract) topics: Topics,
 }
+
+/// What the topic of a channel becomes.
+#[derive(Debug, Default)]
+pub(in crate::contract) struct Topics {
+    /// For event types of the catalogue, and for types that a route lists.
+    pub(in crate::contract) certain: BTreeSet<String>,
+    /// For other types, as far as it is known.
+    pub(in crate::contract) possible: BTreeSet<String>,
+    /// Whether senders can choose a part of it.
+    pub(in crate::contract) is_open: bool,
+    /// Whether there are too many to list all.
+    pub(in crate::contract) is_cut: bool,
+}
+
+/// Most topics of one template that are listed.
+const MOST: usize = 1000;
 
 /// Event types that arrive in one form.
 #[derive(Debug)]
@@ -53,6 +70,7 @@ pub(in crate::contract) fn channels<'s>(
     let others = Dialect::ALL.into_iter().map(|dialect| Type { dialect, known: None });
     let types: Vec<Type> = known.chain(others).collect();
     let mut channels = Channels::new(settings, mode);
+    channels.known_types = known_types.iter().flat_map(|(_, names)| names.iter().cloned()).collect();
     for r#type in types {
         let names = known_types.iter().find(|(dialect, _)| *dialect == r#type.dialect);
         let Some((_, names)) = names else { continue };
@@ -172,6 +190,8 @@ struct Channels<'s> {
     targets: HashMap<&'s str, Vec<Target<'s>>>,
     dead_letters: Option<Target<'s>>,
     type_prefix: &'s str,
+    /// The known types of all dialects.
+    known_types: BTreeSet<String>,
 }
 
 impl<'s> Channels<'s> {
@@ -194,6 +214,7 @@ impl<'s> Channels<'s> {
                     routes: Vec::new(),
                     arrivals: Vec::new(),
                     parameters,
+                    topics: Topics::default(),
                 });
                 channels.len() - 1
             });
@@ -205,7 +226,8 @@ impl<'s> Channels<'s> {
         });
         let targets = targets.collect();
         let dead_letters = settings.dead_letters.as_ref().map(target);
-        Channels { channels, targets, dead_letters, type_prefix: &settings.type_prefix }
+        let (type_prefix, known_types) = (settings.type_prefix.as_str(), BTreeSet::new());
+        Channels { channels, targets, dead_letters, type_prefix, known_types }
     }
 
     fn add(&mut self, kind: &EventKind<'_>, possible: &Possibilities<'s>) {
@@ -214,7 +236,25 @@ impl<'s> Channels<'s> {
             for target in self.targets.get(route.name.as_str()).into_iter().flatten() {
                 is_published = true;
                 let channel = &mut self.channels[target.channel];
-                channel.arrive(target, kind.r#type, false, self.type_prefix, |attribute| kind.fact(attribute));
+                channel.arrive(target, kind.r#type, false);
+                let values = |attribute| {
+                    // What a route lists are all values that can come through it.
+                    let listed = || route.listed_values(attribute);
+                    values(kind.fact(attribute), attribute, self.type_prefix, listed)
+                };
+                channel.can_be(kind.r#type.known.is_some(), values);
+                // A type that a route lists and that no catalogue has is expected.
+                let own = route.listed_values(Attribute::Type).unwrap_or_default().into_iter();
+                let own =
+                    own.filter(|name| !self.known_types.contains(*name) && kind.fact(Attribute::Type).can_be(name));
+                let own: BTreeSet<String> =
+                    own.map(|name| inserted(Attribute::Type, Some(name), self.type_prefix)).collect();
+                if kind.r#type.known.is_none() && !own.is_empty() {
+                    channel.can_be(true, |attribute| match attribute {
+                        Attribute::Type => Some(own.clone()),
+                        other => values(other),
+                    });
+                }
                 if !channel.routes.contains(&route.name.as_str()) {
                     channel.routes.push(&route.name);
                 }
@@ -231,22 +271,36 @@ impl<'s> Channels<'s> {
                 DeadLetterReason::NotACallback | DeadLetterReason::Damaged => false,
             };
             if can_be {
-                let fact = |attribute| kind.fact_of_letter(attribute, reason);
-                self.channels[target.channel].arrive(target, kind.r#type, true, self.type_prefix, fact);
+                let channel = &mut self.channels[target.channel];
+                channel.arrive(target, kind.r#type, true);
+                channel.can_be(kind.r#type.known.is_some(), |attribute| {
+                    values(kind.fact_of_letter(attribute, reason), attribute, self.type_prefix, || None)
+                });
             }
         }
     }
 }
 
+/// The values of an attribute as they are inserted in a topic; none if senders choose them.
+fn values<'f>(
+    fact: Fact<'_>,
+    attribute: Attribute,
+    type_prefix: &str,
+    listed: impl FnOnce() -> Option<BTreeSet<&'f str>>,
+) -> Option<BTreeSet<String>> {
+    let inserted = |value| inserted(attribute, value, type_prefix);
+    match fact {
+        Fact::Absent => Some(BTreeSet::from([inserted(None)])),
+        Fact::Is(value) => Some(BTreeSet::from([inserted(Some(value))])),
+        Fact::StartsWith(..) | Fact::Present | Fact::Unknown => {
+            let can_be = listed()?.into_iter().filter(|value| fact.can_be(value));
+            Some(can_be.map(|value| inserted(Some(value))).collect())
+        }
+    }
+}
+
 impl<'s> Channel<'s> {
-    fn arrive<'f>(
-        &mut self,
-        target: &Target<'s>,
-        r#type: Type,
-        is_dead_letter: bool,
-        type_prefix: &str,
-        fact: impl Fn(Attribute) -> Fact<'f>,
-    ) {
+    fn arrive(&mut self, target: &Target<'s>, r#type: Type, is_dead_letter: bool) {
         let alike =
             |arrivals: &Arrivals<'_>| arrivals.mode == target.mode && arrivals.are_dead_letters == is_dead_letter;
         let position = self.arrivals.iter().position(alike).unwrap_or_else(|| {
@@ -258,16 +312,37 @@ impl<'s> Channel<'s> {
         if !keys.contains(&target.key) {
             keys.push(target.key);
         }
-        for (attribute, values) in &mut self.parameters {
-            let value = match fact(*attribute) {
-                Fact::Absent => Some(None),
-                Fact::Is(value) => Some(Some(value)),
-                Fact::StartsWith(..) | Fact::Present | Fact::Unknown => None,
+    }
+
+    /// Adds what the topic becomes with these values of its attributes: every combination.
+    fn can_be(&mut self, is_certain: bool, values: impl Fn(Attribute) -> Option<BTreeSet<String>>) {
+        let mut names = BTreeSet::from([self.topic.to_string()]);
+        let mut is_open = false;
+        for (attribute, known) in &mut self.parameters {
+            let Some(values) = values(*attribute) else {
+                is_open = true;
+                *known = None;
+                continue;
             };
-            match (value, values.as_mut()) {
-                (Some(value), Some(values)) => drop(values.insert(inserted(*attribute, value, type_prefix))),
-                _ => *values = None,
+            let placeholder = format!("{{{attribute}}}");
+            let combined = names.iter().flat_map(|name| values.iter().map(|value| name.replace(&placeholder, value)));
+            names = combined.take(MOST + 1).collect();
+            if let Some(known) = known {
+                known.extend(values);
             }
+        }
+        let topics = &mut self.topics;
+        topics.is_open |= is_open;
+        if is_open {
+            return;
+        }
+        let list = if is_certain { &mut topics.certain } else { &mut topics.possible };
+        for name in names {
+            if list.len() == MOST && !list.contains(&name) {
+                topics.is_cut = true;
+                break;
+            }
+            list.insert(name);
         }
     }
 }

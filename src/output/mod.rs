@@ -13,6 +13,8 @@ mod health;
 pub mod http;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+#[cfg(any(feature = "kafka", feature = "nats"))]
+mod limits;
 #[cfg(feature = "nats")]
 pub mod nats;
 
@@ -153,6 +155,11 @@ pub trait OutputSettings: Send + fmt::Debug {
     /// cancelled. Must run inside a tokio runtime.
     fn examine<'a>(&'a self, needs: &'a Needs, findings: &'a Findings) -> BoxFuture<'a, ()>;
 
+    /// Whether the bus acknowledges what is published. Otherwise a publish that succeeds says only that it was sent.
+    fn has_acknowledgements(&self) -> bool {
+        true
+    }
+
     /// A record as it goes over the wire. The running output publishes what this gives.
     fn render<'r>(&self, record: &'r Record) -> Rendered<'r>;
 
@@ -167,6 +174,8 @@ pub trait OutputSettings: Send + fmt::Debug {
 pub struct Needs {
     /// The topics that events can arrive at, in the order in which routes name them.
     pub topics: Vec<NeededTopic>,
+    /// Bytes of the largest callback that an input accepts; 0 if that is unknown.
+    pub largest_body: u64,
 }
 
 /// A topic that events can arrive at.
@@ -176,10 +185,34 @@ pub struct NeededTopic {
     pub written: String,
     /// What leads there, for people.
     pub from: Vec<String>,
-    /// Every topic that it can become; none if senders choose a part of it, or there are too many.
-    pub names: Option<BTreeSet<String>>,
+    /// The topics that it becomes for known event types.
+    pub names: BTreeSet<String>,
+    /// Why it can become others.
+    pub others: Option<OtherTopics>,
     /// The topic with `*` in the place of values.
     pub pattern: String,
+}
+
+/// Why a destination can have more topics than those that are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherTopics {
+    /// Senders choose a part of it.
+    OfSenders,
+    /// Events whose type the catalogue does not have can lead to others.
+    OfOtherTypes,
+    /// There are too many to list them.
+    TooMany,
+}
+
+impl OtherTopics {
+    /// The reason, for people.
+    pub fn reason(self) -> &'static str {
+        match self {
+            OtherTopics::OfSenders => "senders choose a part of it",
+            OtherTopics::OfOtherTypes => "event types that the catalogue does not know can lead to other topics",
+            OtherTopics::TooMany => "there are too many",
+        }
+    }
 }
 
 /// Where subscribers find the events of an output, in the words of AsyncAPI. It has no secrets: no logins, no paths, no

@@ -3,7 +3,7 @@
 //! As the specification says, comparisons are case-sensitive, and all attributes under one dialect must hold. A
 //! comparison with an attribute that the event does not have is false, and its `not` is true.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
@@ -82,13 +82,19 @@ pub enum Filter {
 }
 
 impl Filter {
-    /// Whether an attribute has one of a few values in every event that passes.
-    pub fn fixes(&self, attribute: Attribute) -> bool {
+    /// The values that an attribute can have in events that pass, if the filter lists them; otherwise nothing.
+    pub fn listed_values(&self, attribute: Attribute) -> Option<BTreeSet<&str>> {
         match self {
-            Filter::Exact(named, _) => *named == attribute,
-            Filter::All(filters) => filters.iter().any(|filter| filter.fixes(attribute)),
-            Filter::Any(filters) => filters.iter().all(|filter| filter.fixes(attribute)),
-            Filter::Prefix(..) | Filter::Suffix(..) | Filter::Not(_) => false,
+            Filter::Exact(named, text) => (*named == attribute).then(|| BTreeSet::from([text.as_str()])),
+            Filter::All(filters) => {
+                let listed = filters.iter().filter_map(|filter| filter.listed_values(attribute));
+                listed.reduce(|one, other| &one & &other)
+            }
+            Filter::Any(filters) => {
+                let listed = filters.iter().map(|filter| filter.listed_values(attribute));
+                listed.reduce(|one, other| Some(&one? | &other?)).flatten()
+            }
+            Filter::Prefix(..) | Filter::Suffix(..) | Filter::Not(_) => None,
         }
     }
 }

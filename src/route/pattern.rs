@@ -62,6 +62,14 @@ impl Pattern {
         }
     }
 
+    /// The only value that fits; none if it is a glob.
+    pub fn exact(&self) -> Option<&str> {
+        match self {
+            Pattern::Exact(text) => Some(text),
+            Pattern::Glob(_) => None,
+        }
+    }
+
     /// The pattern as text, with the prefix of the type.
     pub fn as_str(&self) -> &str {
         match self {

@@ -63,6 +63,24 @@ pub struct Possibilities<'r> {
     pub can_be_unrouted: bool,
 }
 
+impl Route {
+    /// The values that an attribute can have in events that match, if the route lists them; otherwise nothing.
+    pub fn listed_values(&self, attribute: Attribute) -> Option<BTreeSet<&str>> {
+        let of_matches = self.matches.iter().filter(|(named, _)| *named == attribute).filter_map(|(_, patterns)| {
+            patterns.iter().map(|pattern| pattern.exact()).collect::<Option<BTreeSet<&str>>>()
+        });
+        let of_filter = self.filter.as_ref().and_then(|filter| filter.listed_values(attribute));
+        of_matches.chain(of_filter).reduce(|one, other| &one & &other)
+    }
+}
+
+impl Fact<'_> {
+    /// Whether the attribute can have this value.
+    pub fn can_be(self, value: &str) -> bool {
+        equals(value, self) != No
+    }
+}
+
 impl Router {
     /// What can happen to an event about which only some facts are known.
     pub fn possibilities<'f>(&self, facts: impl Fn(Attribute) -> Fact<'f>) -> Possibilities<'_> {

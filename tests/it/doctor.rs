@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::stream::StorageType;
+use async_nats::jetstream::stream::{DiscardPolicy, StorageType};
 use serde_json::Value;
 
 use crate::support::bridge::{TestBridge, callback};
@@ -10,14 +10,15 @@ use crate::support::certificates::Certificates;
 use crate::support::config::{Config, Route};
 use crate::support::disk::Disk;
 use crate::support::http_receiver::{Receiver, Reply};
+use crate::support::kafka::cluster::KafkaCluster;
 use crate::support::kafka::{Kafka, KafkaOptions, Mechanism, Security, USER};
 use crate::support::mns::queue::QueueAttributes;
 use crate::support::mns::signature::Key;
 use crate::support::mns::{Fault, Mns, MnsOptions, Operation};
 use crate::support::nats::{Auth, Nats, NatsOptions, TOKEN};
 use crate::support::program::{self, command};
-use crate::support::wait::SOON;
-use crate::support::{blocking, free_port};
+use crate::support::wait::{SETTLED, SOON};
+use crate::support::{blocking, eventually, free_port};
 
 /// It promises about ten seconds. The rest is a margin for busy machines.
 const LONGEST: Duration = Duration::from_secs(20);
@@ -82,7 +83,7 @@ async fn what_is_right_is_said_and_nothing_is_changed() {
     found.has("output kafka", "login", "ok", "1 broker answer");
     found.has("output kafka", "topic doctor.right.{dialect}", "ok", "all its topics exist (route `all`)");
     found.has("output kafka", "replicas", "ok", "the brokers are on this machine");
-    found.has("output kafka", "write", "not_checked", "--publish-test");
+    found.has("output kafka", "write", "not_checked", "does not ask whether the user may write");
     found.has("process", "descriptors", "ok", "at most 4352 are needed");
     found.has("input http", "listen", "ok", "is free");
     found.has("spool", "spool", "not_checked", "it is off");
@@ -138,8 +139,11 @@ async fn missing_topics_are_named_and_not_created() {
         "not_checked",
         "senders choose a part of it (route `media`)",
     );
-    found.has("output kafka", "replicas", "problem", "min.insync.replicas is more than there are replicas");
-    found.has("publish test", "publish", "problem", "kafka/doctor.ims has not acknowledged the event");
+    // This broker counts it as 1.
+    found.has("output kafka", "replicas", "warning", "min.insync.replicas is more than there are replicas");
+    let published = found.has("publish test", "publish", "problem", "kafka/doctor.ims has not acknowledged the event");
+    found.has("publish test", "publish", "problem", "topic doctor.ims: does not exist (--publish-test)");
+    assert!(published.contains("--create --topic doctor.ims"), "{published}");
     assert_eq!(kafka.consume("doctor.ims", 0, SOON).await, []);
 
     // A broker that creates topics by itself.
@@ -187,9 +191,85 @@ async fn a_kafka_login_that_is_refused_and_missing_rights_are_told_apart() {
     let seen = "doctor.ims, doctor.vod, or the user may not see them";
     let remedy = found.has("output kafka", "topic doctor.{dialect}", "problem", seen);
     assert!(remedy.contains("grant the user Describe and Write"), "{remedy}");
+    assert!(remedy.contains(" --command-config FILE "), "{remedy}");
     found.has("output kafka", "write", "problem", "the brokers refuse this producer");
     found.has("publish test", "publish", "problem", "");
     assert!(!found.text.contains(password), "{}", found.text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_lose_or_refuse_events_are_told() {
+    let kafka = Kafka::shared().await;
+    for (topic, configs) in [
+        ("doctor.limits.compacted", &[("cleanup.policy", "compact")]),
+        ("doctor.limits.short", &[("retention.ms", "60000")]),
+        ("doctor.limits.small", &[("max.message.bytes", "2000")]),
+        ("doctor.limits.tiny", &[("max.message.bytes", "100")]),
+    ] {
+        kafka.create_topic(topic, 1, configs).await;
+    }
+    let topics = ["compacted", "short", "small", "tiny"].map(|name| format!("doctor.limits.{name}"));
+    let route = topics.iter().fold(Route::new("all"), |route, topic| route.to("kafka", topic));
+    let config = Config::http().kafka(kafka.brokers()).route(route);
+    let found = diagnose(&config, &["--publish-test", "kafka/doctor.limits.compacted"]).await;
+    let part = "output kafka";
+    let remedy = found.has(part, "cleanup.policy", "warning", "only the last one is kept: doctor.limits.compacted");
+    assert!(remedy.contains("--add-config cleanup.policy=delete") && !remedy.contains("FILE"), "{remedy}");
+    found.has(part, "retention", "warning", "retention.ms of doctor.limits.short deletes events after 1m, also unread");
+    found.has(part, "message size", "warning", "max.message.bytes of doctor.limits.small accepts at most 2000B, but");
+    found.has(
+        part,
+        "message size",
+        "problem",
+        "max.message.bytes of doctor.limits.tiny accepts at most 100B: no event",
+    );
+    assert_eq!(found.bad().len(), 4, "{:?}", found.bad());
+    // A compacted topic refuses records without a key.
+    found.has("publish test", "publish", "ok", "has acknowledged the event");
+    let records = kafka.consume("doctor.limits.compacted", 1, SOON).await;
+    assert!(records[0].key.as_ref().is_some_and(|key| key.starts_with(b"apsara-bridge-doctor-")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brokers_are_asked_at_the_addresses_that_they_advertise() {
+    // A broker that is killed stays in the list of the others for so long.
+    let properties = vec![("broker.session.timeout.ms".to_owned(), "5000".to_owned())];
+    let options = KafkaOptions { auto_create_topics: false, properties, ..KafkaOptions::default() };
+    let cluster = KafkaCluster::start(3, options).await;
+    cluster.create_topic("doctor.vod", 1, &[("min.insync.replicas", "3")]).await;
+    cluster.create_topic("doctor.ims", 1, &[("min.insync.replicas", "2")]).await;
+    for topic in ["doctor.vod", "doctor.ims"] {
+        cluster.in_sync(topic).await;
+    }
+    let part = "output kafka";
+    // Nothing listens on the addresses that these listeners advertise.
+    let ports = cluster.proxied();
+    let found = diagnose(&kafka_config(&format!("127.0.0.1:{}", ports[0].broker), "doctor"), &[]).await;
+    let remedy = found.has(part, "advertised addresses", "problem", "which cannot be reached from here");
+    found.has(part, "advertised addresses", "problem", &format!("127.0.0.1:{}", ports[1].proxy));
+    assert!(remedy.contains("set advertised.listeners") && found.code == 1, "{remedy}");
+    assert!(!found.text.contains("broker answers") && !found.text.contains("brokers answer"), "{}", found.text);
+
+    let config = kafka_config(cluster.brokers()[0].brokers(), "doctor").dead_letters_to("kafka", "doctor.dead");
+    let found = diagnose(&config, &[]).await;
+    found.has(part, "login", "ok", "3 brokers answer: ");
+    found.has(part, "replicas", "ok", "topics that survive the loss of one broker: 1");
+    found.has(part, "replicas", "warning", "min.insync.replicas is the number of replicas");
+    cluster.kill(2).await;
+    let found = diagnose(&config, &[]).await;
+    found.has(part, "login", "ok", "2 brokers answer: ");
+    found.has(part, "advertised addresses", "warning", cluster.brokers()[2].brokers());
+    let refuses = |found: &Diagnosis| found.text.contains("every record is refused now");
+    let found = eventually("the replicas to be out of sync", SETTLED, async || {
+        Some(diagnose(&config, &[]).await).filter(refuses)
+    })
+    .await;
+    let seen = "2 of 3 replicas are in sync and min.insync.replicas asks for 3: doctor.vod";
+    found.has(part, "replicas in sync", "problem", seen);
+    found.has(part, "replicas in sync", "warning", "some replicas are not in sync: doctor.ims");
+    assert!(!found.text.contains("survive the loss"), "{}", found.text);
+    let remedy = found.has(part, "topic doctor.dead", "problem", "does not exist");
+    assert!(remedy.contains("--replication-factor 3 --config min.insync.replicas=2"), "{remedy}");
 }
 
 fn nats_config(nats: &Nats, more: &str) -> Config {
@@ -252,10 +332,101 @@ async fn a_nats_server_without_jetstream_and_a_user_without_rights_are_told() {
     let found = diagnose(&nats_config(&nats, "outputs.nats.delivery = 'core'"), &[]).await;
     found.has("output nats", "stream", "ok", "core NATS has no streams");
     found.has("configuration", "setting", "warning", "at most once");
+    let core = nats_config(&nats, "outputs.nats.delivery = 'core'");
+    let found = diagnose(&core, &["--publish-test", "nats/doctor.vod.test"]).await;
+    found.has("publish test", "publish", "ok", "was sent to nats/doctor.vod.test; nobody acknowledges it");
     let limited = "authorization { users = [ { user: u, password: p, permissions: { publish: 'doctor.>', subscribe: '_INBOX.>' } } ] }";
     let nats = Nats::start(NatsOptions { config: limited.to_owned(), ..NatsOptions::default() }).await;
     let found = diagnose(&nats_config(&nats, "outputs.nats.user = 'u'\noutputs.nats.password = 'p'"), &[]).await;
     found.has("output nats", "permissions", "problem", "may not publish on \"$JS.API.INFO\"");
+}
+
+/// Accounts with limits, and a user who may do only what the bridge needs.
+const LIMITED: &str = r#"
+accounts { A: {
+    jetstream: { max_file: 67108864, max_streams: 10 }
+    users: [
+        { user: admin, password: p }
+        { user: least, password: p, permissions: {
+            publish: ["$JS.API.INFO", "$JS.API.STREAM.NAMES", "doctor.>"], subscribe: "_INBOX.>"
+        } }
+    ]
+} }
+no_auth_user: admin
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_lose_or_refuse_or_cannot_be_created_are_told() {
+    let nats = Nats::start(NatsOptions { config: LIMITED.to_owned(), ..NatsOptions::default() }).await;
+    let part = "output nats";
+    nats.create_stream("OTHER", &["doctor.a.>"]).await;
+
+    // What the bridge cannot create.
+    let planned = |more: &str| {
+        Config::http().nats(nats.url()).to("nats", "doctor.x").set(&format!(
+            "outputs.nats.stream = {{ name = 'PLANNED', subjects = ['doctor.x'], create = true, replicas = 1, {more} }}"
+        ))
+    };
+    let found = diagnose(&planned("duplicate_window = '30s'").set("outputs.nats.stream.replicas = 3"), &[]).await;
+    let remedy = found.has(part, "stream", "problem", "it needs 3 replicas, and the server is not part of a cluster");
+    assert!(remedy.contains("stream.replicas = 1"), "{remedy}");
+    let remedy =
+        found.has(part, "duplicate window", "warning", "the planned stream `PLANNED` recognizes a repeat only");
+    assert!(remedy.contains("set `stream.duplicate_window = \"2m\"`"), "{remedy}");
+    found.has(part, "replicas", "ok", "the planned stream `PLANNED` gets 3 replicas");
+    let overlapping = planned("max_bytes = '1GiB'").set("outputs.nats.stream.subjects = ['doctor.*.b', 'doctor.x']");
+    let found = diagnose(&overlapping, &[]).await;
+    found.has(part, "stream", "problem", "its subject `doctor.*.b` overlaps those of stream `OTHER`");
+    found.has(part, "stream", "problem", "the account may have 64MiB in streams");
+    let found = diagnose(&planned("max_bytes = '1MiB'"), &[]).await;
+    found.has(part, "stream", "ok", "the bridge creates it when it starts");
+    assert_eq!((found.code, found.bad()), (0, vec![]));
+
+    // The user who may do only what the bridge needs.
+    let least = "outputs.nats.user = 'least'\noutputs.nats.password = 'p'";
+    let to_other = Config::http().nats(nats.url()).to("nats", "doctor.a.x");
+    let found = diagnose(&to_other.clone().set(least), &["--publish-test", "nats/doctor.a.x"]).await;
+    assert_eq!((found.code, found.bad()), (0, vec![]), "{}", found.text);
+    found.has(part, "subject doctor.a.x", "ok", "accepted by stream `OTHER`");
+    let remedy =
+        found.has(part, "stream", "not_checked", "the user may not ask for the configuration of stream `OTHER`");
+    assert_eq!(remedy, "to check it, let the user publish on $JS.API.STREAM.INFO.OTHER");
+    let with_stream = to_other.clone().set(least).set("outputs.nats.stream.name = 'OTHER'");
+    let remedy = diagnose(&with_stream, &[]).await.has(part, "permissions", "problem", "STREAM.INFO.OTHER");
+    assert!(remedy.starts_with("let the user publish on $JS.API.STREAM.INFO.OTHER;"), "{remedy}");
+
+    // Logins that the client refuses.
+    let malformed = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(malformed.path(), "-----BEGIN NATS USER JWT-----\n").expect("written");
+    for login in [format!("credentials_file = {:?}", malformed.path()), "nkey = 'SUNOTANKEY'".to_owned()] {
+        let found = diagnose(&to_other.clone().set(&format!("[outputs.nats]\n{login}")), &[]).await;
+        let remedy = found.has(part, "login", "problem", "");
+        assert!(remedy.contains("check the login of the output"), "{login}: {}", found.text);
+    }
+
+    // Streams that exist.
+    let minute = Duration::from_secs(60);
+    nats.create_stream_with("FULL", &["doctor.full"], |config| {
+        (config.max_messages, config.discard) = (1, DiscardPolicy::New);
+    })
+    .await;
+    nats.jetstream().await.publish("doctor.full", "x".into()).await.expect("sent").await.expect("stored");
+    nats.create_stream_with("SMALL", &["doctor.small"], |config| config.max_message_size = 100).await;
+    nats.create_stream_with("YOUNG", &["doctor.young"], |config| {
+        (config.max_age, config.duplicate_window) = (minute, minute);
+    })
+    .await;
+    nats.create_stream_with("SILENT", &["doctor.silent"], |config| config.no_ack = true).await;
+    let subjects = ["full", "small", "young", "silent"].map(|name| format!("doctor.{name}"));
+    let route = subjects.iter().fold(Route::new("all"), |route, subject| route.to("nats", subject));
+    let found = diagnose(&Config::http().nats(nats.url()).route(route), &[]).await;
+    found.has(part, "room", "problem", "stream `FULL` is full (1 messages");
+    found.has(part, "message size", "problem", "max_msg_size of stream `SMALL` accepts at most 100B: no event fits");
+    found.has(part, "retention", "warning", "stream `YOUNG` deletes events after 1m");
+    let remedy = found.has(part, "duplicate window", "warning", "stream `YOUNG` recognizes a repeat only for 1m");
+    assert!(remedy.starts_with("nats stream edit YOUNG --max-age 7d, then "), "{remedy}");
+    found.has(part, "stream", "problem", "stream `SILENT` acknowledges nothing (no_ack)");
+    assert_eq!(found.bad().len(), 5, "{:?}", found.bad());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -537,6 +708,7 @@ async fn wrong_usage_has_a_sentence_and_its_exit_code() {
             "there is no output `bus`, and no route leads to such a topic; outputs are kafka, webhook",
         ),
         (&["--publish-test", "kafka"], "expected kafka/TOPIC"),
+        (&["--publish-test", "kafka/"], "kafka/: expected kafka/TOPIC"),
         (&["--publish-test", "kafka/a b"], "invalid characters in `a b`"),
         (&["--publish-test", "kafka/m.{status}"], "expected one topic, found the template `m.{status}`"),
         (&["--publish-test", "webhook/x"], "`webhook` has no topics: expected webhook"),

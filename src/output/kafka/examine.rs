@@ -2,20 +2,23 @@
 //! topic is created.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
-use rdkafka::config::ClientConfig;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::{Metadata, MetadataTopic};
 
 use super::config::{KafkaSettings, rejected};
+use super::errors::kind_of;
 use super::producer::Producer;
 use super::{Context, Status};
 use crate::common::findings::Findings;
 use crate::common::text::listed;
-use crate::output::{ErrorKind, NeededTopic, Needs, PublishError};
+use crate::output::{ErrorKind, NeededTopic, Needs, PublishError, limits};
 use crate::telemetry::metrics::Metrics;
 
 /// How long the brokers have to answer for the first time.
@@ -24,8 +27,9 @@ const LOGIN: Duration = Duration::from_secs(5);
 /// How long one question waits before the reason for the silence is looked at.
 const QUESTION: Duration = Duration::from_millis(1_200);
 
-/// How long the brokers have to say how topics are configured.
-const DESCRIBE: Duration = Duration::from_secs(2);
+/// How long the brokers have to say how topics are configured, and each broker to answer at the address that it
+/// advertises.
+const DESCRIBE: Duration = Duration::from_millis(2_500);
 
 /// How long a refusal of the producer may take after the brokers have answered.
 const REFUSAL: Duration = Duration::from_secs(1);
@@ -35,31 +39,32 @@ const REFUSAL: Duration = Duration::from_secs(1);
 struct Cluster {
     brokers: Vec<(i32, String)>,
     topics: BTreeMap<String, Topic>,
+    /// How many brokers there are, also those that are down, as far as it is known.
+    size: usize,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Topic {
     error: Option<RDKafkaErrorCode>,
-    partitions: usize,
-    /// The fewest replicas of a partition.
-    replicas: usize,
+    /// The replicas of each partition, and how many of them are in sync.
+    partitions: Vec<(usize, usize)>,
     has_leaders: bool,
-    /// Whether all replicas are in sync.
-    is_in_sync: bool,
 }
 
 impl Cluster {
     fn of(metadata: &Metadata) -> Cluster {
         let brokers = metadata.brokers().iter();
+        let partitions = || metadata.topics().iter().flat_map(MetadataTopic::partitions);
+        let ids: BTreeSet<i32> = brokers
+            .clone()
+            .map(|broker| broker.id())
+            .chain(partitions().flat_map(|each| each.replicas().to_vec()))
+            .collect();
         Cluster {
             brokers: brokers.map(|broker| (broker.id(), format!("{}:{}", broker.host(), broker.port()))).collect(),
             topics: metadata.topics().iter().map(|topic| (topic.name().to_owned(), Topic::of(topic))).collect(),
+            size: ids.len(),
         }
-    }
-
-    /// An address for commands.
-    fn first_address(&self) -> &str {
-        self.brokers.first().map_or("HOST:PORT", |(_, address)| address)
     }
 }
 
@@ -68,11 +73,55 @@ impl Topic {
         let partitions = topic.partitions();
         Topic {
             error: topic.error().map(RDKafkaErrorCode::from),
-            partitions: partitions.len(),
-            replicas: partitions.iter().map(|partition| partition.replicas().len()).min().unwrap_or_default(),
+            partitions: partitions.iter().map(|each| (each.replicas().len(), each.isr().len())).collect(),
             has_leaders: partitions.iter().all(|partition| partition.leader() >= 0),
-            is_in_sync: partitions.iter().all(|partition| partition.isr().len() >= partition.replicas().len()),
         }
+    }
+
+    /// The fewest replicas of a partition.
+    fn replicas(&self) -> usize {
+        self.partitions.iter().map(|(replicas, _)| *replicas).min().unwrap_or_default()
+    }
+
+    /// Whether all replicas are in sync.
+    fn is_in_sync(&self) -> bool {
+        self.partitions.iter().all(|(replicas, in_sync)| in_sync >= replicas)
+    }
+
+    /// A partition whose replicas in sync are fewer than `min.insync.replicas`: how many there are, how many are in
+    /// sync, and how many are needed. More than there are is not needed: see [`Weakness::TooMany`].
+    fn refusing(&self, least: usize) -> Option<(usize, usize, usize)> {
+        let needed = |replicas: usize| least.min(replicas);
+        let refusing = self.partitions.iter().find(|(replicas, in_sync)| *in_sync < needed(*replicas));
+        refusing.map(|(replicas, in_sync)| (*replicas, *in_sync, needed(*replicas)))
+    }
+}
+
+/// The commands of Kafka for remedies.
+struct Tools {
+    /// The address of a broker.
+    server: String,
+    /// Whether they need a login or certificates.
+    needs_login: bool,
+}
+
+impl Tools {
+    fn new(cluster: &Cluster, client: &ClientConfig) -> Tools {
+        let server = cluster.brokers.first().map_or("HOST:PORT", |(_, address)| address).to_owned();
+        let protocol = client.get("security.protocol").unwrap_or("plaintext");
+        Tools { server, needs_login: !protocol.eq_ignore_ascii_case("plaintext") }
+    }
+
+    fn command(&self, program: &str, arguments: &str) -> String {
+        let login = if self.needs_login { " --command-config FILE" } else { "" };
+        let note = if self.needs_login { " (FILE has the login of an administrator)" } else { "" };
+        format!("{program} --bootstrap-server {}{login} {arguments}{note}", self.server)
+    }
+
+    /// Sets a property of a topic.
+    fn alter(&self, topic: &str, property: &str) -> String {
+        let arguments = format!("--alter --entity-type topics --entity-name {topic} --add-config {property}");
+        self.command("kafka-configs.sh", &arguments)
     }
 }
 
@@ -95,24 +144,49 @@ pub(super) async fn examine(settings: &KafkaSettings, needs: &Needs, findings: &
         Ok(Err(error)) => return findings.problem("login", error.message, login_remedy(error.kind)),
         Err(error) => return findings.not_checked("login", error.to_string()),
     };
-    let addresses: Vec<&str> = cluster.brokers.iter().map(|(_, address)| address.as_str()).collect();
-    let answer = match addresses.len() {
-        1 => "1 broker answers".to_owned(),
-        number => format!("{number} brokers answer"),
-    };
-    findings.ok("login", format!("{answer}: {}", listed(&addresses)));
-    let wanted: BTreeSet<&str> =
-        needs.topics.iter().flat_map(|topic| topic.names.iter().flatten()).map(String::as_str).collect();
+    let wanted: BTreeSet<&str> = needs.topics.iter().flat_map(|topic| topic.names.iter()).map(String::as_str).collect();
     let known = wanted.iter().copied().filter(|name| cluster.topics.contains_key(*name)).collect();
-    let configs = Configs::ask(&client, status.clone(), known, cluster.brokers.first().map(|(id, _)| *id)).await;
+    let configs = match Configs::ask(&client, known, &cluster).await {
+        Ok(configs) => configs,
+        Err(error) => return findings.problem("client", rejected(&error), "fix the properties under `client`"),
+    };
+    reachable(&cluster, &configs.unreachable, findings);
+    let tools = Tools::new(&cluster, &client);
+    let size = cluster.size.max(client.get("bootstrap.servers").unwrap_or_default().split(',').count());
     for topic in &needs.topics {
-        exists(topic, &cluster, configs.creates_topics, findings);
+        exists(topic, &cluster, size, configs.creates_topics, &tools, findings);
     }
     let found: Vec<(&str, &Topic)> =
         wanted.iter().filter_map(|name| Some((*name, cluster.topics.get(*name)?))).collect();
-    availability(&found, findings);
-    durability(&found, &configs, cluster.first_address(), settings.is_local(), findings);
+    availability(&found, &configs, findings);
+    durability(&found, &configs, &tools, settings.is_local(), findings);
+    limits(&found, &configs, needs, &tools, findings);
     may_write(&producer, findings).await;
+}
+
+/// Whether each broker answers at the address that it advertises. Clients get these addresses from the first broker,
+/// and publish to them.
+fn reachable(cluster: &Cluster, unreachable: &BTreeMap<i32, String>, findings: &Findings) {
+    let (away, there): (Vec<_>, Vec<_>) = cluster.brokers.iter().partition(|(id, _)| unreachable.contains_key(id));
+    let there: Vec<&str> = there.iter().map(|(_, address)| address.as_str()).collect();
+    if !there.is_empty() {
+        let answer = match there.len() {
+            1 => "1 broker answers".to_owned(),
+            number => format!("{number} brokers answer"),
+        };
+        findings.ok("login", format!("{answer}: {}", listed(&there)));
+    }
+    let Some((id, _)) = away.first() else { return };
+    let addresses: Vec<&str> = away.iter().map(|(_, address)| address.as_str()).collect();
+    let reason = unreachable.get(id).map(String::as_str).unwrap_or_default();
+    let seen = format!("the brokers advertise {}, which cannot be reached from here: {reason}", listed(&addresses));
+    let remedy = "start the broker; or set advertised.listeners of the broker to an address that this machine can \
+                  resolve and connect to, and open the port";
+    if there.is_empty() {
+        findings.problem("advertised addresses", seen, remedy);
+    } else {
+        findings.warning("advertised addresses", seen, remedy);
+    }
 }
 
 /// Asks for the cluster until there is an answer, or a login was refused, or time is over. Blocks.
@@ -144,81 +218,183 @@ fn login_remedy(kind: ErrorKind) -> &'static str {
 /// How topics and brokers are configured, as far as the user may know.
 #[derive(Debug, Default)]
 struct Configs {
-    /// `min.insync.replicas` by topic.
-    min_insync: BTreeMap<String, usize>,
+    topics: BTreeMap<String, TopicConfig>,
+    /// Why nothing is known about any topic.
+    silence: Option<String>,
     /// Whether a missing topic is created when it is first written to.
     creates_topics: Option<bool>,
+    /// The brokers that do not answer at the address that they advertise, each with the reason.
+    unreachable: BTreeMap<i32, String>,
+}
+
+#[derive(Debug, Default)]
+struct TopicConfig {
+    min_insync: Option<usize>,
+    is_compacted: bool,
+    retention: Option<Duration>,
+    max_message: Option<u64>,
+}
+
+/// What librdkafka reports about connections.
+#[derive(Default)]
+struct Reasons(Mutex<Vec<String>>);
+
+impl ClientContext for Reasons {
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+
+    fn error(&self, _: KafkaError, reason: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(reason.to_owned());
+    }
+}
+
+impl Reasons {
+    /// The last one about a broker.
+    fn about(&self, address: &str) -> Option<String> {
+        let reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // librdkafka writes `ssl://host:port/id: reason`.
+        let place = format!("{address}/");
+        reasons.iter().rev().find(|reason| reason.contains(&place)).cloned()
+    }
 }
 
 impl Configs {
-    async fn ask(client: &ClientConfig, status: Arc<Status>, topics: Vec<&str>, broker: Option<i32>) -> Configs {
-        let mut configs = Configs::default();
-        let Ok(admin) = client.create_with_context::<_, AdminClient<Context>>(Context(status)) else { return configs };
-        let specifiers = topics.iter().map(|topic| ResourceSpecifier::Topic(topic));
-        let specifiers: Vec<ResourceSpecifier<'_>> = specifiers.chain(broker.map(ResourceSpecifier::Broker)).collect();
+    /// Asks a broker about the topics, and each broker about itself, at the same time.
+    async fn ask(client: &ClientConfig, topics: Vec<&str>, cluster: &Cluster) -> Result<Configs, KafkaError> {
+        let admin: AdminClient<Reasons> = client.create_with_context(Reasons::default())?;
         let options = AdminOptions::new().request_timeout(Some(DESCRIBE));
-        if let Ok(described) = admin.describe_configs(&specifiers, &options).await {
-            // One that the user may not describe is an error of its own.
-            described.into_iter().flatten().for_each(|resource| configs.take(&resource));
+        let specifiers: Vec<ResourceSpecifier<'_>> =
+            topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+        let of_topics = async {
+            if specifiers.is_empty() { Ok(Vec::new()) } else { admin.describe_configs(&specifiers, &options).await }
+        };
+        // A question about a broker is sent to this broker.
+        let of_brokers = cluster.brokers.iter().map(async |(id, address)| {
+            let described = admin.describe_configs(&[ResourceSpecifier::Broker(*id)], &options).await;
+            (*id, address, described)
+        });
+        let (of_topics, of_brokers) = futures_util::join!(of_topics, join_all(of_brokers));
+        let mut configs = Configs::default();
+        // One that the user may not describe is an error of its own.
+        match of_topics {
+            Ok(resources) => resources.into_iter().flatten().for_each(|resource| configs.take(&resource)),
+            Err(error) => configs.silence = Some(error.to_string()),
+        }
+        for (id, address, described) in of_brokers {
+            match described {
+                Ok(resources) => resources.into_iter().flatten().for_each(|resource| configs.take(&resource)),
+                Err(error) if is_no_answer(&error) => {
+                    let reason = admin.inner().context().about(address);
+                    configs.unreachable.insert(id, reason.unwrap_or_else(|| "no answer in time".to_owned()));
+                }
+                Err(_) => {}
+            }
         }
         // Its end waits for threads.
         tokio::task::spawn_blocking(move || drop(admin));
-        configs
+        Ok(configs)
     }
 
     fn take(&mut self, resource: &ConfigResource) {
         let value = |name: &str| resource.get(name).and_then(|entry| entry.value.as_deref());
         match &resource.specifier {
             OwnedResourceSpecifier::Topic(topic) => {
-                let least = value("min.insync.replicas").and_then(|value| value.parse().ok());
-                self.min_insync.extend(least.map(|least| (topic.clone(), least)));
+                let config = TopicConfig {
+                    min_insync: value("min.insync.replicas").and_then(|value| value.parse().ok()),
+                    is_compacted: value("cleanup.policy").is_some_and(|value| value.contains("compact")),
+                    // -1 is forever. Without `delete`, nothing is deleted by its age.
+                    retention: value("retention.ms")
+                        .filter(|_| value("cleanup.policy").is_none_or(|policy| policy.contains("delete")))
+                        .and_then(|value| value.parse().ok())
+                        .map(Duration::from_millis),
+                    max_message: value("max.message.bytes").and_then(|value| value.parse().ok()),
+                };
+                self.topics.insert(topic.clone(), config);
             }
             OwnedResourceSpecifier::Broker(_) => {
-                self.creates_topics = value("auto.create.topics.enable").map(|value| value == "true");
+                let creates = value("auto.create.topics.enable").map(|value| value == "true");
+                self.creates_topics = self.creates_topics.or(creates);
             }
             OwnedResourceSpecifier::Group(_) => {}
         }
     }
+
+    fn min_insync(&self, topic: &str) -> Option<usize> {
+        self.topics.get(topic)?.min_insync
+    }
+}
+
+/// Whether an error says that a broker did not answer, and not that it refuses.
+fn is_no_answer(error: &KafkaError) -> bool {
+    let Some(code) = error.rdkafka_error_code() else { return true };
+    matches!(kind_of(code), ErrorKind::TimedOut)
+        || matches!(
+            code,
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::SSL
+                | RDKafkaErrorCode::UnknownBroker
+                | RDKafkaErrorCode::Authentication
+                | RDKafkaErrorCode::DestroyBroker
+        )
 }
 
 /// Whether the topics of a destination exist.
-fn exists(topic: &NeededTopic, cluster: &Cluster, creates_topics: Option<bool>, findings: &Findings) {
+fn exists(
+    topic: &NeededTopic,
+    cluster: &Cluster,
+    size: usize,
+    creates_topics: Option<bool>,
+    tools: &Tools,
+    findings: &Findings,
+) {
     let (check, from) = (format!("topic {}", topic.written), topic.from.join(", "));
-    let Some(names) = &topic.names else {
-        let fits = |name: &&String| fits(&topic.pattern, name);
-        let fitting = cluster.topics.keys().filter(fits).count();
-        let why =
-            format!("senders choose a part of it ({from}), so all its topics can't be known; {fitting} fit it now");
-        return findings.not_checked(&check, why);
-    };
-    let missing: Vec<&str> =
-        names.iter().map(String::as_str).filter(|name| !cluster.topics.contains_key(*name)).collect();
-    let refused = names.iter().find_map(|name| Some((name, cluster.topics.get(name)?.error?)));
+    let names: Vec<&str> = topic.names.iter().map(String::as_str).collect();
+    let missing: Vec<&str> = names.iter().copied().filter(|name| !cluster.topics.contains_key(*name)).collect();
+    let refused = names.iter().find_map(|name| Some((name, cluster.topics.get(*name)?.error?)));
     if let Some((name, error)) = refused {
         findings.problem(&check, format!("the brokers say about {name}: {error}"), "see what the message says");
     }
-    let Some(first) = missing.first() else {
-        if refused.is_none() {
-            findings
-                .ok(&check, format!("{} ({from})", if names.len() == 1 { "exists" } else { "all its topics exist" }));
+    match missing.first() {
+        Some(first) => absent(&check, &from, &missing, &create(first, &missing, size, tools), creates_topics, findings),
+        None if names.is_empty() || refused.is_some() => {}
+        None => {
+            let seen = match (names.len(), topic.others) {
+                (1, None) => "exists".to_owned(),
+                (_, None) => "all its topics exist".to_owned(),
+                (number, Some(_)) => format!("its topics for known event types exist: {number}"),
+            };
+            findings.ok(&check, format!("{seen} ({from})"));
         }
-        return;
+    }
+    if let Some(others) = topic.others {
+        let fitting = cluster.topics.keys().filter(|name| fits(&topic.pattern, name)).count();
+        let why = format!("{} ({from}), so not all its topics can be known; {fitting} fit it now", others.reason());
+        findings.not_checked(&check, why);
+    }
+}
+
+/// How to create a topic.
+fn create(topic: &str, missing: &[&str], size: usize, tools: &Tools) -> String {
+    let (replication, note) = match size {
+        0 | 1 => ("--replication-factor 1", ""),
+        2 => ("--replication-factor 3 --config min.insync.replicas=2", "; this needs three brokers"),
+        _ => ("--replication-factor 3 --config min.insync.replicas=2", ""),
     };
-    let seen = format!("{} not exist ({from}): {}", if missing.len() == 1 { "does" } else { "do" }, listed(&missing));
-    let create = format!(
-        "create {}: kafka-topics.sh --bootstrap-server {} --create --topic {first} --partitions 3 --replication-factor {}",
-        if missing.len() == 1 { "it" } else { "them, for example" },
-        cluster.first_address(),
-        cluster.brokers.len().clamp(1, 3)
-    );
+    let command = tools.command("kafka-topics.sh", &format!("--create --topic {topic} --partitions 3 {replication}"));
+    format!("create {}: {command}{note}", if missing.len() == 1 { "it" } else { "them, for example" })
+}
+
+fn absent(check: &str, from: &str, missing: &[&str], create: &str, creates_topics: Option<bool>, findings: &Findings) {
+    let seen = format!("{} not exist ({from}): {}", if missing.len() == 1 { "does" } else { "do" }, listed(missing));
     match creates_topics {
         Some(true) => {
             let seen = format!("{seen}; the brokers create a missing topic, with their defaults");
-            findings.warning(&check, seen, create);
+            findings.warning(check, seen, create);
         }
-        Some(false) => findings.problem(&check, seen, create),
+        Some(false) => findings.problem(check, seen, create),
         None => findings.problem(
-            &check,
+            check,
             format!("{seen}, or the user may not see them"),
             format!("{create}; or grant the user Describe and Write"),
         ),
@@ -244,7 +420,7 @@ fn fits(pattern: &str, name: &str) -> bool {
 }
 
 /// Whether the topics can be written to at the moment.
-fn availability(topics: &[(&str, &Topic)], findings: &Findings) {
+fn availability(topics: &[(&str, &Topic)], configs: &Configs, findings: &Findings) {
     let named = |is_meant: &dyn Fn(&Topic) -> bool| {
         topics.iter().filter(|(_, topic)| is_meant(topic)).map(|(name, _)| *name).collect::<Vec<_>>()
     };
@@ -253,7 +429,20 @@ fn availability(topics: &[(&str, &Topic)], findings: &Findings) {
         let seen = format!("partitions without a leader cannot be written to: {}", listed(&leaderless));
         findings.problem("leaders", seen, "start the brokers that have their replicas");
     }
-    let behind = named(&|topic| !topic.is_in_sync);
+    let refusing = |name: &str, topic: &Topic| topic.refusing(configs.min_insync(name)?);
+    let refused = topics.iter().filter_map(|(name, topic)| Some((*name, refusing(name, topic)?)));
+    let refused: Vec<(&str, (usize, usize, usize))> = refused.collect();
+    if let Some((_, (replicas, in_sync, needed))) = refused.first() {
+        let names: Vec<&str> = refused.iter().map(|(name, _)| *name).collect();
+        let seen = format!(
+            "every record is refused now, because {in_sync} of {replicas} replicas are in sync and min.insync.replicas \
+             asks for {needed}: {}",
+            listed(&names)
+        );
+        findings.problem("replicas in sync", seen, "start the brokers that have the other replicas");
+    }
+    let mut behind = named(&|topic| !topic.is_in_sync());
+    behind.retain(|name| !refused.iter().any(|(other, _)| other == name));
     if !behind.is_empty() {
         let seen = format!("some replicas are not in sync: {}", listed(&behind));
         findings.warning("replicas in sync", seen, "find out which broker is down or slow");
@@ -261,48 +450,80 @@ fn availability(topics: &[(&str, &Topic)], findings: &Findings) {
 }
 
 /// How safely the brokers store records.
-fn durability(topics: &[(&str, &Topic)], configs: &Configs, server: &str, is_local: bool, findings: &Findings) {
+fn durability(topics: &[(&str, &Topic)], configs: &Configs, tools: &Tools, is_local: bool, findings: &Findings) {
     let mut weak: BTreeMap<Weakness, Vec<(&str, usize)>> = BTreeMap::new();
     let mut unknown = Vec::new();
+    let mut safe = 0;
     for (name, topic) in topics {
-        match configs.min_insync.get(*name) {
+        match configs.min_insync(name).map(|least| weakness(topic.replicas(), least)) {
             None => unknown.push(*name),
-            Some(least) => {
-                if let Some(weakness) = weakness(topic.replicas, *least) {
-                    weak.entry(weakness).or_default().push((name, topic.replicas));
-                }
-            }
+            Some(Some(weakness)) => weak.entry(weakness).or_default().push((name, topic.replicas())),
+            // Otherwise, `availability` has a finding.
+            Some(None) => safe += usize::from(topic.is_in_sync() && topic.has_leaders),
         }
     }
     if !unknown.is_empty() {
-        let why = format!(
-            "the brokers do not say it, maybe because the user may not describe the configuration of {}",
-            listed(&unknown)
-        );
+        let why = match &configs.silence {
+            Some(reason) => format!("the brokers do not say it: {reason}"),
+            None => format!(
+                "the brokers do not say it, maybe because the user may not describe the configuration of {}",
+                listed(&unknown)
+            ),
+        };
         findings.not_checked("min.insync.replicas", why);
     }
     for (weakness, names) in &weak {
         let shown: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
         let seen = format!("{}: {}", weakness.words(), listed(&shown));
         let (first, replicas) = names.first().copied().unwrap_or_default();
-        let remedy = weakness.remedy(server, first, replicas);
+        let remedy = weakness.remedy(tools, first, replicas);
         match weakness {
-            Weakness::NeverEnough => findings.problem("replicas", seen, remedy),
             Weakness::OneReplica if is_local => {
                 findings.ok("replicas", format!("{seen}; the brokers are on this machine"))
             }
             _ => findings.warning("replicas", seen, remedy),
         }
     }
-    let safe = topics.len() - unknown.len() - weak.values().map(Vec::len).sum::<usize>();
     if safe > 0 {
         findings.ok("replicas", format!("topics that survive the loss of one broker: {safe}"));
     }
 }
 
+/// Whether the topics keep what is published.
+fn limits(topics: &[(&str, &Topic)], configs: &Configs, needs: &Needs, tools: &Tools, findings: &Findings) {
+    let topics = || topics.iter().filter_map(|(name, _)| Some((*name, configs.topics.get(*name)?)));
+    let compacted: Vec<&str> = topics().filter(|(_, config)| config.is_compacted).map(|(name, _)| name).collect();
+    if let Some(first) = compacted.first() {
+        let seen = format!(
+            "cleanup.policy has `compact`: of all events with the same key, only the last one is kept: {}",
+            listed(&compacted)
+        );
+        findings.warning("cleanup.policy", seen, tools.alter(first, "cleanup.policy=delete"));
+    }
+    // Topics are often configured alike: one finding for each value.
+    let mut by_retention: BTreeMap<Duration, Vec<&str>> = BTreeMap::new();
+    let mut by_size: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+    for (name, config) in topics() {
+        if let Some(retention) = config.retention {
+            by_retention.entry(retention).or_default().push(name);
+        }
+        if let Some(size) = config.max_message {
+            by_size.entry(size).or_default().push(name);
+        }
+    }
+    for (retention, names) in by_retention {
+        let remedy = tools.alter(names.first().copied().unwrap_or_default(), "retention.ms=604800000");
+        limits::kept(&format!("retention.ms of {}", listed(&names)), retention, &remedy, findings);
+    }
+    for (size, names) in by_size {
+        let remedy = tools.alter(names.first().copied().unwrap_or_default(), "max.message.bytes=1048588");
+        limits::size(&format!("max.message.bytes of {}", listed(&names)), size, needs, &remedy, findings);
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Weakness {
-    NeverEnough,
+    TooMany,
     OneReplica,
     OneInSync,
     AllInSync,
@@ -310,7 +531,7 @@ enum Weakness {
 
 fn weakness(replicas: usize, least: usize) -> Option<Weakness> {
     match (replicas, least) {
-        _ if least > replicas => Some(Weakness::NeverEnough),
+        _ if least > replicas => Some(Weakness::TooMany),
         (1, _) => Some(Weakness::OneReplica),
         (_, 1) => Some(Weakness::OneInSync),
         _ if least == replicas => Some(Weakness::AllInSync),
@@ -321,8 +542,9 @@ fn weakness(replicas: usize, least: usize) -> Option<Weakness> {
 impl Weakness {
     fn words(self) -> &'static str {
         match self {
-            Weakness::NeverEnough => {
-                "min.insync.replicas is more than there are replicas, so that every record is refused"
+            Weakness::TooMany => {
+                "min.insync.replicas is more than there are replicas: Kafka counts it as the number of replicas, and \
+                 older versions refuse every record"
             }
             Weakness::OneReplica => "there is one replica, so that losing one broker loses events",
             Weakness::OneInSync => {
@@ -335,16 +557,13 @@ impl Weakness {
     }
 
     /// What to do. The command is that for a topic with so many replicas.
-    fn remedy(self, server: &str, topic: &str, replicas: usize) -> String {
-        let alter = |least: usize| {
-            format!(
-                "kafka-configs.sh --bootstrap-server {server} --alter --entity-type topics --entity-name {topic} --add-config \
-                 min.insync.replicas={least}"
-            )
-        };
+    fn remedy(self, tools: &Tools, topic: &str, replicas: usize) -> String {
+        let alter = |least: usize| tools.alter(topic, &format!("min.insync.replicas={least}"));
         match self {
-            Weakness::OneReplica => "create the topics with 3 replicas, or reassign their partitions".to_owned(),
-            Weakness::NeverEnough => format!("add replicas, best 3, or lower it: {}", alter(replicas.div_ceil(2))),
+            Weakness::OneReplica => {
+                "create the topics with 3 replicas and min.insync.replicas=2, or reassign their partitions".to_owned()
+            }
+            Weakness::TooMany => format!("add replicas, best 3, or lower it: {}", alter(replicas.div_ceil(2))),
             Weakness::OneInSync | Weakness::AllInSync if replicas < 3 => {
                 "create the topics with 3 replicas and min.insync.replicas=2, or reassign their partitions".to_owned()
             }
@@ -354,7 +573,7 @@ impl Weakness {
     }
 }
 
-/// What is known about the right to write, which no question answers.
+/// What is known about the right to write. Brokers can say it, but librdkafka's client for Rust cannot ask.
 async fn may_write(producer: &Producer, findings: &Findings) {
     // The producer asks by itself, at about the same time, and only a refusal can be seen.
     let until = Instant::now() + REFUSAL;
@@ -373,7 +592,8 @@ async fn may_write(producer: &Producer, findings: &Findings) {
     }
     findings.not_checked(
         "write",
-        "whether the user may write to a topic shows only when it does: `--publish-test OUTPUT/TOPIC` publishes one event",
+        "this check does not ask whether the user may write to each topic: `--publish-test OUTPUT/TOPIC` publishes \
+         one event",
     );
 }
 
@@ -391,15 +611,24 @@ mod tests {
     }
 
     #[test]
+    fn a_topic_with_too_few_replicas_in_sync_refuses() {
+        let topic = |partitions: &[(usize, usize)]| Topic { partitions: partitions.to_vec(), ..Topic::default() };
+        assert_eq!(topic(&[(3, 3), (3, 1)]).refusing(2), Some((3, 1, 2)));
+        assert_eq!(topic(&[(3, 2)]).refusing(2), None);
+        assert_eq!(topic(&[(1, 1)]).refusing(2), None, "new brokers need no more replicas than there are");
+        assert!(topic(&[(3, 3)]).is_in_sync() && !topic(&[(3, 3), (3, 2)]).is_in_sync());
+    }
+
+    #[test]
     fn each_weakness_of_a_topic_is_known() {
-        use Weakness::{AllInSync, NeverEnough, OneInSync, OneReplica};
+        use Weakness::{AllInSync, OneInSync, OneReplica, TooMany};
         for (replicas, least, expected) in [
             (3, 2, None),
             (5, 3, None),
             (3, 1, Some(OneInSync)),
             (3, 3, Some(AllInSync)),
             (1, 1, Some(OneReplica)),
-            (1, 2, Some(NeverEnough)),
+            (1, 2, Some(TooMany)),
         ] {
             assert_eq!(weakness(replicas, least), expected, "{replicas} {least}");
         }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event, ServerError, jetstream};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerError, jetstream};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -189,6 +189,15 @@ fn may_not_get_answers(subject: &str, prefix: &str, words: &str) -> PublishError
     PublishError::new(ErrorKind::Unauthorized, message)
 }
 
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) struct ConnectFault {
+    /// What the client says.
+    pub(super) message: String,
+    /// Whether it is about the login, and not about the network.
+    pub(super) is_login: bool,
+}
+
 /// A client and its publisher.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -203,16 +212,22 @@ impl Link {
     ///
     /// # Errors
     /// The error of the client.
-    pub(super) async fn connect(settings: &NatsSettings, login: &PresentLogin) -> Result<Link, String> {
+    pub(super) async fn connect(settings: &NatsSettings, login: &PresentLogin) -> Result<Link, ConnectFault> {
         let events = Arc::new(Events::new(settings));
-        let client = options(settings, login, events.clone())?.connect(settings.servers.as_slice()).await;
-        let client = client.map_err(|error| {
+        let options = options(settings, login, events.clone());
+        let options = options.map_err(|message| ConnectFault { message, is_login: true })?;
+        let client = options.connect(settings.servers.as_slice()).await.map_err(|error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             let text = error.to_string();
-            if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+            let message = if text.contains(&cause) { text } else { format!("{text}: {cause}") };
+            let of_login = [ConnectErrorKind::Authentication, ConnectErrorKind::AuthorizationViolation];
+            ConnectFault { message, is_login: of_login.contains(&error.kind()) }
         })?;
         let publisher = match settings.delivery {
-            NatsDelivery::Jetstream => Some(Publisher::start(&client, events.slots.clone()).await?),
+            NatsDelivery::Jetstream => {
+                let publisher = Publisher::start(&client, events.slots.clone()).await;
+                Some(publisher.map_err(|message| ConnectFault { message, is_login: false })?)
+            }
             NatsDelivery::Core => None,
         };
         Ok(Link { client, publisher, events })

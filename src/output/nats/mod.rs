@@ -216,6 +216,10 @@ impl OutputSettings for NatsSettings {
     fn bus(&self) -> Option<Bus> {
         Some(NatsSettings::bus(self))
     }
+
+    fn has_acknowledgements(&self) -> bool {
+        self.delivery == NatsDelivery::Jetstream
+    }
 }
 
 impl Output for Nats {

@@ -58,7 +58,7 @@ fn create_error(error: &CreateStreamError) -> String {
 
 /// The settings of a stream that is created here. If a limit is set, a full stream refuses new messages. They wait in
 /// the spool, and nothing unread is deleted.
-fn settings(wanted: &StreamConfig) -> Config {
+pub(super) fn settings(wanted: &StreamConfig) -> Config {
     Config {
         name: wanted.name.clone(),
         subjects: wanted.subjects.clone(),
@@ -76,8 +76,21 @@ fn settings(wanted: &StreamConfig) -> Config {
     }
 }
 
-/// How an existing stream protects less than configured, a sentence each.
+/// How an existing stream protects less than configured, or can lose or refuse messages, a sentence each.
 pub(super) fn warnings(wanted: &StreamConfig, found: &Config) -> Vec<String> {
+    let mut sentences = weaker(wanted, found);
+    sentences.extend(losing(found));
+    sentences.extend(refusing(found));
+    sentences.extend(subjects(wanted, found));
+    sentences.into_iter().map(|sentence| format!("stream `{}` {sentence}", found.name)).collect()
+}
+
+/// How an existing stream differs from what is configured.
+pub(super) fn differences(wanted: &StreamConfig, found: &Config) -> Vec<String> {
+    weaker(wanted, found).into_iter().chain(subjects(wanted, found)).collect()
+}
+
+fn weaker(wanted: &StreamConfig, found: &Config) -> Vec<String> {
     let mut sentences = Vec::new();
     let replicas = wanted.replicas.unwrap_or(1);
     if found.num_replicas < replicas {
@@ -100,12 +113,10 @@ pub(super) fn warnings(wanted: &StreamConfig, found: &Config) -> Vec<String> {
     {
         sentences.push(format!("holds at most {found}; configured: {bytes}"));
     }
-    sentences.extend(losing(found));
-    sentences.extend(subjects(wanted, found));
-    sentences.into_iter().map(|sentence| format!("stream `{}` {sentence}", found.name)).collect()
+    sentences
 }
 
-/// How a stream can lose or refuse messages, whatever is configured.
+/// How a stream can lose messages, or refuse some, whatever is configured.
 pub(super) fn losing(found: &Config) -> Vec<String> {
     let mut sentences = Vec::new();
     let has_limit = found.max_bytes > 0 || found.max_messages > 0 || found.max_messages_per_subject > 0;
@@ -118,6 +129,21 @@ pub(super) fn losing(found: &Config) -> Vec<String> {
     if found.retention == RetentionPolicy::Interest {
         sentences.push("deletes messages immediately if no consumer wants them (retention interest)".to_owned());
     }
+    if found.discard == DiscardPolicy::New && found.discard_new_per_subject && found.max_messages_per_subject > 0 {
+        sentences.push(format!(
+            "refuses messages of a subject that has {} (discard_new_per_subject)",
+            found.max_messages_per_subject
+        ));
+    }
+    if found.persist_mode == Some(PersistenceMode::Async) {
+        sentences.push("acknowledges messages before they are stored (persist_mode async)".to_owned());
+    }
+    sentences
+}
+
+/// Why nothing can be published to a stream.
+pub(super) fn refusing(found: &Config) -> Vec<String> {
+    let mut sentences = Vec::new();
     if found.no_ack {
         sentences.push("acknowledges nothing (no_ack): every publish times out".to_owned());
     }
@@ -126,9 +152,6 @@ pub(super) fn losing(found: &Config) -> Vec<String> {
     }
     if found.mirror.is_some() {
         sentences.push("is a mirror: it accepts no messages from publishers".to_owned());
-    }
-    if found.persist_mode == Some(PersistenceMode::Async) {
-        sentences.push("acknowledges messages before they are stored (persist_mode async)".to_owned());
     }
     sentences
 }
@@ -213,9 +236,9 @@ mod tests {
                 "stream `S` deletes its oldest messages when it is full, also unread ones (discard old); discard new keeps \
                  them",
                 "stream `S` deletes messages immediately if no consumer wants them (retention interest)",
+                "stream `S` acknowledges messages before they are stored (persist_mode async)",
                 "stream `S` acknowledges nothing (no_ack): every publish times out",
                 "stream `S` is sealed: it accepts no messages",
-                "stream `S` acknowledges messages before they are stored (persist_mode async)",
                 "stream `S` does not accept `a.>`, which is configured; it accepts a.*, b, c",
                 "stream `S` also accepts `c`, which is not configured",
             ]

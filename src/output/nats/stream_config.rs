@@ -163,9 +163,31 @@ pub(super) fn covers(outer: &str, inner: &str) -> bool {
     }
 }
 
+/// Whether some subject is one that both stand for.
+pub(super) fn overlap(one: &str, other: &str) -> bool {
+    let (mut one, mut other) = (one.split('.'), other.split('.'));
+    loop {
+        match (one.next(), other.next()) {
+            (None, None) | (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
+            (Some(a), Some(b)) if a == b || a == "*" || b == "*" => {}
+            _ => return false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn subjects_overlap_by_their_wildcards() {
+        for (one, other) in [("a.>", "*.b"), ("a.*.c", "a.b.*"), (">", "a"), ("a", "a"), ("a.>", "a.b.>")] {
+            assert!(overlap(one, other) && overlap(other, one), "{one} {other}");
+        }
+        for (one, other) in [("a.>", "a"), ("a.*", "a.b.c"), ("a.b", "a.c"), ("a.b.*", "a.*")] {
+            assert!(!overlap(one, other) && !overlap(other, one), "{one} {other}");
+        }
+    }
 
     #[test]
     fn a_subject_covers_others_by_its_wildcards() {

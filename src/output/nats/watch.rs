@@ -114,7 +114,7 @@ async fn connect_once(
     login: &PresentLogin,
     has_to_verify: bool,
 ) -> Result<Link, PublishError> {
-    let link = Link::connect(settings, login).await.map_err(not_connected)?;
+    let link = Link::connect(settings, login).await.map_err(|fault| not_connected(fault.message))?;
     if has_to_verify {
         warn(settings, link.verify(settings).await?);
     }
