@@ -298,6 +298,7 @@ impl Bridge {
         }
         if outcome == Outcome::Published {
             self.observe_age(&event);
+            self.metrics.delivery_duration_seconds.observe((ended - callback.arrived).as_secs_f64());
         }
         observe::log_outcome(&event, &outcome);
         if let Some(trace) = trace {

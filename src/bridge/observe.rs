@@ -136,13 +136,28 @@ impl Bridge {
     /// Observes how old an event is when its bus has acknowledged it.
     pub(super) fn observe_age(&self, event: &Event) {
         let Some(dialect) = event.get(Attribute::Dialect).and_then(Dialect::from_word) else { return };
-        let time = event.get(Attribute::Time).and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-        if let Some(time) = time {
-            let age = (OffsetDateTime::now_utc() - time).as_seconds_f64().max(0.0);
+        if let Some(age) = seconds_since(event, Attribute::Time) {
             let series = || self.metrics.event_age_seconds.with_label_values(&[dialect.as_str()]);
             self.age_series[dialect as usize].get_or_init(series).observe(age);
         }
     }
+
+    /// Observes how long ago the callback of an event arrived that was published from the spool. The publication of a
+    /// dead letter is not the delivery of its event.
+    pub(super) fn observe_late_delivery(&self, event: &Event) {
+        if event.get(Attribute::DlqReason).is_some() {
+            return;
+        }
+        if let Some(seconds) = seconds_since(event, Attribute::RecordedTime) {
+            self.metrics.delivery_duration_seconds.observe(seconds);
+        }
+    }
+}
+
+/// Seconds since the time in an attribute, 0 if it is in the future.
+fn seconds_since(event: &Event, attribute: Attribute) -> Option<f64> {
+    let time = event.get(attribute).and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok())?;
+    Some((OffsetDateTime::now_utc() - time).as_seconds_f64().max(0.0))
 }
 
 /// Logs how an event ended: a refusal as a warning, everything else for debugging.

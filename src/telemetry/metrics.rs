@@ -10,8 +10,8 @@ use prometheus::{
 /// What every metric's name starts with.
 pub const PREFIX: &str = "apsara_bridge_";
 
-/// Bounds of latencies in seconds: from a fast acknowledgement to beyond the time that IMS waits.
-const LATENCY: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+/// Bounds of latencies in seconds: from a fast acknowledgement to the times that IMS (3 s) and VOD (5 s) wait.
+const LATENCY: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 3.0, 5.0];
 
 /// Bounds of the age of an event in seconds: from less than a second to a day in a queue.
 const AGE: &[f64] = &[0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0];
@@ -140,6 +140,7 @@ metrics! {
         events_total: IntCounterVec ["dialect", "type", "status"] = "Events built from callbacks, including duplicates and refused ones. Types that the catalogue does not know are counted as other.";
         callback_duration_seconds: HistogramVec ["input"] in LATENCY = "Time from the arrival of a callback to its outcome.";
         event_age_seconds: HistogramVec ["dialect"] in AGE = "Time from Alibaba's EventTime to the last acknowledgement of a bus.";
+        delivery_duration_seconds: Histogram [] in AGE = "Time from the arrival of a callback to the last acknowledgement of a bus. A record that was published from the spool counts alone.";
         last_event_timestamp_seconds: GaugeVec ["input"] = "Unix time of the last callback that became an event. A value that stays old may mean a wrong setting at Alibaba.";
         route_matches_total: IntCounterVec ["route"] = "Events that a route matched.";
         in_flight: IntGauge [] = "Callbacks between arrival and outcome.";

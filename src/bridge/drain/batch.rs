@@ -139,6 +139,7 @@ async fn attempt(bridge: &Bridge, handle: &OutputHandle, spooled: Spooled, deadl
     match handle.attempt(&publish, deadline).await {
         Ok(()) => {
             bridge.observe_age(&event);
+            bridge.observe_late_delivery(&event);
             bridge.feed.published(&event, &record);
             Attempt::Acknowledged
         }
