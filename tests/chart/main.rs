@@ -2,9 +2,10 @@
 //! server, and what it renders really run.
 //!
 //! Layout: [`rendered`] what helm makes of a values file; `install` the life of a release on the server; `refused` the
-//! values and changes that the chart says no to; `config_schema` mistakes below `config`; `references` what the objects say of one another; `papers` lint, unit
-//! tests, README, schema, rules, package; [`pod`] and `run` the program on the rendered files, as the rendered pod
-//! would run it. What these say rests on the server being real: `support_server`.
+//! values and changes that the chart says no to; `config_schema` mistakes below `config`; `references` what the objects
+//! say of one another; `papers` lint, unit tests, README, schema, rules, package; `alerts` the alerts and their values;
+//! [`pod`] and `run` the program on the rendered files, as the rendered pod would run it. What these say rests on the
+//! server being real: `support_server`.
 
 // Tests fail with a panic; no other crate sees their items.
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
@@ -12,6 +13,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod alerts;
 mod config_schema;
 mod install;
 mod kinds;

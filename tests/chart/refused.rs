@@ -81,6 +81,67 @@ const MISTAKES: &[(&str, &[&str], &str)] = &[
     ),
     ("a number in place of a name", &["--set", "secrets.callback.existingSecret=123"], "got number, want"),
     ("a boolean in place of a text", &["--set", "podLabels.a=true"], "at '/podLabels/a': got boolean, want string"),
+    (
+        "a threshold is not a number",
+        &["--set", "prometheusRule.thresholds.refusals=many"],
+        "prometheusRule.thresholds.refusals is \"many\": expected a number of at least 0",
+    ),
+    (
+        "a threshold is a time without a unit",
+        &["--set", "prometheusRule.thresholds.spoolOld=900"],
+        "prometheusRule.thresholds.spoolOld is 900: expected a number with one of the units s, m, h, d, w",
+    ),
+    (
+        "a share is a percentage",
+        &["--set", "prometheusRule.thresholds.deadLettersFull=80"],
+        "prometheusRule.thresholds.deadLettersFull is 80: expected a number above 0 and at most 1",
+    ),
+    (
+        "a day has 25 hours",
+        &["--set", "prometheusRule.thresholds.noEventsHours=25"],
+        "prometheusRule.thresholds.noEventsHours is 25: expected a whole number from 1 to 24",
+    ),
+    (
+        "an objective allows no failure",
+        &["--set", "prometheusRule.slo.answered=1"],
+        "prometheusRule.slo.answered is 1: expected a number of at least 0.95, ",
+    ),
+    (
+        "an objective is a percentage",
+        &["--set-json", "prometheusRule.slo.onBus=99.5"],
+        "prometheusRule.slo.onBus is 99.5: expected a number of at least 0.95, ",
+    ),
+    ("a threshold is unknown", &["--set", "prometheusRule.thresholds.spoolAge=1h"], "'spoolAge' not allowed"),
+    (
+        "an alert that does not exist is changed",
+        &["--set", "prometheusRule.alerts.OutputDown.for=5m"],
+        "prometheusRule.alerts has an unknown alert, OutputDown: expected one of ApsaraBridge",
+    ),
+    (
+        "an alert waits for a time without a unit",
+        &["--set", "prometheusRule.alerts.ApsaraBridgeOutputDown.for=10"],
+        "prometheusRule.alerts.ApsaraBridgeOutputDown.for is 10: expected a time with a unit",
+    ),
+    (
+        "a scrape interval has no unit",
+        &["--set", "serviceMonitor.interval=30"],
+        "serviceMonitor.interval is \"30\": expected a time with a unit, for example 30s",
+    ),
+    (
+        "everything is scraped twice",
+        &["--set", "serviceMonitor.enabled=true,podMonitor.enabled=true"],
+        "serviceMonitor.enabled and podMonitor.enabled are both true",
+    ),
+    (
+        "the range of a trigger has no unit",
+        &["--set", "keda.prometheus.range=5"],
+        "keda.prometheus.range is \"5\": expected a time with a unit, for example 5m",
+    ),
+    (
+        "a namespace is no name",
+        &["--set", "podMonitor.namespace=Monitoring"],
+        "podMonitor.namespace is \"Monitoring\": expected a name of lower-case letters",
+    ),
     ("a policy lets no callback in", &["--set", "networkPolicy.enabled=true"], "networkPolicy blocks all callbacks: "),
 ];
 

@@ -88,6 +88,9 @@ Checks of the values. All errors are reported together, one per line, with the k
 {{- $wrong = append $wrong (printf "the objects would be called %s, which is no valid name of a Service: set fullnameOverride to lower-case letters, digits and `-`, beginning with a letter" $name) -}}
 {{- end -}}
 {{- $named := dict "existingConfigMap.name" .Values.existingConfigMap.name "serviceAccount.name" .Values.serviceAccount.name "namespaceOverride" .Values.namespaceOverride -}}
+{{- range (list "serviceMonitor" "podMonitor" "prometheusRule" "dashboard") -}}
+{{- $_ := set $named (printf "%s.namespace" .) (get $.Values .).namespace -}}
+{{- end -}}
 {{- range $name, $secret := .Values.secrets -}}
 {{- if $secret -}}
 {{- $_ := set $named (printf "secrets.%s.existingSecret" $name) $secret.existingSecret -}}
@@ -101,7 +104,7 @@ Checks of the values. All errors are reported together, one per line, with the k
 
 {{- /* Two labels with one name are an invalid object. */ -}}
 {{- $own := include "apsara-bridge.ownLabels" . | fromJsonArray -}}
-{{- $labels := dict "commonLabels" .Values.commonLabels "podLabels" .Values.podLabels "service.labels" .Values.service.labels "adminService.labels" .Values.adminService.labels "ingress.labels" .Values.ingress.labels "serviceMonitor.labels" .Values.serviceMonitor.labels "prometheusRule.labels" .Values.prometheusRule.labels "dashboard.labels" .Values.dashboard.labels -}}
+{{- $labels := dict "commonLabels" .Values.commonLabels "podLabels" .Values.podLabels "service.labels" .Values.service.labels "adminService.labels" .Values.adminService.labels "ingress.labels" .Values.ingress.labels "serviceMonitor.labels" .Values.serviceMonitor.labels "podMonitor.labels" .Values.podMonitor.labels "prometheusRule.labels" .Values.prometheusRule.labels "dashboard.labels" .Values.dashboard.labels -}}
 {{- range $name, $route := .Values.httpRoutes -}}
 {{- if $route -}}
 {{- $_ := set $labels (printf "httpRoutes.%s.labels" $name) $route.labels -}}
@@ -114,7 +117,7 @@ Checks of the values. All errors are reported together, one per line, with the k
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- range (list "serviceMonitor" "prometheusRule" "dashboard") -}}
+{{- range (list "serviceMonitor" "podMonitor" "prometheusRule" "dashboard") -}}
 {{- range $label, $_ := (get $.Values .).labels -}}
 {{- if hasKey (default dict $.Values.commonLabels) $label -}}
 {{- $wrong = append $wrong (printf "commonLabels and labels of the monitoring both set %s: set it in one place" $label) -}}
@@ -394,8 +397,10 @@ container checks what cannot be seen here.
 {{- if and $facts.listener (not $policy.gatewayNamespaces) (not $policy.gatewayPeers) -}}
 {{- $wrong = append $wrong "networkPolicy blocks all callbacks: add the namespace of the gateway to networkPolicy.gatewayNamespaces, or addresses to networkPolicy.gatewayPeers" -}}
 {{- end -}}
-{{- if and .Values.serviceMonitor.enabled (not $policy.monitoringNamespaces) (not $policy.monitoringPeers) -}}
-{{- $wrong = append $wrong "serviceMonitor.enabled is true, but networkPolicy blocks all scrapes: add the namespace of Prometheus to networkPolicy.monitoringNamespaces" -}}
+{{- range (list "serviceMonitor" "podMonitor") -}}
+{{- if and (get $.Values .).enabled (not $policy.monitoringNamespaces) (not $policy.monitoringPeers) -}}
+{{- $wrong = append $wrong (printf "%s.enabled is true, but networkPolicy blocks all scrapes: add the namespace of Prometheus to networkPolicy.monitoringNamespaces" .) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- toJson $wrong -}}
@@ -475,18 +480,91 @@ container checks what cannot be seen here.
 
 {{- define "apsara-bridge.wrong.monitoring" -}}
 {{- $wrong := list -}}
+{{- $settings := .Values.prometheusRule -}}
+{{- $text := .Files.Get "files/alerts/apsara-bridge.yaml" -}}
 {{- $alerts := list -}}
-{{- range (.Files.Get "files/alerts/apsara-bridge.yaml" | fromYaml).groups -}}
+{{- range (fromYaml $text).groups -}}
 {{- range .rules -}}
-{{- $alerts = append $alerts .alert -}}
+{{- $alerts = append $alerts .alert | compact -}}
 {{- end -}}
 {{- end -}}
-{{- if and $alerts .Values.prometheusRule.enabled -}}
-{{- range .Values.prometheusRule.disabled -}}
+{{- if $alerts -}}
+{{- range $settings.disabled -}}
 {{- if not (has . $alerts) -}}
 {{- $wrong = append $wrong (printf "prometheusRule.disabled has an unknown alert, %s: expected one of %s" . (join ", " $alerts)) -}}
 {{- end -}}
 {{- end -}}
+{{- range $name, $changes := $settings.alerts -}}
+{{- if not (has $name $alerts) -}}
+{{- $wrong = append $wrong (printf "prometheusRule.alerts has an unknown alert, %s: expected one of %s" $name (join ", " $alerts)) -}}
+{{- end -}}
+{{- if $changes -}}
+{{- if and (hasKey $changes "for") (not (include "apsara-bridge.isTime" $changes.for)) -}}
+{{- $wrong = append $wrong (printf "prometheusRule.alerts.%s.for is %v: expected a time with a unit, for example 10m" $name $changes.for) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The numbers and times that the rules name. */ -}}
+{{- $shares := list "thresholds.spoolFull" "thresholds.deadLettersFull" -}}
+{{- $hours := dict "thresholds.noEventsFromHour" (list 0 23) "thresholds.noEventsHours" (list 1 24) -}}
+{{- $checked := list -}}
+{{- range (include "apsara-bridge.markers" $text | fromJsonArray) -}}
+{{- if not (has .key $checked) -}}
+{{- $checked = append $checked .key -}}
+{{- $value := get (get $settings (splitList "." .key | first)) (splitList "." .key | last) -}}
+{{- /* `--set` makes a text of 0.95. */ -}}
+{{- $isNumber := regexMatch "^[0-9]+([.][0-9]+)?$" (toString $value) -}}
+{{- if has (kindOf $value) (list "int" "int64" "float64") -}}
+{{- $isNumber = true -}}
+{{- end -}}
+{{- $expected := "" -}}
+{{- if and (eq .key "thresholds.noEvents") (empty $value) (not $isNumber) -}}
+{{- /* The alert is off. */ -}}
+{{- else if ne .kind "number" -}}
+{{- if eq (include "apsara-bridge.seconds" $value) "0" -}}
+{{- $expected = "a number with one of the units s, m, h, d, w, for example 15m" -}}
+{{- end -}}
+{{- else if hasKey $hours .key -}}
+{{- $bounds := get $hours .key -}}
+{{- $isWhole := and $isNumber (eq (floor $value) (float64 $value)) -}}
+{{- if not (and $isWhole (ge (float64 $value) (float64 (first $bounds))) (le (float64 $value) (float64 (last $bounds)))) -}}
+{{- $expected = printf "a whole number from %v to %v" (first $bounds) (last $bounds) -}}
+{{- end -}}
+{{- else if has .key $shares -}}
+{{- if not (and $isNumber (gt (float64 $value) 0.0) (le (float64 $value) 1.0)) -}}
+{{- $expected = "a number above 0 and at most 1" -}}
+{{- end -}}
+{{- else if has .key (list "slo.answered" "slo.onBus") -}}
+{{- if not (and $isNumber (ge (float64 $value) 0.95) (lt (float64 $value) 1.0)) -}}
+{{- $expected = "a number of at least 0.95, below which the fast alert could not fire, and below 1" -}}
+{{- end -}}
+{{- else if not (and $isNumber (ge (float64 $value) 0.0)) -}}
+{{- $expected = "a number of at least 0" -}}
+{{- end -}}
+{{- if $expected -}}
+{{- $is := kindIs "string" $value | ternary (toString $value | quote) (toString $value) -}}
+{{- $wrong = append $wrong (printf "prometheusRule.%s is %s: expected %s" .key $is $expected) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- range $name := (list "serviceMonitor" "podMonitor") -}}
+{{- $monitor := get $.Values $name -}}
+{{- range (list "interval" "scrapeTimeout") -}}
+{{- $value := get $monitor . -}}
+{{- $isLeftOut := and (eq . "scrapeTimeout") (empty $value) -}}
+{{- if not (or $isLeftOut (include "apsara-bridge.isTime" $value)) -}}
+{{- $wrong = append $wrong (printf "%s.%s is %s: expected a time with a unit, for example 30s" $name . (toString $value | quote)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.serviceMonitor.enabled .Values.podMonitor.enabled -}}
+{{- $wrong = append $wrong "serviceMonitor.enabled and podMonitor.enabled are both true, and Prometheus would count everything twice: disable one of them" -}}
+{{- end -}}
+{{- if not (include "apsara-bridge.isTime" .Values.keda.prometheus.range) -}}
+{{- $wrong = append $wrong (printf "keda.prometheus.range is %s: expected a time with a unit, for example 5m" (toString .Values.keda.prometheus.range | quote)) -}}
 {{- end -}}
 {{- toJson $wrong -}}
 {{- end -}}
