@@ -14,7 +14,7 @@ use apsara_bridge::telemetry::metrics::{METRICS, Metrics, PREFIX};
 use figment::providers::{Format as _, Yaml};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-use serde_json::Value;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::task::JoinSet;
@@ -33,19 +33,37 @@ use crate::support::wait::SOON;
 use crate::support::{eventually, free_port, generated, repository, repository_text, tool};
 
 const ALERTS: &str = "charts/apsara-bridge/files/alerts/apsara-bridge.yaml";
-const ALERTS_TEST: &str = "charts/apsara-bridge/files/alerts/tests/apsara-bridge_test.yaml";
+const ALERTS_TESTS: [&str; 2] = [
+    "charts/apsara-bridge/files/alerts/tests/apsara-bridge_test.yaml",
+    "charts/apsara-bridge/files/alerts/tests/apsara-bridge_days_test.yaml",
+];
 const DASHBOARD: &str = "charts/apsara-bridge/files/dashboards/apsara-bridge.json";
 const RUNBOOK: &str = "docs/runbook.md";
+const OBJECTIVES: &str = "docs/slo.md";
 const METRICS_DOCS: &str = "docs/metrics.md";
 
 /// The prefix of the link in an alert.
 const RUNBOOK_URL: &str = "https://github.com/apsara-bridge/apsara-bridge/blob/main/docs/runbook.md#";
 
 /// Metrics of other programs: of Prometheus itself, and of kube-state-metrics.
-const FOREIGN: [&str; 2] = ["up", "kube_pod_status_ready"];
+const FOREIGN: [&str; 5] =
+    ["up", "kube_pod_status_ready", "kube_pod_info", "kube_node_labels", "kube_node_status_condition"];
 
 /// Labels that a scrape adds, or that the metrics of other programs have.
-const TARGET_LABELS: [&str; 5] = ["namespace", "pod", "job", "instance", "condition"];
+const TARGET_LABELS: [&str; 9] = [
+    "cluster",
+    "namespace",
+    "pod",
+    "job",
+    "instance",
+    "node",
+    "condition",
+    "status",
+    "label_topology_kubernetes_io_zone",
+];
+
+/// The variables of the dashboard that select targets. Each query uses all of them.
+const TARGET_VARIABLES: [&str; 5] = ["cluster", "namespace", "job", "pod", "instance"];
 
 const QUEUE: &str = "ice-callback-watched";
 
@@ -157,12 +175,16 @@ impl Names {
     }
 }
 
-/// Splits into words, numbers, quoted texts, windows in brackets, and single characters.
+/// Splits a query without its comments into words, numbers, quoted texts, windows in brackets, and single characters.
 fn tokens(query: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = query.trim_start();
     while let Some(first) = rest.chars().next() {
         let length = match first {
+            '#' => {
+                rest = rest.split_once('\n').map_or("", |(_, next)| next).trim_start();
+                continue;
+            }
             '"' => 2 + rest[1..].find('"').expect("the quotes are closed"),
             '[' => 1 + rest.find(']').expect("the bracket is closed"),
             _ if first.is_ascii_alphanumeric() || first == '_' => {
@@ -209,21 +231,22 @@ fn dashboard() -> Value {
     serde_json::from_str(&repository_text(DASHBOARD)).expect("JSON")
 }
 
-/// The rules with their names.
-fn rules(file: &Value) -> Vec<(&str, &Value)> {
+/// The rules of a kind with their names: `alert` or `record`.
+fn rules<'v>(file: &'v Value, kind: &str) -> Vec<(&'v str, &'v Value)> {
     let rules = items(file, "groups").iter().flat_map(|group| items(group, "rules"));
-    rules.map(|rule| (string(rule, "alert"), rule)).collect()
+    rules.filter_map(|rule| Some((rule[kind].as_str()?, rule))).collect()
 }
 
-/// The queries of the runbook: its code blocks in PromQL.
-fn runbook_queries(runbook: &str) -> Vec<&str> {
-    runbook.split("```promql\n").skip(1).map(|after| after.split("```").next().unwrap_or_default().trim()).collect()
+/// The queries in a document: its code blocks in PromQL.
+fn documented_queries(text: &str) -> Vec<&str> {
+    text.split("```promql\n").skip(1).map(|after| after.split("```").next().unwrap_or_default().trim()).collect()
 }
 
 #[test]
 fn names_are_found_in_queries() {
-    let names =
-        Names::of(r#"sum by (le, pod) (rate(a_bucket{b="x) c", d=~"e"}[5m])) / on (f) group_left () g > bool 2.5e3"#);
+    let query = r#"sum by (le, pod) (rate(a_bucket{b="x) c", d=~"e"}[5m])) # h
+        / on (f) group_left () g > bool 2.5e3"#;
+    let names = Names::of(query);
     let metric = |name: &str, labels: &[&str]| (name.to_owned(), labels.iter().map(ToString::to_string).collect());
     assert_eq!(names.metrics, [metric("a_bucket", &["b", "d"]), metric("g", &[])]);
     assert_eq!(names.labels, ["le", "pod", "f"]);
@@ -246,13 +269,27 @@ fn every_named_metric_exists_and_every_metric_is_shown() {
         assert!(shown.contains(metric.name), "the dashboard does not show {}", metric.name);
     }
 
-    for (alert, rule) in rules(&yaml(ALERTS)) {
-        Names::of(string(rule, "expr")).check(alert, &exported);
+    // A record has the labels of what it is computed from.
+    let file = yaml(ALERTS);
+    let mut known = exported.clone();
+    for (record, rule) in rules(&file, "record") {
+        Names::of(string(rule, "expr")).check(record, &known);
+        known.insert(record.to_owned(), vec!["input"]);
+    }
+    for (alert, rule) in rules(&file, "alert") {
+        Names::of(string(rule, "expr")).check(alert, &known);
     }
 
     let runbook = repository_text(RUNBOOK);
-    for query in runbook_queries(&runbook) {
-        Names::of(query).check("the runbook", &exported);
+    for query in documented_queries(&runbook) {
+        Names::of(query).check("the runbook", &known);
+    }
+    for query in documented_queries(&repository_text(OBJECTIVES)) {
+        Names::of(query).check(OBJECTIVES, &known);
+    }
+    for row in runbook.split("row *").skip(1).filter_map(|after| after.split_once('*')) {
+        let rows = items(&dashboard, "panels").iter().filter(|panel| panel["type"] == "row");
+        assert!(rows.into_iter().any(|panel| panel["title"] == row.0), "the dashboard has no row {}", row.0);
     }
     for word in runbook.split(|each: char| !(each.is_ascii_alphanumeric() || each == '_')) {
         let is_known =
@@ -280,38 +317,162 @@ fn generated_the_docs_list_every_metric() {
     generated::check_part(METRICS_DOCS, &docs);
 }
 
+fn promtool(arguments: &[&str]) {
+    let output = Command::new(tool("promtool", "promtool"))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("promtool runs");
+    let told = [output.stdout, output.stderr].map(|told| String::from_utf8_lossy(&told).into_owned()).concat();
+    assert!(output.status.success(), "{arguments:?}:\n{told}");
+}
+
+/// The cases of a test that are about an alert.
+fn cases_of<'v>(test: &'v Value, alert: &str) -> Vec<&'v Value> {
+    items(test, "alert_rule_test").iter().filter(|case| string(case, "alertname") == alert).collect()
+}
+
+fn fires(case: &Value) -> bool {
+    !items(case, "exp_alerts").is_empty()
+}
+
 #[test]
 fn alerts_are_valid_explained_and_tested_both_ways() {
-    let promtool = tool("promtool", "promtool");
-    for arguments in [["check", "rules", ALERTS], ["test", "rules", ALERTS_TEST]] {
-        let output = Command::new(&promtool)
-            .args(arguments)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .expect("promtool runs");
-        let told = [output.stdout, output.stderr].map(|told| String::from_utf8_lossy(&told).into_owned()).concat();
-        assert!(output.status.success(), "{told}");
+    promtool(&["check", "rules", ALERTS]);
+    for tests in ALERTS_TESTS {
+        promtool(&["test", "rules", tests]);
     }
-    let (file, tests, runbook) = (yaml(ALERTS), yaml(ALERTS_TEST), repository_text(RUNBOOK));
+    let (file, runbook) = (yaml(ALERTS), repository_text(RUNBOOK));
+    let tests: Vec<Value> = ALERTS_TESTS.iter().flat_map(|name| items(&yaml(name), "tests").to_vec()).collect();
     let anchors = anchors(&runbook);
-    let cases: Vec<&Value> = items(&tests, "tests").iter().flat_map(|test| items(test, "alert_rule_test")).collect();
-    let rules = rules(&file);
-    for (alert, rule) in &rules {
+    let alerts = rules(&file, "alert");
+    for (alert, rule) in &alerts {
         let annotation = |name: &str| string(&rule["annotations"], name);
-        assert!(["critical", "warning"].contains(&string(&rule["labels"], "severity")), "{alert}");
+        let severity = string(&rule["labels"], "severity");
+        assert!(["critical", "warning"].contains(&severity), "{alert}");
         assert!(!annotation("summary").is_empty() && !annotation("description").is_empty(), "{alert}");
         let anchor = annotation("runbook_url").strip_prefix(RUNBOOK_URL).expect("a link to the runbook");
         assert_eq!(anchor, alert.to_lowercase());
         assert!(anchors.contains(anchor), "the runbook has no section {anchor}");
-        let is_tested = |fires: bool| {
-            let of_alert = cases.iter().filter(|case| string(case, "alertname") == *alert);
-            of_alert.into_iter().any(|case| items(case, "exp_alerts").is_empty() != fires)
-        };
+        let row = format!("| [{alert}](#{anchor}) | {severity} |\n");
+        assert!(runbook.contains(&row), "the runbook's table has no row {row}");
+        let is_tested =
+            |expected: bool| tests.iter().flat_map(|test| cases_of(test, alert)).any(|case| fires(case) == expected);
         assert!(is_tested(true), "no test shows that {alert} fires");
         assert!(is_tested(false), "no test shows that {alert} stays silent");
     }
-    for case in &cases {
-        assert!(rules.iter().any(|(alert, _)| string(case, "alertname") == *alert), "no alert of this name: {case}");
+    for case in tests.iter().flat_map(|test| items(test, "alert_rule_test")) {
+        assert!(alerts.iter().any(|(alert, _)| string(case, "alertname") == *alert), "no alert of this name: {case}");
+    }
+}
+
+/// The same series in another cluster.
+fn in_cluster(series: &Value, cluster: &str) -> Value {
+    let name = string(series, "series").replace("cluster=\"east\", ", "");
+    let name = name.replacen('{', &format!("{{cluster=\"{cluster}\", "), 1);
+    json!({ "series": name, "values": series["values"] })
+}
+
+/// Each case in which an alert fires is repeated while another cluster has the series of a case in which it stays
+/// silent. It must fire all the same, with its cluster, and for nothing else.
+#[test]
+fn alerts_name_the_cluster_and_no_cluster_hides_another_one() {
+    let file = yaml(ALERTS);
+    let folder = tempfile::tempdir().expect("a folder");
+    for (alert, _) in rules(&file, "alert") {
+        // The records and this alert alone, because evaluating all rules takes long.
+        let mut alone = file.clone();
+        for group in alone["groups"].as_array_mut().expect("groups") {
+            let rules = group["rules"].as_array_mut().expect("rules");
+            rules.retain(|rule| rule["alert"].is_null() || rule["alert"] == alert);
+        }
+        let groups = alone["groups"].as_array_mut().expect("groups");
+        groups.retain(|group| !items(group, "rules").is_empty());
+        let write = |name: &str, content: &Value| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, content.to_string()).expect("the temporary folder is writable");
+            path.to_str().expect("UTF-8").to_owned()
+        };
+        let rules = write(&format!("{alert}.json"), &alone);
+        let mut pairs = 0;
+        for name in ALERTS_TESTS {
+            let tests = yaml(name);
+            let of_alert = || items(&tests, "tests").iter().filter(|test| !cases_of(test, alert).is_empty());
+            let mut merged = Vec::new();
+            for firing in of_alert().filter(|test| cases_of(test, alert).into_iter().any(fires)) {
+                let mut series = items(firing, "input_series").iter().map(|each| string(each, "series"));
+                let is_named = series.any(|series| series.contains("cluster="));
+                for case in cases_of(firing, alert) {
+                    for fired in items(case, "exp_alerts") {
+                        assert_eq!(fired["exp_labels"]["cluster"] == "east", is_named, "{alert}: {case}");
+                    }
+                }
+                for silent in of_alert().filter(|test| !cases_of(test, alert).into_iter().any(fires)) {
+                    let others = items(silent, "input_series").iter().map(|each| in_cluster(each, "west"));
+                    let series: Vec<Value> = items(firing, "input_series").iter().cloned().chain(others).collect();
+                    merged.push(json!({
+                        "name": format!("{}; in another cluster: {}", string(firing, "name"), string(silent, "name")),
+                        "interval": firing["interval"],
+                        "input_series": series,
+                        "alert_rule_test": cases_of(firing, alert),
+                    }));
+                }
+            }
+            if !merged.is_empty() {
+                pairs += merged.len();
+                let interval = &tests["evaluation_interval"];
+                let merged = json!({ "rule_files": [rules], "evaluation_interval": interval, "tests": merged });
+                promtool(&["test", "rules", &write(&format!("{alert}_test.json"), &merged)]);
+            }
+        }
+        assert!(pairs > 0, "{alert} has no case in which it fires next to one in which it stays silent");
+    }
+}
+
+/// Rules of Grafana's dashboard-linter, by their names there. Its other rules are those of the tests above.
+#[test]
+fn the_dashboard_follows_the_rules_of_dashboard_linter() {
+    const UNITS: [&str; 8] = ["short", "percentunit", "bytes", "s", "h", "reqps", "cps", "none"];
+    let dashboard = dashboard();
+    assert_eq!(dashboard["editable"], false, "uneditable-dashboard");
+    let list = items(&dashboard["templating"], "list");
+    let variable = |name: &str| list.iter().find(|each| each["name"] == name).unwrap_or_else(|| panic!("no {name}"));
+    let datasource = variable("datasource");
+    let is_templated = datasource["type"] == "datasource" && datasource["query"] == "prometheus";
+    assert!(is_templated && datasource["label"] == "Data source", "template-datasource-rule");
+    for (name, label) in [("job", "Job"), ("instance", "Instance")] {
+        let variable = variable(name);
+        let is_selectable = variable["multi"] == true && variable["allValue"] == ".+" && variable["type"] == "query";
+        assert!(is_selectable && variable["label"] == label, "template-{name}-rule: {variable}");
+        assert_eq!(variable["datasource"]["uid"], "${datasource}", "template-{name}-rule");
+    }
+    for variable in list.iter().filter(|variable| variable["type"] == "query") {
+        assert_eq!(variable["refresh"], 2, "template-on-time-change-reload-rule: {variable}");
+    }
+
+    for (title, query) in panels(&dashboard) {
+        let names = Names::of(&query);
+        for name in TARGET_VARIABLES {
+            // Also target-job-rule and target-instance-rule.
+            let matcher = format!("{name}=~\"${name}\"");
+            assert_eq!(query.matches(&matcher).count(), names.metrics.len(), "{title}: each metric needs {matcher}");
+        }
+        let of_rate = query.split("rate(").skip(1).filter_map(|after| after.split_once('[')?.1.split(']').next());
+        for window in of_rate {
+            assert_eq!(window, "$__rate_interval", "target-rate-interval-rule: {title}");
+        }
+        for (name, _) in names.metrics.iter().filter(|(name, _)| name.ends_with("_total")) {
+            let uses: Vec<_> = query.match_indices(name.as_str()).collect();
+            let is_aggregated = |at: usize| query[..at].ends_with("rate(") || query[..at].ends_with("increase(");
+            assert!(uses.iter().all(|(at, _)| is_aggregated(*at)), "target-counter-agg-rule: {title}: {name}");
+        }
+    }
+    for panel in items(&dashboard, "panels").iter().filter(|panel| panel["type"] != "row") {
+        let (title, kind) = (string(panel, "title"), string(panel, "type"));
+        assert!(!title.is_empty() && !string(panel, "description").is_empty(), "panel-title-description-rule: {panel}");
+        assert!(!items(panel, "targets").is_empty(), "panel-no-targets-rule: {title}");
+        let unit = panel["fieldConfig"]["defaults"]["unit"].as_str().unwrap_or_default();
+        assert!(kind == "state-timeline" || UNITS.contains(&unit), "panel-units-rule: {title} has the unit {unit:?}");
     }
 }
 
@@ -328,7 +489,7 @@ impl Prometheus {
         let configuration = format!(
             "global: {{ scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s }}\n\
              rule_files: ['{}']\nscrape_configs:\n- job_name: bridge\n  static_configs:\n\
-             \x20 - targets: ['{target}']\n    labels: {{ namespace: media, pod: bridge-0 }}\n",
+             \x20 - targets: ['{target}']\n    labels: {{ cluster: east, namespace: media, pod: bridge-0 }}\n",
             repository(ALERTS).display()
         );
         std::fs::write(&file, configuration).expect("the temporary folder is writable");
@@ -486,6 +647,7 @@ async fn every_panel_shows_something() {
 
     let filled = |query: &str| {
         let query = query.replace("$namespace", "media").replace("$pod", "bridge-0").replace("$input", "http|queue");
+        let query = query.replace("$cluster", "east").replace("$job", "bridge").replace("$instance", ".+");
         let query = query.replace("$__rate_interval", "5s");
         assert!(!query.contains('$'), "a variable is left: {query}");
         query
@@ -510,7 +672,7 @@ async fn every_panel_shows_something() {
         let values = prometheus.get(&format!("label/{label}/values"), &[("match[]", &filled(selector))]).await;
         assert!(!values.as_array().expect("an array").is_empty(), "{variable}");
     }
-    for query in runbook_queries(&repository_text(RUNBOOK)) {
+    for query in documented_queries(&repository_text(RUNBOOK)) {
         prometheus.get("query", &[("query", query)]).await;
     }
 
