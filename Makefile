@@ -25,9 +25,12 @@ SECONDS ?=
 STATES ?=
 FAULTS ?= 40
 
+# `make page`: the file for the picture of the README. Without it no picture is kept.
+SCREENSHOT ?=
+
 BENCH := BENCH_ROWS=$(CURDIR)/target/bench-rows $(CARGO) bench
 
-.PHONY: help generate demo check lint test release reproducible advisories examples crash-states clusters chaos fuzz \
+.PHONY: help generate demo check lint test release reproducible advisories examples page crash-states clusters chaos fuzz \
 	bench tools clean-tools
 
 help: ## print this list
@@ -46,7 +49,8 @@ lint: ## check the format, the lints, and the dependencies (deny.toml)
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --quiet --locked --all-targets -- -D warnings
-	$(CARGO) clippy --quiet --locked --test chaos --test clusters --test crash --test examples -- -D warnings
+	$(CARGO) clippy --quiet --locked --test chaos --test clusters --test crash --test examples --test page \
+		-- -D warnings
 	$(DENY) check -D warnings bans licenses sources
 	$(DENY) --features vendored check -D warnings licenses
 
@@ -73,6 +77,11 @@ reproducible: ## build a release twice at the same path and compare the bytes
 examples: ## run the consumers of examples/consumers against a real Kafka and NATS
 	@$(SETUP) build kafka nats examples
 	$(CARGO) test --test examples
+
+# One test after the other, because they measure times.
+page: ## test the page in a real Chromium (SCREENSHOT=docs/page.png: make the picture of the README)
+	@$(SETUP) build nats page
+	PAGE_SCREENSHOT=$(SCREENSHOT) $(CARGO) test --test page -- --test-threads=1 --nocapture
 
 crash-states: ## simulate power failures for an hour and check what the spool lost (STATES=500: this many states)
 	@$(SETUP) build
@@ -102,7 +111,8 @@ bench: ## measure, and print one table with the goals: see docs/benchmarks.md
 	@$(BENCH) --quiet --bench table
 
 tools: ## install everything that any target needs
-	@$(SETUP) build deny release kafka nats toxiproxy kcat promtool judges mns examples hadolint chart kubernetes fuzz baseline
+	@$(SETUP) build deny release kafka nats toxiproxy kcat promtool judges mns examples hadolint chart kubernetes fuzz \
+		baseline page
 
 clean-tools: ## remove everything that was installed into .tools
 	rm -rf .tools

@@ -78,10 +78,11 @@ impl Bridge {
         Metrics(get(self.admin, "/metrics").expect("a running bridge serves its metrics"))
     }
 
-    /// Reads its event stream for as long as it runs, as `tail` does.
-    pub(crate) fn watch(&self) {
+    /// Reads its event stream for as long as it runs, as `tail` does, or, with the state, as the page does.
+    pub(crate) fn watch(&self, with_state: bool) {
+        let query = if with_state { "?state=true" } else { "" };
         let mut stream = TcpStream::connect(self.admin).expect("a running bridge listens");
-        write!(stream, "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("a running bridge reads");
+        write!(stream, "GET /events{query} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("a running bridge reads");
         std::thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()));
     }
 

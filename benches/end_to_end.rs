@@ -15,11 +15,11 @@
 //!
 //! Environment: BENCH_ROUNDS (5), BENCH_SECONDS of each turn (6), BENCH_WARMUP seconds for each bus (default: 40 for
 //! Kafka, 15 for JetStream), BENCH_CONNECTIONS (64), BENCH_RATE (500), the requests per second in the slow rounds.
-//! BENCH_BASELINE: another build of the program, which then takes its turns too.
-//! BENCH_TAIL: how many readers of its event stream the bridge has. The baseline has none, and is this build unless
-//! BENCH_BASELINE names another. The ratio is printed; one reader may cost at most 1.05 times the CPU.
-//! `cargo bench --bench end_to_end -- kafka` measures one bus. With `-- profile`, it prints instead where the CPU time of
-//! the services goes; see [`profile`].
+//! BENCH_BASELINE: another build of the program, which then takes its turns too. BENCH_TAIL and BENCH_PAGE: how many
+//! readers of its event stream the bridge has, as `tail` and as the page. The baseline has none, and is this build
+//! unless BENCH_BASELINE names another. The ratio is printed; one of each may cost at most 1.05 times the CPU. `cargo
+//! bench --bench end_to_end -- kafka` measures one bus. With `-- profile`, it prints instead where the CPU time of the
+//! services goes; see [`profile`].
 
 // Benchmarks fail with a panic and print their figures; no other crate sees their items.
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
@@ -73,7 +73,16 @@ struct Plan {
     warm_up: Option<Duration>,
     connections: usize,
     rate: u32,
-    readers: usize,
+    watchers: Watchers,
+}
+
+/// Readers of the event stream.
+#[derive(Clone, Copy, Debug, Default)]
+struct Watchers {
+    /// As `tail`.
+    tails: usize,
+    /// As the page.
+    pages: usize,
 }
 
 impl Plan {
@@ -84,7 +93,7 @@ impl Plan {
             warm_up: seconds("BENCH_WARMUP"),
             connections: number("BENCH_CONNECTIONS").unwrap_or(64).max(1),
             rate: number("BENCH_RATE").map_or(500, |rate| u32::try_from(rate.max(1)).expect("a rate within 32 bits")),
-            readers: number("BENCH_TAIL").unwrap_or(0),
+            watchers: Watchers { tails: number("BENCH_TAIL").unwrap_or(0), pages: number("BENCH_PAGE").unwrap_or(0) },
         }
     }
 
@@ -187,12 +196,14 @@ fn measure(bus: Bus, plan: Plan) -> usize {
     let folder = tempfile::tempdir().expect("the folder for temporary files is writable");
     eprintln!("{}: starting the broker and the services", bus.name());
     let broker = Broker::start(bus, &runtime, &["bridge", "forwarder"]);
-    let start =
-        |name, program: &Path, config, readers| start_bridge(name, program, &folder.path().join(name), config, readers);
+    let start = |name, program: &Path, config, watchers| {
+        start_bridge(name, program, &folder.path().join(name), config, watchers)
+    };
+    let unwatched = Watchers::default();
     let to_one = || bridge::publish(broker.output());
     // The order does not matter: the services that wait use no CPU.
     let mut services = vec![
-        start("bridge", Path::new(PROGRAM), to_one(), plan.readers),
+        start("bridge", Path::new(PROGRAM), to_one(), plan.watchers),
         start_forwarder(
             "forwarder",
             &std::env::current_exe().expect("a program knows its path"),
@@ -201,9 +212,10 @@ fn measure(bus: Bus, plan: Plan) -> usize {
         ),
         start_forwarder("jemalloc", &forwarder_with_our_allocator(), &broker, folder.path()),
     ];
-    let baseline = std::env::var_os("BENCH_BASELINE").or_else(|| (plan.readers > 0).then(|| PROGRAM.into()));
+    let is_watched = plan.watchers.tails + plan.watchers.pages > 0;
+    let baseline = std::env::var_os("BENCH_BASELINE").or_else(|| is_watched.then(|| PROGRAM.into()));
     if let Some(baseline) = baseline {
-        services.push(start("baseline", Path::new(&baseline), to_one(), 0));
+        services.push(start("baseline", Path::new(&baseline), to_one(), unwatched));
     }
     let mut driver = Driver { runtime, failed: 0 };
     let warm_up = plan.warm_up(bus);
@@ -241,13 +253,13 @@ fn measure(bus: Bus, plan: Plan) -> usize {
     report(&format!("{title}: requests per second, ×"), &ratios(&full, 0, RATE));
     report(&format!("{title}: p99, ×"), &ratios(&full, 0, P99));
     report(&format!("{title}: CPU per event at 500 events/s, ×"), &ratios(&slow, 0, CPU));
-    if plan.readers > 0 {
+    if is_watched {
         let ratios = full[0].iter().zip(&full[3]).map(|(watched, baseline)| CPU(watched) / CPU(baseline));
         println!("{title}: CPU per event with readers against the baseline, ×: {:.2}", median(ratios.collect()));
     }
     drop(services);
 
-    let lean = start("lean", Path::new(PROGRAM), to_one().set(NO_IDS), 0);
+    let lean = start("lean", Path::new(PROGRAM), to_one().set(NO_IDS), unwatched);
     driver.turn(&lean, plan.full(), plan.turn * 2);
     let peak = peak_memory(&lean.process);
     driver.turn(&lean, Load::of(BURST.0), BURST.1);
@@ -262,7 +274,7 @@ fn measure(bus: Bus, plan: Plan) -> usize {
             }
         }
         let to_many = broker.output().to("bus", "bench.topic.{subject}").set(NO_IDS);
-        let many = start("topics", Path::new(PROGRAM), to_many, 0);
+        let many = start("topics", Path::new(PROGRAM), to_many, unwatched);
         let pair = [many, lean];
         let few_ids = Load { ids: Some(ids), ..plan.full() };
         // A producer and its broker need about half a minute to learn so many topics.
@@ -283,7 +295,7 @@ fn profile_all(bus: Bus, plan: Plan) -> usize {
     let broker = Broker::start(bus, &runtime, &["bridge", "forwarder"]);
     let own = std::env::current_exe().expect("a program knows its path");
     let start = |name, program: &Path| {
-        start_bridge(name, program, &folder.path().join(name), bridge::publish(broker.output()), 0)
+        start_bridge(name, program, &folder.path().join(name), bridge::publish(broker.output()), Watchers::default())
     };
     let mut services =
         vec![start("bridge", Path::new(PROGRAM)), start_forwarder("forwarder", &own, &broker, folder.path())];
@@ -352,11 +364,12 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_apsara-bridge");
 /// No window of ids.
 const NO_IDS: &str = "dedupe.window = '0s'";
 
-fn start_bridge(name: &'static str, program: &Path, folder: &Path, config: Config, readers: usize) -> Service {
+fn start_bridge(name: &'static str, program: &Path, folder: &Path, config: Config, watchers: Watchers) -> Service {
     std::fs::create_dir_all(folder).expect("the folder for temporary files is writable");
     let bridge = Bridge::start_program(program, folder, config);
     bridge.wait_direct();
-    (0..readers).for_each(|_| bridge.watch());
+    (0..watchers.tails).for_each(|_| bridge.watch(false));
+    (0..watchers.pages).for_each(|_| bridge.watch(true));
     Service { name, address: bridge.input, process: bridge.process }
 }
 

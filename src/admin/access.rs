@@ -1,4 +1,4 @@
-//! Who may read the event stream.
+//! Who may see the page and read the event stream.
 //!
 //! With `admin.page = "local"` that is everybody on this machine. Both ends of the connection must be on loopback: the
 //! sidecar of a service mesh connects from a loopback address to that of the pod, for peers elsewhere. Web sites that a
@@ -28,7 +28,7 @@ const OF_PROXIES: [&str; 7] =
 const PREFIXES_OF_PROXIES: [&str; 2] = ["x-envoy-", "x-forwarded"];
 
 words! {
-    /// Who may read the event stream.
+    /// Who may see the page and read the event stream.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
     #[serde(rename_all = "lowercase")]
     pub enum Page {
@@ -42,7 +42,8 @@ words! {
     }
 }
 
-/// Checks whether a request may read the event stream. `peer` and `local` are the ends of its connection.
+/// Checks whether a request may see the page or read the event stream. `peer` and `local` are the ends of its
+/// connection.
 ///
 /// # Errors
 /// Why not, as a sentence for a person.
@@ -54,16 +55,19 @@ pub(super) fn check<B>(
 ) -> Result<(), &'static str> {
     let headers = request.headers();
     match page {
-        Page::Off => return Err("the event stream is switched off: admin.page is \"off\""),
+        Page::Off => return Err("the page and the event stream are switched off: admin.page is \"off\""),
         Page::All => {}
         Page::Local if ![Some(peer), local].iter().all(is_loopback) => {
             return Err(
-                "admin.page is \"local\": the event stream answers only peers on the bridge's own machine, over \
-                        loopback; use `kubectl port-forward`, `docker exec CONTAINER /apsara-bridge tail` or an SSH tunnel",
+                "admin.page is \"local\": the page and the event stream answer only peers on the bridge's own machine, \
+                 over loopback; use `kubectl port-forward`, `docker exec CONTAINER /apsara-bridge tail` or an SSH tunnel",
             );
         }
         Page::Local if headers.keys().any(is_of_proxy) => {
-            return Err("admin.page is \"local\": the event stream does not answer requests that came through a proxy");
+            return Err(
+                "admin.page is \"local\": the page and the event stream do not answer requests that came through \
+                        a proxy",
+            );
         }
         Page::Local if !names_this_machine(request) => {
             return Err("admin.page is \"local\": expected a `host` header that names the bridge's own machine: \
@@ -71,7 +75,13 @@ pub(super) fn check<B>(
         }
         Page::Local => {}
     }
-    if is_of_another_site(headers) { Err("the event stream does not answer other web sites") } else { Ok(()) }
+    if is_of_another_site(headers) {
+        return Err(
+            "the page and the event stream do not answer requests of other web sites; type or paste the address \
+                    of the page instead of following a link",
+        );
+    }
+    Ok(())
 }
 
 fn is_loopback(address: &Option<IpAddr>) -> bool {

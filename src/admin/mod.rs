@@ -5,14 +5,16 @@
 //! * `GET /readyz`: 200 when events can be accepted and the service is not stopping: every output is connected, or the
 //!   spool has room for events that cannot be published, and no input is misconfigured. Otherwise 503 with the reasons.
 //! * `GET /events`: what passes through the bridge, as server-sent events ([`feed`](crate::bridge::feed)), for those who may
-//!   read it (`access`). The query is a condition for events. At most [`MAX_LISTENERS`] streams are open, which leaves
-//!   most connections to probes and scrapers.
+//!   read it (`access`). The query is a condition for events, and says whether the state of the bridge is sent too. At
+//!   most [`MAX_LISTENERS`] streams are open, which leaves most connections to probes and scrapers.
+//! * `GET /`: the page (`page`), for those who may read the stream, which it shows.
 //!
 //! A new connection always gets a place: when all are taken, the one that has been idle longest is closed. So nobody who
 //! holds connections can keep probes out. The listener has a thread of its own, so that it also answers while the others
 //! are busy with callbacks.
 
 mod access;
+mod page;
 mod stream;
 
 use std::net::SocketAddr;
@@ -22,7 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, oneshot};
@@ -31,8 +33,9 @@ use tokio_util::sync::CancellationToken;
 pub use access::Page;
 pub use stream::SIGN_OF_LIFE;
 
-use crate::bridge::Bridge;
 use crate::bridge::feed::{MAX_LISTENERS, NoSeat};
+use crate::bridge::{Bridge, Readiness};
+use crate::common::address::reachable;
 use crate::common::server::{self, Bounds, Connection, Loss, Serve, has_valid_host};
 use crate::input::Misconfigured;
 use crate::route::{Condition, ConditionConfig};
@@ -49,6 +52,9 @@ const NAME: &str = "admin";
 /// The path of the event stream.
 pub const EVENTS: &str = "/events";
 
+/// The parameter that asks for the state of the bridge in the event stream.
+const WITH_STATE: &str = "state=true";
+
 /// The media type of server-sent events.
 pub const EVENT_STREAM: &str = "text/event-stream";
 
@@ -60,18 +66,19 @@ const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
 pub struct AdminSettings {
     /// Addresses, of which one is bound.
     pub listen: Vec<SocketAddr>,
-    /// Who may read the event stream.
+    /// Who may see the page and read the event stream.
     pub page: Page,
     /// Whether the event stream has payloads.
     pub show_payloads: bool,
 }
 
-/// Who may read the event stream at present. Clones are the same.
+/// Who may see the page and read the event stream at present. Clones are the same.
 #[derive(Clone, Debug, Default)]
 pub struct CurrentPage(Arc<RwLock<Page>>);
 
 impl CurrentPage {
-    fn get(&self) -> Page {
+    /// Who may at present.
+    pub fn get(&self) -> Page {
         *self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -105,7 +112,7 @@ impl Admin {
         Ok(Admin { listener, address, page, bridge, misconfigured })
     }
 
-    /// What changes who may read the event stream.
+    /// What changes who may see the page and read the event stream.
     pub fn page(&self) -> &CurrentPage {
         &self.page
     }
@@ -113,6 +120,12 @@ impl Admin {
     /// The address it is bound to.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address of the page for a browser on this machine; none if the page is switched off.
+    pub fn page_address(&self) -> Option<String> {
+        let is_on = self.page.get() != Page::Off;
+        is_on.then(|| format!("http://{}/", reachable(&self.address.to_string())))
     }
 
     /// Serves until `closed`, on a thread of its own. After `not_ready`, `/readyz` answers with 503.
@@ -147,14 +160,9 @@ impl Admin {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "metrics and probes are not served"),
         };
-        let service = Arc::new(Service {
-            page,
-            bridge,
-            misconfigured,
-            not_ready,
-            closed: closed.clone(),
-            writes_metrics: Mutex::default(),
-        });
+        let health = Health { bridge: bridge.clone(), misconfigured, not_ready };
+        let service =
+            Arc::new(Service { page, bridge, health, closed: closed.clone(), writes_metrics: Mutex::default() });
         // Probes are answered until the end.
         server::serve(listener, || None, service, bounds, CancellationToken::new(), closed).await;
     }
@@ -163,11 +171,37 @@ impl Admin {
 struct Service {
     page: CurrentPage,
     bridge: Arc<Bridge>,
-    misconfigured: Misconfigured,
-    not_ready: CancellationToken,
+    health: Health,
     closed: CancellationToken,
     /// Held by the request whose metrics are written.
     writes_metrics: Mutex<()>,
+}
+
+/// Whether the bridge is ready.
+#[derive(Clone)]
+struct Health {
+    bridge: Arc<Bridge>,
+    misconfigured: Misconfigured,
+    not_ready: CancellationToken,
+}
+
+impl Health {
+    fn readiness(&self) -> Readiness {
+        let misconfigured = self.misconfigured.names();
+        let disconnected = self.bridge.disconnected().join(", ");
+        let (is_ready, words) = if self.not_ready.is_cancelled() {
+            (false, "stopping".to_owned())
+        } else if !misconfigured.is_empty() {
+            (false, format!("misconfigured inputs: {}; see the log", misconfigured.join(", ")))
+        } else if disconnected.is_empty() {
+            (true, "ready".to_owned())
+        } else if self.bridge.can_spool() {
+            (true, format!("ready; spooling for outputs not connected: {disconnected}"))
+        } else {
+            (false, format!("outputs not connected: {disconnected}"))
+        };
+        Readiness { is_ready, words, misconfigured }
+    }
 }
 
 impl Serve for Service {
@@ -195,7 +229,8 @@ impl Serve for Service {
                 }
                 response
             }),
-            _ => text(StatusCode::NOT_FOUND, "expected /metrics, /healthz, /readyz or /events\n"),
+            "/" => self.page(&request, connection),
+            _ => text(StatusCode::NOT_FOUND, "expected /, /metrics, /healthz, /readyz or /events\n"),
         }
     }
 
@@ -221,22 +256,16 @@ impl Serve for Service {
 
 impl Service {
     fn readiness(&self) -> Response<Full<Bytes>> {
-        if self.not_ready.is_cancelled() {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n");
-        }
-        let misconfigured = self.misconfigured.names();
-        if !misconfigured.is_empty() {
-            let inputs = misconfigured.join(", ");
-            return text(StatusCode::SERVICE_UNAVAILABLE, format!("misconfigured inputs: {inputs}; see the log\n"));
-        }
-        match self.bridge.disconnected().as_slice() {
-            [] => text(StatusCode::OK, "ready\n"),
-            outputs if self.bridge.can_spool() => {
-                text(StatusCode::OK, format!("ready; spooling for outputs not connected: {}\n", outputs.join(", ")))
-            }
-            outputs => {
-                text(StatusCode::SERVICE_UNAVAILABLE, format!("outputs not connected: {}\n", outputs.join(", ")))
-            }
+        let Readiness { is_ready, words, .. } = self.health.readiness();
+        let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        text(status, format!("{words}\n"))
+    }
+
+    fn page(&self, request: &Request<Incoming>, connection: &Connection) -> Response<Full<Bytes>> {
+        match access::check(self.page.get(), connection.peer(), connection.local(), request) {
+            Ok(()) => page::response()
+                .unwrap_or_else(|| text(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be written\n")),
+            Err(why) => text(StatusCode::FORBIDDEN, format!("{why}\n")),
         }
     }
 
@@ -273,12 +302,14 @@ impl Service {
         };
         check()?;
         let type_prefix = self.bridge.type_prefix();
-        let condition = ConditionConfig::from_query(request.uri().query().unwrap_or_default())
+        let (shows_state, query) = shows_state(request.uri().query().unwrap_or_default());
+        let condition = ConditionConfig::from_query(&query)
             .and_then(|config| Condition::compile(&config, &type_prefix))
             .map_err(|why| (StatusCode::BAD_REQUEST, why))?;
         if request.method() == Method::GET {
-            let listener = self.bridge.feed().listen(condition).map_err(|NoSeat| {
-                let why = "event streams are open, which is the most; end one of them, for example another `tail`";
+            let listener = self.bridge.feed().listen(condition, shows_state).map_err(|NoSeat| {
+                let why = "event streams are open, which is the most; end one of them, for example another page or \
+                           `tail`";
                 (StatusCode::SERVICE_UNAVAILABLE, format!("{MAX_LISTENERS} {why}"))
             })?;
             // A reload may have changed who may read it, or the prefix, just before there was a listener to be ended by it.
@@ -287,16 +318,22 @@ impl Service {
                 let why = "the configuration was reloaded at this moment; ask again";
                 return Err((StatusCode::SERVICE_UNAVAILABLE, why.to_owned()));
             }
-            connection.stream(stream::pieces(listener, type_prefix, self.closed.clone()));
+            let health = shows_state.then(|| self.health.clone());
+            connection.stream(stream::pieces(listener, health, type_prefix, self.closed.clone()));
         }
         let mut response = text(StatusCode::OK, "");
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-        headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+        page::protect(headers);
         Ok(response)
     }
+}
+
+/// Whether a query asks for the state of the bridge, and the rest of it, which is a condition. No attribute has the
+/// name of the parameter.
+fn shows_state(query: &str) -> (bool, String) {
+    let (asks, rest): (Vec<&str>, Vec<&str>) = query.split('&').partition(|parameter| *parameter == WITH_STATE);
+    (!asks.is_empty(), rest.join("&"))
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

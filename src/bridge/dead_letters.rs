@@ -4,6 +4,7 @@
 //! *announcement*. Without a store the announcement is the only place, so that its failure refuses the callback.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -244,6 +245,7 @@ impl Bridge {
     /// Counts and logs a dead letter that was kept.
     pub(super) fn dead_letter_kept(&self, letter: &DeadLetter) {
         self.metrics.dead_letters_total.with_label_values(&[letter.reason.as_str()]).inc();
+        self.newest_dead_letter.fetch_max(letter.at, Ordering::Relaxed);
         let (id, event_type, subject) = match &letter.event {
             Some((id, event_type, subject)) => (Some(id), Some(event_type), subject.as_ref()),
             None => (None, None, None),

@@ -15,7 +15,7 @@ use super::feed::{DestinationResult, Trace};
 use super::publish::{Addressed, Failure, Pace};
 use super::{Bridge, Callback, DeadLetterReason, Outcome, Refusal, Rules};
 use crate::event::Event;
-use crate::route::Fate;
+use crate::route::{Decision, Fate};
 use crate::store::{FailureKind, SpoolRecord, Store, StoreError};
 
 /// How long after its arrival a callback waits for the store. IMS waits 3 s for an answer (Alibaba's page on IMS
@@ -31,6 +31,8 @@ const LATEST_ANSWER: Duration = Duration::from_millis(2900);
 /// What became of an event.
 pub(super) struct Delivered {
     pub(super) outcome: Outcome,
+    /// What is noted about it because it has failed, if nothing was noted before.
+    pub(super) trace: Option<Box<Trace>>,
     /// Whether a destination or the spool has it, or a route dropped it. A repeat of it is a duplicate then.
     pub(super) is_accepted: bool,
 }
@@ -105,29 +107,52 @@ impl Bridge {
             (Some(first), _) => Outcome::DeadLettered(first.reason),
             (None, true) => Outcome::Spooled,
             (None, false) if destinations == 0 => Outcome::Dropped,
-            (None, false) => return Delivered { outcome: Outcome::Published, is_accepted: true },
+            (None, false) => return Delivered { outcome: Outcome::Published, trace: None, is_accepted: true },
         };
         let is_accepted = is_published_somewhere || is_spooled || outcome == Outcome::Dropped;
-        let kept = Box::pin(self.keep(rules, callback, event, undelivered, pace.deadline())).await;
-        if let Some(trace) = trace {
-            use DestinationResult::{DeadLettered, Published, Refused, Spooled};
-            match kept {
-                Ok(KeptIn::Store) if callback.is_last_try => trace.settle(DeadLettered, DeadLettered),
-                Ok(KeptIn::Store) => trace.settle(Spooled, DeadLettered),
-                Ok(KeptIn::SpoolOnly) => trace.settle(Spooled, Spooled),
-                Ok(KeptIn::Buses) => trace.settle(Published, DeadLettered),
-                Err(_) => trace.settle(Refused, Refused),
+        let kept = Box::pin(self.keep(rules, callback, event, &mut undelivered, pace.deadline())).await;
+        let (retriable, permanent) = results(&kept, callback);
+        let (outcome, is_accepted) = match kept {
+            Ok(KeptIn::Store) => (outcome, is_accepted),
+            Ok(KeptIn::SpoolOnly) => (Outcome::Spooled, true),
+            Ok(KeptIn::Buses) if outcome == Outcome::Spooled => (Outcome::Published, true),
+            Ok(KeptIn::Buses) => (outcome, is_accepted),
+            Err(refusal) => (Outcome::Refused(refusal), false),
+        };
+        let late = match trace {
+            Some(_) => None,
+            None => self.late_trace(rules, event, &decision, &undelivered, &outcome),
+        };
+        if let Some(trace) = trace.or(late.as_deref()) {
+            trace.settle(retriable, permanent);
+        }
+        Delivered { outcome, trace: late, is_accepted }
+    }
+
+    /// Notes what became of an event that has failed, afterwards.
+    fn late_trace(
+        &self,
+        rules: &Rules,
+        event: &Arc<Event>,
+        decision: &Decision<'_>,
+        undelivered: &Undelivered,
+        outcome: &Outcome,
+    ) -> Option<Box<Trace>> {
+        let mut trace = self.feed.late_trace(outcome)?;
+        let letters = undelivered.letters.iter().filter_map(|pending| pending.failure.as_deref());
+        let mut failures: Vec<&Failure> = undelivered.failures.iter().chain(letters).collect();
+        for (route, destination) in &decision.destinations {
+            let topic = destination.topic.topic(event, rules.normalizer.type_prefix());
+            let is_it = |failure: &&Failure| {
+                (&failure.route, &failure.output, &failure.record.topic) == (&route.name, &destination.output, &topic)
+                    && failure.record.mode == destination.mode
+            };
+            match failures.iter().position(is_it) {
+                Some(position) => trace.add_failed(failures.swap_remove(position)),
+                None => trace.add_published(&route.name, &destination.output, &topic),
             }
         }
-        match kept {
-            Ok(KeptIn::Store) => Delivered { outcome, is_accepted },
-            Ok(KeptIn::SpoolOnly) => Delivered { outcome: Outcome::Spooled, is_accepted: true },
-            Ok(KeptIn::Buses) if outcome == Outcome::Spooled => {
-                Delivered { outcome: Outcome::Published, is_accepted: true }
-            }
-            Ok(KeptIn::Buses) => Delivered { outcome, is_accepted },
-            Err(refusal) => Delivered { outcome: Outcome::Refused(refusal), is_accepted: false },
-        }
+        Some(trace)
     }
 
     fn pace(&self, callback: &Callback) -> Pace {
@@ -170,7 +195,7 @@ impl Bridge {
         rules: &Rules,
         callback: &Callback,
         event: &Arc<Event>,
-        mut undelivered: Undelivered,
+        undelivered: &mut Undelivered,
         deadline: Instant,
     ) -> Result<KeptIn, Refusal> {
         let mut announcements = Vec::new();
@@ -183,19 +208,19 @@ impl Bridge {
         }
         let Some(store) = &self.store else {
             if !undelivered.failures.is_empty() {
-                return Err(not_published(&undelivered));
+                return Err(not_published(undelivered));
             }
             // The letters were announced; otherwise `announce` would have refused the callback.
-            self.letters_kept(&undelivered);
+            self.letters_kept(undelivered);
             return Ok(KeptIn::Store);
         };
-        match self.store_undelivered(store, callback, &undelivered, announcements, deadline).await {
+        match self.store_undelivered(store, callback, undelivered, announcements, deadline).await {
             Ok(KeptIn::SpoolOnly) => Ok(KeptIn::SpoolOnly),
             Ok(kept_in) => {
-                self.letters_kept(&undelivered);
+                self.letters_kept(undelivered);
                 Ok(kept_in)
             }
-            Err(error) => self.publish_past_store(callback, &undelivered, error, deadline).await,
+            Err(error) => self.publish_past_store(callback, undelivered, error, deadline).await,
         }
     }
 
@@ -259,6 +284,18 @@ impl Bridge {
 
     fn letters_kept(&self, undelivered: &Undelivered) {
         undelivered.letters.iter().for_each(|pending| self.dead_letter_kept(&pending.letter));
+    }
+}
+
+/// What became of the destinations that have failed: of those that can be tried again, and of those that cannot.
+fn results(kept: &Result<KeptIn, Refusal>, callback: &Callback) -> (DestinationResult, DestinationResult) {
+    use DestinationResult::{DeadLettered, Published, Refused, Spooled};
+    match kept {
+        Ok(KeptIn::Store) if callback.is_last_try => (DeadLettered, DeadLettered),
+        Ok(KeptIn::Store) => (Spooled, DeadLettered),
+        Ok(KeptIn::SpoolOnly) => (Spooled, Spooled),
+        Ok(KeptIn::Buses) => (Published, DeadLettered),
+        Err(_) => (Refused, Refused),
     }
 }
 

@@ -19,6 +19,7 @@ mod dedupe;
 mod deliver;
 mod drain;
 pub mod feed;
+mod history;
 mod junk;
 mod observe;
 mod outcome;
@@ -26,12 +27,14 @@ mod output_handle;
 mod publish;
 mod replay;
 mod rules;
+mod state;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use time::OffsetDateTime;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -48,12 +51,14 @@ pub use dedupe::DedupeSettings;
 use dedupe::{Claim, Window};
 use deliver::{Delivered, STORE_DEADLINE, in_time};
 use feed::Feed;
+use history::History;
 use junk::JunkRate;
 use observe::AgeSeries;
 pub use observe::InputSeries;
 pub use outcome::{DeadLetterReason, Kept, Outcome, Refusal};
 use output_handle::OutputHandle;
 pub use rules::Rules;
+pub use state::{InputFacts, Parts, Readiness, Seen};
 
 /// How callbacks are delivered.
 #[derive(Clone, Debug)]
@@ -90,6 +95,11 @@ pub struct Bridge {
     feed: Arc<Feed>,
     metrics: Metrics,
     age_series: AgeSeries,
+    started: OffsetDateTime,
+    history: History,
+    /// When the newest dead letter was received, in Unix milliseconds; 0 if none is known.
+    newest_dead_letter: AtomicI64,
+    parts: RwLock<Arc<Parts>>,
 }
 
 impl Bridge {
@@ -127,6 +137,7 @@ impl Bridge {
                 );
             }
         }
+        let newest_dead_letter = store.as_ref().and_then(Store::newest_dead_letter).unwrap_or(0);
         Bridge {
             rules: RwLock::new(Arc::new(rules)),
             outputs,
@@ -141,6 +152,10 @@ impl Bridge {
             feed: Arc::default(),
             metrics,
             age_series: AgeSeries::default(),
+            started: OffsetDateTime::now_utc(),
+            history: History::default(),
+            newest_dead_letter: AtomicI64::new(newest_dead_letter),
+            parts: RwLock::default(),
         }
     }
 
@@ -160,6 +175,26 @@ impl Bridge {
         if let (Some(store), Some(bounds)) = (&self.store, bounds) {
             store.set_bounds(bounds);
         }
+    }
+
+    fn parts(&self) -> Arc<Parts> {
+        self.parts.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says what the bridge is made of, for those who watch.
+    pub fn describe(&self, parts: Parts) {
+        *self.parts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(parts);
+    }
+
+    /// Replaces the places of inputs, by their names.
+    pub fn describe_places(&self, places: impl Iterator<Item = (String, Vec<String>)>) {
+        let mut parts = Parts::clone(&self.parts());
+        for (name, places) in places {
+            if let Some(input) = parts.inputs.iter_mut().find(|input| input.name == name) {
+                input.places = places;
+            }
+        }
+        self.describe(parts);
     }
 
     fn give_up_after(&self) -> Duration {
@@ -287,8 +322,8 @@ impl Bridge {
         let trace = self.feed.trace(&event, callback.arrived);
         let deadline = callback.arrived + callback.max_publish_time.unwrap_or(self.deadline);
         let claim = self.window.claim(&event, callback.arrived, deadline).await;
-        let Delivered { outcome, is_accepted } = match claim {
-            Claim::Duplicate => Delivered { outcome: Outcome::Duplicate, is_accepted: false },
+        let Delivered { outcome, trace: late, is_accepted } = match claim {
+            Claim::Duplicate => Delivered { outcome: Outcome::Duplicate, trace: None, is_accepted: false },
             Claim::Late | Claim::First(_) => self.deliver(&rules, callback, &event, trace.as_deref()).await,
         };
         let ended = Instant::now();
@@ -301,7 +336,7 @@ impl Bridge {
             self.metrics.delivery_duration_seconds.observe((ended - callback.arrived).as_secs_f64());
         }
         observe::log_outcome(&event, &outcome);
-        if let Some(trace) = trace {
+        if let Some(trace) = trace.or(late) {
             self.feed.callback(*trace, &rules, callback, &event, &outcome, ended);
         }
         (outcome, ended)

@@ -1,6 +1,7 @@
 //! What is counted and logged about callbacks and events.
 
 use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
 
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec};
 use time::OffsetDateTime;
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 use super::{Bridge, Callback, DeadLetterReason, Kept, Outcome, Rules};
 use crate::dialect::{Catalogue, Dialect, Normalized, NotACallback, Status};
 use crate::event::{Attribute, Event};
+use crate::store;
 use crate::telemetry::metrics::Metrics;
 
 // Finding a series by its labels hashes them, takes a lock and counts a reference. Each callback has five of them, so that
@@ -119,6 +121,9 @@ impl Bridge {
         let is_kept = kept == Kept::Yes;
         let counter = if is_kept { &metrics.dead_letters_total } else { &metrics.dead_letters_not_kept_total };
         counter.with_label_values(&[DeadLetterReason::NotACallback.as_str()]).inc();
+        if is_kept {
+            self.newest_dead_letter.fetch_max(store::now(), Ordering::Relaxed);
+        }
         let (input, bytes) = (callback.input.name(), callback.body.len());
         if kept != Kept::OverBudget {
             tracing::warn!(input, bytes, %error, is_kept, "not a callback");

@@ -39,6 +39,12 @@ impl Rules {
         }
     }
 
+    /// The routes in order, each with the number of events that it matched since the start.
+    pub(super) fn matches(&self) -> impl Iterator<Item = (&str, u64)> {
+        let routes = self.router.routes().iter().zip(&self.route_matches);
+        routes.map(|(route, matched)| (route.name.as_str(), matched.get()))
+    }
+
     /// The record of an event for a destination.
     pub(super) fn record(&self, event: &Arc<Event>, destination: &Destination) -> Record {
         Record::new(event, destination, self.normalizer.type_prefix())

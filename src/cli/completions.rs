@@ -107,7 +107,7 @@ fn words(argument: &Arg) -> Vec<String> {
 
 /// The command for bash, whose generator offers the name of an argument as a word.
 fn without_placeholders(command: Command) -> Command {
-    let nothing = || PossibleValuesParser::new::<[&str; 0]>([]);
+    let nothing = || PossibleValuesParser::new(Vec::<&str>::new());
     let command = command.mut_args(|argument| {
         if argument.is_positional() && words(&argument).is_empty() {
             argument.default_value(Resettable::<clap::builder::OsStr>::Reset).value_parser(nothing())

@@ -498,7 +498,8 @@ impl Printer {
                     note(&missing(skipped));
                     continue;
                 }
-                Entry::End(_) | Entry::Unknown => continue,
+                // It does not ask for states.
+                Entry::End(_) | Entry::State(_) | Entry::Unknown => continue,
                 _ if self.is_json => String::from_utf8_lossy(&visible::json(text)).into_owned(),
                 Entry::Callback(callback) => self.callback(callback),
                 Entry::Rejection(rejection) => self.rejection(rejection),

@@ -77,7 +77,8 @@ pub(super) fn check_inputs(
         let same_kind: Vec<&str> = same_kind.map(|other| other.name.as_str()).collect();
         let context = InputContext { name: &input.name, deadline, same_kind: &same_kind };
         let settings = input.config.validate(context, &mut section);
-        checked.extend(settings.map(|settings| CheckedInput { name: input.name.clone(), settings }));
+        let named = |settings| CheckedInput { name: input.name.clone(), kind: input.kind, settings };
+        checked.extend(settings.map(named));
         validation.append(section);
         warnings.append(&mut input.config.warnings(&input.name));
     }

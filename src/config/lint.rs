@@ -81,14 +81,15 @@ pub(super) fn admin(admin: &AdminSettings) -> Vec<String> {
     let reachable = admin.listen.iter().find(|address| !address.ip().to_canonical().is_loopback());
     if let (Page::All, Some(address)) = (admin.page, reachable) {
         warnings.push(format!(
-            "admin.page: \"all\" shows all events to everybody who can reach {address}, and to web sites \
+            "admin.page: \"all\" shows the page and all events to everybody who can reach {address}, and to web sites \
              that they have open (DNS rebinding); use \"local\" with `kubectl port-forward` or an SSH tunnel"
         ));
     }
     if admin.show_payloads && admin.page != Page::Off {
         let who =
             if admin.page == Page::All { "everybody who can reach the address" } else { "every user of this machine" };
-        warnings.push(format!("admin.show_payloads: the event stream shows the data of all events to {who}"));
+        warnings
+            .push(format!("admin.show_payloads: the page and the event stream show the data of all events to {who}"));
     }
     warnings
 }

@@ -57,7 +57,7 @@ pub struct Raw {
     pub dead_letters: RawDeadLetters,
     /// The memory of accepted events, by which repeats are recognized.
     pub dedupe: RawDedupe,
-    /// The listener for metrics, probes and the event stream.
+    /// The listener for metrics, probes, the page and the event stream.
     pub admin: RawAdmin,
     /// The log, on standard error.
     pub log: RawLog,
@@ -281,13 +281,14 @@ impl Default for RawDedupe {
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawAdmin {
-    /// The address of `/metrics`, `/healthz`, `/readyz` and `/events`, as `host:port`. They are never reachable through
-    /// an input.
+    /// The address of the page at `/`, of `/metrics`, `/healthz`, `/readyz` and `/events`, as `host:port`. They are
+    /// never reachable through an input.
     pub listen: String,
-    /// Who may read the event stream at `/events`, which `apsara-bridge tail` prints. `local`: everybody on this machine,
-    /// over loopback, which includes `kubectl port-forward`. `all`: everybody who can reach the address. `off`: nobody.
+    /// Who may see the page at `/`, and read the event stream at `/events`, which the page shows and `apsara-bridge
+    /// tail` prints. `local`: everybody on this machine, over loopback, which includes `kubectl port-forward`. `all`:
+    /// everybody who can reach the address. `off`: nobody.
     pub page: Page,
-    /// Show the data of events, and bodies that are not callbacks, in the event stream.
+    /// Show the data of events, and bodies that are not callbacks, on the page and in the event stream.
     pub show_payloads: bool,
 }
 

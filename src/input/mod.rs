@@ -141,8 +141,17 @@ pub struct ConnectionBounds {
 pub struct CheckedInput {
     /// Its name.
     pub name: String,
+    /// Its kind.
+    pub kind: &'static str,
     /// Its settings.
     pub settings: Box<dyn InputSettings>,
+}
+
+impl CheckedInput {
+    /// The paths of its endpoints, or the name of its queue.
+    pub fn places(&self) -> Vec<String> {
+        self.settings.senders().into_iter().map(|(place, _)| place.to_owned()).collect()
+    }
 }
 
 /// An input that is ready to run.

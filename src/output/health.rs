@@ -1,16 +1,22 @@
 //! Whether an output is connected: written by the output, read by readiness and by delivery, exported as `output_up`.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::Gauge;
+use time::OffsetDateTime;
 use tokio::sync::Notify;
 
+use crate::event::cut;
 use crate::telemetry::LogThrottle;
 use crate::telemetry::metrics::Metrics;
 
 /// How often an output that stays down is logged again.
 const REMIND: Duration = Duration::from_secs(300);
+
+/// Most bytes of a reason that are kept.
+const MAX_REASON: usize = 512;
 
 const CONNECTING: u8 = 0;
 const UP: u8 = 1;
@@ -26,6 +32,29 @@ pub struct Health {
     probe_request: Notify,
     came_up: Notify,
     closed: AtomicBool,
+    trouble: Mutex<Option<Trouble>>,
+}
+
+/// Why an output is not connected.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    /// When it was reported first.
+    pub since: OffsetDateTime,
+    /// When it was reported last.
+    pub at: OffsetDateTime,
+    /// The last reason.
+    pub reason: String,
+}
+
+/// Whether an output is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// It has never connected.
+    Connecting,
+    /// It is.
+    Up,
+    /// It was.
+    Down,
 }
 
 impl Health {
@@ -41,6 +70,7 @@ impl Health {
             probe_request: Notify::new(),
             came_up: Notify::new(),
             closed: AtomicBool::new(false),
+            trouble: Mutex::default(),
         }
     }
 
@@ -54,11 +84,26 @@ impl Health {
         self.state.load(Ordering::Relaxed) == UP
     }
 
+    /// Whether it is connected, or was.
+    pub fn connection(&self) -> Connection {
+        match self.state.load(Ordering::Relaxed) {
+            UP => Connection::Up,
+            DOWN => Connection::Down,
+            _ => Connection::Connecting,
+        }
+    }
+
+    /// Why it is not connected; none while it is, or while no reason is known.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|_| !self.is_up())
+    }
+
     /// Reports that the bus answered.
     pub fn up(&self) {
         if self.state.load(Ordering::Relaxed) != UP && self.state.swap(UP, Ordering::Relaxed) != UP {
             self.gauge.set(1.0);
             self.throttle.reset();
+            *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
             self.came_up.notify_waiters();
             tracing::info!(output = %self.name, "output is connected");
         }
@@ -80,6 +125,13 @@ impl Health {
     pub fn down(&self, reason: &str) {
         if self.closed.load(Ordering::Relaxed) {
             return;
+        }
+        let now = OffsetDateTime::now_utc();
+        let reported = Trouble { since: now, at: now, reason: cut(reason, MAX_REASON).to_owned() };
+        {
+            let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+            let since = trouble.take().map_or(now, |trouble| trouble.since);
+            *trouble = Some(Trouble { since, ..reported });
         }
         let before = self.state.load(Ordering::Relaxed);
         // An output that has never connected keeps its state, but the reason is logged.

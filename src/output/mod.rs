@@ -31,7 +31,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 pub use error::{ErrorClass, ErrorKind, PublishError};
-pub use health::Health;
+pub use health::{Connection, Health, Trouble};
 
 use crate::common::findings::Findings;
 use crate::common::kind::{KindKeys, ReadSection, SectionSchema};

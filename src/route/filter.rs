@@ -4,6 +4,7 @@
 //! comparison with an attribute that the event does not have is false, and its `not` is true.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
@@ -79,6 +80,34 @@ pub enum Filter {
     Any(Vec<Filter>),
     /// The filter does not hold.
     Not(Box<Filter>),
+}
+
+/// In words, for people.
+impl fmt::Display for Filter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut list = |filters: &[Filter], word: &str| {
+            for (index, filter) in filters.iter().enumerate() {
+                if index > 0 {
+                    write!(formatter, " {word} ")?;
+                }
+                match filter {
+                    Filter::All(inner) | Filter::Any(inner) if inner.len() > 1 && filters.len() > 1 => {
+                        write!(formatter, "({filter})")?;
+                    }
+                    _ => write!(formatter, "{filter}")?,
+                }
+            }
+            Ok(())
+        };
+        match self {
+            Filter::Exact(attribute, text) => write!(formatter, "{attribute} = {text:?}"),
+            Filter::Prefix(attribute, text) => write!(formatter, "{attribute} starts with {text:?}"),
+            Filter::Suffix(attribute, text) => write!(formatter, "{attribute} ends with {text:?}"),
+            Filter::All(filters) => list(filters, "and"),
+            Filter::Any(filters) => list(filters, "or"),
+            Filter::Not(filter) => write!(formatter, "not ({filter})"),
+        }
+    }
 }
 
 impl Filter {
@@ -297,6 +326,22 @@ mod tests {
         assert!(!holds("exact = { mediaid = 'x' }"), "an absent attribute compares false");
         assert!(holds("not = { exact = { mediaid = 'x' } }"), "and its negation is true");
         assert!(!holds("exact = { status = 'failure' }\nprefix = { type = 'org.' }"), "all dialects must hold");
+    }
+
+    #[test]
+    fn a_filter_has_words_for_people() {
+        let words = |text: &str| compile(text).expect("valid").to_string();
+        assert_eq!(words("exact = { status = 'a\"b' }"), r#"status = "a\"b""#);
+        assert_eq!(
+            words("any = [{ prefix = { type = 'com.' } }, { not = { suffix = { subject = 'x' } } }]"),
+            r#"type starts with "com." or not (subject ends with "x")"#
+        );
+        assert_eq!(
+            words(
+                "all = [{ any = [{ exact = { status = 'a' } }, { exact = { status = 'b' } }] }, { exact = { mediaid = 'm' } }]"
+            ),
+            r#"(status = "a" or status = "b") and mediaid = "m""#
+        );
     }
 
     #[test]

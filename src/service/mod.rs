@@ -16,13 +16,13 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 pub use drain::{Drained, drain_spool};
 pub use reload::{Candidate, Load, LoadAttempt, RELOADABLE, Reloader, is_reloadable, restart_keys};
 
 use crate::admin::{Admin, AdminSettings};
-use crate::bridge::{Bridge, Delivery, Rules};
+use crate::bridge::{Bridge, Delivery, InputFacts, Parts, Rules};
 use crate::common::validation::FieldError;
 use crate::dialect::{Catalogue, Normalizer};
 use crate::input::{CheckedInput, Input, InputHandle, Misconfigured};
@@ -135,16 +135,21 @@ impl Service {
             Some(store) => Some(open_store(store, None, &metrics).await?),
             None => None,
         };
-        let output_kinds = settings.outputs.iter().map(|output| (output.name.clone(), output.kind)).collect();
+        let output_kinds: BTreeMap<String, &'static str> =
+            settings.outputs.iter().map(|output| (output.name.clone(), output.kind)).collect();
         let outputs = start_outputs(settings.outputs, &metrics)?;
         let normalizer = Normalizer::new(settings.catalogue, settings.type_prefix);
         let rules = Rules::new(normalizer, settings.router, settings.dead_letters, &metrics);
         let cancel_in_flight = shutdown.token(Phase::CancellingInFlight);
         let bridge = Arc::new(Bridge::new(rules, outputs, settings.delivery, store, cancel_in_flight, metrics));
-        let mut inputs = Vec::new();
+        let (mut inputs, mut facts) = (Vec::new(), Vec::new());
         for input in settings.inputs {
-            inputs.push((input.name, input.settings.open().await?));
+            let (kind, places) = (input.kind, input.places());
+            let opened = input.settings.open().await?;
+            facts.push(InputFacts { name: input.name.clone(), kind, origin: opened.origin(), places });
+            inputs.push((input.name, opened));
         }
+        bridge.describe(Parts { inputs: facts, output_kinds: output_kinds.clone() });
         let misconfigured = Misconfigured::default();
         let admin = Admin::bind(&settings.admin, bridge.clone(), misconfigured.clone());
         let admin = admin.map_err(|error| {
@@ -193,7 +198,8 @@ impl Service {
             tokio::spawn(self.bridge.clone().drain(not_accepting.clone())),
             tokio::spawn(self.bridge.clone().replay(not_accepting.clone())),
         ];
-        tracing::info!(address = %self.admin.address(), "serving metrics and probes");
+        let _history = AbortOnDropHandle::new(tokio::spawn(self.bridge.clone().keep_history()));
+        tracing::info!(address = %self.admin.address(), page = self.admin.page_address(), "serving metrics and probes");
         let admin = tokio::spawn(self.admin.run(shutdown.token(Phase::NotReady), closed.clone()));
         let handle = |name: &str| {
             let (bridge, misconfigured) = (self.bridge.clone(), self.misconfigured.clone());

@@ -229,6 +229,9 @@ impl Reloader {
         let bounds = settings.store.map(|store| store.bounds);
         let prefix_before = self.bridge.type_prefix();
         self.bridge.reconfigure(rules, &settings.delivery, bounds);
+        let is_running = |name: &String| self.inputs.iter().any(|(running, _)| running == name);
+        let places = settings.inputs.iter().filter(|input| is_running(&input.name));
+        self.bridge.describe_places(places.map(|input| (input.name.clone(), input.places())));
         for input in settings.inputs {
             if let Some((_, running)) = self.inputs.iter().find(|(name, _)| *name == input.name) {
                 running.apply(input.settings, self.bridge.metrics());

@@ -3,14 +3,16 @@
 //! A lane is in memory only while it has records on the disk, or records are being written. It says whether new events must
 //! wait behind older ones, how many records there are, and whether they fail.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::cmp::Reverse;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
 use super::error::{FailureKind, StoreError};
-use super::record::{Backlog, SpoolRecord};
+use super::record::{AWAITS_DEAD_LETTERS, Backlog, SpoolRecord, now};
+use super::shared::NONE;
 
 /// The spool of one topic of one output.
 #[derive(Debug)]
@@ -31,6 +33,27 @@ pub struct Lane {
     is_announced: AtomicBool,
     /// Whether its last attempt failed.
     is_failing: AtomicBool,
+    /// Why it is failing.
+    failure: Mutex<Option<LaneFailure>>,
+    /// When its oldest record was spooled; [`NONE`] if there is none.
+    oldest: AtomicI64,
+}
+
+/// Why the records of a lane cannot be published. Times are Unix milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneFailure {
+    /// The first failure since the last success.
+    pub since: i64,
+    /// The last one.
+    pub at: i64,
+    /// The word of its kind.
+    pub kind: &'static str,
+    /// What the bus said.
+    pub message: String,
+    /// Failures since the last success.
+    pub attempts: u32,
+    /// What a person can do about it; empty if that is nothing.
+    pub remedy: &'static str,
 }
 
 impl Lane {
@@ -46,6 +69,8 @@ impl Lane {
             pending_bytes: AtomicU64::new(0),
             is_announced: AtomicBool::new(false),
             is_failing: AtomicBool::new(false),
+            failure: Mutex::default(),
+            oldest: AtomicI64::new(NONE),
         }
     }
 
@@ -81,9 +106,38 @@ impl Lane {
         waiting > self.attempted.load(Ordering::Acquire)
     }
 
-    /// Sets whether the last attempt to publish one of its records failed.
-    pub fn set_failing(&self, is_failing: bool) {
-        self.is_failing.store(is_failing, Ordering::Relaxed);
+    /// The last attempt to publish one of its records failed.
+    pub fn failed(&self, failure: LaneFailure) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+        self.is_failing.store(true, Ordering::Relaxed);
+    }
+
+    /// The last attempt to publish one of its records succeeded.
+    pub fn succeeded(&self) {
+        if self.is_failing.swap(false, Ordering::Relaxed) {
+            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+
+    /// Why its last attempt failed; none if it did not.
+    pub fn failure(&self) -> Option<LaneFailure> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// When its oldest record was spooled, in Unix milliseconds; none without records. While it is drained, this can be
+    /// that of a record that was published a moment ago.
+    pub fn oldest(&self) -> Option<i64> {
+        Some(self.oldest.load(Ordering::Relaxed)).filter(|oldest| *oldest != NONE)
+    }
+
+    /// Its oldest record was read, and was spooled then.
+    pub fn set_oldest(&self, oldest: i64) {
+        self.oldest.store(oldest, Ordering::Relaxed);
+    }
+
+    /// Bytes of its records on the disk.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Acquire)
     }
 
     /// Bytes of its records, including those that are being written.
@@ -128,6 +182,11 @@ impl OutputLanes {
             *(if lane.is_failing.load(Ordering::Relaxed) { &mut failing } else { &mut waiting }) += 1;
         }
         (waiting, failing)
+    }
+
+    /// The lanes with records on the disk.
+    fn with_records(&self) -> Vec<Arc<Lane>> {
+        self.lock().values().filter(|lane| lane.records() > 0).cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, ByTopic> {
@@ -203,6 +262,28 @@ impl Lanes {
         outputs.iter().map(|(output, lanes)| (output.clone(), lanes.clone())).collect()
     }
 
+    /// The lanes that a person should see first: those that fail, and then those with the most records. At most so
+    /// many; and how many more there are. Without what waits for room among the dead letters.
+    pub(super) fn first(&self, most: usize) -> (Vec<Arc<Lane>>, usize) {
+        let outputs = self.outputs().into_iter().filter(|(output, _)| output != AWAITS_DEAD_LETTERS);
+        let lanes = outputs.flat_map(|(_, lanes)| lanes.with_records());
+        // The keys are read once, because they change meanwhile.
+        type Keyed = ((bool, Reverse<u64>), Arc<Lane>);
+        let key = |lane: &Lane| (!lane.is_failing.load(Ordering::Relaxed), Reverse(lane.records()));
+        let mut keyed: Vec<Keyed> = lanes.map(|lane| (key(&lane), lane)).collect();
+        let more = keyed.len().saturating_sub(most);
+        let order = |one: &Keyed, other: &Keyed| {
+            let (a, b) = (&one.1, &other.1);
+            one.0.cmp(&other.0).then_with(|| (&a.output, &a.topic).cmp(&(&b.output, &b.topic)))
+        };
+        if more > 0 {
+            keyed.select_nth_unstable_by(most, order);
+            keyed.truncate(most);
+        }
+        keyed.sort_by(order);
+        (keyed.into_iter().map(|(_, lane)| lane).collect(), more)
+    }
+
     /// Waits until records were added to lanes, and returns those lanes, each once. One caller at a time.
     pub(super) async fn filled(&self) -> Vec<Arc<Lane>> {
         loop {
@@ -236,6 +317,9 @@ impl Lanes {
                 lanes.with(output, topic, |lane| {
                     // Removed records were attempted. In this order no waiting record is overlooked in between.
                     lane.must_retry(change.removed);
+                    if lane.records() == 0 {
+                        lane.set_oldest(now());
+                    }
                     lane.records.fetch_add(change.added, Ordering::AcqRel);
                     lane.records.store(lane.records().saturating_sub(change.removed), Ordering::Release);
                     let bytes = lane.bytes.load(Ordering::Acquire).saturating_add_signed(change.bytes);
@@ -259,12 +343,13 @@ impl Lanes {
         }
         topics.extend(backlogs.iter().map(|backlog| (backlog.output.clone(), backlog.topic.clone())));
         for (output, topic) in topics {
-            let (records, bytes) = counted
+            let (records, bytes, oldest) = counted
                 .get(&(output.as_str(), topic.as_str()))
-                .map_or((0, 0), |counted| (counted.records, counted.bytes));
+                .map_or((0, 0, None), |counted| (counted.records, counted.bytes, counted.oldest));
             self.of(&output).with(&output, &topic, |lane| {
                 lane.records.store(records, Ordering::Release);
                 lane.bytes.store(bytes, Ordering::Release);
+                lane.set_oldest(oldest.unwrap_or(NONE));
                 if records > 0 {
                     self.announce(lane);
                 }
@@ -341,7 +426,6 @@ impl Drop for PendingGuard<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::record::AWAITS_DEAD_LETTERS;
 
     fn record(output: &str, topic: String) -> Vec<SpoolRecord> {
         vec![SpoolRecord {
@@ -367,5 +451,31 @@ mod tests {
         claim(AWAITS_DEAD_LETTERS, MAX_LANES).expect("another output");
         drop(held);
         claim("bus", MAX_LANES).expect("room again");
+    }
+
+    #[test]
+    fn lanes_that_fail_come_first_and_then_the_longest() {
+        let lanes = Lanes::default();
+        let backlog = |topic: u64| Backlog {
+            output: "bus".to_owned(),
+            topic: format!("topic{topic:04}"),
+            records: topic,
+            bytes: 1,
+            oldest: Some(5),
+        };
+        let mut backlogs: Vec<Backlog> = (1..=5000).map(backlog).collect();
+        backlogs.push(Backlog { output: AWAITS_DEAD_LETTERS.to_owned(), ..backlog(9000) });
+        lanes.set(&backlogs);
+        let failure =
+            LaneFailure { since: 1, at: 2, kind: "timed_out", message: String::new(), attempts: 1, remedy: "" };
+        lanes.of("bus").with("bus", "topic0007", |lane| lane.failed(failure.clone()));
+        let (first, more) = lanes.first(3);
+        let topics: Vec<&str> = first.iter().map(|lane| lane.topic()).collect();
+        assert_eq!((topics, more), (vec!["topic0007", "topic5000", "topic4999"], 4997));
+        assert_eq!((first[0].failure(), first[1].failure(), first[0].oldest()), (Some(failure), None, Some(5)));
+        first[0].succeeded();
+        assert_eq!((lanes.first(1).0[0].topic(), first[0].failure()), ("topic5000", None));
+        lanes.set(&[]);
+        assert!(lanes.first(3).0.is_empty());
     }
 }

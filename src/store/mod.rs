@@ -50,7 +50,7 @@ pub use error::{FailureKind, StoreError};
 pub use failing::{FailingLane, FailingLanes};
 pub use files::{file, set_aside};
 pub use folder::OpenError;
-pub use lane::{Lane, OutputLanes};
+pub use lane::{Lane, LaneFailure, OutputLanes};
 pub use lock::{LockError, is_running};
 pub use offline::{Imported, Offline};
 pub use reader::Reader;
@@ -74,6 +74,18 @@ pub struct Store {
     shared: Arc<Shared>,
     jobs: Sender<Job>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    newest_dead_letter: Option<i64>,
+}
+
+/// Whether a store takes records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It does.
+    Ok,
+    /// A record was refused because there was no room, and no record has left since.
+    Full,
+    /// The last write failed, or the present one takes too long.
+    Failing,
 }
 
 impl Store {
@@ -86,8 +98,9 @@ impl Store {
         let shown = settings.path.display().to_string();
         let start = Instant::now();
         let (lock, database, verified) = folder::open(&settings.path, lock_until)?;
-        let (totals, backlogs) =
-            Totals::of(&database).map_err(|error| OpenError::Unusable { folder: settings.path.clone(), error })?;
+        let unusable = |error| OpenError::Unusable { folder: settings.path.clone(), error };
+        let (totals, backlogs) = Totals::of(&database).map_err(unusable)?;
+        let newest_dead_letter = database.newest_dead_letter().map_err(unusable)?;
         tracing::info!(
             path = %shown,
             records = totals.records,
@@ -119,7 +132,7 @@ impl Store {
             .name("spool".to_owned())
             .spawn(move || writer.run())
             .map_err(OpenError::Thread)?;
-        Ok(Store { shared, jobs, writer: Mutex::new(Some(writer)) })
+        Ok(Store { shared, jobs, writer: Mutex::new(Some(writer)), newest_dead_letter })
     }
 
     /// The folder.
@@ -142,6 +155,40 @@ impl Store {
     pub fn backlogs(&self) -> Vec<(String, u64)> {
         let outputs = self.shared.lanes.outputs().into_iter();
         outputs.map(|(output, lanes)| (output, lanes.records())).filter(|(_, records)| *records > 0).collect()
+    }
+
+    /// The lanes that a person should see first: those that fail, and then those with the most records. At most so
+    /// many; and how many more there are.
+    pub fn first_lanes(&self, most: usize) -> (Vec<Arc<Lane>>, usize) {
+        self.shared.lanes.first(most)
+    }
+
+    /// Numbers of lanes of an output with records on the disk: those that wait, and those whose last attempt failed.
+    pub fn lane_states(&self, output: &str) -> (u64, u64) {
+        self.shared.lanes.of(output).states()
+    }
+
+    /// When the newest dead letter was last received, in Unix milliseconds, of those that were there when the store was
+    /// opened.
+    pub fn newest_dead_letter(&self) -> Option<i64> {
+        self.newest_dead_letter
+    }
+
+    /// Whether records can be stored.
+    pub fn condition(&self) -> Condition {
+        if !self.shared.is_writable.load(Ordering::Relaxed) || self.is_stuck() {
+            Condition::Failing
+        } else if self.shared.is_full.load(Ordering::Relaxed) {
+            Condition::Full
+        } else {
+            Condition::Ok
+        }
+    }
+
+    /// Whether the present write takes too long.
+    fn is_stuck(&self) -> bool {
+        let busy_since = self.shared.busy_since.load(Ordering::Relaxed);
+        busy_since != NONE && now().saturating_sub(busy_since) > STUCK
     }
 
     /// Changes the bounds. What is stored beyond smaller ones stays; new records are refused until there is room.
@@ -175,8 +222,7 @@ impl Store {
         letters: Vec<DeadLetter>,
         is_up: impl Fn(&str) -> bool,
     ) -> Result<(), StoreError> {
-        let busy_since = self.shared.busy_since.load(Ordering::Relaxed);
-        if busy_since != NONE && now().saturating_sub(busy_since) > STUCK {
+        if self.is_stuck() {
             // Jobs for which nobody waits must not fill the memory.
             return Err(StoreError::new(FailureKind::Io, "the disk does not answer"));
         }

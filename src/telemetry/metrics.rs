@@ -4,7 +4,7 @@
 
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, process_collector::ProcessCollector,
+    Registry, TextEncoder, core::Collector, process_collector::ProcessCollector,
 };
 
 /// What every metric's name starts with.
@@ -206,6 +206,43 @@ impl Metrics {
     /// When a collector gave a family that cannot be written.
     pub fn text(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+/// One series of a metric.
+#[derive(Debug)]
+pub struct Series<'m>(&'m prometheus::proto::Metric);
+
+impl Series<'_> {
+    /// The value of a label; empty if it does not have the label.
+    pub fn label(&self, name: &str) -> &str {
+        let label = self.0.get_label().iter().find(|label| label.name() == name);
+        label.map_or("", |label| label.value())
+    }
+
+    /// The value of a counter.
+    pub fn count(&self) -> u64 {
+        // A counter of whole numbers is exact up to 2^53.
+        self.0.get_counter().get_value() as u64
+    }
+
+    /// The value of a gauge.
+    pub fn gauge(&self) -> f64 {
+        self.0.get_gauge().get_value()
+    }
+
+    /// The number of observations of a histogram, and for each upper bound how many did not exceed it.
+    pub fn histogram(&self) -> (u64, impl Iterator<Item = (f64, u64)>) {
+        let histogram = self.0.get_histogram();
+        let buckets = histogram.get_bucket().iter();
+        (histogram.get_sample_count(), buckets.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())))
+    }
+}
+
+/// Calls a function with each series of a metric that exists.
+pub fn each_series(metric: &impl Collector, mut visit: impl FnMut(Series<'_>)) {
+    for family in metric.collect() {
+        family.get_metric().iter().for_each(|metric| visit(Series(metric)));
     }
 }
 

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use crate::support::bridge::{Client, KEY, URL, callback};
 use crate::support::config::Config;
 use crate::support::kafka::mock;
-use crate::support::nats::{Auth, Nats, NatsOptions, PASSWORD as NATS_PASSWORD, USER as NATS_USER};
+use crate::support::nats::{
+    Auth, Nats, NatsOptions, PASSWORD as NATS_PASSWORD, TOKEN as NATS_TOKEN, USER as NATS_USER,
+};
 use crate::support::process::Process;
 use crate::support::program::{self, Program, command, ended};
 use crate::support::wait::SOON;
@@ -380,6 +382,9 @@ async fn the_demo_posts_a_trickle_while_it_stays_up() {
         crate::support::bridge::metric(std::str::from_utf8(&answer.body).expect("text"), published)
     };
     let samples = count().await;
+    assert!(log.contains(&format!("http://{admin}/   (the page")), "{log}");
+    let page = Client::connect(admin).await.request("GET", "/", "", &[]).await;
+    assert_eq!(page.status.as_u16(), 403, "for a host that is not this machine");
     eventually("two more", SOON, async || (count().await >= samples + 2.0).then_some(())).await;
     process.signal("INT");
     assert_eq!(process.wait(SOON), Some(0), "{}", process.log());

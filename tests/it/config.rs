@@ -238,9 +238,10 @@ fn weak_inputs_cause_warnings_except_on_this_machine() {
 fn a_weak_admin_address_causes_warnings_except_on_this_machine() {
     let admin = |text: &str| warnings(&format!("[inputs.i]\nkind = 'stdin'\n[admin]\n{text}\n{CONSOLE}{NOWHERE}"));
     let none = Vec::<String>::new();
-    let all = "admin.page: \"all\" shows all events to everybody who can reach 0.0.0.0:9464, and to web sites that \
-               they have open (DNS rebinding); use \"local\" with `kubectl port-forward` or an SSH tunnel";
-    let payloads = |who: &str| format!("admin.show_payloads: the event stream shows the data of all events to {who}");
+    let all = "admin.page: \"all\" shows the page and all events to everybody who can reach 0.0.0.0:9464, and to web \
+               sites that they have open (DNS rebinding); use \"local\" with `kubectl port-forward` or an SSH tunnel";
+    let payloads =
+        |who: &str| format!("admin.show_payloads: the page and the event stream show the data of all events to {who}");
     assert_eq!(admin("listen = '0.0.0.0:9464'\npage = 'all'"), [all]);
     assert_eq!(admin("listen = '0.0.0.0:9464'\npage = 'local'"), none);
     assert_eq!(admin("listen = '[::1]:9464'\npage = 'all'"), none);

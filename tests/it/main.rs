@@ -29,6 +29,7 @@ mod mns;
 mod nats;
 mod nats_output;
 mod normalize;
+mod page;
 mod reload;
 mod route_tests;
 mod send;

@@ -36,14 +36,14 @@ fn dropping() -> Config {
 }
 
 /// A reader of the stream.
-struct Reader {
+pub struct Reader {
     stream: TcpStream,
     unread: Vec<u8>,
 }
 
 impl Reader {
     /// Opens a stream, and reads its greeting.
-    async fn open(admin: SocketAddr, query: &str) -> Reader {
+    pub async fn open(admin: SocketAddr, query: &str) -> Reader {
         Reader::over(TcpStream::connect(admin).await.expect("the bridge listens"), query).await
     }
 
@@ -79,7 +79,7 @@ impl Reader {
     }
 
     /// The next entry; none at the end.
-    async fn next(&mut self) -> Option<Value> {
+    pub async fn next(&mut self) -> Option<Value> {
         loop {
             let message = String::from_utf8(self.until(b"\n\n").await?).expect("UTF-8");
             if let Some(data) = message.strip_prefix("data: ") {
@@ -91,7 +91,7 @@ impl Reader {
 }
 
 /// The status and the body of an answer that is not a stream.
-async fn refused(admin: SocketAddr, head: &str) -> (u16, String) {
+pub async fn refused(admin: SocketAddr, head: &str) -> (u16, String) {
     let answer = tokio::time::timeout(ANSWER, raw(admin, &format!("{head}connection: close\r\n\r\n"))).await;
     let answer = answer.expect("not a stream");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
@@ -343,7 +343,7 @@ async fn a_reload_that_changes_nothing_for_readers_ends_no_stream() {
 async fn page_decides_who_may_read() {
     let bridge = TestBridge::start(&dropping().set("admin.page = 'off'")).await;
     let (status, why) = refused(bridge.admin, "GET /events HTTP/1.1\r\nhost: localhost\r\n").await;
-    assert_eq!((status, why.as_str()), (403, "the event stream is switched off: admin.page is \"off\""));
+    assert_eq!((status, why.as_str()), (403, "the page and the event stream are switched off: admin.page is \"off\""));
     bridge.stop().await;
     let bridge = TestBridge::start(&dropping().set("admin.page = 'all'")).await;
     let mut stream = TcpStream::connect(bridge.admin).await.expect("it listens");
@@ -901,8 +901,14 @@ fn push_fields(rows: &mut String, schema: &Value, prefix: &str) {
         let always = if required.contains(&name.as_str()) { "yes" } else { "" };
         writeln!(rows, "| `{prefix}{name}` | {always} | {}{words} |", description.replace('\n', " "))
             .expect("a String");
-        if let Some(items) = field.get("items").filter(|items| items.get("properties").is_some()) {
+        let has_fields = |schema: &&Value| schema.get("properties").is_some();
+        if let Some(items) = field.get("items").filter(has_fields) {
             push_fields(rows, items, &format!("{prefix}{name}[]."));
+        }
+        // An object that can be missing has `null` next to it.
+        let object = field.get("anyOf").and_then(|any| any.get(0)).unwrap_or(field);
+        if has_fields(&object) {
+            push_fields(rows, object, &format!("{prefix}{name}."));
         }
     }
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::common::backoff::jittered;
+use crate::event::cut;
 use crate::output::{ErrorClass, PublishError};
-use crate::store::{Lane, Spooled};
+use crate::store::{self, Lane, LaneFailure, Spooled};
 
 /// Pause after a failure: doubles from the first to the second. Half of it is random, so that replicas do not retry at the
 /// same moment.
@@ -22,6 +23,9 @@ const BATCH: (usize, usize) = (64, 2048);
 
 /// After a batch that took longer, the next one is smaller.
 const SLOW_BATCH: Duration = Duration::from_millis(250);
+
+/// Most bytes of the message of a bus that are kept for each lane.
+const MAX_MESSAGE: usize = 512;
 
 /// How long a lane fails before the log names it. Most elections are over sooner.
 pub(super) const NAMED_AFTER: Duration = Duration::from_secs(5);
@@ -139,7 +143,7 @@ impl LaneDrain {
     /// All records of a batch were acknowledged, or became dead letters. `deadline` is the usual time. Returns the failure
     /// that has ended.
     pub(super) fn succeeded(&mut self, took: Duration, deadline: Duration) -> Option<Failing> {
-        self.lane.set_failing(false);
+        self.lane.succeeded();
         self.is_flowing = true;
         self.is_slow &= took > deadline / 2;
         self.batch = if took > SLOW_BATCH { (self.batch / 2).max(1) } else { (self.batch * 2).min(BATCH.1) };
@@ -160,7 +164,6 @@ impl LaneDrain {
 
     /// A record was not acknowledged. Returns how long to wait: not at all after old records were given up.
     pub(super) fn failed(&mut self, error: PublishError, has_given_up: bool) -> Duration {
-        self.lane.set_failing(true);
         self.is_flowing = false;
         self.is_slow |= error.kind == crate::output::ErrorKind::TimedOut;
         let class = error.kind.class();
@@ -176,6 +179,15 @@ impl LaneDrain {
         });
         failing.error = error;
         failing.attempts = failing.attempts.saturating_add(1);
+        let at = store::now();
+        self.lane.failed(LaneFailure {
+            since: at.saturating_sub_unsigned(u64::try_from(failing.since.elapsed().as_millis()).unwrap_or(0)),
+            at,
+            kind: failing.error.kind.as_str(),
+            message: cut(&failing.error.message, MAX_MESSAGE).to_owned(),
+            attempts: failing.attempts,
+            remedy: failing.error.kind.remedy(),
+        });
         failing.operator_since = match class {
             ErrorClass::Operator => failing.operator_since.or(Some(now)),
             ErrorClass::Transient | ErrorClass::Permanent => None,

@@ -30,7 +30,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Bridge;
 use crate::output::MAX_PUBLISH_TIME;
-use crate::store::{AWAITS_DEAD_LETTERS, Lane, Reader, Retained, Settled, Spooled, Store, StoreError, now};
+use crate::store::{
+    AWAITS_DEAD_LETTERS, FailureKind, Lane, LaneFailure, Reader, Retained, Settled, Spooled, Store, StoreError, now,
+};
 use batch::{Batch, Published};
 use lane::{LaneDrain, Phase};
 use report::Reports;
@@ -387,7 +389,10 @@ impl<'b> Drain<'b> {
             attempts: lane.failing.as_ref().map_or(0, |failing| failing.attempts),
             give_up_before: is_given_up.then(|| now().saturating_sub_unsigned(millis(give_up_after))),
         };
-        let first = batch.records.first().map_or(0, |spooled| spooled.seq);
+        let first = batch.records.first().map_or(0, |spooled| {
+            batch.lane.set_oldest(spooled.record.spooled_at);
+            spooled.seq
+        });
         let publishing = AbortOnDropHandle::new(tokio::spawn(batch.publish(self.bridge.clone())));
         self.publishing.push(Box::pin(async move {
             let published = publishing.await.unwrap_or_else(|error| Published::lost(first, &error));
@@ -525,7 +530,7 @@ impl<'b> Drain<'b> {
             lane.unremoved = lane.unremoved.saturating_sub(1);
             if is_retained {
                 lane.retained.get_or_insert_with(Instant::now);
-                lane.lane.set_failing(true);
+                lane.lane.failed(no_room_for_letters(lane.lane.failure()));
                 lane.lane.must_retry(1);
             }
             if let Some(progress) = self.progress.get_mut(lane.lane.output()) {
@@ -551,6 +556,21 @@ impl LaneDrain {
             bytes,
             is_apart: self.is_apart(),
         }
+    }
+}
+
+/// Why a lane stands still when there was no room for its dead letters.
+fn no_room_for_letters(before: Option<LaneFailure>) -> LaneFailure {
+    let kind = FailureKind::DeadLettersFull.as_str();
+    let at = now();
+    let before = before.filter(|before| before.kind == kind);
+    LaneFailure {
+        since: before.as_ref().map_or(at, |before| before.since),
+        at,
+        kind,
+        message: "the dead letters are full".to_owned(),
+        attempts: before.map_or(0, |before| before.attempts).saturating_add(1),
+        remedy: "replay or delete dead letters, or raise dead_letters.max_bytes",
     }
 }
 

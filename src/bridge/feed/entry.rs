@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
+use super::state::StateEntry;
 use crate::event::{Event, cut};
 
 /// The version of the format. A reader understands only its own. New fields and new kinds of entries do not change it,
@@ -39,6 +40,8 @@ pub enum Entry {
     Published(PublishedEntry),
     /// An event of the spool that became a dead letter. A callback that becomes one at once has an entry `callback`.
     DeadLetter(DeadLetterEntry),
+    /// How the bridge is. Only for whoever asks for it with `state=true`: after the greeting, and then once a second.
+    State(Box<StateEntry>),
     /// Entries that are missing here, at most one such entry in a second.
     Skipped(SkippedEntry),
     /// The last entry of a stream that the bridge ends.
@@ -90,11 +93,18 @@ pub struct CallbackEntry {
     /// The destinations.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub destinations: Vec<DestinationEntry>,
+    /// The number of destinations that are not listed, because there are too many for an entry of the past.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub more_destinations: usize,
     /// The data of the event, or the body that is not a callback as a text. Only with `admin.show_payloads = true`, and
     /// only up to 64 KiB.
     #[serde(skip_serializing_if = "Option::is_none", skip_deserializing)]
     #[schemars(with = "serde_json::Value")]
     pub payload: Option<Box<RawValue>>,
+    /// Whether this happened before the stream began. Only whoever asked for the state gets such entries, without
+    /// payload, and shortened if they were long.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub past: bool,
 }
 
 /// A route that was tried.
@@ -120,8 +130,10 @@ pub struct DestinationEntry {
     pub topic: String,
     /// What became of the event here.
     pub result: DestinationResult,
-    /// How long publishing took, in milliseconds, with all attempts.
-    pub took_ms: f64,
+    /// How long publishing took, in milliseconds, with all attempts. Missing in entries of the past for which nobody
+    /// was listening.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub took_ms: Option<f64>,
     /// The kind of the last error, with the word of the metric `publish_failures_total`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error: Option<String>,
@@ -176,6 +188,10 @@ pub struct RejectionEntry {
     /// The path of the request, without its query.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub path: Option<String>,
+    /// Whether this happened before the stream began. Only whoever asked for the state gets such entries, without
+    /// payload, and shortened if they were long.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub past: bool,
 }
 
 /// A bus has acknowledged an event of the spool.
@@ -220,6 +236,10 @@ pub struct DeadLetterEntry {
     /// The attributes of the event. Empty if it was damaged on the disk.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub attributes: Attributes,
+    /// Whether this happened before the stream began. Only whoever asked for the state gets such entries, without
+    /// payload, and shortened if they were long.
+    #[serde(skip_serializing_if = "is_false", default)]
+    pub past: bool,
 }
 
 /// Entries that are missing.
@@ -277,7 +297,7 @@ pub(super) fn attributes(event: &Event) -> Attributes {
 }
 
 /// A text that is not too long.
-pub(super) fn short(text: impl AsRef<str>) -> String {
+pub(in crate::bridge) fn short(text: impl AsRef<str>) -> String {
     cut(text.as_ref(), MAX_TEXT).to_owned()
 }
 
@@ -294,7 +314,7 @@ pub(super) fn payload_of_body(body: &[u8]) -> Option<Box<RawValue>> {
 }
 
 /// A time in RFC 3339, UTC, to the millisecond.
-pub(super) fn timestamp(time: OffsetDateTime) -> String {
+pub(in crate::bridge) fn timestamp(time: OffsetDateTime) -> String {
     let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     time.to_offset(time::UtcOffset::UTC).format(format).unwrap_or_default()
 }
@@ -304,8 +324,12 @@ pub(super) fn milliseconds(time: std::time::Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-fn is_zero(number: &usize) -> bool {
+pub(super) fn is_zero(number: &usize) -> bool {
     *number == 0
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 #[cfg(test)]

@@ -1,13 +1,19 @@
-//! What passes through the bridge, for people who watch: `tail` and everybody else who reads the event stream.
+//! What passes through the bridge, for people who watch: `tail`, the page, and everybody else who reads the event
+//! stream.
 //!
-//! * Without a listener it costs one relaxed load for each callback.
+//! * Without a listener it costs one relaxed load for each callback that does not fail.
 //! * A listener gets at most [`RATE`] events in each second. Its condition is tested before that, so that rare events are
 //!   seen among many others. What is left out is counted, and the listener gets the number.
 //! * Nothing waits for a listener. What it does not take is bounded in bytes; more is dropped and counted.
 //!
 //! An entry is written once, however many listeners get it, by the task that brings the callback to its outcome.
+//!
+//! The last failures and rejections are kept also without a listener (`past`). Whoever shows the state of the bridge
+//! gets them first.
 
 mod entry;
+mod past;
+pub mod state;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -21,11 +27,15 @@ pub use entry::{
     Attributes, CallbackEntry, DeadLetterEntry, DestinationEntry, DestinationResult, EndEntry, EndReason, Entry,
     FORMAT, Hello, PublishedEntry, RejectionEntry, RouteEntry, SkippedEntry,
 };
-use entry::{attributes, milliseconds, payload, payload_of_body, short, timestamp};
+use entry::{attributes, milliseconds, payload, payload_of_body};
+pub(super) use entry::{short, timestamp};
+use past::{Past, Place};
+use state::{PastState, RejectionState};
 
 use super::publish::{Addressed, Failure};
 use super::{Callback, DeadLetterReason, Outcome, Rules};
 use crate::event::{Attribute, Event};
+use crate::output::PublishError;
 use crate::route::Condition;
 use crate::store::{DeadLetter, SpoolRecord};
 
@@ -56,6 +66,7 @@ pub struct Feed {
     seats: RwLock<Vec<Arc<Seat>>>,
     shows_payloads: AtomicBool,
     started: Instant,
+    past: Past,
 }
 
 /// How many entries were given in the present second.
@@ -90,6 +101,9 @@ impl Window {
 #[derive(Debug)]
 struct Seat {
     condition: Condition,
+    /// Whether the listener shows the state of the bridge: it gets what is not about events in any case.
+    shows_state: bool,
+    since: Instant,
     events: Window,
     drained: Window,
     others: Window,
@@ -126,9 +140,17 @@ pub struct NoSeat;
 pub struct Listener {
     feed: Arc<Feed>,
     seat: Arc<Seat>,
+    /// What was kept before it came.
+    past: Vec<u8>,
 }
 
 impl Listener {
+    /// The failures and rejections that were kept before it came, as messages, if it shows the state of the bridge. The
+    /// first call returns them.
+    pub fn past(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.past)
+    }
+
     /// The entries since the last call, as messages of server-sent events. Those of the last call must have been sent.
     pub fn take(&self) -> Vec<u8> {
         let mut pending = self.seat.pending();
@@ -173,7 +195,9 @@ impl Seat {
         match about {
             About::Event(event) => self.condition.holds(event) && self.events.has_room(second, RATE),
             About::Drained(event) => self.condition.holds(event) && self.drained.has_room(second, DRAIN_RATE),
-            About::Other => self.condition.is_empty() && self.others.has_room(second, OTHERS_RATE),
+            About::Other => {
+                (self.shows_state || self.condition.is_empty()) && self.others.has_room(second, OTHERS_RATE)
+            }
         }
     }
 
@@ -196,6 +220,8 @@ impl Seat {
 #[derive(Debug)]
 pub(super) struct Trace {
     seats: Vec<Arc<Seat>>,
+    /// Whether it counts among what is kept already.
+    is_claimed: bool,
     destinations: Mutex<Vec<TracedDestination>>,
 }
 
@@ -218,26 +244,30 @@ impl Trace {
 
     /// Publishing to a destination begins.
     pub(super) fn begin(&self, to: &Addressed<'_>) -> Box<Publishing> {
-        let entry = DestinationEntry {
-            route: to.route.to_owned(),
-            output: to.output.to_owned(),
-            topic: to.record.topic.clone(),
-            result: DestinationResult::Published,
-            took_ms: 0.0,
-            error: None,
-            message: None,
-        };
+        let entry = published(to.route, to.output, &to.record.topic);
         Box::new(Publishing { entry, start: Instant::now() })
+    }
+
+    /// A destination that has acknowledged the event, and was not noted when that happened.
+    pub(super) fn add_published(&mut self, route: &str, output: &str, topic: &str) {
+        let entry = published(route, output, topic);
+        self.destinations().push(TracedDestination { entry, is_retriable: true });
+    }
+
+    /// A destination that has failed, and was not noted when that happened.
+    pub(super) fn add_failed(&mut self, failure: &Failure) {
+        let mut entry = published(&failure.route, &failure.output, &failure.record.topic);
+        note_error(&mut entry, &failure.error);
+        self.destinations().push(TracedDestination { entry, is_retriable: failure.error.kind.is_retriable() });
     }
 
     /// Notes what publishing to a destination gave.
     pub(super) fn end(&self, publishing: Publishing, published: &Result<(), Box<Failure>>) {
         let Publishing { mut entry, start } = publishing;
-        entry.took_ms = milliseconds(start.elapsed());
+        entry.took_ms = Some(milliseconds(start.elapsed()));
         let error = published.as_ref().err().map(|failure| &failure.error);
         if let Some(error) = error {
-            entry.error = Some(error.kind.as_str().to_owned());
-            entry.message = Some(short(&error.message));
+            note_error(&mut entry, error);
         }
         let is_retriable = error.is_none_or(|error| error.kind.is_retriable());
         self.destinations().push(TracedDestination { entry, is_retriable });
@@ -252,6 +282,24 @@ impl Trace {
     }
 }
 
+/// A destination that has acknowledged the event.
+fn published(route: &str, output: &str, topic: &str) -> DestinationEntry {
+    DestinationEntry {
+        route: route.to_owned(),
+        output: output.to_owned(),
+        topic: topic.to_owned(),
+        result: DestinationResult::Published,
+        took_ms: None,
+        error: None,
+        message: None,
+    }
+}
+
+fn note_error(entry: &mut DestinationEntry, error: &PublishError) {
+    entry.error = Some(error.kind.as_str().to_owned());
+    entry.message = Some(short(&error.message));
+}
+
 impl Default for Feed {
     fn default() -> Self {
         Feed {
@@ -259,18 +307,29 @@ impl Default for Feed {
             seats: RwLock::default(),
             shows_payloads: AtomicBool::new(false),
             started: Instant::now(),
+            past: Past::default(),
         }
     }
 }
 
 impl Feed {
-    /// Adds a listener to events that meet a condition, and, without a condition, to everything else too.
+    /// Adds a listener to events that meet a condition, and, without a condition, to everything else too. One that
+    /// shows the state of the bridge gets everything else in any case, and what was kept before it came.
     ///
     /// # Errors
     /// [`NoSeat`] if there are [`MAX_LISTENERS`].
-    pub fn listen(self: &Arc<Feed>, condition: Condition) -> Result<Listener, NoSeat> {
+    pub fn listen(self: &Arc<Feed>, condition: Condition, shows_state: bool) -> Result<Listener, NoSeat> {
+        if !shows_state {
+            return self.sit(condition, false, Vec::new());
+        }
+        self.past.with(&condition.clone(), |past| self.sit(condition, true, past))
+    }
+
+    fn sit(self: &Arc<Feed>, condition: Condition, shows_state: bool, past: Vec<u8>) -> Result<Listener, NoSeat> {
         let seat = Arc::new(Seat {
             condition,
+            shows_state,
+            since: Instant::now(),
             events: Window::default(),
             drained: Window::default(),
             others: Window::default(),
@@ -284,12 +343,27 @@ impl Feed {
         }
         seats.push(seat.clone());
         self.open.store(seats.len(), Ordering::Relaxed);
-        Ok(Listener { feed: self.clone(), seat })
+        Ok(Listener { feed: self.clone(), seat, past })
     }
 
     /// Whether somebody listens.
     fn has_listeners(&self) -> bool {
         self.open.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether entries have payloads.
+    pub fn has_payloads(&self) -> bool {
+        self.shows_payloads.load(Ordering::Relaxed)
+    }
+
+    /// How many failures and rejections are kept.
+    pub fn past(&self) -> PastState {
+        self.past.state()
+    }
+
+    /// Adds the newest rejection of an input for a reason to what is known about it.
+    pub(super) fn describe_rejection(&self, input: &str, rejection: &mut RejectionState) {
+        self.past.describe(input, rejection);
     }
 
     /// Sets whether entries have payloads. Returns whether that has changed.
@@ -317,13 +391,34 @@ impl Feed {
     }
 
     fn payload(&self, payload: impl FnOnce() -> Option<Box<RawValue>>) -> Option<Box<RawValue>> {
-        self.shows_payloads.load(Ordering::Relaxed).then(payload).flatten()
+        self.has_payloads().then(payload).flatten()
+    }
+
+    /// Whether an entry is kept for later. It counts then.
+    fn keeps(&self, place: Place<'_>) -> bool {
+        self.past.claims(place, self.started.elapsed().as_secs())
+    }
+
+    /// Keeps an entry for later. Whoever shows the state and came after `began` has not got it, and gets it too.
+    fn keep(&self, place: Place<'_>, entry: Entry, event: Option<&Event>, began: Instant) {
+        self.past.keep(place, entry, |message| {
+            let seats = self.seats.read().unwrap_or_else(PoisonError::into_inner);
+            let late = seats.iter().filter(|seat| seat.shows_state && seat.since > began);
+            late.filter(|seat| event.is_none_or(|event| seat.condition.holds(event)))
+                .for_each(|seat| seat.give(message));
+        });
     }
 
     /// Begins the entry of an event; none if no listener gets it.
     pub(super) fn trace(&self, event: &Event, arrived: Instant) -> Option<Box<Trace>> {
         let seats = self.seats_for(About::Event(event), || arrived)?;
-        Some(Box::new(Trace { seats, destinations: Mutex::default() }))
+        Some(Box::new(Trace { seats, is_claimed: false, destinations: Mutex::default() }))
+    }
+
+    /// Begins the entry of an event that has failed and for which nobody listens; none if it is not kept.
+    pub(super) fn late_trace(&self, outcome: &Outcome) -> Option<Box<Trace>> {
+        place(outcome).filter(|place| self.keeps(*place))?;
+        Some(Box::new(Trace { seats: Vec::new(), is_claimed: true, destinations: Mutex::default() }))
     }
 
     /// Ends the entry of an event.
@@ -346,23 +441,39 @@ impl Feed {
                 more_routes += 1;
             }
         }
-        let destinations = trace.destinations.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let entry = CallbackEntry {
+        let Trace { seats, is_claimed, destinations } = trace;
+        let destinations = destinations.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let payload = || self.payload(|| payload(event.data()));
+        let entry = Entry::Callback(CallbackEntry {
             attributes: attributes(event),
             routes,
             more_routes,
             destinations: destinations.into_iter().map(|traced| traced.entry).collect(),
-            payload: self.payload(|| payload(event.data())),
+            payload: (!seats.is_empty()).then(payload).flatten(),
             ..of_callback(callback, outcome, ended)
-        };
-        give(&trace.seats, &Entry::Callback(entry));
+        });
+        give(&seats, &entry);
+        if let Some(place) = place(outcome).filter(|place| is_claimed || self.keeps(*place)) {
+            self.keep(place, entry, Some(event), callback.arrived);
+        }
     }
 
     /// A body that is not a callback.
     pub(super) fn body(&self, callback: &Callback, outcome: &Outcome) {
-        let Some(seats) = self.seats_for(About::Other, Instant::now) else { return };
-        let payload = self.payload(|| payload_of_body(&callback.body));
-        give(&seats, &Entry::Callback(CallbackEntry { payload, ..of_callback(callback, outcome, Instant::now()) }));
+        let now = Instant::now();
+        let seats = self.seats_for(About::Other, || now).unwrap_or_default();
+        let place = Place::Rejection(callback.input.name(), DeadLetterReason::NotACallback.as_str());
+        let is_kept = self.keeps(place);
+        if seats.is_empty() && !is_kept {
+            return;
+        }
+        let payload = || self.payload(|| payload_of_body(&callback.body));
+        let payload = (!seats.is_empty()).then(payload).flatten();
+        let entry = Entry::Callback(CallbackEntry { payload, ..of_callback(callback, outcome, now) });
+        give(&seats, &entry);
+        if is_kept {
+            self.keep(place, entry, None, now);
+        }
     }
 
     /// A bus has acknowledged a record of the spool.
@@ -383,13 +494,19 @@ impl Feed {
 
     /// A record of the spool became a dead letter.
     pub(super) fn dead_letter(&self, letter: &DeadLetter) {
-        if !self.has_listeners() {
+        let now = Instant::now();
+        let place = Place::Failure(DEAD_LETTER, &letter.reason);
+        let is_kept = self.keeps(place);
+        if !is_kept && !self.has_listeners() {
             return;
         }
         let event = letter.envelope.as_ref().and_then(|envelope| Event::from_json(envelope).ok());
         let about = event.as_ref().map_or(About::Other, About::Event);
-        let Some(seats) = self.seats_for(about, Instant::now) else { return };
-        let entry = DeadLetterEntry {
+        let seats = self.seats_for(about, || now).unwrap_or_default();
+        if seats.is_empty() && !is_kept {
+            return;
+        }
+        let entry = Entry::DeadLetter(DeadLetterEntry {
             time: timestamp(OffsetDateTime::now_utc()),
             reason: letter.reason.clone(),
             message: short(&letter.code),
@@ -398,25 +515,55 @@ impl Feed {
             output: letter.output.clone(),
             topic: letter.topic.clone(),
             attributes: event.as_ref().map(attributes).unwrap_or_default(),
-        };
-        give(&seats, &Entry::DeadLetter(entry));
+            past: false,
+        });
+        give(&seats, &entry);
+        if is_kept {
+            self.keep(place, entry, event.as_ref(), now);
+        }
     }
 
     /// Something was not accepted as a callback, for a reason and with what the sender is told.
     pub fn rejection(&self, input: &str, reason: &str, message: &str, path: Option<&str>) {
-        let Some(seats) = self.seats_for(About::Other, Instant::now) else { return };
-        let entry = RejectionEntry {
+        let now = Instant::now();
+        let seats = self.seats_for(About::Other, || now).unwrap_or_default();
+        let place = Place::Rejection(input, reason);
+        let is_kept = self.keeps(place);
+        if seats.is_empty() && !is_kept {
+            return;
+        }
+        let entry = Entry::Rejection(RejectionEntry {
             time: timestamp(OffsetDateTime::now_utc()),
             input: input.to_owned(),
             reason: reason.to_owned(),
             message: (!message.is_empty()).then(|| short(message)),
             path: path.map(short),
-        };
-        give(&seats, &Entry::Rejection(entry));
+            past: false,
+        });
+        give(&seats, &entry);
+        if is_kept {
+            self.keep(place, entry, None, now);
+        }
     }
 }
 
+/// The sort of dead letters that come from the spool.
+const DEAD_LETTER: &str = "dead_letter";
+
+/// Where the entry of an event is kept; none if it has not failed.
+fn place(outcome: &Outcome) -> Option<Place<'static>> {
+    let reason = match outcome {
+        Outcome::Spooled | Outcome::Refused(_) => "",
+        Outcome::DeadLettered(reason) => reason.as_str(),
+        Outcome::Published | Outcome::Duplicate | Outcome::Dropped | Outcome::NotACallback { .. } => return None,
+    };
+    Some(Place::Failure(outcome.label(), reason))
+}
+
 fn give(seats: &[Arc<Seat>], entry: &Entry) {
+    if seats.is_empty() {
+        return;
+    }
     let message = entry.message();
     seats.iter().for_each(|seat| seat.give(&message));
 }
@@ -441,7 +588,9 @@ fn of_callback(callback: &Callback, outcome: &Outcome, ended: Instant) -> Callba
         routes: Vec::new(),
         more_routes: 0,
         destinations: Vec::new(),
+        more_destinations: 0,
         payload: None,
+        past: false,
     }
 }
 
@@ -453,7 +602,7 @@ mod tests {
 
     fn listen(feed: &Arc<Feed>, query: &str) -> Listener {
         let config = ConditionConfig::from_query(query).expect("a query");
-        feed.listen(Condition::compile(&config, DEFAULT_TYPE_PREFIX).expect("valid")).expect("a seat")
+        feed.listen(Condition::compile(&config, DEFAULT_TYPE_PREFIX).expect("valid"), false).expect("a seat")
     }
 
     fn event(subject: &str) -> Event {
@@ -475,12 +624,41 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_later_gets_what_was_kept_once() {
+        let feed = Arc::new(Feed::default());
+        feed.rejection("http", "not_signed", "before", None);
+        let mut shown = feed.listen(Condition::default(), true).expect("a seat");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        let past = text(shown.past());
+        assert!(past.contains("before") && past.contains("\"past\":true"), "{past}");
+        assert!(shown.past().is_empty() && shown.take().is_empty());
+        feed.rejection("http", "not_signed", "after", None);
+        let live = text(shown.take());
+        assert!(live.contains("after") && !live.contains("past") && live.matches("data:").count() == 1, "{live}");
+        // It began before the listener came, and ends only now.
+        let began = feed.started;
+        feed.keep(Place::Failure("spooled", ""), Entry::Skipped(SkippedEntry::default()), None, began);
+        assert_eq!(text(shown.take()).matches("data:").count(), 1);
+        assert!(listen(&feed, "").past().is_empty(), "only who shows the state gets it");
+    }
+
+    #[test]
+    fn who_shows_the_state_sees_rejections_with_any_condition() {
+        let feed = Arc::new(Feed::default());
+        let config = ConditionConfig::from_query("subject=b").expect("a query");
+        let condition = Condition::compile(&config, DEFAULT_TYPE_PREFIX).expect("valid");
+        let shown = feed.listen(condition, true).expect("a seat");
+        feed.rejection("http", "not_signed", "", None);
+        assert!(!shown.take().is_empty() && feed.trace(&event("a"), Instant::now()).is_none());
+    }
+
+    #[test]
     fn a_place_is_given_back() {
         let feed = Arc::new(Feed::default());
         let mut listeners: Vec<Listener> = (0..MAX_LISTENERS).map(|_| listen(&feed, "")).collect();
-        assert_eq!(feed.listen(Condition::default()).err(), Some(NoSeat));
+        assert_eq!(feed.listen(Condition::default(), true).err(), Some(NoSeat));
         listeners.pop();
-        assert!(feed.listen(Condition::default()).is_ok());
+        assert!(feed.listen(Condition::default(), true).is_ok());
     }
 
     #[test]

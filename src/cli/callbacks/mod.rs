@@ -116,12 +116,7 @@ impl Choice {
     }
 
     /// The first sample with an outcome, or the first one that can be changed to it.
-    fn with_status(
-        &self,
-        samples: &[Sample],
-        status: Status,
-        normalizer: &Normalizer,
-    ) -> Option<Cow<'static, [u8]>> {
+    fn with_status(&self, samples: &[Sample], status: Status, normalizer: &Normalizer) -> Option<Cow<'static, [u8]>> {
         // Among samples of one event type, the dialect matters more than whether the outcome is there already.
         let by_dialect = self.event_type.is_some();
         let groups = Dialect::ALL.iter().filter(|_| by_dialect).map(|dialect| Some(*dialect));
@@ -279,7 +274,8 @@ mod tests {
         assert_eq!(chosen(None, None, Some(Partial)), ok("built"));
         let error = chosen(Some("TranscodeComplete"), None, Some(Canceled)).expect_err("no such outcome");
         assert_eq!(error, "TranscodeComplete has no status canceled; it has success, partial, failure");
-        let error = chosen(Some("DeleteMediaComplete"), Some(Dialect::Ims), Some(Failure)).expect_err("no such outcome");
+        let error =
+            chosen(Some("DeleteMediaComplete"), Some(Dialect::Ims), Some(Failure)).expect_err("no such outcome");
         assert_eq!(error, "DeleteMediaComplete of ims has no status failure; it has success");
         let error = chosen(None, None, Some(Unknown)).expect_err("no such outcome");
         let all = "success, skipped, progress, partial, canceled, failure";
@@ -310,7 +306,8 @@ mod tests {
             }
             for status in Status::ALL {
                 let dialect = Some(event.dialect);
-                let choice = Choice { event_type: Some(event.name.clone()), dialect, status: Some(status), fixture: None };
+                let choice =
+                    Choice { event_type: Some(event.name.clone()), dialect, status: Some(status), fixture: None };
                 let (name, status_name) = (format!("{} {}", event.dialect, event.name), status.as_str());
                 let body = match choice.body() {
                     Ok(body) => body,

@@ -50,8 +50,9 @@ const TRICKLE: Duration = Duration::from_secs(1);
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Runs until Ctrl-C, so that you can read the topics with any client. It posts one more
-sample every second, each with an id and a time of its own.
+Runs until Ctrl-C, so that you can read the topics with any client and look at the
+page, whose address it prints. It posts one more sample every second, each with an id
+and a time of its own.
 
 With --nats the events go to a stream of this run on your server, APSARA_BRIDGE_DEMO_…,
 in memory. It is deleted at the end, also after Ctrl-C and SIGTERM.
@@ -448,7 +449,8 @@ fn look_further(reader: &str, input: SocketAddr, admin: SocketAddr) -> String {
     let mut text = String::from("\nOne more sample is posted every second. While this runs, you can look further:\n\n");
     let _ = write!(
         text,
-        "  {reader}\n\n  \
+        "  http://{admin}/   (the page, for a browser)\n\n  \
+         {reader}\n\n  \
          CALLBACK_KEY={KEY} apsara-bridge send http://{input}/callbacks --url {URL} --key-env CALLBACK_KEY\n\n  \
          t=$(date +%s); curl -i http://{input}/callbacks -H \"X-VOD-TIMESTAMP: $t\" \\\n    \
          -H \"X-VOD-SIGNATURE: $(printf %s \"{URL}|$t|{KEY}\" | md5sum | cut -c1-32)\" \\\n    \

@@ -522,10 +522,10 @@ mod tests {
         let slots = slots(10, None);
         let seats = [1, 2, 3, 4].map(|last| slots.enter(from(last)).expect("room"));
         let [head, idle, blocked, delivering] = &seats;
-        connection_of(&idle).answered(true);
-        connection_of(&blocked).answered(true);
+        connection_of(idle).answered(true);
+        connection_of(blocked).answered(true);
         blocked.slot().write_is_blocked();
-        connection_of(&delivering).is_delivering();
+        connection_of(delivering).is_delivering();
         let losses = || seats.each_ref().map(|seat| seat.slot().take_order());
         let nothing = Order { finish: false, loss: None };
         tokio::time::advance(Duration::from_millis(4_999)).await;

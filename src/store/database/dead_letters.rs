@@ -20,6 +20,15 @@ impl Database {
         Ok(self.connection.query_row(sql, [], |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)))?)
     }
 
+    /// When the newest dead letter was last received.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn newest_dead_letter(&self) -> Result<Option<i64>, StoreError> {
+        let sql = "SELECT max(last_at) FROM dead_letters INDEXED BY dead_letters_by_age";
+        Ok(self.connection.query_row(sql, [], |row| row.get(0))?)
+    }
+
     /// The dead letters after a number that a filter selects, in the order of their numbers, at most `limit`. Envelope and
     /// body are read only if `whole`.
     ///
