@@ -1,5 +1,6 @@
 # The image: the program, the libraries that it links, CA certificates, a user, licences and the SBOM. It has no shell.
 #
+#     make image                                                     # for this machine, with docker or buildah
 #     docker buildx build --platform linux/amd64,linux/arm64 --tag apsara-bridge .
 #
 # A release also fixes what the image is built with and says what it was built from:
@@ -18,10 +19,12 @@ ARG RUST_IMAGE=rust:1.95-slim-bookworm
 
 FROM ${RUST_IMAGE} AS build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# The Debian release of the base image determines the versions.
+# The Debian release of the base image determines the versions. A base image of your own may have the packages already.
 # hadolint ignore=DL3008
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates g++ gcc jq libc6-dev make perl \
+RUN packages=(ca-certificates g++ gcc jq libc6-dev make perl) \
+    && if ! dpkg --status "${packages[@]}" >/dev/null 2>&1; then \
+        apt-get update && apt-get install --yes --no-install-recommends "${packages[@]}"; \
+    fi \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 COPY tests/support/setup tests/support/setup

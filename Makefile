@@ -5,6 +5,9 @@ SETUP := tests/support/setup
 DENY := .tools/bin/cargo-deny --locked
 
 .DEFAULT_GOAL := help
+# `make image`: pull, or nothing to make the base image where buildah has none.
+BASE ?=
+
 # How many seconds `make chaos` and `make crash-states` run.
 TIME ?= 3600
 # The input of `make chaos`: http or queue.
@@ -30,8 +33,11 @@ SCREENSHOT ?=
 
 BENCH := BENCH_ROWS=$(CURDIR)/target/bench-rows $(CARGO) bench
 
-.PHONY: help generate demo check lint test release reproducible advisories examples page crash-states clusters chaos fuzz \
-	bench tools clean-tools
+# What needs root says so before it builds anything.
+AS_ROOT = @test "$$(id -u)" = 0 || { echo "\`make $@\` needs root: it makes namespaces and control groups" >&2; exit 1; }
+
+.PHONY: help generate demo check lint test release reproducible advisories image node test-node examples page \
+	crash-states clusters chaos fuzz bench tools clean-tools
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -49,7 +55,7 @@ lint: ## check the format, the lints, and the dependencies (deny.toml)
 	$(CARGO) fmt --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --quiet --locked --all-targets -- -D warnings
-	$(CARGO) clippy --quiet --locked --test chaos --test clusters --test crash --test examples --test page \
+	$(CARGO) clippy --quiet --locked --test chaos --test clusters --test crash --test examples --test page --test node \
 		-- -D warnings
 	$(DENY) check -D warnings bans licenses sources
 	$(DENY) --features vendored check -D warnings licenses
@@ -73,6 +79,22 @@ release: ## build the files of a release, with OpenSSL linked statically, into t
 reproducible: ## build a release twice at the same path and compare the bytes
 	@$(SETUP) release
 	packaging/reproducible
+
+image: ## build the image with docker or, as root, with buildah, into target/image (BASE=pull: pull its base image)
+	@$(SETUP) image
+	BASE=$(BASE) packaging/image
+
+node: ## start a Kubernetes node with the image, until Ctrl-C; needs root
+	$(AS_ROOT)
+	@$(SETUP) build kubernetes node image
+	packaging/image
+	NODE_MODE=stay $(CARGO) test --quiet --locked --test node
+
+test-node: ## run the image, and the life of a release of the chart, on a Kubernetes node; needs root
+	$(AS_ROOT)
+	@$(SETUP) build kafka kubernetes node image
+	packaging/image
+	$(CARGO) test --locked --test node
 
 examples: ## run the consumers of examples/consumers against a real Kafka and NATS
 	@$(SETUP) build kafka nats examples
@@ -111,8 +133,8 @@ bench: ## measure, and print one table with the goals: see docs/benchmarks.md
 	@$(BENCH) --quiet --bench table
 
 tools: ## install everything that any target needs
-	@$(SETUP) build deny release kafka nats toxiproxy kcat promtool judges mns examples hadolint chart kubernetes fuzz \
-		baseline page
+	@$(SETUP) build deny release kafka nats toxiproxy kcat promtool judges mns examples hadolint chart kubernetes node \
+		image fuzz baseline page
 
 clean-tools: ## remove everything that was installed into .tools
 	rm -rf .tools

@@ -142,7 +142,7 @@ async fn missing_topics_are_named_and_not_created() {
     // This broker counts it as 1.
     found.has("output kafka", "replicas", "warning", "min.insync.replicas is more than there are replicas");
     let published = found.has("publish test", "publish", "problem", "kafka/doctor.ims has not acknowledged the event");
-    found.has("publish test", "publish", "problem", "topic doctor.ims: does not exist (--publish-test)");
+    found.has("publish test", "publish", "problem", "does not exist (route `all`): doctor.ims");
     assert!(published.contains("--create --topic doctor.ims"), "{published}");
     assert_eq!(kafka.consume("doctor.ims", 0, SOON).await, []);
 

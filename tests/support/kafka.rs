@@ -12,7 +12,7 @@ pub mod cluster;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::net::TcpStream;
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock};
@@ -92,6 +92,9 @@ pub struct KafkaOptions {
     pub auto_create_topics: bool,
     /// The largest record batch that the broker accepts; `None` is Kafka's own default of 1 MiB.
     pub message_max_bytes: Option<u32>,
+    /// The address where clients in other network namespaces reach it, which has a plaintext listener of its own. Default:
+    /// none.
+    pub reached_at: Option<IpAddr>,
     /// For benchmarks: the full compiler, more memory, and the timeouts of a real broker.
     pub bench: bool,
     /// Further lines of the broker's configuration. They override the generated ones.
@@ -104,6 +107,7 @@ impl Default for KafkaOptions {
             security: Security::Plaintext,
             auto_create_topics: true,
             message_max_bytes: None,
+            reached_at: None,
             bench: false,
             properties: Vec::new(),
         }
@@ -336,8 +340,13 @@ fn properties(
     }
     let mut advertised = listeners.clone();
     if let Some((listen, proxy)) = member.proxied {
-        write!(listeners, ",PROXIED://127.0.0.1:{listen}").expect("writing to a string cannot fail");
-        write!(advertised, ",PROXIED://127.0.0.1:{proxy}").expect("writing to a string cannot fail");
+        // A client that reaches the address itself needs no proxy.
+        let (address, proxy) = match options.reached_at {
+            Some(address) => (address, listen),
+            None => (IpAddr::V4(Ipv4Addr::LOCALHOST), proxy),
+        };
+        write!(listeners, ",PROXIED://{address}:{listen}").expect("writing to a string cannot fail");
+        write!(advertised, ",PROXIED://{address}:{proxy}").expect("writing to a string cannot fail");
     }
     let controllers = member.controllers.iter().zip(1..);
     let voters: Vec<String> = controllers.map(|(port, id)| format!("{id}@127.0.0.1:{port}")).collect();

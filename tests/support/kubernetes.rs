@@ -24,11 +24,13 @@ use super::{free_port, installed, tool};
 /// The token with all permissions.
 const TOKEN: &str = "token-of-the-tests";
 
+/// The addresses of Services.
+pub(super) const SERVICES: &str = "10.96.0.0/16";
+
 /// A server. Dropping it kills it and removes its data.
 #[derive(Debug)]
 pub struct Kubernetes {
-    _apiserver: Process,
-    _etcd: Process, // after its only client
+    _servers: Vec<Process>, // each before those that it is a client of
     folder: TempDir,
 }
 
@@ -49,6 +51,15 @@ impl Ran {
     /// The result, if the program succeeded and standard error is empty. Warnings of the server appear there.
     pub fn quietly(self) -> Result<Self, String> {
         if self.code == 0 && self.error.is_empty() { Ok(self) } else { Err(self.told()) }
+    }
+
+    /// The result, if the program succeeded. Warnings are allowed.
+    ///
+    /// # Panics
+    /// It failed.
+    pub fn succeeded(self) -> Self {
+        assert!(self.code == 0, "{}", self.told());
+        self
     }
 
     /// Its standard error, if it failed as expected.
@@ -76,9 +87,17 @@ impl Kubernetes {
             .tempdir()
             .expect("the folder for temporary files is writable");
         let (etcd, port) = start_etcd(folder.path());
-        let apiserver = start_apiserver(folder.path(), port);
-        let kubernetes = Self { _apiserver: apiserver, _etcd: etcd, folder };
-        kubernetes._apiserver.wait_ready(START, || {
+        // Without controllers, a namespace has no default account. The server's own endpoint must not be loopback, and
+        // nobody uses it.
+        let flags = ["--disable-admission-plugins", "ServiceAccount", "--endpoint-reconciler-type", "none"];
+        let apiserver = start_apiserver(folder.path(), port, &[&["--bind-address", "127.0.0.1"], &flags[..]].concat());
+        Self::of(folder, vec![apiserver, etcd])
+    }
+
+    /// A server of which a [`node`](super::node) may be a client too.
+    pub(super) fn of(folder: TempDir, servers: Vec<Process>) -> Self {
+        let kubernetes = Self { _servers: servers, folder };
+        kubernetes._servers[0].wait_ready(START, || {
             (kubernetes.kubectl(&["get", "--raw=/readyz"]).quietly().is_ok_and(|ran| ran.out == "ok")).then_some(())
         });
         let definitions = installed("kubernetes/crds", "kubernetes");
@@ -88,6 +107,11 @@ impl Kubernetes {
             kubernetes.kubectl(arguments).quietly().expect("the definitions are accepted");
         }
         kubernetes
+    }
+
+    /// Where its kubeconfig and its logs are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Creates a namespace that refuses pods below the pod security standard "restricted", and warns about workloads
@@ -205,7 +229,7 @@ fn helm_command(name: &str, home: &Path) -> Command {
     command
 }
 
-fn start_etcd(folder: &Path) -> (Process, u16) {
+pub(super) fn start_etcd(folder: &Path) -> (Process, u16) {
     let (port, peers) = (free_port(), free_port());
     let (url, peers) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peers}"));
     let mut command = Command::new(installed("kubernetes/etcd", "kubernetes"));
@@ -221,7 +245,8 @@ fn start_etcd(folder: &Path) -> (Process, u16) {
     (Process::start("etcd", &command, &folder.join("etcd.log"), Some(folder)), port)
 }
 
-fn start_apiserver(folder: &Path, etcd: u16) -> Process {
+/// The rest of its flags is that of the caller.
+pub(super) fn start_apiserver(folder: &Path, etcd: u16, flags: &[&str]) -> Process {
     let port = free_port();
     let certificates = Certificates::make(&folder.join("tls"));
     let tokens = folder.join("tokens.csv");
@@ -244,21 +269,19 @@ fn start_apiserver(folder: &Path, etcd: u16) -> Process {
     .expect("the folder can be written to");
     let mut command = Command::new(installed("kubernetes/kube-apiserver", "kubernetes"));
     command.args(["--etcd-servers", &format!("http://127.0.0.1:{etcd}")]);
-    command.args(["--bind-address", "127.0.0.1", "--secure-port", &port.to_string()]);
+    command.args(["--secure-port", &port.to_string()]);
     command.arg("--tls-cert-file").arg(&certificates.server);
     command.arg("--tls-private-key-file").arg(&certificates.server_key);
     command.arg("--token-auth-file").arg(&tokens).args(["--authorization-mode", "RBAC"]);
-    // These flags are required, for tokens that are never requested: any key is sufficient.
+    // Tokens of service accounts.
     command.arg("--service-account-key-file").arg(&certificates.server);
     command.arg("--service-account-signing-key-file").arg(&certificates.server_key);
     command.args(["--service-account-issuer", "https://tests.invalid"]);
-    command.args(["--service-cluster-ip-range", "10.96.0.0/16"]);
-    // Without controllers, a namespace has no default account. The server's own endpoint must not be loopback, and
-    // nobody uses it.
-    command.args(["--disable-admission-plugins", "ServiceAccount", "--endpoint-reconciler-type", "none"]);
+    command.args(["--service-cluster-ip-range", SERVICES]).args(flags);
     Process::start("kube-apiserver", &command, &folder.join("kube-apiserver.log"), Some(folder))
 }
 
-fn kubeconfig(folder: &Path) -> PathBuf {
+/// The file with which clients reach the server.
+pub fn kubeconfig(folder: &Path) -> PathBuf {
     folder.join("kubeconfig.json")
 }

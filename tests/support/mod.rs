@@ -15,7 +15,7 @@
 //! - [`process`]: child processes that end with the test process
 //! - [`kafka`] and [`nats`]: the brokers, alone or as clusters of three; [`toxiproxy`]: a bad network
 //! - [`mns`]: a server that simulates Alibaba's queue; [`http_receiver`]: a server that events are posted to
-//! - [`kubernetes`]: an API server with its clients
+//! - [`kubernetes`]: an API server with its clients; [`node`]: with a node, on which pods run
 //! - [`disk`]: a disk that can be filled; [`certificates`]: TLS material
 //! - [`config`]: configurations of the bridge; [`bridge`] and [`program`]: the bridge, in this or in its own process
 //! - [`sender`]: a load like Alibaba's; [`read`]: reads what is on the buses
@@ -40,6 +40,7 @@ pub mod leaves;
 pub mod memory_limit;
 pub mod mns;
 pub mod nats;
+pub mod node;
 pub mod process;
 pub mod program;
 pub mod read;

@@ -112,7 +112,7 @@ pub async fn send_all(
 /// Posts as Alibaba does: three attempts, each with a new signature; only 200 is a success.
 #[derive(Debug)]
 pub struct Alibaba {
-    input: SocketAddr,
+    input: Mutex<SocketAddr>,
     /// Idle connections, which wait for the next request.
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
     tally: Mutex<Tally>,
@@ -132,7 +132,13 @@ pub struct Tally {
 
 impl Alibaba {
     pub fn new(input: SocketAddr) -> Alibaba {
-        Alibaba { input, idle: Mutex::default(), tally: Mutex::default() }
+        Alibaba { input: Mutex::new(input), idle: Mutex::default(), tally: Mutex::default() }
+    }
+
+    /// From now on, the name that it posts to stands for another address.
+    pub fn moved(&self, input: SocketAddr) {
+        *self.input.lock().expect("no panic while it is locked") = input;
+        self.lock_idle().clear();
     }
 
     /// The results of the attempts so far.
@@ -201,7 +207,8 @@ impl Alibaba {
                 return Ok(connection);
             }
         }
-        let stream = TcpStream::connect(self.input).await?;
+        let input = *self.input.lock().expect("no panic while it is locked");
+        let stream = TcpStream::connect(input).await?;
         stream.set_nodelay(true)?;
         let (connection, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
         tokio::spawn(driver);

@@ -70,7 +70,13 @@ impl KafkaCluster {
         self.brokers.iter().map(|broker| broker.brokers().to_owned()).collect()
     }
 
-    /// The same for the proxies. Clients that connect there use the proxies from then on.
+    /// `host:port` of all brokers for clients in other network namespaces, if [`KafkaOptions::reached_at`] is set.
+    pub fn reached_at(&self) -> Vec<String> {
+        let reached = self.brokers.iter().zip(&self.proxied);
+        reached.filter_map(|(broker, ports)| Some(format!("{}:{}", broker.options.reached_at?, ports.broker))).collect()
+    }
+
+    /// `host:port` of the proxies. Clients that connect there use the proxies from then on.
     pub fn proxied_bootstrap(&self) -> Vec<String> {
         self.proxied.iter().map(|ports| format!("127.0.0.1:{}", ports.proxy)).collect()
     }

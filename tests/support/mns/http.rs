@@ -4,6 +4,7 @@
 //! request is checked. Nothing is leased for a client that disconnected while it waited. A connection is kept open,
 //! except after a batch delete that failed in part, like with the real service.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -30,8 +31,8 @@ use super::{Answer, Command, Fault, Request, Shared, message_of, status_of};
 /// More than a batch of the largest messages in which each character is escaped.
 const MAX_BODY: usize = 16 * 65_536 * 6;
 
-/// Listens on `port` while the last command says so, until the sender of commands is dropped.
-pub(super) async fn run(shared: Arc<Shared>, port: u16, mut commands: UnboundedReceiver<Command>) {
+/// Listens on `address` while the last command says so, until the sender of commands is dropped.
+pub(super) async fn run(shared: Arc<Shared>, address: SocketAddr, mut commands: UnboundedReceiver<Command>) {
     let mut listener = None;
     let mut connections = JoinSet::new();
     loop {
@@ -41,8 +42,8 @@ pub(super) async fn run(shared: Arc<Shared>, port: u16, mut commands: UnboundedR
                     None => return,
                     Some(Command::Up(done)) => {
                         if listener.is_none() {
-                            let bound = TcpListener::bind(("127.0.0.1", port)).await;
-                            listener = Some(bound.unwrap_or_else(|error| panic!("port {port} was free: {error}")));
+                            let bound = TcpListener::bind(address).await;
+                            listener = Some(bound.unwrap_or_else(|error| panic!("{address} was free: {error}")));
                         }
                         done
                     }

@@ -1,7 +1,7 @@
 //! A server that simulates MNS (Alibaba's message queue, also called SMQ), in this process.
 //!
 //! Promises:
-//! - It serves HTTP on a port of 127.0.0.1, and answers like the service: signatures V1 and V4 are verified, leases
+//! - It serves HTTP on a port of 127.0.0.1, or of another address of this machine, and answers like the service: signatures V1 and V4 are verified, leases
 //!   end, receipt handles become invalid, a long poll ends as soon as there is a message, errors have their code,
 //!   status and XML. The evidence is that Alibaba's own SDKs work with it ([`sdk`], tests/it/support_mns.rs).
 //! - A test can see what was deleted, how often a message was received, and every request.
@@ -27,6 +27,7 @@ pub mod signature;
 pub mod xml;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread::JoinHandle;
@@ -199,6 +200,8 @@ pub struct MnsOptions {
     pub keys: Vec<Key>,
     /// The signatures that are accepted. Default: both.
     pub versions: Vec<SignatureVersion>,
+    /// Where it listens. Default: 127.0.0.1.
+    pub address: IpAddr,
 }
 
 impl Default for MnsOptions {
@@ -208,6 +211,7 @@ impl Default for MnsOptions {
             region: "cn-shanghai".to_owned(),
             keys: vec![Key::new(Mns::KEY_ID, Mns::KEY_SECRET)],
             versions: vec![SignatureVersion::V1, SignatureVersion::V4],
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         }
     }
 }
@@ -216,7 +220,7 @@ impl Default for MnsOptions {
 #[derive(Debug)]
 pub struct Mns {
     shared: Arc<Shared>,
-    port: u16,
+    address: SocketAddr,
     commands: Option<tokio_mpsc::UnboundedSender<Command>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -263,7 +267,7 @@ impl Mns {
 
     /// Starts a server without queues. It listens when this returns.
     pub fn start(options: MnsOptions) -> Self {
-        let port = free_port();
+        let address = SocketAddr::new(options.address, free_port());
         let shared = Arc::new(Shared {
             account: options.account,
             state: Mutex::new(State {
@@ -286,17 +290,17 @@ impl Mns {
             .name("mns".to_owned())
             .spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.expect("a runtime can be created").block_on(http::run(for_thread, port, received));
+                runtime.expect("a runtime can be created").block_on(http::run(for_thread, address, received));
             })
             .expect("a thread can be started");
-        let mns = Self { shared, port, commands: Some(commands), thread: Some(thread) };
+        let mns = Self { shared, address, commands: Some(commands), thread: Some(thread) };
         mns.up();
         mns
     }
 
-    /// `http://127.0.0.1:port`, without a path.
+    /// `http://address:port`, without a path.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.address)
     }
 
     /// The region of V4 signatures.
