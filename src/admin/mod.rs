@@ -49,6 +49,9 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The name of the listener in metrics and logs.
 const NAME: &str = "admin";
 
+/// The path of the metrics.
+const METRICS: &str = "/metrics";
+
 /// The path of the event stream.
 pub const EVENTS: &str = "/events";
 
@@ -218,10 +221,15 @@ impl Serve for Service {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
             return response;
         }
-        match request.uri().path() {
+        let path = request.uri().path();
+        // Of many requests that somebody sends at once, one is answered after each turn of the other connections. Metrics
+        // take long, so that only one connection gets them in a turn.
+        let _turn = if path == METRICS { Some(self.writes_metrics.lock().await) } else { None };
+        tokio::task::yield_now().await;
+        match path {
             "/healthz" => text(StatusCode::OK, "ok\n"),
             "/readyz" => self.readiness(),
-            "/metrics" => self.metrics().await,
+            METRICS => self.metrics(),
             EVENTS => self.events(&request, connection).unwrap_or_else(|(status, why)| {
                 let mut response = text(status, format!("{why}\n"));
                 if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -269,10 +277,7 @@ impl Service {
         }
     }
 
-    async fn metrics(&self) -> Response<Full<Bytes>> {
-        // Before each answer of many that somebody asks for at once, all probes have their turn.
-        let _turn = self.writes_metrics.lock().await;
-        tokio::task::yield_now().await;
+    fn metrics(&self) -> Response<Full<Bytes>> {
         match self.bridge.metrics_text() {
             Ok(metrics) => {
                 let mut response = text(StatusCode::OK, metrics);

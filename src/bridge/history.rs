@@ -158,7 +158,7 @@ impl History {
         inner.steps.push_back(step);
         (inner.last, inner.taken) = (sample, now);
         inner.ended += 1;
-        if inner.ended % ROUTES_EVERY == 0 {
+        if inner.ended.is_multiple_of(ROUTES_EVERY) {
             let routes = &mut inner.routes;
             routes.retain(|name, _| rules.router.routes().iter().any(|route| route.name == *name));
             for (name, matched) in rules.matches() {

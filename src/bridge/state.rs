@@ -1,6 +1,7 @@
 //! How the bridge is, for those who watch. It is put together from what is counted and kept anyway, when somebody asks.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use time::OffsetDateTime;
@@ -53,9 +54,10 @@ pub struct Parts {
 }
 
 /// What somebody who gets one state after the other has got before.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Seen {
-    has_definitions: bool,
+    /// The rules whose routes were defined.
+    rules: Option<Arc<Rules>>,
     steps: u64,
 }
 
@@ -75,7 +77,11 @@ impl Bridge {
     pub fn state(&self, seen: &mut Seen, readiness: Readiness) -> StateEntry {
         let rules = self.rules();
         let metrics = &self.metrics;
-        let whole = !std::mem::replace(&mut seen.has_definitions, true);
+        // A reload can have changed the routes, and whoever shows them knows them by their position.
+        let whole = !seen.rules.as_ref().is_some_and(|defined| Arc::ptr_eq(defined, &rules));
+        if whole {
+            *seen = Seen { rules: Some(rules.clone()), steps: 0 };
+        }
         let parts = self.parts();
         let (routes, more_routes) = self.route_states(&rules, whole);
         let (outputs, more_outputs) = listed(self.output_states(&parts));

@@ -128,7 +128,9 @@ fn event(rules: &RouteRules, test: &RouteTest) -> Result<Result<Arc<Event>, Stri
                 None => return Ok(Ok(Arc::new(normalized.event))),
                 Some(max) => refused = too_large(body.len(), max),
             },
-            Err(error @ NotACallback::DialectNotAccepted(_)) => refused = error.to_string(),
+            // An input that takes its dialect says more.
+            Err(error @ NotACallback::DialectNotAccepted(_)) if refused.is_empty() => refused = error.to_string(),
+            Err(NotACallback::DialectNotAccepted(_)) => {}
             Err(error) => {
                 let file = match &test.given {
                     Given::File(path) => format!("{}: ", path.display()),

@@ -100,7 +100,7 @@ fn scripts_complete_files_only_where_files_are_expected() {
     };
     assert!(option("publish-test").ends_with(":TOPIC:'"), "{}", option("publish-test"));
     assert!(option("dialect").ends_with("(vod ims)'"), "{}", option("dialect"));
-    assert!(option("reason").contains(" unrouted "), "{}", option("reason"));
+    assert!(option("reason").contains("(unrouted "), "{}", option("reason"));
     assert!(option("key-file").ends_with(":FILE:_files'"), "{}", option("key-file"));
     assert!(option("path").ends_with(":FOLDER:_files -/'"), "{}", option("path"));
     let fish = script("fish");

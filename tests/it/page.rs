@@ -9,7 +9,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::support::bridge::{Client, TestBridge, callback, headers_signed_at, now, raw, signed_headers};
+use crate::support::bridge::{
+    Client, TestBridge, callback, headers_signed_at, large_callback, now, raw, signed_headers,
+};
 use crate::support::config::{Config, Route};
 use crate::support::free_port;
 use crate::support::http_receiver::{Receiver, Reply};
@@ -325,6 +327,33 @@ async fn the_state_says_what_stands_still_and_why() {
 }
 
 #[tokio::test]
+async fn the_state_says_that_the_spool_is_full() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = Config::http()
+        .spool(folder.path())
+        .kafka(&format!("127.0.0.1:{}", free_port()))
+        .to("kafka", "full")
+        .set("spool.max_bytes = '20KiB'");
+    let bridge = TestBridge::start(&config).await;
+    let mut refused = 0;
+    for number in 0..20 {
+        let answer = bridge.post(large_callback(&number.to_string(), 3000)).await;
+        refused += u64::from(answer.status.as_u16() == 503);
+    }
+    assert!(refused > 0, "20 of 3 KB do not fit");
+    let (state, past) = look(bridge.admin, STATE).await;
+    let spool = &state["spool"];
+    assert_eq!((&spool["state"], &spool["max_bytes"]), (&json!("full"), &json!(20 << 10)));
+    assert!(spool["bytes"].as_u64() <= spool["max_bytes"].as_u64(), "{spool}");
+    assert_eq!((&spool["failures"]["spool_full"], &state["ready"]), (&json!(refused), &json!(false)), "{spool}");
+    let of_refused: Vec<&Value> = past.iter().filter(|entry| entry["outcome"] == "refused").collect();
+    assert_eq!(of_refused.len() as u64, refused);
+    assert_eq!(of_refused[0]["destinations"][0]["result"], "refused");
+    assert!(of_refused[0]["reason"].as_str().expect("a text").contains("the spool is full"), "{}", of_refused[0]);
+    bridge.stop().await;
+}
+
+#[tokio::test]
 async fn failures_and_rejections_are_kept_while_nobody_looks() {
     let receiver = Receiver::start().await;
     let folder = tempfile::tempdir().expect("a folder");
@@ -382,6 +411,13 @@ async fn failures_and_rejections_are_kept_while_nobody_looks() {
     client.post("/elsewhere", "", &headers).await;
     let entry = tail.next().await.expect("an entry");
     assert_eq!((&entry["kind"], entry.get("past")), (&json!("rejection"), None), "only the page gets the past");
+    bridge.stop().await;
+
+    // A restart begins anew. When the newest dead letter came is on the disk.
+    let bridge = TestBridge::start(&config).await;
+    let (after, past) = look(bridge.admin, STATE).await;
+    assert_eq!((past.len(), &after["past"]["failures"], &after["totals"]["rejected"]), (0, &json!(0), &json!(0)));
+    assert_eq!(after["dead_letters"]["newest"], state["dead_letters"]["newest"]);
     bridge.stop().await;
 }
 
@@ -458,14 +494,19 @@ async fn a_reload_changes_what_the_page_shows() {
     ]);
     let changed = changed.to_string().replace("\"/callbacks\"", "\"/elsewhere\"");
     bridge.reload(&changed);
-    let mut last = Value::Null;
-    while let Some(entry) = reader.next().await {
-        last = entry;
-    }
-    assert_eq!(last, json!({ "kind": "end", "reason": "reloaded" }));
-    let (state, _) = look(bridge.admin, STATE).await;
-    assert_eq!((&state["routes"][0]["name"], &state["inputs"][0]["places"]), (&json!("new"), &json!(["/elsewhere"])));
+    // The stream gets a whole state again, or ends.
+    let state = loop {
+        match reader.next().await {
+            Some(entry) if entry["kind"] == "state" && entry["whole"] == true => break entry,
+            Some(entry) if entry["kind"] == "state" => assert_eq!(entry["routes"][0]["name"], "all", "{entry}"),
+            Some(_) => {}
+            None => reader = Reader::open(bridge.admin, STATE).await,
+        }
+    };
+    assert_eq!((&state["routes"][0]["name"], &state["routes"][1]["name"]), (&json!("new"), &json!("all")));
     assert_eq!(state["routes"][0]["definition"]["match"], json!(["status = failure"]));
+    let is_elsewhere = |state: &Value| state["inputs"][0]["places"] == json!(["/elsewhere"]);
+    state_with(bridge.admin, "the new path", is_elsewhere).await;
 
     let off = bridge.configuration().set("admin.page = 'off'").to_string();
     bridge.reload(&off);

@@ -460,8 +460,8 @@ const WRONG: &[(&str, &str)] = &[
     (
         "name = 'x'\nevent = { staus = 'x', status = 'fail', subject = '', type = 5 }\nexpect = 'dropped'",
         "tests.toml:3: tests[0].event.type: found the number `5`; expected a string\n\
-      tests.toml:3: tests[0].event.staus: unknown attribute; did you mean `status`?\n\
       tests.toml:3: tests[0].event.status: unknown value `fail`; expected one of success, skipped, progress, unknown, partial, canceled, failure\n\
+      tests.toml:3: tests[0].event.staus: unknown attribute; did you mean `status`?\n\
       tests.toml:3: tests[0].event.subject: expected a text; leave it out for an event without it\n",
     ),
     (

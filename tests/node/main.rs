@@ -37,7 +37,7 @@ use load::{Load, RATE, given_up};
 use stage::{FULL_NAME, RELEASE, Stage};
 use support::kubernetes::kubeconfig;
 use support::node::{self, Node};
-use support::{installed, not_run};
+use support::{installed, not_run, tool};
 
 fn main() -> ExitCode {
     if let Some(reason) = node::refusal() {
@@ -146,7 +146,7 @@ fn stay() {
     println!("the node is ready. In another terminal, as root:");
     println!("    {enter} --wd=$PWD env KUBECONFIG={config} bash");
     println!("    {} get nodes", kubectl.display());
-    println!("    helm install media charts/apsara-bridge --values …");
+    println!("    {} install media charts/apsara-bridge --values …", tool("helm", "chart").display());
     println!("Pods reach servers that listen on {} there. Ctrl-C ends the node and removes it.", node::ADDRESS);
     loop {
         std::thread::sleep(Duration::from_secs(3_600));

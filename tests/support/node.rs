@@ -42,8 +42,8 @@ const CLASS: &str = "disks";
 /// How many volumes there are.
 const VOLUMES: usize = 8;
 
-/// The user of the pods. It owns their volumes, because a folder of the machine, unlike a disk, is not given to the group
-/// of the pod.
+/// The user of the pods. It owns their volumes, because a folder of the machine, unlike a disk, is not given to the
+/// group of the pod.
 const USER: u32 = 65_532;
 
 /// The node. Dropping it ends it.

@@ -69,6 +69,7 @@ function take(entry, raw, run) {
       otherVersion(entry);
       if (entry.format !== FORMAT) throw Object.assign(new Error('format'), { isFinal: true });
       failures.clear();
+      isFirstState = true;
       typePrefix = entry.type_prefix ?? typePrefix;
       break;
     case 'state':

@@ -4,6 +4,7 @@ let state;
 let recent = []; // the last seconds: [time, callbacks since the start, rejected since the start]
 let definitions = [];
 let isStateDrawn = true;
+let isFirstState = true; // the next one is the first of its stream
 let announced = '';
 
 const totalOf = (outcomes) => Object.values(outcomes ?? {}).reduce((sum, value) => sum + value, 0);
@@ -20,7 +21,10 @@ function takeState(entry) {
   if (state && state.started !== entry.started) {
     mark(`The bridge was restarted at ${clock(entry.started)}.`);
     recent = [];
+  } else if (entry.whole && !isFirstState) {
+    mark('The configuration was reloaded. Later events follow the new rules.');
   }
+  isFirstState = false;
   if (entry.whole) definitions = (entry.routes ?? []).map((route) => route.definition);
   typePrefix = entry.type_prefix ?? typePrefix;
   takeSteps(entry.history, entry.whole);

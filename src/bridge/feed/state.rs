@@ -19,8 +19,8 @@ pub struct StateEntry {
     pub version: String,
     /// What every `type` starts with.
     pub type_prefix: String,
-    /// Whether this is the first state of the stream. Only that one has the definitions of the routes and the whole
-    /// history. Everything else is complete in every state.
+    /// Whether this is the first state of the stream, or the first one after a reload of the configuration. Only those
+    /// have the definitions of the routes and the whole history. Everything else is complete in every state.
     pub whole: bool,
     /// Whether `/readyz` answers with 200.
     pub ready: bool,
@@ -34,7 +34,7 @@ pub struct StateEntry {
     pub totals: Totals,
     /// Counts of the last 15 minutes.
     pub history: HistoryState,
-    /// The routes in order. They are the same in all states of a stream, because a reload ends it.
+    /// The routes in order. They are the same until the next whole state.
     pub routes: Vec<RouteState>,
     /// The number of routes that are not listed, because there are more than 1,000.
     pub more_routes: usize,
@@ -115,8 +115,8 @@ pub struct Totals {
 pub struct HistoryState {
     /// The usual length of a step, in seconds.
     pub step_seconds: u64,
-    /// The steps, the oldest first: in the first state of a stream at most 90, and later those that are new since the
-    /// state before.
+    /// The steps, the oldest first: in a whole state at most 90, and in others those that are new since the state
+    /// before.
     pub steps: Vec<Step>,
 }
 
@@ -148,7 +148,7 @@ pub struct RouteState {
     pub matched: u64,
     /// The events that it matched in about the last 15 minutes.
     pub recent: u64,
-    /// What it does. Only in the first state of a stream.
+    /// What it does. Only in a whole state.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub definition: Option<RouteDefinition>,
 }
