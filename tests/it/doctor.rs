@@ -244,7 +244,13 @@ async fn brokers_are_asked_at_the_addresses_that_they_advertise() {
     let part = "output kafka";
     // Nothing listens on the addresses that these listeners advertise.
     let ports = cluster.proxied();
-    let found = diagnose(&kafka_config(&format!("127.0.0.1:{}", ports[0].broker), "doctor"), &[]).await;
+    let config = kafka_config(&format!("127.0.0.1:{}", ports[0].broker), "doctor");
+    // A cluster that has just started can take longer to list its brokers than doctor waits.
+    let found = eventually("the brokers to be listed", SETTLED, async || {
+        let found = diagnose(&config, &[]).await;
+        found.text.contains("which cannot be reached from here").then_some(found)
+    })
+    .await;
     let remedy = found.has(part, "advertised addresses", "problem", "which cannot be reached from here");
     found.has(part, "advertised addresses", "problem", &format!("127.0.0.1:{}", ports[1].proxy));
     assert!(remedy.contains("set advertised.listeners") && found.code == 1, "{remedy}");
