@@ -163,9 +163,8 @@ impl Admin {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "metrics and probes are not served"),
         };
-        let health = Health { bridge: bridge.clone(), misconfigured, not_ready };
-        let service =
-            Arc::new(Service { page, bridge, health, closed: closed.clone(), writes_metrics: Mutex::default() });
+        let health = Health { bridge, misconfigured, not_ready };
+        let service = Arc::new(Service { page, health, closed: closed.clone(), writes_metrics: Mutex::default() });
         // Probes are answered until the end.
         server::serve(listener, || None, service, bounds, CancellationToken::new(), closed).await;
     }
@@ -173,14 +172,13 @@ impl Admin {
 
 struct Service {
     page: CurrentPage,
-    bridge: Arc<Bridge>,
     health: Health,
     closed: CancellationToken,
     /// Held by the request whose metrics are written.
     writes_metrics: Mutex<()>,
 }
 
-/// Whether the bridge is ready.
+/// The bridge, and whether it is ready.
 #[derive(Clone)]
 struct Health {
     bridge: Arc<Bridge>,
@@ -248,7 +246,7 @@ impl Serve for Service {
     }
 
     fn lost(&self, loss: Loss) -> String {
-        self.bridge.metrics().connections_lost_total.with_label_values(&[NAME, loss.as_str()]).inc();
+        self.health.bridge.metrics().connections_lost_total.with_label_values(&[NAME, loss.as_str()]).inc();
         match loss {
             Loss::HeadLate => "HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
             _ => "",
@@ -258,7 +256,7 @@ impl Serve for Service {
 
     fn count(&self, connections: usize) {
         let connections = i64::try_from(connections).unwrap_or(i64::MAX);
-        self.bridge.metrics().connections.with_label_values(&[NAME]).set(connections);
+        self.health.bridge.metrics().connections.with_label_values(&[NAME]).set(connections);
     }
 }
 
@@ -278,7 +276,7 @@ impl Service {
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
-        match self.bridge.metrics_text() {
+        match self.health.bridge.metrics_text() {
             Ok(metrics) => {
                 let mut response = text(StatusCode::OK, metrics);
                 let exposition = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -306,20 +304,20 @@ impl Service {
             checked.map_err(|why| (StatusCode::FORBIDDEN, why.to_owned()))
         };
         check()?;
-        let type_prefix = self.bridge.type_prefix();
+        let type_prefix = self.health.bridge.type_prefix();
         let (shows_state, query) = shows_state(request.uri().query().unwrap_or_default());
         let condition = ConditionConfig::from_query(&query)
             .and_then(|config| Condition::compile(&config, &type_prefix))
             .map_err(|why| (StatusCode::BAD_REQUEST, why))?;
         if request.method() == Method::GET {
-            let listener = self.bridge.feed().listen(condition, shows_state).map_err(|NoSeat| {
+            let listener = self.health.bridge.feed().listen(condition, shows_state).map_err(|NoSeat| {
                 let why = "event streams are open, which is the most; end one of them, for example another page or \
                            `tail`";
                 (StatusCode::SERVICE_UNAVAILABLE, format!("{MAX_LISTENERS} {why}"))
             })?;
             // A reload may have changed who may read it, or the prefix, just before there was a listener to be ended by it.
             check()?;
-            if self.bridge.type_prefix() != type_prefix {
+            if self.health.bridge.type_prefix() != type_prefix {
                 let why = "the configuration was reloaded at this moment; ask again";
                 return Err((StatusCode::SERVICE_UNAVAILABLE, why.to_owned()));
             }

@@ -82,9 +82,9 @@ impl Bridge {
         if whole {
             *seen = Seen { rules: Some(rules.clone()), steps: 0 };
         }
-        let parts = self.parts();
+        let (parts, backlogs) = (self.parts(), self.backlogs().into_iter().collect());
         let (routes, more_routes) = self.route_states(&rules, whole);
-        let (outputs, more_outputs) = listed(self.output_states(&parts));
+        let (outputs, more_outputs) = listed(self.output_states(&parts, &backlogs));
         let (lanes, more_lanes) = match &self.store {
             Some(store) => store.first_lanes(MAX_LISTED),
             None => (Vec::new(), 0),
@@ -109,7 +109,7 @@ impl Bridge {
             lanes: lanes.iter().map(|lane| lane_state(lane)).collect(),
             more_lanes,
             spool: self.store.as_ref().map(|store| spool_state(store, metrics)),
-            dead_letters: self.dead_letters_state(),
+            dead_letters: self.dead_letters_state(&backlogs),
             inputs,
             more_inputs,
             past: self.feed.past(),
@@ -128,8 +128,7 @@ impl Bridge {
         (routes.collect(), rules.router.routes().len().saturating_sub(MAX_ROUTES))
     }
 
-    fn output_states(&self, parts: &Parts) -> Vec<OutputState> {
-        let backlogs: BTreeMap<String, u64> = self.backlogs().into_iter().collect();
+    fn output_states(&self, parts: &Parts, backlogs: &BTreeMap<String, u64>) -> Vec<OutputState> {
         let backlog = |name: &str| backlogs.get(name).copied().unwrap_or(0);
         let lane_states = |name: &str| self.store.as_ref().map_or((0, 0), |store| store.lane_states(name));
         let mut states: Vec<OutputState> = Vec::with_capacity(self.outputs.len());
@@ -157,12 +156,11 @@ impl Bridge {
         states
     }
 
-    fn dead_letters_state(&self) -> DeadLettersState {
+    fn dead_letters_state(&self, backlogs: &BTreeMap<String, u64>) -> DeadLettersState {
         let metrics = &self.metrics;
         let newest = self.newest_dead_letter.load(Ordering::Relaxed);
         let events = unsigned(metrics.dead_letters_stored.get());
         let is_known = newest > 0 && (events > 0 || self.store.is_none());
-        let waiting = self.backlogs().into_iter().find(|(output, _)| output == AWAITS_DEAD_LETTERS);
         DeadLettersState {
             events,
             bytes: unsigned(metrics.dead_letters_stored_bytes.get()),
@@ -171,7 +169,7 @@ impl Bridge {
             reasons: counts(&metrics.dead_letters_total, "reason"),
             not_kept: counts(&metrics.dead_letters_not_kept_total, "reason"),
             expired: metrics.dead_letters_expired_total.get(),
-            waiting: waiting.map_or(0, |(_, records)| records),
+            waiting: backlogs.get(AWAITS_DEAD_LETTERS).copied().unwrap_or(0),
         }
     }
 

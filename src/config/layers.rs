@@ -121,10 +121,11 @@ impl Reader {
                         }
                     };
                     files.push((path.clone(), Fingerprint::of(text.as_bytes())));
-                    if is_yaml(path) && nests_too_deep(&text) {
-                        wrong(&name, too_deep());
-                        continue;
-                    } else if is_yaml(path) {
+                    if is_yaml(path) {
+                        if nests_too_deep(&text) {
+                            wrong(&name, too_deep());
+                            continue;
+                        }
                         merged(figment, Yaml::file_exact(path), &name, &mut wrong)
                     } else {
                         merged(figment, Toml::file_exact(path), &name, &mut wrong)

@@ -587,8 +587,9 @@ async fn a_picture_can_be_made() {
                 "{:032x}",
                 (u128::from(round as u32) << 64 | number as u128).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060)
             );
-            let body = bodies[(round * 7 + number * 3) % bodies.len()]
-                .replace("\"VideoId\"", &format!("\"Extra\":\"{id}\",\"VideoId\""));
+            // Each one is another event, not a duplicate of the sample.
+            let body =
+                bodies[(round * 7 + number * 3) % bodies.len()].replacen('{', &format!("{{\"Extra\":\"{id}\","), 1);
             stage.post(body).await;
         }
         support::wait::let_pass(Duration::from_millis(500)).await;

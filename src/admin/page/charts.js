@@ -108,6 +108,11 @@ const rateOf = (step, outcome) => (step[outcome] ?? 0) / (step.seconds || 1);
 const sumOf = (outcome) => steps.reduce((sum, step) => sum + (step[outcome] ?? 0), 0);
 const allOf = (step) => OUTCOMES.reduce((sum, outcome) => sum + (step[outcome] ?? 0), 0);
 
+/** A row of a legend: what it looks like in the chart, and its words. */
+function legendOf(words, ...mark) {
+  return el('li', {}, svg('svg', { viewBox: '0 0 12 12', 'aria-hidden': 'true' }, ...mark), words);
+}
+
 function hatch(id, outcome) {
   return svg(
     'pattern',
@@ -167,16 +172,10 @@ rate.paint = function paint(root, scale) {
     count(sumOf(outcome)),
   ]);
   sync(this.legend, seen, ([outcome, sum]) =>
-    el(
-      'li',
-      {},
-      svg(
-        'svg',
-        { viewBox: '0 0 12 12', 'aria-hidden': 'true' },
-        svg('defs', {}, ...(HATCHED.includes(outcome) ? [hatch(`key-${outcome}`, outcome)] : [])),
-        svg('rect', { width: 12, height: 12, rx: 2, fill: fillOf(outcome, 'key') }),
-      ),
+    legendOf(
       `${word(outcome)} ${sum}`,
+      svg('defs', {}, ...(HATCHED.includes(outcome) ? [hatch(`key-${outcome}`, outcome)] : [])),
+      svg('rect', { width: 12, height: 12, rx: 2, fill: fillOf(outcome, 'key') }),
     ),
   );
 };
@@ -243,20 +242,14 @@ latency.paint = function paint(root, scale) {
   const last = steps.findLast((step) => isNumber(step.p50_ms)) ?? {};
   const items = ['p50_ms', 'p99_ms'].map((name) => [name, isNumber(last[name]) ? duration(last[name]) : '–']);
   sync(this.legend, items, ([name, value]) =>
-    el(
-      'li',
-      {},
-      svg(
-        'svg',
-        { viewBox: '0 0 12 12', 'aria-hidden': 'true' },
-        svg('path', {
-          d: 'M0 6h12',
-          stroke: `var(--${PERCENTILES[name]})`,
-          'stroke-width': 2.5,
-          'stroke-dasharray': name === 'p99_ms' ? '4 2' : '',
-        }),
-      ),
+    legendOf(
       `${PERCENTILES[name]} ${value}`,
+      svg('path', {
+        d: 'M0 6h12',
+        stroke: `var(--${PERCENTILES[name]})`,
+        'stroke-width': 2.5,
+        'stroke-dasharray': name === 'p99_ms' ? '4 2' : '',
+      }),
     ),
   );
 };

@@ -132,21 +132,17 @@ function attributeList(attributes) {
   );
 }
 
+/** How an entry came in. */
+function received(entry, more) {
+  return step('Received', 'by input ', bdi(entry.input, 200), ' at ', timeOf(entry.time, 'exact'), more);
+}
+
 /** The path of an entry: what happened to it, in order. */
 function details(entry, later) {
   const steps = [];
   const attributes = entry.attributes ?? {};
   if (entry.kind === 'rejection') {
-    steps.push(
-      step(
-        'Received',
-        'by input ',
-        bdi(entry.input, 200),
-        ' at ',
-        timeOf(entry.time, 'exact'),
-        entry.path !== undefined && el('span', {}, ', path ', bdi(entry.path)),
-      ),
-    );
+    steps.push(received(entry, entry.path !== undefined && el('span', {}, ', path ', bdi(entry.path))));
     steps.push(
       step(
         'Rejected',
@@ -159,16 +155,7 @@ function details(entry, later) {
   }
   if (entry.kind === 'callback') {
     const signature = entry.signature && (SIGNATURES[entry.signature] ?? word(entry.signature));
-    steps.push(
-      step(
-        'Received',
-        'by input ',
-        bdi(entry.input, 200),
-        ' at ',
-        timeOf(entry.time, 'exact'),
-        signature && `, ${signature}`,
-      ),
-    );
+    steps.push(received(entry, signature && `, ${signature}`));
   } else if (entry.kind === 'published') {
     steps.push(
       step(

@@ -2,11 +2,9 @@
 //!
 //! * They are kept also while nobody listens. Only what fails or is rejected costs anything.
 //! * Failures of events, and what is not accepted as a callback, have [`MOST`] places each, so that strangers cannot
-//!   push
-//!   out failures.
+//!   push out failures.
 //! * What fails for the same reason is of one sort. When there is no place, the oldest entry of the largest sort goes.
-//!   So
-//!   an outage cannot push out a rare dead letter, nor a scan for paths the wrong signature.
+//!   So an outage cannot push out a rare dead letter, nor a scan for paths a wrong signature.
 //! * An entry is at most [`MAX_ENTRY`] bytes, without its payload. Of each sort, at most [`RATE`] are noted in a
 //!   second.
 

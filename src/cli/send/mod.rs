@@ -37,9 +37,9 @@ const INTERRUPTED: u8 = 130;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Exits with 0 if every answer is 200, which is success for Alibaba, with 1 if not, with
-2 for wrong usage, and with 130 after Ctrl-C. Without FILE it posts an upload event. Each callback has an id
-and a time of its own, so that the bridge takes none for a repeat. FILE alone is posted
-as it is.
+2 for wrong usage, and with 130 after Ctrl-C. Without FILE it posts an upload event.
+Each callback has an id and a time of its own, so that the bridge takes none for a
+repeat. FILE alone is posted as it is.
 
 mns://HOST/QUEUE puts callbacks into an MNS queue. The access key is found as that of an
 MNS input: in ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET, or from a
@@ -257,8 +257,7 @@ impl Send {
         }
         let mut report = visible::text(&answer.words).into_owned();
         if let Some((metrics, before)) = before {
-            let after = metrics.counts(http).await.map_err(|error| format!("{report}, but {error}"))?;
-            let counted = compared(metrics, &before, &after, 1).map_err(|error| format!("{report}, but {error}"))?;
+            let counted = counted(http, metrics, &before, 1).await.map_err(|error| format!("{report}, but {error}"))?;
             report = format!("{report}, {counted}");
         }
         print(format!("{report}\n"));
@@ -281,16 +280,16 @@ impl Send {
         let totals = load.run(post).await;
         print(format!("{}\n", totals.report()));
         if let Some((metrics, before)) = before {
-            let after = metrics.counts(http).await?;
-            let counted = compared(metrics, &before, &after, totals.accepted());
-            print(format!("{}\n", visible::text(&counted?)));
+            let counted = counted(http, metrics, &before, totals.accepted()).await?;
+            print(format!("{}\n", visible::text(&counted)));
         }
         finished(&totals)
     }
 }
 
 /// What the metrics have counted. It is an error if that is less than what was accepted, or if it cannot be compared.
-fn compared(metrics: &Metrics, before: &Counts, after: &Counts, accepted: u64) -> Result<String, String> {
+async fn counted(http: &HttpClient, metrics: &Metrics, before: &Counts, accepted: u64) -> Result<String, String> {
+    let after = metrics.counts(http).await?;
     let (url, sums) = (metrics.url(), (before.sum(), after.sum()));
     if after.began_again(before) {
         return Err(format!(
