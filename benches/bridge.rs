@@ -30,6 +30,15 @@ pub(crate) const DATABASE: &str = "spool/spool.db";
 /// How often a starting bridge is asked whether it is ready. This is the precision of measured start times.
 const ASK_EVERY: Duration = Duration::from_millis(1);
 
+/// Who reads the event stream of a bridge.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Watcher {
+    /// `tail`: events only.
+    Tail,
+    /// The page: the state of the bridge too.
+    Page,
+}
+
 /// A running bridge. Dropping it kills it.
 pub(crate) struct Bridge {
     pub(crate) input: SocketAddr,
@@ -78,9 +87,12 @@ impl Bridge {
         Metrics(get(self.admin, "/metrics").expect("a running bridge serves its metrics"))
     }
 
-    /// Reads its event stream for as long as it runs, as `tail` does, or, with the state, as the page does.
-    pub(crate) fn watch(&self, with_state: bool) {
-        let query = if with_state { "?state=true" } else { "" };
+    /// Reads its event stream for as long as it runs.
+    pub(crate) fn watch(&self, watcher: Watcher) {
+        let query = match watcher {
+            Watcher::Tail => "",
+            Watcher::Page => "?state=true",
+        };
         let mut stream = TcpStream::connect(self.admin).expect("a running bridge listens");
         write!(stream, "GET /events{query} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("a running bridge reads");
         std::thread::spawn(move || std::io::copy(&mut stream, &mut std::io::sink()));

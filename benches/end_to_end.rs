@@ -15,11 +15,12 @@
 //!
 //! Environment: BENCH_ROUNDS (5), BENCH_SECONDS of each turn (6), BENCH_WARMUP seconds for each bus (default: 40 for
 //! Kafka, 15 for JetStream), BENCH_CONNECTIONS (64), BENCH_RATE (500), the requests per second in the slow rounds.
-//! BENCH_BASELINE: another build of the program, which then takes its turns too. BENCH_TAIL and BENCH_PAGE: how many
-//! readers of its event stream the bridge has, as `tail` and as the page. The baseline has none, and is this build
-//! unless BENCH_BASELINE names another. The ratio is printed; one of each may cost at most 1.05 times the CPU. `cargo
-//! bench --bench end_to_end -- kafka` measures one bus. With `-- profile`, it prints instead where the CPU time of the
-//! services goes; see [`profile`].
+//! BENCH_BASELINE: another build of the program, which then takes its turns too. `cargo bench --bench end_to_end --
+//! kafka` measures one bus.
+//!
+//! With `-- profile`, it prints instead where the CPU time of the services goes; see [`profile`]. With `-- watched`, it
+//! compares bridges whose event stream is read by `tail`, and by `tail` and the page, with a bridge that nobody watches;
+//! and that with BENCH_BASELINE.
 
 // Benchmarks fail with a panic and print their figures; no other crate sees their items.
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
@@ -39,9 +40,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use bridge::Bridge;
+use bridge::{Bridge, Watcher};
 use broker::{Broker, Bus};
-use goals::report;
+use goals::{Bound, Goal, report, row};
 use load::{Figures, Load, drive};
 use observe::{cpu_time, median, memory, number, peak_memory, run_time, seconds};
 use profile::Budget;
@@ -55,6 +56,9 @@ const WARM_UP_TURN: Duration = Duration::from_secs(5);
 
 /// The argument that asks for the profile.
 const PROFILE: &str = "profile";
+
+/// The argument that asks for the comparison of bridges that are watched.
+const WATCHED: &str = "watched";
 
 /// Connections of the burst, and how long it lasts.
 const BURST: (usize, Duration) = (512, Duration::from_secs(5));
@@ -73,16 +77,6 @@ struct Plan {
     warm_up: Option<Duration>,
     connections: usize,
     rate: u32,
-    watchers: Watchers,
-}
-
-/// Readers of the event stream.
-#[derive(Clone, Copy, Debug, Default)]
-struct Watchers {
-    /// As `tail`.
-    tails: usize,
-    /// As the page.
-    pages: usize,
 }
 
 impl Plan {
@@ -93,7 +87,6 @@ impl Plan {
             warm_up: seconds("BENCH_WARMUP"),
             connections: number("BENCH_CONNECTIONS").unwrap_or(64).max(1),
             rate: number("BENCH_RATE").map_or(500, |rate| u32::try_from(rate.max(1)).expect("a rate within 32 bits")),
-            watchers: Watchers { tails: number("BENCH_TAIL").unwrap_or(0), pages: number("BENCH_PAGE").unwrap_or(0) },
         }
     }
 
@@ -123,8 +116,8 @@ fn main() -> ExitCode {
         println!("end_to_end measures under `cargo bench` only");
         return ExitCode::SUCCESS;
     }
-    let is_profile = arguments.iter().any(|argument| argument == PROFILE);
-    let is_filter = |argument: &&String| !argument.starts_with('-') && *argument != PROFILE;
+    let asks = |word: &str| arguments.iter().any(|argument| argument == word);
+    let is_filter = |argument: &&String| !argument.starts_with('-') && ![PROFILE, WATCHED].contains(&argument.as_str());
     let filters: Vec<&String> = arguments.iter().filter(is_filter).collect();
     let is_wanted = |bus: &Bus| {
         let name = format!("end_to_end/{}", bus.name());
@@ -133,7 +126,11 @@ fn main() -> ExitCode {
     let plan = Plan::from_environment();
     let mut failed = 0;
     for bus in Bus::ALL.into_iter().filter(is_wanted) {
-        failed += if is_profile { profile_all(bus, plan) } else { measure(bus, plan) };
+        failed += match () {
+            () if asks(PROFILE) => profile_all(bus, plan),
+            () if asks(WATCHED) => compare_watched(bus, plan),
+            () => measure(bus, plan),
+        };
     }
     if failed == 0 {
         return ExitCode::SUCCESS;
@@ -170,6 +167,17 @@ impl Driver {
         Figures::new(&tally, cpu)
     }
 
+    /// Loads the services in turns until the figures have settled.
+    fn warm_up(&mut self, services: &[Service], bus: Bus, plan: Plan) {
+        let warm_up = plan.warm_up(bus);
+        eprintln!("{}: warming up for {} s", bus.name(), warm_up.as_secs());
+        let turns = warm_up.as_secs().div_ceil(WARM_UP_TURN.as_secs());
+        for service in services.iter().cycle().take(turns as usize) {
+            let figures = self.turn(service, plan.full(), WARM_UP_TURN);
+            eprintln!("  {:<12}{:>8.0} requests/s", service.name, figures.requests_per_second);
+        }
+    }
+
     /// The figures of all services in alternating turns, a list for each service.
     fn rounds(&mut self, services: &[Service], load: Load, plan: Plan) -> Vec<Vec<Figures>> {
         let mut rounds = vec![Vec::new(); services.len()];
@@ -196,14 +204,11 @@ fn measure(bus: Bus, plan: Plan) -> usize {
     let folder = tempfile::tempdir().expect("the folder for temporary files is writable");
     eprintln!("{}: starting the broker and the services", bus.name());
     let broker = Broker::start(bus, &runtime, &["bridge", "forwarder"]);
-    let start = |name, program: &Path, config, watchers| {
-        start_bridge(name, program, &folder.path().join(name), config, watchers)
-    };
-    let unwatched = Watchers::default();
+    let start = |name, program: &Path, config| start_bridge(name, program, &folder.path().join(name), config, &[]);
     let to_one = || bridge::publish(broker.output());
     // The order does not matter: the services that wait use no CPU.
     let mut services = vec![
-        start("bridge", Path::new(PROGRAM), to_one(), plan.watchers),
+        start("bridge", Path::new(PROGRAM), to_one()),
         start_forwarder(
             "forwarder",
             &std::env::current_exe().expect("a program knows its path"),
@@ -212,20 +217,11 @@ fn measure(bus: Bus, plan: Plan) -> usize {
         ),
         start_forwarder("jemalloc", &forwarder_with_our_allocator(), &broker, folder.path()),
     ];
-    let is_watched = plan.watchers.tails + plan.watchers.pages > 0;
-    let baseline = std::env::var_os("BENCH_BASELINE").or_else(|| is_watched.then(|| PROGRAM.into()));
-    if let Some(baseline) = baseline {
-        services.push(start("baseline", Path::new(&baseline), to_one(), unwatched));
+    if let Some(baseline) = std::env::var_os("BENCH_BASELINE") {
+        services.push(start("baseline", Path::new(&baseline), to_one()));
     }
     let mut driver = Driver { runtime, failed: 0 };
-    let warm_up = plan.warm_up(bus);
-    eprintln!("{}: warming up for {} s", bus.name(), warm_up.as_secs());
-    let turns = warm_up.as_secs().div_ceil(WARM_UP_TURN.as_secs());
-    for index in 0..turns {
-        let service = &services[index as usize % services.len()];
-        let figures = driver.turn(service, plan.full(), WARM_UP_TURN);
-        eprintln!("  {:<12}{:>8.0} requests/s", service.name, figures.requests_per_second);
-    }
+    driver.warm_up(&services, bus, plan);
     let full = driver.rounds(&services, plan.full(), plan);
     let slow = driver.rounds(&services, plan.slow(), plan);
     println!(
@@ -253,13 +249,9 @@ fn measure(bus: Bus, plan: Plan) -> usize {
     report(&format!("{title}: requests per second, ×"), &ratios(&full, 0, RATE));
     report(&format!("{title}: p99, ×"), &ratios(&full, 0, P99));
     report(&format!("{title}: CPU per event at 500 events/s, ×"), &ratios(&slow, 0, CPU));
-    if is_watched {
-        let ratios = full[0].iter().zip(&full[3]).map(|(watched, baseline)| CPU(watched) / CPU(baseline));
-        println!("{title}: CPU per event with readers against the baseline, ×: {:.2}", median(ratios.collect()));
-    }
     drop(services);
 
-    let lean = start("lean", Path::new(PROGRAM), to_one().set(NO_IDS), unwatched);
+    let lean = start("lean", Path::new(PROGRAM), to_one().set(NO_IDS));
     driver.turn(&lean, plan.full(), plan.turn * 2);
     let peak = peak_memory(&lean.process);
     driver.turn(&lean, Load::of(BURST.0), BURST.1);
@@ -274,7 +266,7 @@ fn measure(bus: Bus, plan: Plan) -> usize {
             }
         }
         let to_many = broker.output().to("bus", "bench.topic.{subject}").set(NO_IDS);
-        let many = start("topics", Path::new(PROGRAM), to_many, unwatched);
+        let many = start("topics", Path::new(PROGRAM), to_many);
         let pair = [many, lean];
         let few_ids = Load { ids: Some(ids), ..plan.full() };
         // A producer and its broker need about half a minute to learn so many topics.
@@ -288,6 +280,38 @@ fn measure(bus: Bus, plan: Plan) -> usize {
     driver.failed
 }
 
+/// Compares bridges that are watched with one that nobody watches. Returns how many requests failed.
+fn compare_watched(bus: Bus, plan: Plan) -> usize {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let folder = tempfile::tempdir().expect("the folder for temporary files is writable");
+    let broker = Broker::start(bus, &runtime, &["bridge"]);
+    let start = |name, program: &Path, watchers: &[Watcher]| {
+        start_bridge(name, program, &folder.path().join(name), bridge::publish(broker.output()), watchers)
+    };
+    let own = Path::new(PROGRAM);
+    let mut services = vec![
+        start("nobody", own, &[]),
+        start("tail", own, &[Watcher::Tail]),
+        start("tail, page", own, &[Watcher::Tail, Watcher::Page]),
+    ];
+    if let Some(baseline) = std::env::var_os("BENCH_BASELINE") {
+        services.push(start("baseline", Path::new(&baseline), &[]));
+    }
+    let mut driver = Driver { runtime, failed: 0 };
+    driver.warm_up(&services, bus, plan);
+    let full = driver.rounds(&services, plan.full(), plan);
+    let ratios = |one: usize, other: usize| -> Vec<f64> {
+        full[one].iter().zip(&full[other]).map(|(one, other)| CPU(one) / CPU(other)).collect()
+    };
+    report("CPU per event with one `tail` against nobody, ×", &ratios(1, 0));
+    report("CPU per event with one `tail` and the page against nobody, ×", &ratios(2, 0));
+    if services.len() > 3 {
+        let goal = Goal { name: "CPU per event with nobody against the baseline, ×", bound: Bound::Any };
+        print!("{}", row(&goal, &ratios(0, 3)));
+    }
+    driver.failed
+}
+
 /// Prints where the CPU time of the services goes. Returns how many requests failed.
 fn profile_all(bus: Bus, plan: Plan) -> usize {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -295,7 +319,7 @@ fn profile_all(bus: Bus, plan: Plan) -> usize {
     let broker = Broker::start(bus, &runtime, &["bridge", "forwarder"]);
     let own = std::env::current_exe().expect("a program knows its path");
     let start = |name, program: &Path| {
-        start_bridge(name, program, &folder.path().join(name), bridge::publish(broker.output()), Watchers::default())
+        start_bridge(name, program, &folder.path().join(name), bridge::publish(broker.output()), &[])
     };
     let mut services =
         vec![start("bridge", Path::new(PROGRAM)), start_forwarder("forwarder", &own, &broker, folder.path())];
@@ -364,12 +388,11 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_apsara-bridge");
 /// No window of ids.
 const NO_IDS: &str = "dedupe.window = '0s'";
 
-fn start_bridge(name: &'static str, program: &Path, folder: &Path, config: Config, watchers: Watchers) -> Service {
+fn start_bridge(name: &'static str, program: &Path, folder: &Path, config: Config, watchers: &[Watcher]) -> Service {
     std::fs::create_dir_all(folder).expect("the folder for temporary files is writable");
     let bridge = Bridge::start_program(program, folder, config);
     bridge.wait_direct();
-    (0..watchers.tails).for_each(|_| bridge.watch(false));
-    (0..watchers.pages).for_each(|_| bridge.watch(true));
+    watchers.iter().for_each(|watcher| bridge.watch(*watcher));
     Service { name, address: bridge.input, process: bridge.process }
 }
 

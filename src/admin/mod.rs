@@ -188,12 +188,13 @@ struct Health {
 
 impl Health {
     fn readiness(&self) -> Readiness {
-        let misconfigured = self.misconfigured.names();
+        let misconfigured = self.misconfigured.reasons();
         let disconnected = self.bridge.disconnected().join(", ");
         let (is_ready, words) = if self.not_ready.is_cancelled() {
             (false, "stopping".to_owned())
         } else if !misconfigured.is_empty() {
-            (false, format!("misconfigured inputs: {}; see the log", misconfigured.join(", ")))
+            let names: Vec<&str> = misconfigured.keys().map(String::as_str).collect();
+            (false, format!("misconfigured inputs: {}; see the log", names.join(", ")))
         } else if disconnected.is_empty() {
             (true, "ready".to_owned())
         } else if self.bridge.can_spool() {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use time::OffsetDateTime;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -36,7 +36,7 @@ struct Inner {
     ended: u64,
     last: Sample,
     taken: Instant,
-    /// Counts of each route at some times of the last 15 minutes, the oldest first.
+    /// Counts of each route at some times of the last 15 minutes, the oldest first. Of removed routes, the last one.
     routes: FxHashMap<String, VecDeque<u64>>,
 }
 
@@ -160,7 +160,11 @@ impl History {
         inner.ended += 1;
         if inner.ended.is_multiple_of(ROUTES_EVERY) {
             let routes = &mut inner.routes;
-            routes.retain(|name, _| rules.router.routes().iter().any(|route| route.name == *name));
+            // A counter goes on when a route with the name of a removed one is added, so the last count of each stays.
+            let present: FxHashSet<&str> = rules.router.routes().iter().map(|route| route.name.as_str()).collect();
+            for (_, counts) in routes.iter_mut().filter(|(name, _)| !present.contains(name.as_str())) {
+                counts.drain(..counts.len().saturating_sub(1));
+            }
             for (name, matched) in rules.matches() {
                 let counts = match routes.get_mut(name) {
                     Some(counts) => counts,
@@ -215,7 +219,7 @@ mod tests {
     use crate::event::DEFAULT_TYPE_PREFIX;
     use crate::route::{Action, Route, Router};
 
-    fn rules(metrics: &Metrics) -> Rules {
+    fn rules(metrics: &Metrics, routes: &[&str]) -> Rules {
         let route = |name: &str| Route {
             name: name.to_owned(),
             matches: Vec::new(),
@@ -223,7 +227,7 @@ mod tests {
             action: Action::Drop,
             continue_matching: true,
         };
-        let router = Router::new(vec![route("a"), route("b")]).expect("valid routes");
+        let router = Router::new(routes.iter().map(|name| route(name)).collect()).expect("valid routes");
         let normalizer = Normalizer::new(Catalogue::built_in().expect("a catalogue"), DEFAULT_TYPE_PREFIX);
         Rules::new(normalizer, router, None, metrics)
     }
@@ -231,7 +235,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_step_is_what_came_in_it() {
         let metrics = Metrics::new().expect("a valid table");
-        let (rules, history) = (rules(&metrics), History::default());
+        let (rules, history) = (rules(&metrics, &["a", "b"]), History::default());
         let end = |at: i64| {
             let time = OffsetDateTime::from_unix_timestamp(at).expect("a time");
             history.end_step(Sample::of(&metrics), &rules, time);
@@ -269,7 +273,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_history_is_bounded_and_routes_have_recent_counts() {
         let metrics = Metrics::new().expect("a valid table");
-        let (rules, history) = (rules(&metrics), History::default());
+        let (rules, history) = (rules(&metrics, &["a", "b"]), History::default());
         let matched = metrics.route_matches_total.with_label_values(&["a"]);
         let recent = || history.recent(rules.matches());
         matched.inc_by(5);
@@ -281,6 +285,24 @@ mod tests {
         assert_eq!(recent(), [0, 0], "that was long ago");
         matched.inc_by(2);
         assert_eq!(recent(), [2, 0]);
+    }
+
+    #[test]
+    fn a_route_that_is_added_again_has_no_recent_counts_of_its_first_life() {
+        let metrics = Metrics::new().expect("a valid table");
+        let (both, one, history) = (rules(&metrics, &["a", "b"]), rules(&metrics, &["b"]), History::default());
+        let end_minutes = |rules: &Rules, minutes: u64| {
+            for _ in 0..minutes * ROUTES_EVERY {
+                history.end_step(Sample::of(&metrics), rules, OffsetDateTime::UNIX_EPOCH);
+            }
+        };
+        metrics.route_matches_total.with_label_values(&["a"]).inc_by(5);
+        end_minutes(&both, 2);
+        end_minutes(&one, 60);
+        assert_eq!(history.recent(both.matches()), [0, 0]);
+        metrics.route_matches_total.with_label_values(&["a"]).inc_by(2);
+        end_minutes(&both, 1);
+        assert_eq!(history.recent(both.matches()), [2, 0]);
     }
 
     #[test]

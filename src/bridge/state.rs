@@ -68,8 +68,8 @@ pub struct Readiness {
     pub is_ready: bool,
     /// That, or why not, in words.
     pub words: String,
-    /// The inputs that receive nothing until a person changes something.
-    pub misconfigured: Vec<String>,
+    /// The inputs that receive nothing until a person changes something, and why.
+    pub misconfigured: BTreeMap<String, String>,
 }
 
 impl Bridge {
@@ -173,7 +173,7 @@ impl Bridge {
         }
     }
 
-    fn input_states(&self, parts: &Parts, misconfigured: &[String]) -> Vec<InputState> {
+    fn input_states(&self, parts: &Parts, misconfigured: &BTreeMap<String, String>) -> Vec<InputState> {
         let mut states: Vec<InputState> = parts.inputs.iter().map(|input| input_state(input, misconfigured)).collect();
         let metrics = &self.metrics;
         let of = |states: &mut Vec<InputState>, name: &str| states.iter().position(|state| state.name == name);
@@ -312,11 +312,13 @@ fn spool_state(store: &Store, metrics: &Metrics) -> SpoolState {
     }
 }
 
-fn input_state(input: &InputFacts, misconfigured: &[String]) -> InputState {
+fn input_state(input: &InputFacts, misconfigured: &BTreeMap<String, String>) -> InputState {
+    let message = misconfigured.get(&input.name);
     InputState {
         name: input.name.clone(),
         input_kind: input.kind.to_owned(),
-        state: if misconfigured.contains(&input.name) { "misconfigured" } else { "accepting" }.to_owned(),
+        state: if message.is_some() { "misconfigured" } else { "accepting" }.to_owned(),
+        message: message.map(short),
         origin: short(&input.origin),
         places: input.places.iter().take(MAX_PLACES).map(short).collect(),
         last_event: None,

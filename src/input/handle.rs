@@ -1,6 +1,6 @@
 //! What an input knows of the rest: where callbacks go, how long it runs, and where it reports.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,19 +11,22 @@ use crate::bridge::{Admission, Arriving, Bridge, Callback, InputSeries, Outcome}
 use crate::dialect::NotACallback;
 use crate::telemetry::metrics::Metrics;
 
-/// The inputs that receive nothing until a person changes something.
+/// The inputs that receive nothing until a person changes something, and why.
 #[derive(Clone, Debug, Default)]
-pub struct Misconfigured(Arc<Mutex<BTreeSet<String>>>);
+pub struct Misconfigured(Arc<Mutex<BTreeMap<String, String>>>);
 
 impl Misconfigured {
-    /// Their names.
-    pub fn names(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    /// Their names, and why.
+    pub fn reasons(&self) -> BTreeMap<String, String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, input: &str, is_misconfigured: bool) -> bool {
-        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_misconfigured { names.insert(input.to_owned()) } else { names.remove(input) }
+    fn set(&self, input: &str, why: Option<&str>) -> bool {
+        let mut reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match why {
+            Some(why) => reasons.insert(input.to_owned(), why.to_owned()).is_none(),
+            None => reasons.remove(input).is_some(),
+        }
     }
 }
 
@@ -104,9 +107,10 @@ impl InputHandle {
         self.bridge.metrics()
     }
 
-    /// Reports whether the input receives nothing until a person changes something. Returns whether that is new.
-    pub fn set_misconfigured(&self, is_misconfigured: bool) -> bool {
-        self.misconfigured.set(self.name(), is_misconfigured)
+    /// Reports why the input receives nothing until a person changes something, if that is so. Returns whether it was
+    /// otherwise before.
+    pub fn set_misconfigured(&self, why: Option<&str>) -> bool {
+        self.misconfigured.set(self.name(), why)
     }
 
     /// Cancelled when no more callbacks may be accepted. Those in flight are finished.

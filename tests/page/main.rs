@@ -128,6 +128,7 @@ async fn the_filter_finds_events() {
     shows("route=failures", &["beta", "delta-one"]);
     shows("topic=media.failed", &["beta", "delta-one"]);
     shows("outcome!=published", &[]);
+    shows("constructor=x", &[]);
     page.wait("#live .empty", "Nothing here matches the filter.");
 
     // The bridge tests the condition too, and the stream continues.
@@ -205,12 +206,17 @@ async fn both_themes_and_widths_are_accessible() {
         stage.post(String::from_utf8(body).expect("UTF-8")).await;
     }
     stage.nats.shut_down();
+    stage.post(callback_of("FileUploadComplete", "success", &"unseen".repeat(100))).await;
     page.open(stage.bridge.admin);
     page.wait("#sentence", "is unavailable");
     for (number, media) in ["a", "b"].into_iter().enumerate() {
         assert_eq!(stage.post(callback_of("FileUploadComplete", "success", media)).await, 200);
         page.wait_within(SOON, &format!("{FAILURES} >> nth={number}"), "");
     }
+    // Nobody measured how long it took.
+    page.click(&format!("{FAILURES}:has-text('unseen')"));
+    page.wait("#failures .path", "nats / media.vod: spooled (route all)");
+    assert_eq!(page.axe(), [""; 0]);
     for theme in [Theme::Light, Theme::Dark] {
         for width in [PHONE, 800, SCREEN] {
             page.open_as(stage.bridge.admin, width, theme);
@@ -298,7 +304,7 @@ async fn a_thousand_events_per_second_leave_it_usable() {
         let sender = Arc::new(Alibaba::new(stage.bridge.input));
         async move {
             let next = move |number: usize| {
-                (number < 12 * rate as usize).then(|| sender::Callback {
+                (number < 20 * rate as usize).then(|| sender::Callback {
                     dialect: Dialect::Vod,
                     body: callback(&format!("m{number}")).into(),
                     is_twin: false,
@@ -322,10 +328,23 @@ async fn a_thousand_events_per_second_leave_it_usable() {
         page.wait("#live .empty", "Nothing here matches the filter.");
         page.filter("m1");
         page.wait(LIVE, "m1");
+        page.filter("needle");
+    });
+    // What a filter finds stays, however many others come.
+    assert_eq!(stage.post(callback("needle")).await, 200);
+    page.wait(LIVE, "needle");
+    let dropped = r#"apsara_bridge_callbacks_total{input="http",outcome="dropped"}"#;
+    let before = stage.bridge.metric(dropped).await;
+    eventually("many others", SOON, async || (stage.bridge.metric(dropped).await > before + 1_000.0).then_some(()))
+        .await;
+    page.wait("#live .held", "1 entry that match");
+    page.wait(LIVE, "needle");
+    tokio::task::block_in_place(|| {
         page.filter("");
         page.wait("#live .held", "The newest 100 of 400.");
     });
-    let accepted = sending.await.expect("it does not panic").into_iter().filter(|accepted| *accepted).count();
+    // And the needle.
+    let accepted = 1 + sending.await.expect("it does not panic").into_iter().filter(|accepted| *accepted).count();
     let gap = page.gap();
     println!("with {rate} events/s, of which {accepted} were accepted, the longest pause of the page was {gap:?}");
     assert!(gap < GROSS, "the page did not react for {gap:?}");
@@ -345,6 +364,12 @@ async fn a_reload_and_a_restart_are_shown() {
     stage.bridge.reload(&other.to_string());
     page.wait("#live .mark", "The configuration was reloaded.");
     page.wait("#routes", "renamed");
+    let filtered =
+        config.clone().routes([Route::new("renamed").when("status = 'success'").to("nats", "media.{dialect}")]);
+    stage.bridge.reload(&filtered.to_string());
+    page.wait("#routes", "status = success");
+    stage.bridge.reload(&other.to_string());
+    page.wait("#routes", "every event");
     assert_eq!(page.count("#routes > li"), 1);
     page.live();
     stage.post(callback_of("FileUploadComplete", "success", "reloaded")).await;

@@ -261,5 +261,8 @@ function takeSteps(history, isWhole) {
   const first = fresh.length ? Date.parse(fresh[0].time) - fresh[0].seconds * 1000 : Infinity;
   const kept = isWhole ? steps.filter((step) => Date.parse(step.time) < first + 1000) : steps;
   const oldest = nowOfBridge() - WINDOW_S * 1000;
-  steps = [...kept, ...fresh].filter((step) => Date.parse(step.time) > oldest).slice(-200);
+  // The clock of the bridge can be set back.
+  const newest = nowOfBridge() + 5_000;
+  const isInWindow = (step) => Date.parse(step.time) > oldest && Date.parse(step.time) < newest;
+  steps = [...kept, ...fresh].filter(isInWindow).slice(-200);
 }

@@ -4,6 +4,8 @@ const connection = { state: 'connecting', failures: 0, lastByte: 0, lostAt: 0, r
 let abort = new AbortController();
 let isDirty = false;
 let timer;
+let waited = 0; // how often the page has waited for its own place
+let isStateKnown = true; // whether the state that is shown is the present one
 
 function mark(text) {
   live.add({ kind: 'mark', time: new Date(nowOfBridge()).toISOString(), text });
@@ -25,6 +27,12 @@ function showConnection() {
           : `Lost: retrying in ${seconds} s`,
   );
   $('retry').hidden = now !== 'lost';
+  const isKnown = now === 'live' || now === 'connecting';
+  if (isKnown !== isStateKnown) {
+    isStateKnown = isKnown;
+    if (state) drawVerdict();
+    else document.title = isKnown ? 'apsara-bridge' : '? Not connected – apsara-bridge';
+  }
   const isShown = now !== 'live' && why !== '';
   $('trouble').hidden = !isShown;
   if (isShown) say($('trouble'), `${why}${state ? ` What is below is from ${clock(state.time)}.` : ''}`);
@@ -53,8 +61,8 @@ async function refusal(response) {
 
 function otherVersion(hello) {
   const isOther = hello.version !== VERSION || hello.format !== FORMAT;
+  $('other-version').hidden = !isOther;
   if (!isOther) return;
-  $('other-version').hidden = false;
   say(
     $('other-version-text'),
     `Another version of the bridge answers now: ${cut(String(hello.version), 60)}. This page belongs to ${VERSION}:`
@@ -68,7 +76,6 @@ function take(entry, raw, run) {
     case 'hello':
       otherVersion(entry);
       if (entry.format !== FORMAT) throw Object.assign(new Error('format'), { isFinal: true });
-      failures.clear();
       isFirstState = true;
       typePrefix = entry.type_prefix ?? typePrefix;
       break;
@@ -79,12 +86,18 @@ function take(entry, raw, run) {
     case 'rejection':
     case 'published':
     case 'dead_letter': {
-      if (entry.kind === 'callback') entry.raw = raw;
-      else entry.raw = '';
+      entry.characters = raw.length;
+      if (entry.payload !== undefined) {
+        // A part of a text keeps all of it in memory, and `raw` is part of all that came with it. Joining makes a copy.
+        entry.rawPayload = ` ${rawValue(raw, 'payload')}`.slice(1);
+        entry.payload = undefined;
+      }
+      entry.hasShownPayloads = state?.show_payloads;
       if (entry.kind === 'rejection') entry.outcome = 'not_accepted';
       if (entry.kind === 'published') entry.outcome = 'published';
       if (entry.kind === 'dead_letter') entry.outcome = 'dead_lettered';
       if (!entry.past) live.add(entry);
+      entry.sort = sortOf(entry);
       const isFailure = ['spooled', 'dead_lettered', 'refused', 'not_accepted'].includes(entry.outcome);
       if (entry.past || isFailure) failures.add(entry);
       break;
@@ -115,20 +128,40 @@ function take(entry, raw, run) {
   isDirty = true;
 }
 
+function parse(message) {
+  try {
+    return JSON.parse(message);
+  } catch (error) {
+    const why = 'Something answers that does not send what this page understands. It may not be the bridge.';
+    throw Object.assign(error, { why });
+  }
+}
+
 /** Reads one stream to its end. Returns why it ended. */
 async function read(signal) {
   const run = { end: undefined };
+  let isLate = false;
+  const late = setTimeout(() => {
+    isLate = true;
+    if (abort.signal === signal) abort.abort();
+  }, ANSWER_WITHIN_MS);
   const response = await fetch(`events?${queryOf(filter)}`, {
     signal,
     headers: { accept: 'text/event-stream' },
     cache: 'no-store',
-  });
+  })
+    .catch((error) => {
+      const why = `No answer came within ${ANSWER_WITHIN_MS / 1000} seconds. A browser opens only six connections to one`
+        + ' address: if several tabs show this page, close one.';
+      throw isLate ? Object.assign(error, { why }) : error;
+    })
+    .finally(() => clearTimeout(late));
   if (response.status === 400 && filter.conditions.length && !filter.isOnlyHere) {
     say($('filter-problem'), `The bridge does not accept this filter: ${cut((await response.text()).trim(), 400)}`);
     return 'condition';
   }
   if (!response.ok || !response.headers.get('content-type')?.startsWith('text/event-stream')) {
-    throw Object.assign(new Error('refused'), { why: await refusal(response) });
+    throw Object.assign(new Error('refused'), { why: await refusal(response), status: response.status });
   }
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = '';
@@ -146,7 +179,7 @@ async function read(signal) {
     for (let end = text.indexOf('\n\n'); end >= 0; end = text.indexOf('\n\n', start)) {
       const message = text.slice(start, end);
       start = end + 2;
-      if (message.startsWith('data: ')) take(JSON.parse(message.slice(6)), message.slice(6), run);
+      if (message.startsWith('data: ')) take(parse(message.slice(6)), message.slice(6), run);
     }
     text = text.slice(start);
   }
@@ -176,7 +209,14 @@ async function connect() {
       return showConnection();
     }
     why = error.why ?? '';
+    // The place of the stream that this page has just left becomes free soon.
+    if (error.status === 503 && connection.state === 'live' && abort.signal === signal && waited < 10) {
+      waited += 1;
+      timer = setTimeout(connect, 200);
+      return undefined;
+    }
   }
+  waited = 0;
   if (signal.aborted && abort.signal !== signal) return undefined; // somebody else connects already
   if (end === 'condition') {
     filter.isOnlyHere = true;

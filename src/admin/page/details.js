@@ -60,7 +60,7 @@ function indent(json) {
 }
 
 function payloadOf(entry) {
-  const raw = rawValue(entry.raw, 'payload');
+  const raw = entry.rawPayload;
   if (raw === undefined) return undefined;
   return raw.startsWith('"') ? JSON.parse(raw) : indent(raw);
 }
@@ -93,7 +93,7 @@ function destination(each) {
       bdi(each.output, 200),
       ' / ',
       bdi(each.topic, 600),
-      `: ${word(each.result)} after ${duration(each.took_ms)}`,
+      `: ${word(each.result)}${isNumber(each.took_ms) ? ` after ${duration(each.took_ms)}` : ''}`,
       el('span', { class: 'muted' }, ' (route ', bdi(each.route, 200), ')'),
       failed
         && el(
@@ -126,7 +126,7 @@ function attributeList(attributes) {
         );
       return [
         el('dt', {}, bdi(name)),
-        el('dd', { tabindex: value.length > 1000 ? '0' : undefined }, bdi(value), filter),
+        el('dd', { tabindex: value.length > 200 ? '0' : undefined }, bdi(value), filter),
       ];
     }),
   );
@@ -259,8 +259,8 @@ function details(entry, later) {
       ),
     );
   } else if (entry.kind === 'callback' && state) {
-    const why = !state.show_payloads
-      ? 'admin.show_payloads is false'
+    const why = !entry.hasShownPayloads
+      ? `admin.show_payloads ${state.show_payloads ? 'was' : 'is'} false`
       : entry.past
         ? 'it is not kept for past events'
         : 'it is larger than 64 KiB';

@@ -40,14 +40,24 @@ function cells(entry) {
   };
 }
 
+/** What an entry has in common with others of its sort. */
+const sortOf = ({ kind, input, outcome, reason }) => (kind === 'rejection' ? `${input} ${reason}` : `${outcome} ${reason}`);
+
+/** What tells an entry from others, also when the bridge sends it again as one of the past. */
+const identityOf = ({ kind, time, input, output, topic, path, reason, attributes }) =>
+  JSON.stringify([kind, time, input, output, topic, path, reason?.slice(0, 40), attributes?.id]);
+
+/** A list that is fair keeps rare sorts of entries when a frequent one needs room. */
 class List {
-  constructor(section, empty) {
+  constructor(section, empty, isFair) {
     this.entries = []; // newest last
+    this.isFair = isFair;
     this.characters = 0;
     this.open = new Map(); // from entries to whether their details are shown
     this.rows = new Map(); // from entries to elements
     this.limit = SHOWN;
     this.isPaused = false;
+    this.hasLeftOut = false; // whether entries came that the filter does not find
     this.frozen = undefined; // what is shown while the list is held
     this.arrivals = [];
     this.left = { total: 0, latest: 0 };
@@ -102,23 +112,35 @@ class List {
   }
 
   add(entry) {
-    entry.number = numbered += 1;
-    this.entries.push(entry);
-    this.characters += entry.raw?.length ?? 0;
-    if (entry.kind !== 'mark' && !entry.past) this.arrivals.push(performance.now());
-    let gone = 0;
-    while (this.entries.length - gone > KEPT || (this.characters > KEPT_CHARACTERS && gone < this.entries.length - 1)) {
-      this.characters -= this.entries[gone].raw?.length ?? 0;
-      gone += 1;
+    // Among many others, what the filter finds would soon have to go.
+    if (entry.kind !== 'mark' && !fits(filter, entry)) {
+      this.hasLeftOut = true;
+      return;
     }
-    if (gone) this.entries.splice(0, gone);
+    entry.number = numbered += 1;
+    if (entry.past) {
+      const identity = identityOf(entry);
+      if (this.entries.some((other) => identityOf(other) === identity)) return;
+      const before = this.entries.findLastIndex((other) => other.time <= entry.time);
+      this.entries.splice(before + 1, 0, entry);
+    } else {
+      this.entries.push(entry);
+      if (entry.kind !== 'mark') this.arrivals.push(performance.now());
+    }
+    this.characters += entry.characters ?? 0;
+    while (this.entries.length > KEPT || (this.characters > KEPT_CHARACTERS && this.entries.length > 1)) {
+      const [gone] = this.entries.splice(this.isFair ? this.oldestOfMost() : 0, 1);
+      this.characters -= gone.characters ?? 0;
+    }
     if (this.arrivals.length > KEPT) this.arrivals.splice(0, this.arrivals.length - KEPT);
   }
 
-  clear() {
-    this.entries = [];
-    this.characters = 0;
-    if (!this.open.size) this.frozen = undefined;
+  /** Where the oldest entry of the most frequent sort is. */
+  oldestOfMost() {
+    const counts = new Map();
+    for (const { sort } of this.entries) counts.set(sort, (counts.get(sort) ?? 0) + 1);
+    const [most] = [...counts].reduce((one, other) => (other[1] > one[1] ? other : one));
+    return this.entries.findIndex(({ sort }) => sort === most);
   }
 
   /** Why the list does not move at present. */
@@ -272,5 +294,6 @@ const live = new List(
 const failures = new List(
   $('failures'),
   'No failure and no rejection is kept. The last 100 of each are, also while nobody watches.',
+  true,
 );
 const lists = [live, failures];

@@ -13,6 +13,7 @@ const KEPT_CHARACTERS = 8_000_000; // of the messages of these entries
 const SHOWN = 100; // rows in a list, and how many more a press on "Show more" adds
 const LONGEST_CELL = 200; // characters of a text in a row
 const DRAW_EVERY_MS = 250;
+const ANSWER_WITHIN_MS = 10_000;
 const SILENT_AFTER_MS = 25_000; // the bridge sends something every 10 s
 const PAUSES_S = [1, 2, 4, 8, 15]; // before the next tries to connect
 const WINDOW_S = 900;

@@ -16,8 +16,12 @@ function setFilter(text) {
   clearTimeout(typing);
   // The bridge tests the condition too, so that rare events are found among many.
   typing = setTimeout(() => {
-    if (queryOf(filter) === sentQuery) return;
+    if (queryOf(filter) === sentQuery && !lists.some((list) => list.hasLeftOut)) return;
     sentQuery = queryOf(filter);
+    // The bridge sends the failures again that it has kept.
+    lists.forEach((list) => {
+      list.hasLeftOut = false;
+    });
     connect();
   }, 500);
 }

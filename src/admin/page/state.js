@@ -3,6 +3,7 @@
 let state;
 let recent = []; // the last seconds: [time, callbacks since the start, rejected since the start]
 let definitions = [];
+let definedAt; // the time of the state that had them
 let isStateDrawn = true;
 let isFirstState = true; // the next one is the first of its stream
 let announced = '';
@@ -25,11 +26,16 @@ function takeState(entry) {
     mark('The configuration was reloaded. Later events follow the new rules.');
   }
   isFirstState = false;
-  if (entry.whole) definitions = (entry.routes ?? []).map((route) => route.definition);
+  if (entry.whole) {
+    definitions = (entry.routes ?? []).map((route) => route.definition);
+    definedAt = entry.time;
+  }
   typePrefix = entry.type_prefix ?? typePrefix;
   takeSteps(entry.history, entry.whole);
   state = entry;
   const accepted = totalOf(entry.totals?.outcomes);
+  // The clock of the bridge was set back.
+  if (recent.length && Date.parse(entry.time) < recent.at(-1)[0]) recent = [];
   recent.push([Date.parse(entry.time), accepted, entry.totals?.rejected ?? 0]);
   recent = recent.filter(([time]) => time > Date.parse(entry.time) - 5500);
   isStateDrawn = false;
@@ -166,11 +172,18 @@ function allWell() {
 function drawVerdict() {
   const found = problems();
   const [first, ...others] = found;
-  const level = first?.level ?? 'ok';
+  const level = isStateKnown ? (first?.level ?? 'ok') : 'unknown';
   $('verdict').dataset.level = level;
   morph(
     $('sentence'),
-    el('h1', { id: 'sentence' }, icon(LEVEL_ICON[level]), ...(first ? first.parts : allWell()), '.'),
+    el(
+      'h1',
+      { id: 'sentence' },
+      icon(LEVEL_ICON[level]),
+      isStateKnown ? '' : `At ${clock(state.time)}: `,
+      ...(first ? first.parts : allWell()),
+      '.',
+    ),
   );
   const lines = el(
     'ul',
@@ -186,8 +199,9 @@ function drawVerdict() {
     announced = key;
     say($('announcement'), $('sentence').textContent);
   }
-  document.title = first
-    ? `${level === 'bad' ? '✕' : '!'} ${cut($('sentence').textContent, 80)} – apsara-bridge`
+  const sign = { unknown: '?', bad: '✕', warn: '!' }[level];
+  document.title = sign
+    ? `${sign} ${cut(isStateKnown ? $('sentence').textContent : 'Not connected', 80)} – apsara-bridge`
     : 'apsara-bridge';
 }
 
@@ -403,7 +417,7 @@ function drawRoutes() {
     ...route,
     definition: undefined,
     index,
-    of: definitions[index]?.action,
+    definedAt,
   }));
   sync($('routes'), routes, (route) => {
     const definition = definitions[route.index] ?? {};

@@ -328,6 +328,9 @@ pub struct InputState {
     pub input_kind: String,
     /// `accepting`, or `misconfigured` if it receives nothing until a person changes something.
     pub state: String,
+    /// Why it is misconfigured.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub message: Option<String>,
     /// The address or the queue that callbacks come from.
     pub origin: String,
     /// The paths of its endpoints, or the name of its queue.

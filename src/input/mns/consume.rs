@@ -230,7 +230,7 @@ impl Consumer {
 
     fn report_success(&self) {
         self.throttle.reset();
-        if self.handle.set_misconfigured(false) {
+        if self.handle.set_misconfigured(None) {
             tracing::info!(input = %self.handle.name(), "receiving from the queue works again");
         }
     }
@@ -240,7 +240,7 @@ impl Consumer {
         let queue = self.queue.address.queue.as_str();
         let is_due = self.throttle.is_due(&error.message);
         if error.kind == MnsErrorKind::Misconfigured {
-            self.handle.set_misconfigured(true);
+            self.handle.set_misconfigured(Some(&error.message));
             if is_due {
                 tracing::error!(
                     input = %self.handle.name(),
