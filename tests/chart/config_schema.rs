@@ -3,6 +3,8 @@
 //! It is less strict than the schema for editors: the chart and the program have sentences for what is missing, a part of
 //! the configuration may be in a ConfigMap of the user, and the program checks kinds that the chart does not know.
 
+use std::sync::Mutex;
+
 use apsara_bridge::config;
 use serde_json::{Map, Value, json};
 
@@ -11,7 +13,10 @@ use crate::support::generated;
 use crate::support::kubernetes::helm;
 
 /// The last definition of the schema of the values, which is generated.
-const NAME: &str = "    \"generatedConfig\": ";
+pub const NAME: &str = "    \"generatedConfig\": ";
+
+/// Held by a test that writes its part of the schema.
+pub static FILE: Mutex<()> = Mutex::new(());
 
 /// Mistakes below `config`, and a part of the message.
 const MISTAKES: &[(&str, &str)] = &[
@@ -38,6 +43,7 @@ const MISTAKES: &[(&str, &str)] = &[
 #[test]
 fn the_schema_of_the_configuration_is_generated() {
     let path = "charts/apsara-bridge/values.schema.json";
+    let _one = FILE.lock();
     let present = std::fs::read_to_string(crate::support::repository(path)).expect("the chart has a schema");
     let (by_hand, _) = present.split_once(NAME).expect("it ends in the generated definition");
     let schema = serde_json::to_string_pretty(&of_values()).expect("JSON").replace('\n', "\n    ");

@@ -2,8 +2,8 @@
 //! server, and what it renders really run.
 //!
 //! Layout: [`rendered`] what helm makes of a values file; `install` the life of a release on the server; `refused` the
-//! values and changes that the chart says no to; `config_schema` mistakes below `config`; `references` what the objects
-//! say of one another; `papers` lint, unit tests, README, schema, rules, package; `alerts` the alerts and their values;
+//! values and changes that the chart says no to; `config_schema` mistakes below `config`; `kubernetes_schema` wrong types
+//! in fields of Kubernetes; `scaling` the query that keeps pods; `references` what the objects say of one another; `papers` lint, unit tests, README, schema, rules, package; `alerts` the alerts and their values;
 //! [`pod`] and `run` the program on the rendered files, as the rendered pod would run it. What these say rests on the
 //! server being real: `support_server`.
 
@@ -17,10 +17,12 @@ mod alerts;
 mod config_schema;
 mod install;
 mod kinds;
+mod kubernetes_schema;
 mod papers;
 mod pod;
 mod references;
 mod refused;
 mod rendered;
 mod run;
+mod scaling;
 mod support_server;
