@@ -138,6 +138,64 @@ fn what_the_server_knows_decides_about_drains_and_the_number_of_pods() {
     let patched = kubernetes.kubectl(&[&scale[..], &[r#"{"spec": {"replicas": 5}}"#]].concat());
     patched.quietly().expect("scaled");
     assert_eq!(workload(&upgrade(CHANGE))["spec"]["replicas"], 5);
+    // The autoscaler starts the pods that a raised minimum asks for. The field is its own.
+    assert_eq!(workload(&upgrade(&["--set", "autoscaling.minReplicas=7"]))["spec"]["replicas"], 5);
+}
+
+/// A Job reads the configuration once, so a corrected one must make a new Job.
+#[test]
+fn a_changed_configuration_replaces_a_job_that_drains() {
+    let kubernetes = Kubernetes::shared();
+    let namespace = kubernetes.namespace("drains");
+    let file = |text: &str| {
+        let map = json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": { "name": "ours", "namespace": namespace },
+            "data": { "bridge.yaml": text },
+        });
+        kubernetes.kubectl_with(&["apply", "--server-side", "--filename=-"], &map.to_string()).quietly().expect("made");
+    };
+    let values = Values::named("kafka");
+    let job = |flags: &[&str]| {
+        let arguments = ["upgrade", "--install", RELEASE, CHART, "--namespace", &namespace, TIMEOUT, NO_HOOKS];
+        let always = ["--values", values.file(), "--set", "drain.ordinals={2}"];
+        kubernetes.helm(&[&arguments[..], &always, flags].concat()).quietly().expect("upgraded");
+        let list = ["get", "jobs", "--namespace", &namespace, "--output=name"];
+        let jobs = kubernetes.kubectl(&list).quietly().expect("listed").out;
+        assert_eq!(jobs.lines().count(), 1, "the old Job stays: {jobs}");
+        jobs
+    };
+    file("delivery: {deadline: 1s}");
+    let first = job(&[]);
+    assert_eq!(job(&["--set", "replicaCount=1,podAnnotations.a=b"]), first, "the pods do not belong to the Job");
+    let moved = job(&["--set", "config.outputs.kafka.brokers={kafka-9.kafka.svc:9093}"]);
+    assert_ne!(moved, first);
+    let ours = ["--set", "existingConfigMap.name=ours"];
+    let with_ours = job(&ours);
+    file("delivery: {deadline: 2s}");
+    assert_ne!(job(&ours), with_ours);
+    assert_eq!(job(&[]), first);
+}
+
+/// Values that are merged with defaults which would not fit.
+#[test]
+fn a_value_in_place_of_a_default_is_taken() {
+    const CHANGES: &[&str] = &[
+        "persistence.enabled=false,deploymentStrategy.type=Recreate",
+        "updateStrategy.type=OnDelete,updateStrategy.rollingUpdate.partition=1",
+        "livenessProbe.tcpSocket.port=admin,startupProbe.exec.command={/apsara-bridge,version}",
+        "readinessProbe.grpc.port=9464,terminationGracePeriodSeconds=1000000",
+        "keda.enabled=true,keda.fallback.replicas=2,keda.fallback.failureThreshold=3,keda.triggers[0].type=cron,\
+         keda.triggers[0].metadata.timezone=UTC",
+    ];
+    let kubernetes = Kubernetes::shared();
+    let namespace = kubernetes.namespace("place");
+    for change in CHANGES {
+        let text = Values::named("kafka").template(&namespace, &["--set", change]).quietly().expect("rendered").out;
+        let strict = ["apply", "--server-side", "--validate=strict", "--dry-run=server", "--filename=-"];
+        kubernetes.kubectl_with(&strict, &text).quietly().unwrap_or_else(|error| panic!("{change}: {error}"));
+    }
 }
 
 /// The URLs whose signatures the rendered configuration checks.

@@ -142,6 +142,19 @@ const MISTAKES: &[(&str, &[&str], &str)] = &[
         &["--set", "podMonitor.namespace=Monitoring"],
         "podMonitor.namespace is \"Monitoring\": expected a name of lower-case letters",
     ),
+    (
+        "a key of the quick start is too long",
+        &["--set", "secrets.callback=null,quickStart.callbackKey=hunter2hunter2hunter2hunter2hunter2"],
+        "quickStart.callbackKey is invalid: expected at most 32 characters",
+    ),
+    (
+        "a fallback removes pods with events",
+        &[
+            "--set",
+            "keda.enabled=true,keda.fallback.behavior=static,keda.triggers[0].type=cron,keda.triggers[0].metadata.timezone=UTC",
+        ],
+        "keda.fallback.behavior is static, which can remove pods",
+    ),
     ("a policy lets no callback in", &["--set", "networkPolicy.enabled=true"], "networkPolicy blocks all callbacks: "),
 ];
 

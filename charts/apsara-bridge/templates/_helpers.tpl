@@ -5,39 +5,51 @@ has the pod.
 
 {{/*
 Evaluates the templates in the texts of the values, once for all files. Not in `prometheusRule`, whose alerts have
-templates of Prometheus, and not in `extraObjects`, which are evaluated as a whole.
+templates of Prometheus, and not in `extraObjects`, which are evaluated as a whole. A text that reads other values comes
+after them: first texts that read none, then those with `.Values`, twice because these may read one another, and last
+those that use helpers.
 */}}
 {{- define "apsara-bridge.render" -}}
 {{- if not (hasKey . "isRendered") -}}
 {{- $_ := set . "isRendered" true -}}
-{{- range $key, $value := .Values -}}
+{{- range $turn := (list 1 2 2 3) -}}
+{{- range $key, $value := $.Values -}}
 {{- if and (not (has $key (list "prometheusRule" "extraObjects"))) (contains "{{" (toJson $value)) -}}
-{{- $_ := set $.Values $key (include "apsara-bridge.rendered" (list $ $value) | fromJson).value -}}
+{{- $_ := set $.Values $key (include "apsara-bridge.rendered" (list $ $value $turn) | fromJson).value -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{/*
-A value whose texts are evaluated, at any depth, as JSON under the key `value`: (list $ value).
+A value whose texts are evaluated, at any depth, as JSON under the key `value`: (list $ value turn). A turn evaluates the
+texts that read nothing (1), other values (2), or helpers (3).
 */}}
 {{- define "apsara-bridge.rendered" -}}
 {{- $root := index . 0 -}}
 {{- $value := index . 1 -}}
+{{- $turn := index . 2 -}}
 {{- if kindIs "string" $value -}}
 {{- if contains "{{" $value -}}
+{{- $reads := regexMatch "[{][{][^}]*[.]Values" $value | ternary 2 1 -}}
+{{- if regexMatch "[{][{][^}]*(include|tpl) " $value -}}
+{{- $reads = 3 -}}
+{{- end -}}
+{{- if eq $reads $turn -}}
 {{- $value = tpl $value $root -}}
+{{- end -}}
 {{- end -}}
 {{- else if kindIs "map" $value -}}
 {{- $table := dict -}}
 {{- range $key, $below := $value -}}
-{{- $_ := set $table $key (include "apsara-bridge.rendered" (list $root $below) | fromJson).value -}}
+{{- $_ := set $table $key (include "apsara-bridge.rendered" (list $root $below $turn) | fromJson).value -}}
 {{- end -}}
 {{- $value = $table -}}
 {{- else if kindIs "slice" $value -}}
 {{- $items := list -}}
 {{- range $value -}}
-{{- $items = append $items (include "apsara-bridge.rendered" (list $root .) | fromJson).value -}}
+{{- $items = append $items (include "apsara-bridge.rendered" (list $root . $turn) | fromJson).value -}}
 {{- end -}}
 {{- $value = $items -}}
 {{- end -}}
@@ -362,6 +374,12 @@ What the configuration says that other objects depend on, as JSON:
 {{- $_ := set $ports $plugin.section (append (get $ports $plugin.section) $port) -}}
 {{- end -}}
 {{- end -}}
+{{- /* More servers, for example the one that gives Kafka's client its tokens: sasl.oauthbearer.token.endpoint.url. */ -}}
+{{- range $texts -}}
+{{- if and (regexMatch "^https?://" .value) (regexMatch "(^|[._-])(url|uri|endpoint)$" (replace "\"" "" .key | lower)) -}}
+{{- $_ := set $ports $plugin.section (append (get $ports $plugin.section) (include "apsara-bridge.port" (list .value 443) | int)) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- /* Without an access key, the input asks the cloud for one, over HTTPS. Without RRSA, it also asks the instance. */ -}}
 {{- if and .cloud_key (not (get .settings .cloud_key)) -}}
@@ -614,8 +632,11 @@ The values of the autoscaler that is enabled, as JSON.
 {{- end -}}
 
 {{/*
-The number of pods of the workload. With an autoscaler it is the present one, because a workload without `replicas`
-gets one pod; empty if it is not known, as in a first installation.
+The number of pods of the workload. With an autoscaler it is exactly the present one; empty if it is not known, as in a
+first installation. The field must not be left out then: an upgrade that removes a field which Helm has set gives the
+workload the default of one pod. It must not be another number either, for example a raised minimum: after the first
+scaling the field belongs to the autoscaler, and with server-side apply (Helm 4) another value is a conflict. The
+autoscaler itself applies a new minimum.
 */}}
 {{- define "apsara-bridge.replicas" -}}
 {{- $scaler := include "apsara-bridge.scaler" . | fromJson -}}
@@ -624,17 +645,17 @@ gets one pod; empty if it is not known, as in a first installation.
 {{- else -}}
 {{- $running := lookup "apps/v1" (include "apsara-bridge.workloadKind" .) (include "apsara-bridge.namespace" .) (include "apsara-bridge.fullname" .) -}}
 {{- if hasKey (default dict ($running).spec) "replicas" -}}
-{{- max (int $running.spec.replicas) (int $scaler.minReplicas) -}}
+{{- int $running.spec.replicas -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{/*
-The lowest number of a pod that does not run.
+The lowest number of a pod that does not run. An autoscaler starts the pods below its minimum soon.
 */}}
 {{- define "apsara-bridge.firstAbsent" -}}
 {{- $scaler := include "apsara-bridge.scaler" . | fromJson -}}
-{{- default ($scaler.minReplicas | default 0 | int) (include "apsara-bridge.replicas" .) -}}
+{{- max (include "apsara-bridge.replicas" . | int) ($scaler.minReplicas | default 0 | int) -}}
 {{- end -}}
 
 {{/*
@@ -717,7 +738,7 @@ Scheme and host of each Ingress and HTTPRoute, as a JSON list.
 {{- end -}}
 {{- end -}}
 {{- range .Values.httpRoutes -}}
-{{- if and .enabled (not .httpsRedirect) -}}
+{{- if and . .enabled (not .httpsRedirect) -}}
 {{- range .hostnames -}}
 {{- $bases = append $bases (printf "https://%s" .) -}}
 {{- end -}}
@@ -749,7 +770,7 @@ is one of extraVolumeMounts. Empty if the test can sign for none.
 {{- else if not $found -}}
 {{- $file := . -}}
 {{- range $.Values.extraVolumeMounts -}}
-{{- if hasPrefix (printf "%s/" (trimSuffix "/" .mountPath)) $file -}}
+{{- if or (eq .mountPath $file) (hasPrefix (printf "%s/" (trimSuffix "/" .mountPath)) $file) -}}
 {{- $found = dict "path" $endpoint.path "url" (first $endpoint.urls) "mount" . "keyFile" $file -}}
 {{- end -}}
 {{- end -}}
@@ -772,4 +793,46 @@ Namespaces, by name, as a peer of a NetworkPolicy.
         operator: In
         values:
           {{- toYaml . | nindent 10 }}
+{{- end -}}
+
+{{/*
+What extraArgs and extraEnv set in the configuration, as a JSON list: by, name as it is written there, key and value.
+*/}}
+{{- define "apsara-bridge.overrides" -}}
+{{- $overrides := list -}}
+{{- $flag := "" -}}
+{{- range .Values.extraArgs -}}
+{{- $argument := toString . -}}
+{{- /* Both forms: `--set` and its value as two arguments, and as one. */ -}}
+{{- if or (eq $flag "--set") (hasPrefix "--set=" $argument) -}}
+{{- $set := trimPrefix "--set=" $argument -}}
+{{- $key := regexFind "^[^=]*" $set | trim -}}
+{{- $overrides = append $overrides (dict "by" "extraArgs" "name" $key "key" $key "value" (regexReplaceAll "^[^=]*=?" $set "")) -}}
+{{- end -}}
+{{- $flag = $argument -}}
+{{- end -}}
+{{- range .Values.extraEnv -}}
+{{- if hasPrefix "APSARA_BRIDGE__" .name -}}
+{{- $overrides = append $overrides (dict "by" "extraEnv" "name" .name "key" (trimPrefix "APSARA_BRIDGE__" .name | lower | replace "__" ".") "value" (default "" .value)) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $overrides -}}
+{{- end -}}
+
+{{/*
+Those of them that may set an address to connect to, whose port the NetworkPolicy then does not know, as a JSON list of
+names. Not if the values have ports of their own.
+*/}}
+{{- define "apsara-bridge.unknownPorts" -}}
+{{- $names := list -}}
+{{- $policy := .Values.networkPolicy -}}
+{{- if and $policy.enabled $policy.egress.enabled (not $policy.extraEgress) -}}
+{{- $pattern := empty $policy.egress.brokerPorts | ternary "^(inputs|outputs)" "^inputs" -}}
+{{- range (include "apsara-bridge.overrides" . | fromJsonArray) -}}
+{{- if regexMatch (printf "%s([.][^.]+)?([.](brokers|servers|url|endpoint|client)|[.]client[.].*url)?$" $pattern) .key -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $names -}}
 {{- end -}}

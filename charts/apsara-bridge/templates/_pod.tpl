@@ -187,11 +187,35 @@ priorityClassName: {{ . | quote }}
 How long a pod may take to stop, and how much of that its preStop hook takes, in seconds.
 */}}
 {{- define "apsara-bridge.graceSeconds" -}}
-{{- default (include "apsara-bridge.stopSeconds" .) .Values.terminationGracePeriodSeconds -}}
+{{- default (include "apsara-bridge.stopSeconds" .) .Values.terminationGracePeriodSeconds | int64 -}}
 {{- end -}}
 
 {{- define "apsara-bridge.sleepSeconds" -}}
 {{- dig "preStop" "sleep" "seconds" 0 (default dict .Values.lifecycle) | int64 -}}
+{{- end -}}
+
+{{/*
+A probe, without the httpGet of the defaults if the values have another handler.
+*/}}
+{{- define "apsara-bridge.probe" -}}
+{{- $http := default dict .httpGet -}}
+{{- $isDefault := and (eq (len $http) 2) (eq (toString $http.port) "admin") (has $http.path (list "/healthz" "/readyz")) -}}
+{{- if and $isDefault (or .exec .tcpSocket .grpc) -}}
+{{- toYaml (omit . "httpGet") -}}
+{{- else -}}
+{{- toYaml . -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+How pods are replaced. Only one type has parameters, and a type without them must not keep those of the defaults.
+*/}}
+{{- define "apsara-bridge.strategy" -}}
+{{- if eq (default "RollingUpdate" .type) "RollingUpdate" -}}
+{{- toYaml . -}}
+{{- else -}}
+{{- toYaml (omit . "rollingUpdate") -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "apsara-bridge.podTemplate" -}}
@@ -247,15 +271,15 @@ spec:
           protocol: TCP
       {{- with .Values.startupProbe }}
       startupProbe:
-        {{- toYaml . | nindent 8 }}
+        {{- include "apsara-bridge.probe" . | nindent 8 }}
       {{- end }}
       {{- with .Values.livenessProbe }}
       livenessProbe:
-        {{- toYaml . | nindent 8 }}
+        {{- include "apsara-bridge.probe" . | nindent 8 }}
       {{- end }}
       {{- with .Values.readinessProbe }}
       readinessProbe:
-        {{- toYaml . | nindent 8 }}
+        {{- include "apsara-bridge.probe" . | nindent 8 }}
       {{- end }}
       {{- with .Values.lifecycle }}
       lifecycle:
@@ -283,7 +307,8 @@ spec:
 {{- end -}}
 
 {{/*
-The pod that empties the volume of a removed pod: (list $ number). Its configuration is that of the release.
+The pod that empties the volume of a removed pod: (list $ number). Its configuration is that of the release. The program
+reads it only once, so the checksum makes a new Job of a changed one.
 */}}
 {{- define "apsara-bridge.drainTemplate" -}}
 {{- $root := index . 0 -}}
@@ -291,10 +316,11 @@ The pod that empties the volume of a removed pod: (list $ number). Its configura
 metadata:
   labels:
     {{- merge $labels (deepCopy (default dict $root.Values.podLabels)) (default dict $root.Values.commonLabels) | toYaml | nindent 4 }}
-  {{- with $root.Values.drain.annotations }}
   annotations:
+    checksum/config: {{ include "apsara-bridge.wholeConfig" $root | sha256sum }}
+    {{- with $root.Values.drain.annotations }}
     {{- toYaml . | nindent 4 }}
-  {{- end }}
+    {{- end }}
 spec:
   restartPolicy: Never
   serviceAccountName: {{ include "apsara-bridge.serviceAccountName" $root | quote }}
@@ -319,33 +345,96 @@ spec:
 {{- end -}}
 
 {{/*
+All files of the configuration as JSON, also the one from a ConfigMap of the user, if the cluster can be asked.
+*/}}
+{{- define "apsara-bridge.wholeConfig" -}}
+{{- $files := list (include "apsara-bridge.config" .) (include "apsara-bridge.ownConfig" .) -}}
+{{- with .Values.existingConfigMap.name -}}
+{{- $found := lookup "v1" "ConfigMap" (include "apsara-bridge.namespace" $) . -}}
+{{- $files = append $files (get (default dict ($found).data) $.Values.existingConfigMap.key) -}}
+{{- end -}}
+{{- toJson $files -}}
+{{- end -}}
+
+{{/*
+Objects that the pods read, and without which they do not start, as a JSON list of kind/name.
+*/}}
+{{- define "apsara-bridge.readObjects" -}}
+{{- $read := list -}}
+{{- range .Values.extraVolumes -}}
+{{- $read = append $read (printf "Secret/%v" (dig "secret" "secretName" "" .)) -}}
+{{- $read = append $read (printf "ConfigMap/%v" (dig "configMap" "name" "" .)) -}}
+{{- $read = append $read (printf "PersistentVolumeClaim/%v" (dig "persistentVolumeClaim" "claimName" "" .)) -}}
+{{- $read = append $read (printf "SecretProviderClass/%v" (dig "csi" "volumeAttributes" "secretProviderClass" "" .)) -}}
+{{- range (dig "projected" "sources" list .) -}}
+{{- $read = append $read (printf "Secret/%v" (dig "secret" "name" "" .)) -}}
+{{- $read = append $read (printf "ConfigMap/%v" (dig "configMap" "name" "" .)) -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.extraEnvFrom -}}
+{{- $read = append $read (printf "Secret/%v" (dig "secretRef" "name" "" .)) -}}
+{{- $read = append $read (printf "ConfigMap/%v" (dig "configMapRef" "name" "" .)) -}}
+{{- end -}}
+{{- range .Values.extraEnv -}}
+{{- $from := default dict .valueFrom -}}
+{{- $read = append $read (printf "Secret/%v" (dig "secretKeyRef" "name" "" $from)) -}}
+{{- $read = append $read (printf "ConfigMap/%v" (dig "configMapKeyRef" "name" "" $from)) -}}
+{{- end -}}
+{{- range (include "apsara-bridge.secrets" . | fromJson) -}}
+{{- $read = append $read (printf "Secret/%v" .existingSecret) -}}
+{{- end -}}
+{{- range (dig "imagePullSecrets" list (include "apsara-bridge.imagePullSecrets" . | fromYaml)) -}}
+{{- $read = append $read (printf "Secret/%v" .name) -}}
+{{- end -}}
+{{- with .Values.existingConfigMap.name -}}
+{{- $read = append $read (printf "ConfigMap/%v" .) -}}
+{{- end -}}
+{{- if not .Values.serviceAccount.create -}}
+{{- $read = append $read (printf "ServiceAccount/%v" (include "apsara-bridge.serviceAccountName" .)) -}}
+{{- end -}}
+{{- uniq $read | toJson -}}
+{{- end -}}
+
+{{/*
+Those of them that `extraObjects` has, as a JSON list of kind/name. An object of another API than that of Kubernetes, for
+example an ExternalSecret or a Certificate, may create a Secret or a ConfigMap with its own name or with one that it names.
+*/}}
+{{- define "apsara-bridge.selfMade" -}}
+{{- $namespace := include "apsara-bridge.namespace" . -}}
+{{- $made := list -}}
+{{- range .Values.extraObjects -}}
+{{- range regexSplit "(?m)^---.*$" (tpl (kindIs "string" . | ternary . (toYaml .)) $) -1 -}}
+{{- $object := fromYaml . -}}
+{{- range (eq (toString $object.kind) "List" | ternary (default list $object.items) (list $object)) -}}
+{{- $metadata := default dict .metadata -}}
+{{- if eq (default $namespace $metadata.namespace) $namespace -}}
+{{- $made = append $made (printf "%v/%v" .kind $metadata.name) -}}
+{{- $group := regexFind "^[^/]*/" (toString .apiVersion) | trimSuffix "/" -}}
+{{- if and (contains "." $group) (not (hasSuffix ".k8s.io" $group)) -}}
+{{- $target := default dict (default dict .spec).target -}}
+{{- range (list $metadata.name (default dict .spec).secretName (kindIs "map" $target | ternary $target dict).name) -}}
+{{- $made = append (append $made (printf "Secret/%v" .)) (printf "ConfigMap/%v" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $selfMade := list -}}
+{{- range (include "apsara-bridge.readObjects" . | fromJsonArray) -}}
+{{- if and (has . $made) (not (hasSuffix "/" .)) -}}
+{{- $selfMade = append $selfMade . -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $selfMade -}}
+{{- end -}}
+
+{{/*
 Whether the configuration is checked before an installation or upgrade. Not if the pods read an object that the release
 itself creates: it does not exist yet, or is still the old one.
 */}}
 {{- define "apsara-bridge.hasCheckJob" -}}
-{{- $names := list -}}
-{{- range concat (default list .Values.extraVolumes) (default list .Values.extraEnvFrom) (default list .Values.extraEnv) -}}
-{{- range regexFindAll "\"(name|secretName)\":\"[^\"]+\"" (toJson .) -1 -}}
-{{- $names = append $names (regexReplaceAll "^\"[A-Za-z]+\":" . "" | trimAll "\"") -}}
-{{- end -}}
-{{- end -}}
-{{- range (include "apsara-bridge.secrets" . | fromJson) -}}
-{{- $names = append $names .existingSecret -}}
-{{- end -}}
-{{- with .Values.existingConfigMap.name -}}
-{{- $names = append $names . -}}
-{{- end -}}
-{{- $own := dict -}}
-{{- range .Values.extraObjects -}}
-{{- range regexFindAll "name: *[\"']?[A-Za-z0-9.-]+" (tpl (kindIs "string" . | ternary . (toYaml .)) $) -1 -}}
-{{- $_ := set $own (regexFind "[A-Za-z0-9.-]+$" .) true -}}
-{{- end -}}
-{{- end -}}
-{{- $isSelfMade := false -}}
-{{- range $names -}}
-{{- $isSelfMade = or $isSelfMade (hasKey $own .) -}}
-{{- end -}}
-{{- and .Values.checkJob.enabled (not $isSelfMade) -}}
+{{- and .Values.checkJob.enabled (include "apsara-bridge.selfMade" . | fromJsonArray | empty) -}}
 {{- end -}}
 
 {{/*

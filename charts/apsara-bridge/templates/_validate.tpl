@@ -139,6 +139,10 @@ Checks of the values. All errors are reported together, one per line, with the k
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- /* The schema would print the key. */ -}}
+{{- if not (regexMatch "^\\S{0,32}$" .Values.quickStart.callbackKey) -}}
+{{- $wrong = append $wrong "quickStart.callbackKey is invalid: expected at most 32 characters without a space" -}}
+{{- end -}}
 {{- if and .Values.quickStart.callbackKey (default dict .Values.secrets).callback -}}
 {{- $wrong = append $wrong "quickStart.callbackKey and secrets.callback are both set, and both mount the folder callback: remove quickStart.callbackKey" -}}
 {{- end -}}
@@ -154,7 +158,7 @@ Checks of the values. All errors are reported together, one per line, with the k
 {{- $file := trimAll "\"" . -}}
 {{- $isMounted := false -}}
 {{- range $mounted -}}
-{{- if hasPrefix (printf "%s/" (trimSuffix "/" .)) $file -}}
+{{- if or (eq . $file) (hasPrefix (printf "%s/" (trimSuffix "/" .)) $file) -}}
 {{- $isMounted = true -}}
 {{- end -}}
 {{- end -}}
@@ -227,25 +231,16 @@ container checks what cannot be seen here.
 {{- range $facts.listeners -}}
 {{- $keys = append $keys (printf "inputs.%s.%s" . $facts.listener.key) -}}
 {{- end -}}
-{{- $said := list -}}
-{{- $flag := "" -}}
-{{- range .Values.extraArgs -}}
-{{- $argument := toString . -}}
-{{- if or (eq $flag "--set") (hasPrefix "--set=" $argument) -}}
-{{- $set := trimPrefix "--set=" $argument -}}
-{{- $said = append $said (dict "by" "extraArgs" "name" (regexFind "^[^=]*" $set | trim) "key" (regexFind "^[^=]*" $set | trim) "value" (regexReplaceAll "^[^=]*=?" $set "")) -}}
-{{- end -}}
-{{- $flag = $argument -}}
-{{- end -}}
-{{- range .Values.extraEnv -}}
-{{- if hasPrefix "APSARA_BRIDGE__" .name -}}
-{{- $said = append $said (dict "by" "extraEnv" "name" .name "key" (trimPrefix "APSARA_BRIDGE__" .name | lower | replace "__" ".") "value" (default "" .value)) -}}
-{{- end -}}
-{{- end -}}
-{{- range $one := $said -}}
+{{- $kinds := include "apsara-bridge.listenerKinds" . | fromJsonArray -}}
+{{- range $one := (include "apsara-bridge.overrides" . | fromJsonArray) -}}
 {{- $set := list $one.key -}}
 {{- range (include "apsara-bridge.assigned" (list $one.key $one.value) | fromJsonArray) -}}
 {{- $set = append $set .key -}}
+{{- /* A second input that listens. */ -}}
+{{- $isOther := and (regexMatch "^inputs([.].+)?[.]kind$" .key) (ne .key (printf "inputs.%s.kind" (default "" $facts.listener.name))) -}}
+{{- if and $isOther (has (trimAll "\"'" .value) $kinds) -}}
+{{- $wrong = append $wrong (printf "%s sets %s to an input that listens, but Services and policies are derived from `config`: add the input there, or an endpoint to the one that it has" $one.by (eq $one.by "extraEnv" | ternary $one.name .key)) -}}
+{{- end -}}
 {{- end -}}
 {{- range $key := $keys -}}
 {{- if has (lower $key) $set -}}
@@ -263,7 +258,24 @@ container checks what cannot be seen here.
 {{- $needed := include "apsara-bridge.stopSeconds" . | int64 -}}
 {{- with .Values.terminationGracePeriodSeconds -}}
 {{- if lt (int64 .) $needed -}}
-{{- $wrong = append $wrong (printf "terminationGracePeriodSeconds is %v, but stopping may take %d s (shutdown.delay, shutdown.drain and 12 s): remove it, or shorten config.shutdown" . $needed) -}}
+{{- $wrong = append $wrong (printf "terminationGracePeriodSeconds is %d, but stopping may take %d s (shutdown.delay, shutdown.drain and 12 s): remove it, or shorten config.shutdown" (int64 .) $needed) -}}
+{{- end -}}
+{{- end -}}
+{{- /* A handler that the values add replaces the default one, but not one of their own. */ -}}
+{{- range $name := (list "startupProbe" "livenessProbe" "readinessProbe") -}}
+{{- with (get $.Values $name) -}}
+{{- $handlers := list -}}
+{{- $probe := include "apsara-bridge.probe" . | fromYaml -}}
+{{- range (list "exec" "grpc" "httpGet" "tcpSocket") -}}
+{{- if and (hasKey $probe .) (not (kindIs "invalid" (get $probe .))) -}}
+{{- $handlers = append $handlers . -}}
+{{- end -}}
+{{- end -}}
+{{- if gt (len $handlers) 1 -}}
+{{- $wrong = append $wrong (printf "%s has several handlers, %s: set only one" $name (join " and " $handlers)) -}}
+{{- else if not $handlers -}}
+{{- $wrong = append $wrong (printf "%s has no handler: set httpGet, tcpSocket, grpc or exec, or %s to null" $name $name) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- range (list .Values.extraContainers .Values.extraInitContainers) -}}
@@ -329,16 +341,24 @@ container checks what cannot be seen here.
 {{- toJson $wrong -}}
 {{- end -}}
 
-{{- define "apsara-bridge.wrong.ways" -}}
-{{- $wrong := list -}}
-{{- $facts := include "apsara-bridge.facts" . | fromJson -}}
-{{- $admin := include "apsara-bridge.adminName" . -}}
+{{/*
+Kinds of inputs that listen, as a JSON list.
+*/}}
+{{- define "apsara-bridge.listenerKinds" -}}
 {{- $kinds := list -}}
 {{- range $kind, $known := (.Files.Get "files/kinds.yaml" | fromYaml).inputs -}}
 {{- if $known.listeners -}}
 {{- $kinds = append $kinds $kind -}}
 {{- end -}}
 {{- end -}}
+{{- toJson $kinds -}}
+{{- end -}}
+
+{{- define "apsara-bridge.wrong.ways" -}}
+{{- $wrong := list -}}
+{{- $facts := include "apsara-bridge.facts" . | fromJson -}}
+{{- $admin := include "apsara-bridge.adminName" . -}}
+{{- $kinds := include "apsara-bridge.listenerKinds" . | fromJsonArray -}}
 {{- $noListener := printf "but config has no input that listens: add one of kind %s" (join " or " $kinds) -}}
 {{- $service := .Values.service -}}
 {{- $families := default list $service.ipFamilies -}}
@@ -356,7 +376,7 @@ container checks what cannot be seen here.
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- if and (or (has "IPv6" $families) (eq $service.ipFamilyPolicy "RequireDualStack")) (eq .Values.listen.address "0.0.0.0") -}}
+{{- if and (or (has "IPv6" $families) (has $service.ipFamilyPolicy (list "PreferDualStack" "RequireDualStack"))) (eq .Values.listen.address "0.0.0.0") -}}
 {{- $wrong = append $wrong "service has addresses of IPv6, but listen.address is 0.0.0.0, which accepts IPv4 only: set listen.address to [::], which accepts both" -}}
 {{- end -}}
 {{- if and (eq (len $families) 2) (not (has $service.ipFamilyPolicy (list "PreferDualStack" "RequireDualStack"))) -}}
@@ -470,6 +490,10 @@ container checks what cannot be seen here.
 {{- if and $byBridge (eq (int $keda.minReplicas) 0) -}}
 {{- $wrong = append $wrong "keda.minReplicas is 0, but the triggers are metrics of the bridge, which do not exist without a pod: set it to at least 1" -}}
 {{- end -}}
+{{- $behavior := (default dict $keda.fallback).behavior -}}
+{{- if and .Values.persistence.enabled (has $behavior (list "static" "currentReplicasIfLower")) -}}
+{{- $wrong = append $wrong (printf "keda.fallback.behavior is %s, which can remove pods whose spools have events: set it to currentReplicasIfHigher or currentReplicas" $behavior) -}}
+{{- end -}}
 {{- /* The trigger uses a metric that only this kind has. */ -}}
 {{- if and $keda.prometheus.messagesPerReplica (not (has "mns" $facts.inputKinds)) -}}
 {{- $wrong = append $wrong "keda.prometheus.messagesPerReplica is set, but config has no input of kind mns" -}}
@@ -558,6 +582,10 @@ container checks what cannot be seen here.
 {{- if not (or $isLeftOut (include "apsara-bridge.isTime" $value)) -}}
 {{- $wrong = append $wrong (printf "%s.%s is %s: expected a time with a unit, for example 30s" $name . (toString $value | quote)) -}}
 {{- end -}}
+{{- end -}}
+{{- $times := list (include "apsara-bridge.milliseconds" $monitor.interval) (include "apsara-bridge.milliseconds" $monitor.scrapeTimeout) -}}
+{{- if and $monitor.scrapeTimeout (not (has "invalid" $times)) (gt (last $times | int64) (first $times | int64)) -}}
+{{- $wrong = append $wrong (printf "%s.scrapeTimeout is %v: expected at most %s.interval, which is %v" $name $monitor.scrapeTimeout $name $monitor.interval) -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.serviceMonitor.enabled .Values.podMonitor.enabled -}}
