@@ -21,8 +21,19 @@ use crate::common::words::words;
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Headers that proxies add to requests. Other programs add `x-request-id` too.
-const OF_PROXIES: [&str; 7] =
-    ["cf-connecting-ip", "forwarded", "true-client-ip", "via", "x-client-ip", "x-original-forwarded-for", "x-real-ip"];
+const OF_PROXIES: [&str; 11] = [
+    "cf-connecting-ip",
+    "fastly-client-ip",
+    "forwarded",
+    "true-client-ip",
+    "via",
+    "x-azure-clientip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-original-forwarded-for",
+    "x-original-host",
+    "x-real-ip",
+];
 
 /// What further headers of proxies begin with.
 const PREFIXES_OF_PROXIES: [&str; 2] = ["x-envoy-", "x-forwarded"];

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::page;
 use crate::support::bridge::{Client, TestBridge, callback};
 use crate::support::config::{Config, Route};
 use crate::support::eventually;
@@ -312,6 +314,12 @@ async fn misconfiguration_makes_the_bridge_unready() {
         })
         .await;
         assert!(receives(&bridge, "misconfigured") >= 1.0);
+        let says_why = |state: &Value| {
+            let inputs = state["inputs"].as_array().expect("a list");
+            let input = inputs.iter().find(|input| input["state"] == "misconfigured");
+            input.is_some_and(|input| input["message"].as_str().is_some_and(|why| why.contains(code)))
+        };
+        page::state_with(bridge.admin, "the reason of an input", says_why).await;
         let requests = mns.count(Operation::BatchReceiveMessage);
         assert!(requests < 20, "retried slowly: {requests}");
         mns.heal();

@@ -148,7 +148,7 @@ async fn the_filter_finds_events() {
     // A value of an event becomes a filter.
     page.click(LIVE);
     page.click("#live [aria-label='Filter by this subject']");
-    page.wait("#live .held", "1 entry that match");
+    page.wait("#live .held", "1 entry that matches");
     page.click("#clear");
     page.wait("#live .held", "entries.");
     page.has_no_faults();
@@ -208,7 +208,7 @@ async fn both_themes_and_widths_are_accessible() {
     stage.nats.shut_down();
     stage.post(callback_of("FileUploadComplete", "success", &"unseen".repeat(100))).await;
     page.open(stage.bridge.admin);
-    page.wait("#sentence", "is unavailable");
+    page.wait("#sentence", "has been unavailable");
     for (number, media) in ["a", "b"].into_iter().enumerate() {
         assert_eq!(stage.post(callback_of("FileUploadComplete", "success", media)).await, 200);
         page.wait_within(SOON, &format!("{FAILURES} >> nth={number}"), "");
@@ -265,7 +265,7 @@ async fn a_hostile_callback_is_only_text() {
     page.wait("#live .held", "28 entries");
     for attribute in ["subject", "type", "jobid"] {
         page.filter(&format!("{attribute}=*alert*"));
-        page.wait("#live .held", "1 entry that match");
+        page.wait("#live .held", "1 entry that matches");
         page.click(LIVE);
         page.wait("#live .path", "<script>window.marked=1;alert(1)</script>");
         page.wait("#live pre", "<script>window.marked=1;alert(1)</script>");
@@ -337,7 +337,7 @@ async fn a_thousand_events_per_second_leave_it_usable() {
     let before = stage.bridge.metric(dropped).await;
     eventually("many others", SOON, async || (stage.bridge.metric(dropped).await > before + 1_000.0).then_some(()))
         .await;
-    page.wait("#live .held", "1 entry that match");
+    page.wait("#live .held", "1 entry that matches");
     page.wait(LIVE, "needle");
     tokio::task::block_in_place(|| {
         page.filter("");
@@ -411,16 +411,16 @@ async fn a_reload_and_a_restart_are_shown() {
 async fn another_version_is_reported() {
     let stage = Stage::open().await;
     let page = &stage.browser;
-    for (hello, live) in [
-        (json!({ "kind": "hello", "format": 1, "version": "9.9.9", "type_prefix": "p." }), "Lost"),
-        (json!({ "kind": "hello", "format": 2, "version": "9.9.9", "more": [] }), "Stopped"),
+    for (hello, trouble) in [
+        (json!({ "kind": "hello", "format": 1, "version": "9.9.9", "type_prefix": "p." }), "bridge has not answered"),
+        (json!({ "kind": "hello", "format": 2, "version": "9.9.9", "more": [] }), "does not understand"),
     ] {
         page.open(stage.bridge.admin);
         page.answer(200, "text/event-stream", &format!("data: {hello}\n\ndata: {{\"kind\":\"later\"}}\n\n"));
         stage.stop_bridge().await;
         stage.start_bridge_again().await;
         page.wait("#other-version", "Another version of the bridge answers now: 9.9.9.");
-        page.wait("#connection-text", live);
+        page.wait("#trouble", trouble);
         assert_eq!(page.axe(), [""; 0]);
         page.answer_no_more();
         page.click("#reload");
@@ -428,6 +428,15 @@ async fn another_version_is_reported() {
         page.wait_gone("#other-version", "Another version");
     }
     // Something else answers at the address.
+    for body in ["data: {\"kind\":\"other\"}\n\n", "data: <html>\n\n", ": hello\n\n"] {
+        page.open(stage.bridge.admin);
+        page.answer(200, "text/event-stream", body);
+        stage.stop_bridge().await;
+        stage.start_bridge_again().await;
+        page.wait("#trouble", "does not send what this page understands");
+        assert!(page.title().starts_with("? Not connected"), "{}", page.title());
+        page.answer_no_more();
+    }
     for (status, content_type, expected) in [
         (404, "text/html", "Something answers that is not this bridge"),
         (502, "text/html", "answers with status 502"),
@@ -549,7 +558,7 @@ async fn failures_are_there_before_anybody_looks() {
     assert_eq!((page.count(FAILURES), page.count(LIVE)), (5, 0));
     // Under the input it says what to compare.
     page.wait("#inputs .rejections", "signature wrong");
-    page.wait("#inputs .rejections", "1 times");
+    page.wait("#inputs .rejections", "1 time");
     page.wait("#inputs .rejections", "it matches no combination of the endpoint's `urls` and `keys`");
     page.wait("#inputs .rejections", "Compare keys with the key there");
     page.wait("#inputs .rejections", "on /callback");
@@ -557,7 +566,7 @@ async fn failures_are_there_before_anybody_looks() {
     page.wait("#store", "unrouted 1");
     page.wait("#figures > div:nth-child(5)", "2");
     page.filter("unrouted-1");
-    page.wait("#failures .held", "1 entry that match");
+    page.wait("#failures .held", "1 entry that matches");
     page.click(FAILURES);
     page.wait("#failures .path", "some: no, ");
     page.wait("#failures .path", "unrouted");
@@ -571,14 +580,14 @@ async fn an_outage_is_seen_from_its_begin_to_its_end() {
     let stage = Stage::open().await;
     let page = &stage.browser;
     stage.nats.kill();
-    page.wait("#sentence", "Output nats is unavailable since ");
+    page.wait("#sentence", "Output nats has been unavailable since ");
     page.wait("#outputs", "unavailable");
     assert_eq!(stage.post(callback_of("FileUploadComplete", "success", "kept")).await, 200);
     page.wait(LIVE, "spooled");
     page.wait(FAILURES, "kept");
     page.wait("#sentence", "; 1 event waits in the spool.");
     page.wait("#lanes", "nats / media.vod");
-    page.wait("#announcement", "Output nats is unavailable");
+    page.wait("#announcement", "Output nats has been unavailable");
     stage.nats.restart().await;
     page.wait(LIVE, "from spool");
     page.wait("#sentence", "Output nats is up");
@@ -590,6 +599,7 @@ async fn an_outage_is_seen_from_its_begin_to_its_end() {
     // The callback knows what became of it later.
     page.click(&format!("{FAILURES}:has-text('kept')"));
     page.wait("#failures .path", "nats / media.vod: spooled after");
+    page.wait("#failures .path", "published to nats / media.vod from the spool");
     page.click("#live .row:has-text('spooled')");
     page.wait("#live .path", "published to nats / media.vod from the spool");
     page.has_no_faults();

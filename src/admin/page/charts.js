@@ -84,6 +84,10 @@ class Chart {
   }
 
   fill() {
+    // There is something new every ten seconds. In between, what the reader has marked in the table stays.
+    const filled = JSON.stringify([steps.length, steps[0]?.time, steps.at(-1)?.time]);
+    if (this.filled === filled) return;
+    this.filled = filled;
     const head = el(
       'tr',
       {},

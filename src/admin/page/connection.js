@@ -22,9 +22,7 @@ function showConnection() {
       ? 'Live'
       : now === 'connecting'
         ? 'Connecting'
-        : now === 'stopped'
-          ? 'Stopped'
-          : `Lost: retrying in ${seconds} s`,
+        : `Lost: retrying in ${seconds} s`,
   );
   $('retry').hidden = now !== 'lost';
   const isKnown = now === 'live' || now === 'connecting';
@@ -75,7 +73,11 @@ function take(entry, raw, run) {
   switch (entry.kind) {
     case 'hello':
       otherVersion(entry);
-      if (entry.format !== FORMAT) throw Object.assign(new Error('format'), { isFinal: true });
+      if (entry.format !== FORMAT) {
+        const why = 'This page does not understand what this version of the bridge sends.';
+        throw Object.assign(new Error('format'), { why });
+      }
+      run.isGreeted = true;
       isFirstState = true;
       typePrefix = entry.type_prefix ?? typePrefix;
       break;
@@ -128,18 +130,22 @@ function take(entry, raw, run) {
   isDirty = true;
 }
 
+function notTheBridge() {
+  const why = 'Something answers that does not send what this page understands. It may not be the bridge.';
+  return Object.assign(new Error('not the bridge'), { why });
+}
+
 function parse(message) {
   try {
     return JSON.parse(message);
-  } catch (error) {
-    const why = 'Something answers that does not send what this page understands. It may not be the bridge.';
-    throw Object.assign(error, { why });
+  } catch {
+    throw notTheBridge();
   }
 }
 
 /** Reads one stream to its end. Returns why it ended. */
 async function read(signal) {
-  const run = { end: undefined };
+  const run = { end: undefined, isGreeted: false };
   let isLate = false;
   const late = setTimeout(() => {
     isLate = true;
@@ -169,17 +175,19 @@ async function read(signal) {
     const { done, value } = await reader.read();
     if (signal.aborted || done) break;
     connection.lastByte = Date.now();
-    if (connection.state !== 'live') {
-      if (connection.lostAt) mark(`Connected again, after ${span((Date.now() - connection.lostAt) / 1000)}.`);
-      Object.assign(connection, { state: 'live', failures: 0, lostAt: 0, why: '' });
-      showConnection();
-    }
     text += value;
+    if (text.length > LONGEST_MESSAGE) throw notTheBridge();
     let start = 0;
     for (let end = text.indexOf('\n\n'); end >= 0; end = text.indexOf('\n\n', start)) {
       const message = text.slice(start, end);
       start = end + 2;
       if (message.startsWith('data: ')) take(parse(message.slice(6)), message.slice(6), run);
+      if (!run.isGreeted) throw notTheBridge();
+      if (connection.state !== 'live') {
+        if (connection.lostAt) mark(`Connected again, after ${span((Date.now() - connection.lostAt) / 1000)}.`);
+        Object.assign(connection, { state: 'live', failures: 0, lostAt: 0, why: '' });
+        showConnection();
+      }
     }
     text = text.slice(start);
   }
@@ -200,14 +208,6 @@ async function connect() {
   try {
     end = await read(signal);
   } catch (error) {
-    if (error.isFinal) {
-      Object.assign(connection, {
-        state: 'stopped',
-        why: 'This page does not understand what this version of the bridge sends.',
-      });
-      abort.abort();
-      return showConnection();
-    }
     why = error.why ?? '';
     // The place of the stream that this page has just left becomes free soon.
     if (error.status === 503 && connection.state === 'live' && abort.signal === signal && waited < 10) {
@@ -228,7 +228,7 @@ async function connect() {
   }
   const now = Date.now();
   if (!connection.lostAt && connection.state === 'live') mark('The connection was lost.');
-  connection.lostAt ||= now;
+  connection.lostAt ||= connection.lastByte || now;
   const pause = PAUSES_S[Math.min(connection.failures, PAUSES_S.length - 1)];
   connection.failures += 1;
   if (!why) {
@@ -251,7 +251,7 @@ function tick() {
     Object.assign(connection, {
       state: 'lost',
       why: 'The bridge is silent, though the connection is open.',
-      lostAt: Date.now(),
+      lostAt: connection.lastByte,
       retryAt: Date.now(),
     });
     connect();

@@ -62,7 +62,7 @@ function indent(json) {
 function payloadOf(entry) {
   const raw = entry.rawPayload;
   if (raw === undefined) return undefined;
-  return raw.startsWith('"') ? JSON.parse(raw) : indent(raw);
+  return { characters: raw.length, text: raw.startsWith('"') ? JSON.parse(raw) : indent(raw) };
 }
 
 const SIGNATURES = {
@@ -197,7 +197,7 @@ function details(entry, later) {
       ),
     );
   } else if (entry.kind === 'callback') {
-    steps.push(step('Not a callback', el('p', { class: 'bad' }, bdi(word(entry.reason ?? 'not recognized')))));
+    steps.push(step('Not a callback', el('p', { class: 'bad' }, bdi((entry.reason ?? 'not recognized').replace(/^not_a_callback: /, '')))));
   }
   if (entry.kind === 'callback' && Object.keys(attributes).length) {
     const routes = (entry.routes ?? []).map((route) =>
@@ -214,13 +214,13 @@ function details(entry, later) {
       ),
     );
     const left = entry.more_routes
-      ? el('p', { class: 'muted' }, `${counted(entry.more_routes, 'more route')} were tried and are not listed`)
+      ? el('p', { class: 'muted' }, `also tried and not listed: ${counted(entry.more_routes, 'route')}`)
       : undefined;
     const none = entry.outcome === 'duplicate' ? 'not tried: the same event was accepted before' : 'none was tried';
     steps.push(step('Routes', routes.length ? el('ul', { class: 'tries' }, ...routes) : none, left));
     const to = (entry.destinations ?? []).map(destination);
     const others = entry.more_destinations
-      ? el('p', { class: 'muted' }, `${counted(entry.more_destinations, 'more destination')} are not listed`)
+      ? el('p', { class: 'muted' }, `not listed: ${counted(entry.more_destinations, 'destination')}`)
       : undefined;
     steps.push(step('Destinations', to.length ? el('ul', { class: 'tries' }, ...to) : 'none', others));
   }
@@ -230,7 +230,7 @@ function details(entry, later) {
         'Outcome',
         chip(entry.outcome),
         ` after ${duration(entry.latency_ms)}`,
-        entry.reason && el('p', { class: 'bad' }, bdi(word(entry.reason))),
+        entry.reason && Object.keys(attributes).length > 0 && el('p', { class: 'bad' }, bdi(word(entry.reason))),
       ),
     );
   }
@@ -254,8 +254,8 @@ function details(entry, later) {
     steps.push(
       step(
         'Payload',
-        el('span', { class: 'muted' }, counted(payload.length, 'character')),
-        el('pre', { tabindex: '0', role: 'group', 'aria-label': 'Payload' }, payload),
+        el('span', { class: 'muted' }, counted(payload.characters, 'character')),
+        el('pre', { tabindex: '0', role: 'group', 'aria-label': 'Payload' }, payload.text),
       ),
     );
   } else if (entry.kind === 'callback' && state) {

@@ -47,6 +47,14 @@ const sortOf = ({ kind, input, outcome, reason }) => (kind === 'rejection' ? `${
 const identityOf = ({ kind, time, input, output, topic, path, reason, attributes }) =>
   JSON.stringify([kind, time, input, output, topic, path, reason?.slice(0, 40), attributes?.id]);
 
+/** What became of the event of a callback later. */
+function laterThan(entry) {
+  const id = entry.attributes?.id;
+  if (entry.kind !== 'callback' || id === undefined) return [];
+  const all = new Set(lists.flatMap((list) => list.entries));
+  return [...all].filter((other) => ['published', 'dead_letter'].includes(other.kind) && other.attributes?.id === id);
+}
+
 /** A list that is fair keeps rare sorts of entries when a frequent one needs room. */
 class List {
   constructor(section, empty, isFair) {
@@ -171,10 +179,8 @@ class List {
     item.firstElementChild.setAttribute('aria-expanded', String(isOpen));
     item.querySelector('.path')?.remove();
     if (!isOpen) return;
-    const id = entry.attributes?.id;
-    const isLater = (other) =>
-      id !== undefined && other !== entry && other.kind !== 'callback' && other.attributes?.id === id;
-    item.append(details(entry, entry.kind === 'callback' ? this.entries.filter(isLater) : []));
+    item.append(details(entry, laterThan(entry)));
+    item.later = laterThan(entry).length;
   }
 
   key(event) {
@@ -260,6 +266,10 @@ class List {
       }
       this.list.insertBefore(item, before);
     }
+    for (const entry of this.open.keys()) {
+      const item = this.rows.get(entry);
+      if (item && item.later !== laterThan(entry).length) this.showDetails(item, entry);
+    }
     if (!this.list.querySelector('.row[tabindex="0"]')) this.setStop(this.list.querySelector('.row'));
 
     const last = source.at(-1)?.number ?? 0;
@@ -271,7 +281,7 @@ class List {
     if (reason)
       parts.push(`${reason}${newer ? `: ${newer >= KEPT ? `${count(newer)} or more` : count(newer)} newer` : ''}.`);
     if (rows > shown.length) parts.push(`The newest ${count(shown.length)} of ${count(rows)}.`);
-    else if (rows) parts.push(`${counted(rows, 'entry', 'entries')}${isFiltered() ? ' that match' : ''}.`);
+    else if (rows) parts.push(`${counted(rows, 'entry', 'entries')}${isFiltered() ? ` that match${rows === 1 ? 'es' : ''}` : ''}.`);
     const isLeavingOut = this.left.latest > performance.now() - 5000;
     if (this.left.total)
       parts.push(

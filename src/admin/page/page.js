@@ -10,11 +10,12 @@ const FORMAT = 1;
 const VERSION = document.querySelector('meta[name="version"]').content;
 const KEPT = 400; // entries in a list
 const KEPT_CHARACTERS = 8_000_000; // of the messages of these entries
+const LONGEST_MESSAGE = 16_000_000; // characters of the stream without the end of a message
 const SHOWN = 100; // rows in a list, and how many more a press on "Show more" adds
 const LONGEST_CELL = 200; // characters of a text in a row
 const DRAW_EVERY_MS = 250;
 const ANSWER_WITHIN_MS = 10_000;
-const SILENT_AFTER_MS = 25_000; // the bridge sends something every 10 s
+const SILENT_AFTER_MS = 8_000; // the bridge sends its state every second
 const PAUSES_S = [1, 2, 4, 8, 15]; // before the next tries to connect
 const WINDOW_S = 900;
 

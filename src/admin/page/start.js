@@ -9,7 +9,6 @@ function setFilter(text) {
   $('clear').hidden = text === '';
   filter = parsed;
   lists.forEach((list) => {
-    list.frozen = undefined;
     list.limit = SHOWN;
     list.draw();
   });
@@ -18,6 +17,7 @@ function setFilter(text) {
   typing = setTimeout(() => {
     if (queryOf(filter) === sentQuery && !lists.some((list) => list.hasLeftOut)) return;
     sentQuery = queryOf(filter);
+    if (live.hasLeftOut) mark('The filter was changed. Of what came before, only what it found was kept.');
     // The bridge sends the failures again that it has kept.
     lists.forEach((list) => {
       list.hasLeftOut = false;

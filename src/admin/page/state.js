@@ -33,6 +33,10 @@ function takeState(entry) {
   typePrefix = entry.type_prefix ?? typePrefix;
   takeSteps(entry.history, entry.whole);
   state = entry;
+  Object.assign(failures.left, {
+    total: entry.past?.left_out ?? 0,
+    why: 'more of a sort came than are noted in a second',
+  });
   const accepted = totalOf(entry.totals?.outcomes);
   // The clock of the bridge was set back.
   if (recent.length && Date.parse(entry.time) < recent.at(-1)[0]) recent = [];
@@ -70,7 +74,7 @@ function problems() {
         `output ${output.name}`,
         'Output ',
         name,
-        ` is unavailable since ${clock(upSince(output), 'seconds')}${waiting(output)}`,
+        ` has been unavailable since ${clock(upSince(output), 'seconds')}${waiting(output)}`,
       );
     } else if (output.state === 'connecting')
       say1('warn', `output ${output.name}`, 'Output ', name, ` is not connected yet${waiting(output)}`);
@@ -94,8 +98,10 @@ function problems() {
       bdi(lane.topic, 200),
       ' of ',
       bdi(lane.output, 100),
-      `${others} ${count1 > 1 ? 'fail' : 'fails'}`,
-      lane.error?.since ? ` since ${clock(lane.error.since)}` : '',
+      others,
+      lane.error?.since
+        ? ` ${count1 > 1 ? 'have' : 'has'} failed since ${clock(lane.error.since)}`
+        : ` ${count1 > 1 ? 'fail' : 'fails'}`,
       lane.error?.error ? ` (${word(lane.error.error)})` : '',
       `; ${counted(lane.backlog, 'event waits', 'events wait')} there`,
     );
@@ -125,7 +131,7 @@ function problems() {
     .sort((one, other) => String(other.time ?? '').localeCompare(String(one.time ?? '')))[0];
   if (newest?.time && nowOfBridge() - Date.parse(newest.time) < WINDOW_S * 1000) {
     const only = arrived === 0 && rejected > 0 ? 'Nothing is accepted: ' : '';
-    const times = rejected ? counted(rejected, 'request was', 'requests were') : 'requests were';
+    const times = rejected ? counted(rejected, 'request was', 'requests were') : 'Requests were';
     say1(
       only ? 'bad' : 'warn',
       only ? 'only rejections' : 'rejections',
@@ -207,12 +213,13 @@ function drawVerdict() {
 
 function drawFigures() {
   const last = steps.findLast((step) => isNumber(step.p50_ms)) ?? {};
+  const measured = last.time && nowOfBridge() - Date.parse(last.time) > 30_000 ? ` ${ago(last.time)}` : '';
   const current = presentRate();
   const [letters, spool] = [state.dead_letters, state.spool];
   const figures = [
     ['Callbacks now', current === undefined ? '–' : digits(current), '/s', ''],
-    ['Latency p50', isNumber(last.p50_ms) ? duration(last.p50_ms) : '–', '', ''],
-    ['Latency p99', isNumber(last.p99_ms) ? duration(last.p99_ms) : '–', '', ''],
+    ['Latency p50', isNumber(last.p50_ms) ? duration(last.p50_ms) : '–', measured, ''],
+    ['Latency p99', isNumber(last.p99_ms) ? duration(last.p99_ms) : '–', measured, ''],
     [
       'Waiting in the spool',
       spool ? count(spool.events) : 'no spool',
@@ -300,7 +307,7 @@ function drawOutputs() {
         output.lanes_failing ? `, ${counted(output.lanes_failing, 'lane fails', 'lanes fail')}` : '',
       ),
       counts(output.failures) && el('p', { class: 'muted' }, `failed attempts: ${counts(output.failures)}`),
-      output.down && errorLine(output.down, 'bad', 'Down,'),
+      output.down && errorLine(output.down, 'bad', output.state === 'down' ? 'Down,' : 'Not connected,'),
       output.last_error && errorLine(output.last_error, output.state === 'up' ? 'muted' : 'bad', 'Last error'),
     ),
   );
@@ -413,12 +420,8 @@ function drawStore() {
 }
 
 function drawRoutes() {
-  const routes = (state.routes ?? []).map((route, index) => ({
-    ...route,
-    definition: undefined,
-    index,
-    definedAt,
-  }));
+  // Counts change often, and there can be a thousand routes: only their texts are changed.
+  const routes = (state.routes ?? []).map(({ name }, index) => ({ name, index, definedAt }));
   sync($('routes'), routes, (route) => {
     const definition = definitions[route.index] ?? {};
     const to = (definition.destinations ?? []).map((each) =>
@@ -438,7 +441,7 @@ function drawRoutes() {
           el('span', { class: 'name' }, bdi(route.name, 200)),
           definition.continues ? el('span', { class: 'muted' }, ' then continues') : undefined,
         ),
-        el('span', {}, count(route.recent ?? 0), el('span', { class: 'muted' }, ` / ${count(route.matched ?? 0)}`)),
+        el('span', {}, el('span'), el('span', { class: 'muted' })),
       ),
       el(
         'p',
@@ -457,6 +460,12 @@ function drawRoutes() {
         : undefined,
     );
   });
+  for (const [index, row] of [...$('routes').children].entries()) {
+    const { recent = 0, matched = 0 } = state.routes[index];
+    const [recently, ever] = row.firstElementChild.lastElementChild.children;
+    say(recently, count(recent));
+    say(ever, ` / ${count(matched)}`);
+  }
   more($('routes-more'), state.more_routes, 'route');
 }
 
@@ -471,7 +480,10 @@ function drawInputs() {
         'p',
         { class: 'muted' },
         bdi(input.origin ?? '', 200),
-        ...(input.places ?? []).slice(0, 8).flatMap((place) => [' ', bdi(place, 200)]),
+        ...(input.places ?? [])
+          .filter((place) => !input.origin?.endsWith(` ${place}`))
+          .slice(0, 8)
+          .flatMap((place) => [' ', bdi(place, 200)]),
       ),
       el(
         'p',
@@ -496,7 +508,7 @@ function drawInputs() {
                     'div',
                     { class: 'item' },
                     el('strong', {}, bdi(word(rejection.reason), 100)),
-                    el('span', {}, `${count(rejection.count)} times`),
+                    el('span', {}, counted(rejection.count, 'time')),
                   ),
                   el(
                     'p',

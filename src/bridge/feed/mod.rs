@@ -399,11 +399,13 @@ impl Feed {
         self.past.claims(place, self.started.elapsed().as_secs())
     }
 
-    /// Keeps an entry for later. Whoever shows the state and came after `began` has not got it, and gets it too.
-    fn keep(&self, place: Place<'_>, entry: Entry, event: Option<&Event>, began: Instant) {
+    /// Keeps an entry for later. Whoever shows the state, came after `began` and is not among those who got it gets it
+    /// too.
+    fn keep(&self, place: Place<'_>, entry: Entry, event: Option<&Event>, began: Instant, got: &[Arc<Seat>]) {
         self.past.keep(place, entry, |message| {
             let seats = self.seats.read().unwrap_or_else(PoisonError::into_inner);
-            let late = seats.iter().filter(|seat| seat.shows_state && seat.since > began);
+            let has_got = |seat: &Arc<Seat>| got.iter().any(|other| Arc::ptr_eq(other, seat));
+            let late = seats.iter().filter(|seat| seat.shows_state && seat.since > began && !has_got(seat));
             late.filter(|seat| event.is_none_or(|event| seat.condition.holds(event)))
                 .for_each(|seat| seat.give(message));
         });
@@ -454,7 +456,7 @@ impl Feed {
         });
         give(&seats, &entry);
         if let Some(place) = place(outcome).filter(|place| is_claimed || self.keeps(*place)) {
-            self.keep(place, entry, Some(event), callback.arrived);
+            self.keep(place, entry, Some(event), callback.arrived, &seats);
         }
     }
 
@@ -472,7 +474,7 @@ impl Feed {
         let entry = Entry::Callback(CallbackEntry { payload, ..of_callback(callback, outcome, now) });
         give(&seats, &entry);
         if is_kept {
-            self.keep(place, entry, None, now);
+            self.keep(place, entry, None, now, &seats);
         }
     }
 
@@ -519,7 +521,7 @@ impl Feed {
         });
         give(&seats, &entry);
         if is_kept {
-            self.keep(place, entry, event.as_ref(), now);
+            self.keep(place, entry, event.as_ref(), now, &seats);
         }
     }
 
@@ -542,7 +544,7 @@ impl Feed {
         });
         give(&seats, &entry);
         if is_kept {
-            self.keep(place, entry, None, now);
+            self.keep(place, entry, None, now, &seats);
         }
     }
 }
@@ -637,8 +639,13 @@ mod tests {
         assert!(live.contains("after") && !live.contains("past") && live.matches("data:").count() == 1, "{live}");
         // It began before the listener came, and ends only now.
         let began = feed.started;
-        feed.keep(Place::Failure("spooled", ""), Entry::Skipped(SkippedEntry::default()), None, began);
+        let end = |got: &[Arc<Seat>]| {
+            feed.keep(Place::Failure("spooled", ""), Entry::Skipped(SkippedEntry::default()), None, began, got);
+        };
+        end(&[]);
         assert_eq!(text(shown.take()).matches("data:").count(), 1);
+        end(&[shown.seat.clone()]);
+        assert!(shown.take().is_empty(), "it has got it already");
         assert!(listen(&feed, "").past().is_empty(), "only who shows the state gets it");
     }
 
