@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use figment::providers::{Format as _, Yaml};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::rendered::{CHART, NAMESPACE, Values};
 use crate::support::kubernetes::run;
@@ -69,18 +69,79 @@ fn with_the_default_values_the_rules_are_those_of_the_file() {
     }
 }
 
-#[test]
-fn the_rendered_rules_pass_the_tests_of_the_file() {
+/// Runs `promtool test rules` on rendered rules.
+fn promtool(rules: &Value, tests: &str) {
     let folder = tempfile::tempdir().expect("the folder for temporary files is writable");
-    std::fs::write(folder.path().join("apsara-bridge.yaml"), rendered(&[]).to_string()).expect("writable");
-    let tests = std::fs::read_to_string(Path::new(CHART).join("files/alerts/tests/apsara-bridge_test.yaml"));
-    let tests = tests.expect("the tests are there").replace("../apsara-bridge.yaml", "apsara-bridge.yaml");
+    std::fs::write(folder.path().join("apsara-bridge.yaml"), rules.to_string()).expect("writable");
     let path = folder.path().join("test.yaml");
-    std::fs::write(&path, tests).expect("the temporary folder is writable");
+    std::fs::write(&path, tests.replace("../apsara-bridge.yaml", "apsara-bridge.yaml")).expect("writable");
     let mut command = Command::new(tool("promtool", "promtool"));
     command.args(["test", "rules"]).arg(path);
     let ran = run(command, "");
     assert!(ran.code == 0, "{}", ran.told());
+}
+
+#[test]
+fn the_rendered_rules_pass_the_tests_of_the_file() {
+    let rendered = rendered(&[]);
+    for name in ["apsara-bridge_test.yaml", "apsara-bridge_offset_test.yaml"] {
+        let tests = std::fs::read_to_string(Path::new(CHART).join("files/alerts/tests").join(name));
+        promtool(&rendered, &tests.expect("the tests are there"));
+    }
+}
+
+/// The alerts about more events than a number, each with its threshold and a series that it counts.
+const COUNTING: [(&str, &str, &str); 7] = [
+    ("EventsRefused", "refusals", r#"callbacks_total{input="http", outcome="refused"}"#),
+    ("SpoolWriteFailures", "spoolFailures", r#"spool_failures_total{reason="io"}"#),
+    ("DeadLettersGrowing", "deadLetters", r#"dead_letters_total{reason="too_large"}"#),
+    ("DeadLettersNotKept", "lettersNotKept", r#"dead_letters_not_kept_total{reason="too_large"}"#),
+    ("SignatureFailures", "signatureFailures", r#"unauthorized_total{endpoint="/callbacks", reason="not_signed"}"#),
+    ("MnsLateDeletes", "lateDeletes", r#"mns_late_deletes_total{pod="bridge-0"}"#),
+    ("ConfigReloadFailed", "reloadFailures", r#"config_reloads_total{result="failure"}"#),
+];
+
+/// With a scrape each minute and evaluations between the scrapes, `increase()` has more than there was.
+#[test]
+fn n_events_are_not_more_than_n_and_one_more_is() {
+    let is_counting = |rule: &Value| COUNTING.iter().any(|(alert, ..)| name(rule) == format!("ApsaraBridge{alert}"));
+    for rule in rules(&file()) {
+        let expr = rule["expr"].as_str().expect("an expression");
+        let is_alert = rule["alert"].is_string();
+        assert!(!(is_alert && expr.contains("increase(") && expr.contains(" # thresholds.")), "{rule}");
+        let is_objective = expr.contains(" # slo.");
+        assert_eq!(is_alert && expr.contains(":count") && !is_objective, is_counting(rule), "{rule}");
+    }
+    // The events come at once, or with a restart.
+    for (threshold, pattern) in [(2, "0x5 Nx45"), (40, "0x5 Nx45"), (2, "0x5 N 0x45")] {
+        let flags = COUNTING.map(|(_, key, _)| format!("prometheusRule.thresholds.{key}={threshold}")).join(",");
+        let mut tests = Vec::new();
+        for (alert, _, series) in COUNTING {
+            for events in [threshold, threshold + 1] {
+                let values = pattern.replace('N', &events.to_string());
+                let fired = json!([{ "labels": "{}", "value": 1 }]);
+                tests.push(json!({
+                    "name": format!("{events} events, {alert}"),
+                    "interval": "1m",
+                    "input_series": [{ "series": format!("apsara_bridge_{series}"), "values": values }],
+                    "promql_expr_test": [{
+                        "expr": format!(r#"count(last_over_time(ALERTS{{alertname="ApsaraBridge{alert}"}}[50m]))"#),
+                        "eval_time": "45m",
+                        "exp_samples": if events > threshold { fired } else { json!([]) },
+                    }],
+                }));
+            }
+        }
+        let files = ["apsara-bridge.yaml"];
+        let tests = json!({ "rule_files": files, "evaluation_interval": "50s", "tests": tests });
+        // These alerts and the counts alone, because evaluating all rules takes long.
+        let mut rendered = rendered(&["--set", &flags]);
+        for group in rendered["groups"].as_array_mut().expect("groups") {
+            let rules = group["rules"].as_array_mut().expect("rules");
+            rules.retain(|rule| name(rule).contains(":count") || is_counting(rule));
+        }
+        promtool(&rendered, &tests.to_string());
+    }
 }
 
 #[test]

@@ -33,9 +33,10 @@ use crate::support::wait::SOON;
 use crate::support::{eventually, free_port, generated, repository, repository_text, tool};
 
 const ALERTS: &str = "charts/apsara-bridge/files/alerts/apsara-bridge.yaml";
-const ALERTS_TESTS: [&str; 2] = [
+const ALERTS_TESTS: [&str; 3] = [
     "charts/apsara-bridge/files/alerts/tests/apsara-bridge_test.yaml",
     "charts/apsara-bridge/files/alerts/tests/apsara-bridge_days_test.yaml",
+    "charts/apsara-bridge/files/alerts/tests/apsara-bridge_offset_test.yaml",
 ];
 const DASHBOARD: &str = "charts/apsara-bridge/files/dashboards/apsara-bridge.json";
 const RUNBOOK: &str = "docs/runbook.md";
@@ -46,11 +47,19 @@ const METRICS_DOCS: &str = "docs/metrics.md";
 const RUNBOOK_URL: &str = "https://github.com/apsara-bridge/apsara-bridge/blob/main/docs/runbook.md#";
 
 /// Metrics of other programs: of Prometheus itself, and of kube-state-metrics.
-const FOREIGN: [&str; 5] =
-    ["up", "kube_pod_status_ready", "kube_pod_info", "kube_node_labels", "kube_node_status_condition"];
+const FOREIGN: [&str; 8] = [
+    "up",
+    "kube_pod_status_ready",
+    "kube_pod_info",
+    "kube_node_labels",
+    "kube_node_status_condition",
+    "kube_deployment_spec_replicas",
+    "kube_horizontalpodautoscaler_info",
+    "kube_job_failed",
+];
 
-/// Labels that a scrape adds, or that the metrics of other programs have.
-const TARGET_LABELS: [&str; 9] = [
+/// Labels that a scrape or a record adds, or that the metrics of other programs have.
+const TARGET_LABELS: [&str; 12] = [
     "cluster",
     "namespace",
     "pod",
@@ -60,6 +69,9 @@ const TARGET_LABELS: [&str; 9] = [
     "condition",
     "status",
     "label_topology_kubernetes_io_zone",
+    "workload",
+    "horizontalpodautoscaler",
+    "job_name",
 ];
 
 /// The variables of the dashboard that select targets. Each query uses all of them.
@@ -273,8 +285,10 @@ fn every_named_metric_exists_and_every_metric_is_shown() {
     let file = yaml(ALERTS);
     let mut known = exported.clone();
     for (record, rule) in rules(&file, "record") {
-        Names::of(string(rule, "expr")).check(record, &known);
-        known.insert(record.to_owned(), vec!["input"]);
+        let names = Names::of(string(rule, "expr"));
+        names.check(record, &known);
+        let labels = names.metrics.iter().filter_map(|(name, _)| known.get(name)).flatten().copied().collect();
+        known.insert(record.to_owned(), labels);
     }
     for (alert, rule) in rules(&file, "alert") {
         Names::of(string(rule, "expr")).check(alert, &known);
