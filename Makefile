@@ -65,7 +65,7 @@ advisories: ## check the dependencies for known vulnerabilities; it fetches the 
 	$(DENY) --features vendored check -D warnings advisories
 
 generate: ## write the files that are derived from the code and from the values of the chart
-	@$(SETUP) build chart
+	@$(SETUP) build chart kubernetes
 	GENERATE=1 $(CARGO) test --quiet --locked --test it --test chart -- generated
 
 test: ## run all tests, against a real Kafka and NATS
