@@ -523,7 +523,7 @@ Kinds of inputs that listen, as a JSON list.
 {{- $wrong = append $wrong (printf "prometheusRule.alerts has an unknown alert, %s: expected one of %s" $name (join ", " $alerts)) -}}
 {{- end -}}
 {{- if $changes -}}
-{{- if and (hasKey $changes "for") (not (include "apsara-bridge.isTime" $changes.for)) -}}
+{{- if and (hasKey $changes "for") (not (include "apsara-bridge.isTime" $changes.for)) (ne (toString $changes.for) "0s") -}}
 {{- $wrong = append $wrong (printf "prometheusRule.alerts.%s.for is %v: expected a time with a unit, for example 10m" $name $changes.for) -}}
 {{- end -}}
 {{- end -}}
