@@ -5,6 +5,7 @@
 //! which removes a default.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serde_json::{Map, Value, json};
 
@@ -119,9 +120,9 @@ fn definitions() -> BTreeMap<String, Value> {
     let mut wanted: Vec<String> = named.map(str::to_owned).collect();
     let mut definitions = BTreeMap::new();
     while let Some(name) = wanted.pop() {
-        if !definitions.contains_key(&name) {
-            let schema = known.get(&name).unwrap_or_else(|| panic!("the server has no type {name}"));
-            definitions.insert(name, simple(schema, &mut wanted));
+        if let Entry::Vacant(place) = definitions.entry(name) {
+            let schema = known.get(place.key()).unwrap_or_else(|| panic!("the server has no type {}", place.key()));
+            place.insert(simple(schema, &mut wanted));
         }
     }
     definitions
