@@ -129,7 +129,7 @@ bench: ## measure, and print one table with the goals: see docs/benchmarks.md
 	rm -f target/bench-rows
 	$(BENCH) --bench normalize --bench routes
 	$(BENCH) --bench end_to_end
-	BENCH_ROUNDS=16 BENCH_SECONDS=3 $(BENCH) --bench end_to_end -- kafka watched
+	BENCH_ROUNDS=28 BENCH_SECONDS=3 $(BENCH) --bench end_to_end -- watched
 	BENCH_BASELINE=$(CURDIR)/.tools/baseline/apsara-bridge BENCH_WARMUP=20 $(BENCH) --bench queue
 	@$(BENCH) --quiet --bench table
 

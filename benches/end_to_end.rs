@@ -237,10 +237,7 @@ fn measure(bus: Bus, plan: Plan) -> usize {
     println!("\nat {} requests/s\n", plan.rate);
     print_table(&services, &slow, &peaks);
     println!();
-    let title = match bus {
-        Bus::Kafka => "Kafka",
-        Bus::Jetstream => "JetStream",
-    };
+    let title = title(bus);
     let ratios = |rounds: &[Vec<Figures>], service: usize, read: Read| -> Vec<f64> {
         rounds[service].iter().zip(&rounds[1]).map(|(ours, floor)| read(ours) / read(floor)).collect()
     };
@@ -280,6 +277,14 @@ fn measure(bus: Bus, plan: Plan) -> usize {
     driver.failed
 }
 
+/// The name of a bus in the table of goals.
+fn title(bus: Bus) -> &'static str {
+    match bus {
+        Bus::Kafka => "Kafka",
+        Bus::Jetstream => "JetStream",
+    }
+}
+
 /// Compares bridges that are watched with one that nobody watches. Returns how many requests failed.
 fn compare_watched(bus: Bus, plan: Plan) -> usize {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -303,8 +308,9 @@ fn compare_watched(bus: Bus, plan: Plan) -> usize {
     let ratios = |one: usize, other: usize| -> Vec<f64> {
         full[one].iter().zip(&full[other]).map(|(one, other)| CPU(one) / CPU(other)).collect()
     };
-    report("CPU per event with one `tail` against nobody, ×", &ratios(1, 0));
-    report("CPU per event with one `tail` and the page against nobody, ×", &ratios(2, 0));
+    let title = title(bus);
+    report(&format!("{title}: CPU per event with one `tail` against nobody, ×"), &ratios(1, 0));
+    report(&format!("{title}: CPU per event with one `tail` and the page against nobody, ×"), &ratios(2, 0));
     if services.len() > 3 {
         let goal = Goal { name: "CPU per event with nobody against the baseline, ×", bound: Bound::Any };
         print!("{}", row(&goal, &ratios(0, 3)));

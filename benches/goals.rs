@@ -54,8 +54,10 @@ pub(crate) const GOALS: &[Goal] = &[
     Goal { name: "1,000 routes with a filter `any` against 10", bound: AtMost(1.2) },
     Goal { name: "MNS: CPU per message against version 8023ad4", bound: AtMost(0.7) },
     Goal { name: "MNS: CPU per message against HTTP", bound: AtMost(1.3) },
-    Goal { name: "CPU per event with one `tail` against nobody, ×", bound: AtMost(1.05) },
-    Goal { name: "CPU per event with one `tail` and the page against nobody, ×", bound: AtMost(1.05) },
+    Goal { name: "Kafka: CPU per event with one `tail` against nobody, ×", bound: AtMost(1.05) },
+    Goal { name: "Kafka: CPU per event with one `tail` and the page against nobody, ×", bound: AtMost(1.05) },
+    Goal { name: "JetStream: CPU per event with one `tail` against nobody, ×", bound: AtMost(1.05) },
+    Goal { name: "JetStream: CPU per event with one `tail` and the page against nobody, ×", bound: AtMost(1.05) },
     Goal { name: "idle with a Kafka output, % of a core", bound: AtMost(0.2) },
 ];
 
