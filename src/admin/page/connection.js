@@ -99,9 +99,12 @@ function take(entry, raw, run) {
       if (entry.kind === 'published') entry.outcome = 'published';
       if (entry.kind === 'dead_letter') entry.outcome = 'dead_lettered';
       if (!entry.past) live.add(entry);
-      entry.sort = sortOf(entry);
       const isFailure = ['spooled', 'dead_lettered', 'refused', 'not_accepted'].includes(entry.outcome);
-      if (entry.past || isFailure) failures.add(entry);
+      if (entry.past || isFailure) {
+        entry.sort = sortOf(entry);
+        entry.identity = identityOf(entry);
+        failures.add(entry);
+      }
       break;
     }
     case 'skipped': {

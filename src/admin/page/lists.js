@@ -127,8 +127,7 @@ class List {
     }
     entry.number = numbered += 1;
     if (entry.past) {
-      const identity = identityOf(entry);
-      if (this.entries.some((other) => identityOf(other) === identity)) return;
+      if (this.entries.some((other) => other.identity === entry.identity)) return;
       const before = this.entries.findLastIndex((other) => other.time <= entry.time);
       this.entries.splice(before + 1, 0, entry);
     } else {
